@@ -1,0 +1,36 @@
+"""The position-wise feed-forward sublayer, plain or gated."""
+
+from collections.abc import Callable
+
+import jax
+from flax import linen as nn
+
+from models.context import Context
+from models.linear import DEFAULT_INIT, Dense, Initializer, constrain
+
+
+class Mlp(nn.Module):
+    """down(act(up(x))), or gated down(act(gate(x)) * up(x)) (GLU variants, Shazeer 2020)."""
+
+    hidden_dim: int
+    activation: Callable = nn.gelu
+    gated: bool = False
+    use_bias: bool = False
+    dropout: float = 0.0
+    kernel_init: Initializer = DEFAULT_INIT
+    out_init: Initializer | None = None
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array, ctx: Context) -> jax.Array:
+        h_BLF = self.activation(self.projection("gate" if self.gated else "up")(x_BLD))
+        if self.gated:
+            h_BLF *= self.projection("up")(x_BLD)
+        h_BLF = constrain(h_BLF, "batch", "length", "mlp")
+        h_BLF = nn.Dropout(self.dropout)(h_BLF, deterministic=not ctx.train)
+        init = self.out_init or self.kernel_init
+        down = Dense(x_BLD.shape[-1:], ("mlp", "embed"), 1, self.use_bias, init, name="down")
+        return down(h_BLF)
+
+    def projection(self, name: str) -> Dense:
+        axes = ("embed", "mlp")
+        return Dense((self.hidden_dim,), axes, 1, self.use_bias, self.kernel_init, name=name)

@@ -1,0 +1,116 @@
+"""Mixture-of-experts MLPs: a router, experts that are one stacked MLP, and three ways to bring tokens to experts.
+
+`dense` and `dropless` never drop a token and give the same numbers; `Capacity` drops what an expert cannot hold.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from models.context import Context
+from models.linear import DEFAULT_INIT, Initializer, constrain
+from models.routers import Routing
+
+
+def dense(experts: Callable, x_BLD: jax.Array, routing: Routing) -> tuple[jax.Array, jax.Array]:
+    """Every expert works on every token: no dropping, E / k times the work. For few experts, and for CPUs."""
+    y_EBLD = experts(
+        jnp.broadcast_to(x_BLD, (routing.num_experts, *x_BLD.shape)),
+        lambda x_EBLD, w_EDF: jnp.einsum("EBLD,EDF->EBLF", x_EBLD, w_EDF),
+    )
+    choice_BLSE = jax.nn.one_hot(routing.experts_BLS, routing.num_experts)
+    weight_BLE = jnp.einsum("BLSE,BLS->BLE", choice_BLSE, routing.weights_BLS).astype(x_BLD.dtype)
+    return jnp.einsum("EBLD,BLE->BLD", y_EBLD, weight_BLE), jnp.zeros(x_BLD.shape[0])
+
+
+def dropless(experts: Callable, x_BLD: jax.Array, routing: Routing) -> tuple[jax.Array, jax.Array]:
+    """Tokens sorted by expert, one ragged product per matrix (MegaBlocks, Gale et al. 2023): no dropping."""
+    rows, length, width = x_BLD.shape
+    top_k = routing.experts_BLS.shape[-1]
+    # Padding chose expert E; it is sorted behind all others and any expert may work on it, its weight is 0.
+    expert_T = routing.experts_BLS.reshape(-1)
+    order_T = jnp.argsort(expert_T, stable=True)
+    sizes_E = jnp.bincount(jnp.minimum(expert_T, routing.num_experts - 1), length=routing.num_experts)
+    x_TD = x_BLD.reshape(-1, width)[order_T // top_k]
+    y_TD = experts(x_TD, lambda x_TD, w_EDF: jax.lax.ragged_dot(x_TD, w_EDF, sizes_E.astype(jnp.int32)))
+    y_BLSD = jnp.zeros_like(y_TD).at[order_T].set(y_TD).reshape(rows, length, top_k, width)
+    y_BLD = jnp.einsum("BLSD,BLS->BLD", y_BLSD, routing.weights_BLS.astype(x_BLD.dtype))
+    return y_BLD, jnp.zeros(rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Capacity:
+    """Each expert holds C = ceil(factor * k * L / E) tokens of a row; what does not fit is dropped (GShard, Switch).
+
+    First choices go before second ones, then earlier tokens before later ones.
+    """
+
+    factor: float = 1.25
+
+    def __call__(self, experts: Callable, x_BLD: jax.Array, routing: Routing) -> tuple[jax.Array, jax.Array]:
+        top_k = routing.experts_BLS.shape[-1]
+        capacity = math.ceil(self.factor * top_k * x_BLD.shape[1] / routing.num_experts)
+        dispatch_BLSEC = slots_of(routing, capacity)
+        dispatch_BLEC = jnp.sum(dispatch_BLSEC, axis=2).astype(x_BLD.dtype)
+        axes = ("expert", "expert_batch", "capacity", "embed")
+        x_EBCD = constrain(jnp.einsum("BLEC,BLD->EBCD", dispatch_BLEC, x_BLD), *axes)
+        y_EBCD = experts(x_EBCD, lambda x_EBCD, w_EDF: jnp.einsum("EBCD,EDF->EBCF", x_EBCD, w_EDF))
+        y_EBCD = constrain(y_EBCD, *axes)
+        combine_BLEC = jnp.einsum("BLSEC,BLS->BLEC", dispatch_BLSEC, routing.weights_BLS)
+        y_BLD = jnp.einsum("BLEC,EBCD->BLD", combine_BLEC.astype(x_BLD.dtype), y_EBCD)
+        chosen_B = jnp.maximum(jnp.sum(routing.real_BLS, axis=(1, 2)), 1)
+        return y_BLD, 1.0 - jnp.sum(dispatch_BLSEC, axis=(1, 2, 3, 4)) / chosen_B
+
+
+def slots_of(routing: Routing, capacity: int) -> jax.Array:
+    """One-hot [B, L, S, E, C]: where each choice goes; all zero for the choices that are dropped."""
+    rows, length, top_k = routing.experts_BLS.shape
+    choice_BLSE = jax.nn.one_hot(routing.experts_BLS, routing.num_experts, dtype=jnp.int32)
+    in_order_BNE = jnp.moveaxis(choice_BLSE, 2, 1).reshape(rows, top_k * length, -1)
+    place_BNE = jnp.cumsum(in_order_BNE, axis=1) - 1
+    place_BLSE = jnp.moveaxis(place_BNE.reshape(rows, top_k, length, -1), 1, 2)
+    return jax.nn.one_hot(place_BLSE, capacity) * choice_BLSE[..., None]
+
+
+class Moe(nn.Module):
+    """The weighted sum of the chosen experts' MLPs."""
+
+    router: nn.Module
+    hidden_dim: int
+    activation: Callable = nn.gelu
+    gated: bool = False
+    dispatch: Callable = Capacity()
+    kernel_init: Initializer = DEFAULT_INIT
+    out_init: Initializer | None = None
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array, ctx: Context) -> jax.Array:
+        routing, width = self.router(x_BLD, ctx), x_BLD.shape[-1]
+        out_init = self.out_init or self.kernel_init
+        inner = ("up", "gate") if self.gated else ("up",)
+        w_EDF = {
+            name: self.kernel(name, routing, (width, self.hidden_dim), ("embed", "mlp"), self.kernel_init)
+            for name in inner
+        }
+        w_EFD = self.kernel("down", routing, (self.hidden_dim, width), ("mlp", "embed"), out_init)
+
+        def experts(x, product):
+            h = self.activation(product(x, w_EDF["gate" if self.gated else "up"].astype(x.dtype)))
+            if self.gated:
+                h *= product(x, w_EDF["up"].astype(x.dtype))
+            return product(h, w_EFD.astype(x.dtype))
+
+        y_BLD, dropped_B = self.dispatch(experts, x_BLD, routing)
+        self.sow("metrics", "dropped", dropped_B)
+        return constrain(y_BLD, "batch", "length", "embed")
+
+    def kernel(self, name: str, routing: Routing, shape, axes, init: Initializer) -> jax.Array:
+        def stacked(key, shape):
+            return jax.vmap(lambda k: init(k, shape[1:], jnp.float32))(jax.random.split(key, shape[0]))
+
+        named = nn.with_logical_partitioning(stacked, ("expert", *axes))
+        return self.param(name, named, (routing.num_experts, *shape))

@@ -1,0 +1,61 @@
+"""A stack repeats a block, scanned or unrolled; position encodings enter here and nowhere else."""
+
+from collections.abc import Callable
+
+import jax
+from flax import linen as nn
+
+from models.context import Context
+from models.linear import constrain
+from models.norms import RMSNorm
+
+# Rematerialisation policies for `Stack.remat`: what a block keeps for the backward pass.
+save_nothing = jax.checkpoint_policies.nothing_saveable
+save_products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+
+
+class Stack(nn.Module):
+    """position -> input_norm -> `repeats` blocks -> norm.
+
+    `scan` compiles one block and loops over it; its parameters are stacked along a leading axis `layers`. `remat` is a
+    policy (`save_nothing`, `save_products` or any of jax.checkpoint_policies); None keeps every activation.
+    """
+
+    block: nn.Module
+    repeats: int
+    position: nn.Module | None = None
+    input_norm: nn.Module | None = None
+    norm: nn.Module | None = RMSNorm()
+    scan: bool = True
+    remat: Callable | None = None
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array, ctx: Context) -> jax.Array:
+        if self.position is not None:
+            x_BLD, ctx = self.position(x_BLD, ctx)
+        if self.input_norm is not None:
+            x_BLD = self.input_norm(x_BLD)
+        drop = nn.Dropout(self.dropout, deterministic=not ctx.train)
+        x_BLD = self.repeated(drop(x_BLD), ctx)
+        return drop(x_BLD if self.norm is None else self.norm(x_BLD))
+
+    def repeated(self, x_BLD: jax.Array, ctx: Context) -> jax.Array:
+        def step(block, x_BLD, ctx):
+            return constrain(block(x_BLD, ctx), "batch", "length", "embed"), None
+
+        if self.remat is not None:
+            step = nn.remat(step, policy=self.remat, prevent_cse=not self.scan)
+        if not self.scan:
+            for i in range(self.repeats):
+                x_BLD, _ = step(self.block.copy(name=f"layer_{i}"), x_BLD, ctx)
+            return x_BLD
+        scanned = nn.scan(
+            step,
+            variable_axes={"params": 0, "cache": 0, "losses": 0, "metrics": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=nn.broadcast,
+            length=self.repeats,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        return scanned(self.block.copy(name="layers"), x_BLD, ctx)[0]
