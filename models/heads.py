@@ -19,14 +19,15 @@ def product(x_BLD: jax.Array, table_VD: jax.Array) -> jax.Array:
 
 
 class Tied(nn.Module):
-    """Reads the embedding table; `scale` multiplies x first (T5 1.0: width ** -0.5)."""
+    """Reads the embedding table; `scale` multiplies x first, None is width ** -0.5 (T5 1.0)."""
 
-    scale: float = 1.0
+    scale: float | None = 1.0
     use_bias: bool = False
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array, table_VD: jax.Array) -> jax.Array:
-        logits_BLV = product(x_BLD * self.scale if self.scale != 1.0 else x_BLD, table_VD)
+        scale = x_BLD.shape[-1] ** -0.5 if self.scale is None else self.scale
+        logits_BLV = product(x_BLD if scale == 1.0 else x_BLD * scale, table_VD)
         if self.use_bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
             logits_BLV += self.param("bias", zeros, table_VD.shape[:1])

@@ -35,6 +35,15 @@ def matrix_init(init: Initializer, inputs: int, axes: Sequence[str]) -> Initiali
     return nn.with_logical_partitioning(initialize, tuple(axes))
 
 
+def over_root(init: Initializer, factors: Sequence[float]) -> Initializer:
+    """`init` / sqrt(product of factors): GPT-2's residual projections (2, layers), T5's queries (head_dim,)."""
+
+    def initialize(key, shape, dtype=jnp.float32):
+        return init(key, shape, dtype) / math.sqrt(math.prod(factors))
+
+    return initialize
+
+
 class Dense(nn.Module):
     """y = x W + b over the last `inputs` dims of x; `axes` names W's dims, inputs first, then `features`."""
 
@@ -69,5 +78,6 @@ class Embed(nn.Module):
         self.table_VD = self.param("table", init, (self.vocab_size, self.width))
 
     def __call__(self, tokens_BL):
-        x_BLD = jnp.take(self.table_VD, tokens_BL, axis=0)
+        # Gathered over `embed` first: a lookup in a table split there cannot be laid out by rows of the batch.
+        x_BLD = jnp.take(constrain(self.table_VD, "vocab", None), tokens_BL, axis=0)
         return constrain(x_BLD if self.scale == 1.0 else x_BLD * self.scale, "batch", "length", "embed")

@@ -1,0 +1,173 @@
+"""Meshes, and which mesh axis every logical axis of a parameter or activation is laid on.
+
+Data parallelism is the axis `data`; ZeRO-3 / FSDP is `fsdp` (parameters and optimizer state split, batch too); Megatron's
+tensor parallelism is `tensor`; experts are split over `expert`, which also carries rows of the batch.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ("data", "fsdp", "expert", "tensor")
+
+Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
+RULES: Rules = (
+    ("batch", ("data", "fsdp", "expert")),
+    ("expert_batch", ("data", "fsdp")),
+    ("expert", "expert"),
+    ("vocab", "tensor"),
+    ("heads", "tensor"),
+    ("kv_heads", "tensor"),
+    ("mlp", "tensor"),
+    ("embed", "fsdp"),
+    ("length", None),
+    ("capacity", None),
+    ("head_dim", None),
+    ("router", None),
+    ("position", None),
+    ("relpos", None),
+    ("norm", None),
+    ("layers", None),
+)
+LARGE = 2**20  # bytes; a parameter above this that no axis splits is reported
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, expert: int = 1, tensor: int = 1, devices=None) -> Mesh:
+    """A mesh over all devices; one size may be -1 and takes what the others leave.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [data, fsdp, expert, tensor]
+    shown = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise ValueError(f"make_mesh({shown}): sizes are positive, and at most one is -1")
+    known = math.prod(size for size in sizes if size != -1)
+    if -1 in sizes and len(devices) % known == 0:
+        sizes[sizes.index(-1)] = len(devices) // known
+    if math.prod(sizes) != len(devices):
+        raise ValueError(
+            f"make_mesh({shown}): {known} does not fit {len(devices)} devices; "
+            "the sizes must multiply to the number of devices (data=-1 takes what is left)"
+        )
+    auto = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=auto, devices=devices)
+
+
+@contextlib.contextmanager
+def on(mesh: Mesh, rules: Rules = RULES):
+    """Inside, activation constraints of models/ land on `mesh`, and computation may use all of it."""
+    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+        yield
+
+
+def spec(axes: Sequence[str | None], rules: Rules = RULES) -> PartitionSpec:
+    """The partition of an array with these logical axes; a mesh axis splits the first that asks for it.
+
+    Raises:
+      ValueError: an axis no rule names.
+    """
+    table, taken, result = dict(rules), set(), []
+    for axis in axes:
+        if axis is not None and axis not in table:
+            raise ValueError(f"no rule for the logical axis {axis!r} of {tuple(axes)}; add one to the rules")
+        wanted = table.get(axis)
+        wanted = (wanted,) if isinstance(wanted, str) else wanted or ()
+        free = tuple(name for name in wanted if name not in taken)
+        taken.update(free)
+        result.append(free if len(free) > 1 else free[0] if free else None)
+    return PartitionSpec(*result)
+
+
+def is_boxed(x) -> bool:
+    """Whether a leaf carries its logical axis names."""
+    return isinstance(x, nn.LogicallyPartitioned)
+
+
+def shardings(boxed, mesh: Mesh, rules: Rules = RULES):
+    """A NamedSharding for every leaf of a tree whose arrays are boxed with logical names; unboxed ones are replicated.
+
+    Raises:
+      ValueError: a dimension that its mesh axes do not divide, by the parameter's name.
+    """
+
+    def place(path, leaf):
+        if not is_boxed(leaf):
+            return NamedSharding(mesh, PartitionSpec())
+        partition = spec(leaf.names, rules)
+        for size, name, axes in zip(leaf.value.shape, leaf.names, partition, strict=True):
+            parts = _parts(mesh, axes)
+            if size % parts:
+                raise ValueError(
+                    f"{jax.tree_util.keystr(path)}: dimension {name!r} of size {size} is not a multiple of the "
+                    f"{parts} devices on mesh axis {axes!r}; make the axis smaller, change the size, "
+                    f"or give a rule ({name!r}, None)"
+                )
+        return NamedSharding(mesh, partition)
+
+    return jax.tree_util.tree_map_with_path(place, boxed, is_leaf=is_boxed)
+
+
+def _parts(mesh: Mesh, axes) -> int:
+    names = (axes,) if isinstance(axes, str) else axes or ()
+    return math.prod(mesh.shape[name] for name in names)
+
+
+def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
+    """Rows split over the mesh axes of the logical axis `batch`."""
+    return NamedSharding(mesh, spec(("batch",), rules))
+
+
+def check_batch(batch_size: int, microbatches: int, mesh: Mesh, rules: Rules = RULES) -> None:
+    """Refuses a batch that devices and microbatches do not divide, naming the nearest that they do."""
+    axes = spec(("batch",), rules)[0]
+    devices = _parts(mesh, axes)
+    unit = devices * microbatches
+    if batch_size < 1 or batch_size % unit:
+        below, above = batch_size // unit * unit, (batch_size // unit + 1) * unit
+        fits = f"{below} or {above}" if below > 0 else f"{above}"
+        raise ValueError(
+            f"batch_size={batch_size} is not a multiple of {unit} = {devices} devices on mesh axes {axes!r} "
+            f"x microbatches={microbatches}; use {fits}"
+        )
+
+
+def global_batch(fetch: Callable[[int, int], dict], batch_size: int, sharding: NamedSharding) -> dict[str, jax.Array]:
+    """A batch on its devices; `fetch(start, stop)` gives rows, and only those of this process's devices are asked for."""
+    indices = sharding.addressable_devices_indices_map((batch_size,)).values()
+    bounds = [index[0].indices(batch_size)[:2] for index in indices]
+    start, stop = min(low for low, _ in bounds), max(high for _, high in bounds)
+
+    def place(x: np.ndarray) -> jax.Array:
+        def piece(index):
+            low, high, _ = index[0].indices(batch_size)
+            return x[low - start : high - start]
+
+        return jax.make_array_from_callback((batch_size, *x.shape[1:]), sharding, piece)
+
+    return {name: place(x) for name, x in fetch(start, stop).items()}
+
+
+def describe(boxed, mesh: Mesh, rules: Rules = RULES) -> str:
+    """A table of every parameter (shape, logical axes, partition, MiB per device), and what is large yet unsplit."""
+    leaves = jax.tree_util.tree_leaves_with_path(boxed, is_leaf=is_boxed)
+    lines, total, local, unsplit = [], 0, 0, []
+    for path, leaf in leaves:
+        name = "/".join(str(key.key) for key in path)
+        partition, shape = spec(leaf.names, rules), leaf.value.shape
+        size, parts = math.prod(shape) * leaf.value.dtype.itemsize, math.prod(_parts(mesh, axes) for axes in partition)
+        total, local = total + math.prod(shape), local + size // parts
+        if parts == 1 and size > LARGE and mesh.size > 1:
+            unsplit.append(name)
+        axes = ", ".join(leaf.names)
+        lines.append(f"{name:<60} {leaf.value.dtype!s:<9} {shape!s:<24} ({axes}) {partition} {size / parts / 2**20:.2f} MiB")
+    lines += ["", f"{total:,} parameters, {local / 2**20:.1f} MiB on each of {mesh.size} devices, mesh {dict(mesh.shape)}"]
+    if unsplit:
+        lines += ["larger than 1 MiB and whole on every device: " + ", ".join(unsplit)]
+    return "\n".join(lines) + "\n"

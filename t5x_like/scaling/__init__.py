@@ -1,0 +1,1 @@
+"""Scaling laws and the arithmetic they stand on."""
