@@ -1,0 +1,331 @@
+"""What a row of a batch is: each class turns a token cache into rows, and `fetch` makes any of them at any time.
+
+`rows.fetch(index_n, epoch_n, seed) -> {name: [n, L]}` gives rows `index_n` of epochs `epoch_n`, by the names of
+`t5x_like.batches`; `len(rows)` are in an epoch. Randomness depends on (seed, epoch, row) alone.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from t5x_like.data import noise, packing, vocabularies
+from t5x_like.data.stream import permuted
+from t5x_like.data.token_cache import TokenCache
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """What all kinds of rows share: the cache they are made from."""
+
+    cache: TokenCache
+
+    @property
+    def vocabulary(self) -> vocabularies.Vocabulary:
+        return self.cache.vocabulary
+
+    @property
+    def fingerprint(self) -> str:
+        """Class, parameters and data: rows with the same one are the same."""
+        options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "cache"}
+        shown = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        source = f"{self.cache.task}/{self.cache.split}/{self.cache.manifest['fingerprint']}"
+        return f"{type(self).__name__}({source}, {shown})"
+
+
+def check_length(name: str, length: int) -> None:
+    if length < 2:
+        raise ValueError(f"{name}={length} is too short for a row; use 2 or more")
+
+
+def pieces(cache: TokenCache, length: int, index_n: np.ndarray):
+    """Rows of `length` consecutive tokens of all documents joined: (inputs, targets, positions, segments), int32 [n, L].
+
+    Inputs are the targets shifted right; the first input of a document is 0, that of a row that begins inside a
+    document is the token before it. Positions and segments begin anew at every document.
+    """
+    flat, offsets = cache.tokens("targets"), cache.offsets("targets")
+    count = len(flat) // length
+    targets = flat[: count * length].reshape(count, length)[index_n].astype(np.int32)
+    inputs = np.empty_like(targets)
+    inputs[:, 1:] = targets[:, :-1]
+    begin_n = index_n * length
+    inputs[:, 0] = np.where(begin_n > 0, flat[np.maximum(begin_n - 1, 0)], 0)
+    positions = np.empty_like(targets)
+    positions[:] = np.arange(length, dtype=np.int32)
+    segments = np.ones_like(targets)
+
+    first_n, last_n = np.searchsorted(offsets, begin_n), np.searchsorted(offsets, begin_n + length)
+    count_n = last_n - first_n
+    if not count_n.any():
+        return inputs, targets, positions, segments
+    row_K = np.repeat(np.arange(len(index_n)), count_n)
+    within_K = np.arange(len(row_K)) - np.repeat(np.cumsum(count_n) - count_n, count_n)
+    column_K = offsets[first_n[row_K] + within_K] - begin_n[row_K]
+    inputs[row_K, column_K] = 0
+    # Only rows where a document begins after the first token hold more than one segment.
+    split = np.unique(row_K[column_K > 0])
+    starts = np.zeros((len(index_n), length), np.int32)
+    starts[row_K, column_K] = column_K
+    positions[split] -= np.maximum.accumulate(starts[split], axis=1)
+    segments[split] += np.cumsum(starts[split] > 0, axis=1, dtype=np.int32)
+    return inputs, targets, positions, segments
+
+
+def whole_rows(cache: TokenCache, length: int) -> int:
+    """Rows of `length` tokens in a cache; a tail shorter than that is left out."""
+    return cache.manifest["features"]["targets"]["tokens"] // length
+
+
+@dataclasses.dataclass(frozen=True)
+class CausalLM(Rows):
+    """Documents joined and cut into rows of `length`; every token is a target."""
+
+    length: int
+
+    def __post_init__(self):
+        check_length("length", self.length)
+
+    def __len__(self) -> int:
+        return whole_rows(self.cache, self.length)
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        return {"decoder": self.length}
+
+    def fetch(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> Batch:
+        inputs, targets, positions, segments = pieces(self.cache, self.length, index_n)
+        return {
+            "decoder_input_tokens": inputs,
+            "decoder_target_tokens": targets,
+            "decoder_positions": positions,
+            "decoder_segment_ids": segments,
+            "decoder_loss_weights": np.ones(targets.shape, np.float32),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class PrefixLM(Rows):
+    """As CausalLM, but a random beginning of every segment is read bidirectionally and is no target."""
+
+    length: int
+
+    def __post_init__(self):
+        check_length("length", self.length)
+
+    def __len__(self) -> int:
+        return whole_rows(self.cache, self.length)
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        return {"decoder": self.length}
+
+    def fetch(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> Batch:
+        batch = CausalLM(self.cache, self.length).fetch(index_n, epoch_n, seed)
+        positions, segments = batch["decoder_positions"], batch["decoder_segment_ids"]
+        draw_nL = noise.uniform(seed, epoch_n, index_n, self.length, purpose=1)
+        size_nL = np.zeros_like(positions)
+        rows = np.broadcast_to(np.arange(len(index_n))[:, None], segments.shape)
+        np.add.at(size_nL, (rows, segments - 1), 1)
+        length_nL = 1 + (draw_nL * size_nL).astype(np.int32)  # by segment - 1
+        prefix_nL = np.take_along_axis(length_nL, segments - 1, axis=1)
+        # The input after the prefix's last one is the first that is not shown, so its target is the first that counts.
+        batch["decoder_prefix"] = (positions < prefix_nL).astype(np.int32)
+        batch["decoder_loss_weights"] = (positions >= prefix_nL - 1).astype(np.float32)
+        return batch
+
+
+@dataclasses.dataclass(frozen=True)
+class SpanCorruption(Rows):
+    """T5's objective on documents joined and cut so that the corrupted text fills both lengths."""
+
+    inputs_length: int
+    targets_length: int
+    noise_density: float = 0.15
+    mean_span_length: float = 3.0
+
+    def __post_init__(self):
+        check_length("inputs_length", self.inputs_length)
+        check_length("targets_length", self.targets_length)
+        if not 0 < self.noise_density < 1:
+            raise ValueError(f"noise_density={self.noise_density} is not between 0 and 1; T5 uses 0.15")
+
+    @functools.cached_property
+    def text_length(self) -> int:
+        """Tokens of text per row, before corruption."""
+        return noise.text_length(self.inputs_length, self.targets_length, self.noise_density, self.mean_span_length)
+
+    def __len__(self) -> int:
+        return whole_rows(self.cache, self.text_length)
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        return {"encoder": self.inputs_length, "decoder": self.targets_length}
+
+    def fetch(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> Batch:
+        spans = noise.span_counts(self.text_length, self.noise_density, self.mean_span_length)[1]
+        if spans > self.vocabulary.extra_ids:
+            raise ValueError(
+                f"{spans} noise spans a row need as many sentinels, the vocabulary has {self.vocabulary.extra_ids}; "
+                "shorten inputs_length or raise mean_span_length"
+            )
+        flat = self.cache.tokens("targets")
+        tokens = flat[: len(self) * self.text_length].reshape(-1, self.text_length)[index_n].astype(np.int32)
+        draw = noise.uniform(seed, epoch_n, index_n, self.text_length, purpose=2)
+        made = noise.corrupt_spans(
+            tokens, draw, self.noise_density, self.mean_span_length, self.vocabulary.vocab_size - 1, vocabularies.EOS
+        )
+        inputs, targets = made
+        return one_segment("encoder", inputs, self.inputs_length) | targets_of_one_segment(targets, self.targets_length)
+
+
+def one_segment(side: str, tokens_nT: np.ndarray, length: int) -> Batch:
+    """Input tokens, positions and segments of rows that hold one segment, padded to `length`."""
+    rows, real = tokens_nT.shape
+    padded = np.zeros((rows, length), np.int32)
+    padded[:, :real] = tokens_nT
+    positions = np.zeros((rows, length), np.int32)
+    positions[:, :real] = np.arange(real)
+    segments = np.zeros((rows, length), np.int32)
+    segments[:, :real] = 1
+    return {f"{side}_input_tokens": padded, f"{side}_positions": positions, f"{side}_segment_ids": segments}
+
+
+def targets_of_one_segment(tokens_nT: np.ndarray, length: int) -> Batch:
+    """Decoder arrays of rows whose targets are one segment."""
+    shifted = np.zeros_like(tokens_nT)
+    shifted[:, 1:] = tokens_nT[:, :-1]
+    batch = one_segment("decoder", shifted, length)
+    batch["decoder_target_tokens"] = one_segment("decoder", tokens_nT, length)["decoder_input_tokens"]
+    batch["decoder_loss_weights"] = batch["decoder_segment_ids"].astype(np.float32)
+    return batch
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedLM(Rows):
+    """BERT's objective: a fresh 15% of the tokens in every epoch, masked 80/10/10."""
+
+    length: int
+    mask_rate: float = 0.15
+
+    def __post_init__(self):
+        check_length("length", self.length)
+        if not 0 < self.mask_rate < 1:
+            raise ValueError(f"mask_rate={self.mask_rate} is not between 0 and 1; BERT uses 0.15")
+
+    def __len__(self) -> int:
+        return whole_rows(self.cache, self.length)
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        return {"encoder": self.length}
+
+    def fetch(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> Batch:
+        _, tokens, positions, segments = pieces(self.cache, self.length, index_n)
+        draws = (noise.uniform(seed, epoch_n, index_n, self.length, purpose) for purpose in (3, 4, 5))
+        mask, text = vocabularies.mask_id(self.vocabulary), vocabularies.text_ids(self.vocabulary)
+        inputs, chosen = noise.mask_tokens(tokens, *draws, self.mask_rate, mask, text)
+        return {
+            "encoder_input_tokens": inputs,
+            "encoder_target_tokens": tokens,
+            "encoder_positions": positions,
+            "encoder_segment_ids": segments,
+            "encoder_token_types": np.zeros_like(tokens),
+            "encoder_loss_weights": chosen.astype(np.float32),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedExamples(Rows):
+    """Inputs and targets of whole examples, several to a row; what is longer than a row is cut, and counted.
+
+    The packing is the same in every epoch, the order of the rows is not. Tasks without `inputs` make decoder-only rows.
+    """
+
+    inputs_length: int
+    targets_length: int
+    packing_seed: int = 0
+
+    def __post_init__(self):
+        check_length("inputs_length", self.inputs_length)
+        check_length("targets_length", self.targets_length)
+
+    @property
+    def capacity(self) -> dict[str, int]:
+        """Row length by feature of the task."""
+        return {
+            name: length
+            for name, length in (("inputs", self.inputs_length), ("targets", self.targets_length))
+            if name in self.cache.features
+        }
+
+    @functools.cached_property
+    def whole_lengths_NF(self) -> np.ndarray:
+        """Tokens of every example, before cutting."""
+        return np.stack([np.diff(self.cache.offsets(name)) for name in self.capacity], axis=1)
+
+    @functools.cached_property
+    def lengths_NF(self) -> np.ndarray:
+        """Tokens of every example that are kept."""
+        return np.minimum(self.whole_lengths_NF, list(self.capacity.values()))
+
+    @property
+    def truncated(self) -> dict[str, int]:
+        """Tokens cut off, by feature."""
+        cut = (self.whole_lengths_NF - self.lengths_NF).sum(axis=0)
+        return dict(zip(self.capacity, cut.tolist(), strict=True))
+
+    @functools.cached_property
+    def packing(self) -> packing.Packing:
+        count = len(self.lengths_NF)
+        order = permuted(np.arange(count), count, self.packing_seed, np.zeros(count, np.int64))
+        return packing.first_fit(self.lengths_NF, tuple(self.capacity.values()), order)
+
+    def __len__(self) -> int:
+        return len(self.packing)
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        sides = {"inputs": "encoder", "targets": "decoder"}
+        return {sides[name]: length for name, length in self.capacity.items()}
+
+    def fetch(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> Batch:
+        starts, stops = self.packing.starts[index_n], self.packing.starts[index_n + 1]
+        count_n = stops - starts
+        row_K = np.repeat(np.arange(len(index_n)), count_n)
+        nth_K = np.arange(len(row_K)) - np.repeat(np.cumsum(count_n) - count_n, count_n)
+        example_K = self.packing.examples[np.repeat(starts, count_n) + nth_K]
+        batch: Batch = {}
+        for column, (feature, length) in enumerate(self.capacity.items()):
+            length_K = self.lengths_NF[example_K, column]
+            before_K = np.cumsum(length_K) - length_K
+            column_K = before_K - np.repeat(before_K[np.cumsum(count_n) - count_n], count_n)
+            shape = (len(index_n), length)
+            begin_K = self.cache.offsets(feature)[example_K]
+            tokens = packing.gathered(self.cache.tokens(feature), begin_K, length_K, row_K, column_K, shape)
+            zeros_K = np.zeros_like(begin_K)
+            positions = packing.gathered(np.arange(length), zeros_K, length_K, row_K, column_K, shape)
+            # Each piece is copied from a run of its own number.
+            numbers = np.repeat(nth_K + 1, length_K)
+            run_K = np.cumsum(length_K) - length_K
+            segments = packing.gathered(numbers, run_K, length_K, row_K, column_K, shape)
+            if feature == "inputs":
+                batch |= {
+                    "encoder_input_tokens": tokens,
+                    "encoder_positions": positions,
+                    "encoder_segment_ids": segments,
+                }
+                continue
+            shifted = np.zeros_like(tokens)
+            shifted[:, 1:] = tokens[:, :-1]
+            shifted[positions == 0] = 0
+            batch |= {
+                "decoder_input_tokens": shifted,
+                "decoder_target_tokens": tokens,
+                "decoder_positions": positions,
+                "decoder_segment_ids": segments,
+                "decoder_loss_weights": (segments > 0).astype(np.float32),
+            }
+        return batch

@@ -1,0 +1,200 @@
+"""Token caches: a task's split, tokenized once, as flat files that are read by memory map.
+
+    <root>/<task>/<fingerprint>/<split>/manifest.json      what it is made of, counts and checksums
+                                       /<feature>.tokens   ids of all documents, one after the other (uint16 or uint32)
+                                       /<feature>.offsets  int64, where each document begins, and the end
+                                       /vocabulary/
+
+The fingerprint is a hash of everything the tokens depend on: the task, the source files that define it, its
+vocabularies and the versions of Python (whose library is the embedded corpus) and seqio. It is worked out again at
+every opening, from the list in the manifest and without importing anything, so that a stale cache is never read.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from t5x_like.data import vocabularies
+
+MANIFEST = "manifest.json"
+
+
+def default_root() -> Path:
+    """$T5X_LIKE_CACHE, or ~/.cache/t5x_like."""
+    return Path(os.environ.get("T5X_LIKE_CACHE") or Path.home() / ".cache" / "t5x_like")
+
+
+def fingerprint_of(inputs: dict) -> str:
+    """Hash of what a cache is made of."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def source_hash(module: str) -> str | None:
+    """sha256 of a module's source file, found without running it; None where there is no such module."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return None
+    return None if spec is None or spec.origin is None else file_hash(spec.origin)
+
+
+def file_hash(path) -> str:
+    """sha256 of a file."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def package_version(name: str) -> str | None:
+    """Version of an installed package, without importing it; "python" is the interpreter's."""
+    if name == "python":
+        return platform.python_version()
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def current(inputs: dict) -> dict:
+    """The inputs as they are now: the same task and vocabularies, today's source files and versions."""
+    return inputs | {
+        "modules": {name: source_hash(name) for name in inputs["modules"]},
+        "versions": {name: package_version(name) for name in inputs["versions"]},
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenCache:
+    """One split of a task; opened at first use, and built then if it is missing or stale.
+
+    `module` is what to import so that the task is registered. `fingerprint` pins a cache that was carried from another
+    machine: it is read as it is, whatever the sources here say. Building runs in a process of its own, so that
+    TensorFlow is never loaded beside a training run.
+
+    Raises (at first use):
+      FileNotFoundError: a pinned cache that is not there, or no way to build it here.
+      ValueError: a file that has another size than its manifest says.
+    """
+
+    task: str
+    split: str
+    module: str = "tasks.pretraining"
+    root: str | None = None
+    fingerprint: str | None = None
+
+    @property
+    def folder_of_task(self) -> Path:
+        return Path(self.root or default_root()) / self.task
+
+    def find(self) -> Path | None:
+        """The folder of a fresh (or the pinned) cache, or None."""
+        pattern = f"{self.fingerprint or '*'}/{self.split}/{MANIFEST}"
+        for manifest in sorted(self.folder_of_task.glob(pattern)):
+            content = json.loads(manifest.read_text())
+            if self.fingerprint or fingerprint_of(current(content["inputs"])) == content["fingerprint"]:
+                return manifest.parent
+        return None
+
+    def ensure(self) -> Path:
+        """The folder of the cache, which is built first where there is none."""
+        found = self.find()
+        if found is None and self.fingerprint is None:
+            self.build()
+            found = self.find()
+        if found is None:
+            there = [p.parent.parent.name for p in self.folder_of_task.glob(f"*/{self.split}/{MANIFEST}")]
+            raise FileNotFoundError(
+                f"no token cache of task {self.task!r}, split {self.split!r}"
+                + (f" with fingerprint {self.fingerprint!r}" if self.fingerprint else "")
+                + f" under {self.folder_of_task.parent} (found: {there or 'none'}); build it with "
+                "`t5x_like cache` on a machine that has seqio and TensorFlow, copy its folder here, and pin it with "
+                "token_cache.TokenCache.fingerprint"
+            )
+        return found
+
+    def build(self) -> None:
+        """Runs the program that tokenizes this split."""
+        if importlib.util.find_spec("seqio") is None or importlib.util.find_spec("tensorflow") is None:
+            return
+        flags = {"task": self.task, "split": self.split, "module": self.module, "root": str(self.folder_of_task.parent)}
+        command = [sys.executable, "-m", "t5x_like.data.seqio_source", *(f"--{k}={v}" for k, v in flags.items())]
+        path = os.pathsep.join(p for p in sys.path if p)
+        run = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.PIPE if _quiet() else None)
+        if run.returncode:
+            said = (run.stderr or b"").decode(errors="replace").strip().splitlines()
+            raise RuntimeError(
+                f"tokenizing task {self.task!r}, split {self.split!r} failed (exit {run.returncode})"
+                + (f": {said[-1]}" if said else "; its messages are above")
+            )
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        return self.ensure()
+
+    @functools.cached_property
+    def manifest(self) -> dict:
+        content = json.loads((self.folder / MANIFEST).read_text())
+        for name, file in content["files"].items():
+            size = (self.folder / name).stat().st_size if (self.folder / name).exists() else 0
+            if size != file["bytes"]:
+                raise ValueError(
+                    f"{self.folder / name} has {size} bytes, its manifest says {file['bytes']}: the cache is damaged; "
+                    "delete its folder, and it is built again at the next use"
+                )
+        return content
+
+    @property
+    def features(self) -> list[str]:
+        return list(self.manifest["features"])
+
+    @functools.cached_property
+    def vocabulary(self) -> vocabularies.Vocabulary:
+        return vocabularies.load(self.folder / "vocabulary")
+
+    @functools.cached_property
+    def _maps(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """(tokens, offsets) by feature."""
+        return {
+            name: (
+                np.memmap(self.folder / f"{name}.tokens", described["dtype"], "r"),
+                np.fromfile(self.folder / f"{name}.offsets", np.int64),
+            )
+            for name, described in self.manifest["features"].items()
+        }
+
+    def tokens(self, feature: str) -> np.ndarray:
+        """All ids of a feature, memory-mapped."""
+        return self._map(feature)[0]
+
+    def offsets(self, feature: str) -> np.ndarray:
+        """int64[documents + 1]: document i is tokens[offsets[i] : offsets[i + 1]]."""
+        return self._map(feature)[1]
+
+    def _map(self, feature: str) -> tuple[np.ndarray, np.ndarray]:
+        if feature not in self._maps:
+            raise ValueError(f"task {self.task!r} has no feature {feature!r}; it has {self.features}")
+        return self._maps[feature]
+
+    def verify(self) -> None:
+        """Reads every file and compares its checksum.
+
+        Raises:
+          ValueError: the file that differs.
+        """
+        for name, file in self.manifest["files"].items():
+            if file_hash(self.folder / name) != file["sha256"]:
+                raise ValueError(f"{self.folder / name} is not what was written (checksum); delete the folder")
+
+
+def _quiet() -> bool:
+    """Whether nobody is there to read a progress bar: the builder's messages are then kept for the error."""
+    return not sys.stderr.isatty()

@@ -1,0 +1,265 @@
+"""The training loop: one function that reads from top to bottom, and the step it repeats."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from t5x_like import batches, checkpoints, partitioning, train_state, writers
+from t5x_like.data.prefetch import Prefetch
+from t5x_like.data.stream import Stream
+from t5x_like.evaluator import Evaluator
+from t5x_like.progress import Bar, Meter, train_text
+from t5x_like.scaling import flops
+from t5x_like.train_state import Precision, TrainState
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite; the message names the step and the last good checkpoint."""
+
+
+def train(
+    run_dir: str,
+    model: nn.Module,
+    objective: Callable,
+    optimizer: optax.GradientTransformation,
+    train_rows: Any,
+    steps: int,
+    batch_size: int,
+    eval_rows: Any = None,
+    microbatches: int = 1,
+    mesh: Mesh | None = None,
+    rules: partitioning.Rules = partitioning.RULES,
+    precision: Precision = Precision(),
+    seed: int = 0,
+    log_every: int = 10,
+    eval_every: int = 500,
+    eval_batches: int | None = 20,
+    checkpoint_every: int = 500,
+    keep_last: int = 3,
+    keep_best: int = 0,
+    initial: checkpoints.Initial | None = None,
+    config: str = "",
+) -> dict[str, float]:
+    """Trains until `steps` steps are done, going on from the newest checkpoint in `run_dir` if there is one.
+
+    `batch_size` counts rows of the global batch; `microbatches` splits it in time without changing the result.
+    `eval_rows` are evaluated every `eval_every` steps and at the end, on `eval_batches` batches (None: all).
+    `initial` names a checkpoint whose parameters a fresh run starts from; `config` is kept as run_dir/config.gin.
+    SIGTERM finishes the step, saves and returns. Returns the last metrics logged.
+
+    Raises:
+      ValueError: sizes that do not fit together, before anything is compiled or written.
+      NonFiniteLossError: the loss is no longer a number.
+    """
+    mesh = partitioning.make_mesh() if mesh is None else mesh
+    check(batch_size, microbatches, steps, mesh, rules, log_every, eval_every, checkpoint_every)
+    layout = train_state.layout(model, optimizer, batches.abstract(train_rows, batch_size), mesh, rules, precision)
+    check_vocabulary(layout.boxed.params, train_rows)
+    stream = Stream(train_rows, batch_size, seed)
+    meta = {"data": stream.fingerprint}
+    saved = checkpoints.Checkpointer(Path(run_dir) / "checkpoints", keep_last, keep_best)
+    writers.write_run_files(run_dir, config, partitioning.describe(layout.boxed.params, mesh, rules))
+    train_rows.vocabulary.save(Path(run_dir) / "vocabulary")
+
+    state = start(saved, layout, seed, meta, initial)
+    first = int(state.step)
+    evaluate = evaluator(model, objective, eval_rows, batch_size, mesh, rules, eval_batches)
+    step_fn = jitted_step(model, objective, optimizer, microbatches, layout, mesh, rules, precision)
+    row = flops.per_row(model, layout.boxed.params, train_rows.lengths)
+    peak, peak_source = flops.peak_per_device()
+    meter = Meter(row.train * batch_size, peak * mesh.size)
+    fetch = fetcher(stream, partitioning.batch_sharding(mesh, rules))
+    with (
+        partitioning.on(mesh, rules),
+        writers.RunWriter(run_dir, first) as writer,
+        contextlib.closing(saved),
+        contextlib.closing(Prefetch(fetch, range(first, steps))) as inputs,
+        stop_requested() as stopping,
+        Bar("train", steps, first) as bar,
+    ):
+        bar.message(f"MFU = model FLOP/s / peak; {flops.FORMULA}; peak: {peak_source}")
+        in_flight = None
+
+        def settle() -> None:
+            """Waits for the step in flight, takes in its metrics, and writes them when it is time."""
+            done, metrics, tokens, waited = in_flight
+            values = jax.device_get(metrics)
+            if not np.isfinite(values["loss"][0]):
+                raise non_finite(done, values, saved)
+            meter.add(values, tokens, waited)
+            if done % log_every == 0 or done == steps:
+                scalars = meter.read()
+                writer.write(done, scalars)
+                bar.advance(done, train_text(scalars))
+            else:
+                bar.advance(done)
+
+        for done in range(first + 1, steps + 1):
+            waited = inputs.waited
+            batch, tokens = next(inputs)
+            state, metrics = step_fn(state, batch)
+            if in_flight is not None:
+                settle()
+            in_flight = (done, metrics, tokens, inputs.waited - waited)
+            stop = stopping.is_set()
+            last = done == steps or stop
+            measure = evaluate is not None and (done % eval_every == 0 or done == steps)
+            if not (last or measure or done % checkpoint_every == 0):
+                continue
+            # Nothing is in flight from here to the next step: only finite states are evaluated or saved.
+            settle()
+            in_flight, results = None, {}
+            if measure:
+                results = evaluate(precision.used(state.params))
+                writer.write(done, {f"eval/{name}": value for name, value in results.items()})
+                bar.message(f"step {done}: " + "  ".join(f"eval/{k} {v:.4f}" for k, v in results.items()))
+            if last or done % checkpoint_every == 0:
+                saved.save(done, state, meta, results or None)
+            meter.restart_clock()
+            if stop and done < steps:
+                saved.wait()
+                bar.message(f"stopped after step {done} of {steps} and saved; the same command goes on from here")
+                break
+        return writer.last
+
+
+def fetcher(stream: Stream, sharding: NamedSharding) -> Callable[[int], tuple[dict, int]]:
+    """`step -> (its global batch on the devices, its tokens)`; a process makes only the rows of its own devices."""
+
+    def fetch(step: int):
+        made = []
+
+        def rows(start: int, stop: int) -> dict:
+            made.append(stream.slice(step, start, stop))
+            return made[0]
+
+        batch = partitioning.global_batch(rows, stream.batch_size, sharding)
+        return batch, batches.real_tokens(made[0]) * jax.process_count()
+
+    return fetch
+
+
+@contextlib.contextmanager
+def stop_requested() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets; the handler that was there before comes back afterwards."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def check(batch_size, microbatches, steps, mesh, rules, log_every, eval_every, checkpoint_every) -> None:
+    """Refuses numbers that cannot work, before anything is compiled or written."""
+    named = {
+        "steps": steps,
+        "microbatches": microbatches,
+        "log_every": log_every,
+        "eval_every": eval_every,
+        "checkpoint_every": checkpoint_every,
+    }
+    for name, value in named.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}={value!r} is not a positive whole number; set it to 1 or more")
+    partitioning.check_batch(batch_size, microbatches, mesh, rules)
+
+
+def check_vocabulary(boxed_params, rows) -> None:
+    """Refuses an embedding table smaller than the ids in the data."""
+    size = boxed_params["embed"]["table"].value.shape[0]
+    needed = rows.vocabulary.vocab_size
+    if needed > size:
+        raise ValueError(
+            f"the model's vocab_size={size} is smaller than the {needed} ids of the data's vocabulary; "
+            f"set VOCAB_SIZE to {needed} or more"
+        )
+
+
+def start(saved, layout, seed: int, meta: dict, initial) -> TrainState:
+    """The state to go on from: the newest good checkpoint, or a fresh state, with `initial` parameters where given."""
+    if saved.latest_step() is not None:
+        state, stored = saved.restore(layout.abstract)
+        checkpoints.check_data(stored, meta["data"])
+        return state
+    state = layout.create(seed)
+    return state if initial is None else state.replace(params=initial.restore(state.params))
+
+
+def evaluator(model, objective, rows, batch_size, mesh, rules, eval_batches) -> Evaluator | None:
+    if rows is None:
+        return None
+    return Evaluator(model.apply, objective, rows, batch_size, mesh, rules, eval_batches)
+
+
+def jitted_step(model, objective, optimizer, microbatches, layout, mesh, rules, precision) -> Callable:
+    """The jitted train step `(state, batch) -> (state, metrics)`; the state's buffers are reused."""
+
+    def loss(params, batch, rng):
+        total, weight, metrics = objective(model.apply, precision.used(params), batch, rng)
+        return total, (weight, metrics)
+
+    def step(state: TrainState, batch):
+        rng = jax.random.fold_in(state.rng, state.step)
+        grads, weight, metrics = accumulate(jax.grad(loss, has_aux=True), state.params, batch, rng, microbatches)
+        grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-6).astype(g.dtype), grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics["grad_norm"] = (optax.global_norm(grads), jnp.float32(1))
+        return TrainState(state.step + 1, params, opt_state, state.rng), metrics
+
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(layout.shardings, partitioning.batch_sharding(mesh, rules)),
+        out_shardings=(layout.shardings, everywhere),
+    )
+
+
+def accumulate(grad: Callable, params, batch, rng, microbatches: int):
+    """Sums of gradients, weight and metrics over `microbatches` parts of the batch: those of the whole batch."""
+    if microbatches == 1:
+        grads, (weight, metrics) = grad(params, batch, rng)
+        return grads, weight, dict(metrics)
+
+    def part(x_B):
+        # Every device keeps its own rows: part i is rows i, i + microbatches, ...
+        return jnp.moveaxis(x_B.reshape(x_B.shape[0] // microbatches, microbatches, *x_B.shape[1:]), 1, 0)
+
+    def add(sums, inputs):
+        index, micro = inputs
+        grads, aux = grad(params, micro, jax.random.fold_in(rng, index))
+        return jax.tree.map(jnp.add, sums, (grads, aux)), None
+
+    parts = (jnp.arange(microbatches), jax.tree.map(part, batch))
+    shapes = jax.eval_shape(grad, params, jax.tree.map(lambda x: x[0], parts[1]), rng)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    (grads, (weight, metrics)), _ = jax.lax.scan(add, zeros, parts)
+    return grads, weight, dict(metrics)
+
+
+def non_finite(step: int, values, saved) -> NonFiniteLossError:
+    good = saved.latest_step()
+    remedy = (
+        f"the last good checkpoint is step {good} in {saved.directory}"
+        if good is not None
+        else "there is no checkpoint yet; lower checkpoint_every"
+    )
+    return NonFiniteLossError(
+        f"the loss of step {step} is {values['loss'][0]} (gradient norm {values['grad_norm'][0]}); {remedy}. "
+        "Lower the learning rate, lengthen the warm-up or clip gradients, and run the command again to resume"
+    )

@@ -1,0 +1,123 @@
+"""seqio's view of the vocabularies of `t5x_like.data.vocabularies`, and the SentencePiece model of the embedded corpus."""
+
+import functools
+import io
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import sentencepiece
+import seqio
+import tensorflow as tf
+
+from tasks import corpora
+from t5x_like.data import token_cache, vocabularies
+
+
+class Wrapped(seqio.Vocabulary):
+    """A light vocabulary as a seqio one, loaded at first use; `light` is what training reads without TensorFlow."""
+
+    def __init__(self, load: Callable[[], vocabularies.Vocabulary]):
+        super().__init__(extra_ids=0)
+        self._load = load
+
+    @functools.cached_property
+    def light(self) -> vocabularies.Vocabulary:
+        return self._load()
+
+    @property
+    def bos_id(self) -> int | None:
+        return None
+
+    @property
+    def eos_id(self) -> int:
+        return vocabularies.EOS
+
+    @property
+    def unk_id(self) -> int:
+        return vocabularies.UNK
+
+    @property
+    def _base_vocab_size(self) -> int:
+        return self.light.vocab_size
+
+    def _encode(self, s: str) -> list[int]:
+        return self.light.encode(s)
+
+    def _decode(self, ids) -> str:
+        return self.light.decode(ids)
+
+    def _encode_tf(self, s):
+        def encode(text):
+            return tf.constant(self.light.encode(text.numpy().decode("utf-8", errors="replace")), tf.int32)
+
+        ids = tf.py_function(encode, [s], tf.int32)
+        ids.set_shape([None])
+        return ids
+
+    def _decode_tf(self, ids):
+        return tf.py_function(lambda ids: self.light.decode(ids.numpy().tolist()), [ids], tf.string)
+
+    def __eq__(self, other) -> bool:
+        return isinstance(other, Wrapped) and self.light.fingerprint == other.light.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.light.fingerprint)
+
+
+def trained_sentencepiece(texts: Iterable[str], vocab_size: int, extra_ids: int = 100) -> bytes:
+    """A SentencePiece unigram model that gives every text back exactly: no normalisation, unknown characters as bytes.
+
+    `vocab_size` counts the sentinels in. Serialised model, the same for the same texts.
+    """
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines_of(texts)),
+        model_writer=model,
+        vocab_size=vocab_size - extra_ids,
+        model_type="unigram",
+        pad_id=vocabularies.PAD,
+        eos_id=vocabularies.EOS,
+        unk_id=vocabularies.UNK,
+        bos_id=-1,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        byte_fallback=True,
+        split_digits=True,
+        input_sentence_size=60_000,
+        shuffle_input_sentence=False,
+        num_threads=1,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def lines_of(texts: Iterable[str], limit: int = 4000) -> Iterable[str]:
+    """The lines of texts, line ends kept, the overlong ones left out: what the trainer reads as sentences."""
+    for text in texts:
+        yield from (line for line in text.splitlines(keepends=True) if 0 < len(line.encode()) < limit)
+
+
+BYTES = Wrapped(vocabularies.ByteVocabulary)
+
+
+def embedded_sentencepiece(vocab_size: int = 8192) -> vocabularies.SentencePieceVocabulary:
+    """The SentencePiece model of the embedded corpus, trained at first use and kept in the cache folder."""
+    version = f"{token_cache.package_version('python')}-{(token_cache.source_hash('tasks.corpora') or '')[:8]}"
+    path = token_cache.default_root() / "vocabularies" / f"python-{version}-{vocab_size}.model"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        texts = (example["text"] for corpus in (corpora.python_source, corpora.python_docs) for example in corpus("train"))
+        print(f"training a SentencePiece model of {vocab_size} ids, kept as {path}", file=sys.stderr)
+        model = trained_sentencepiece(texts, vocab_size)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as f:
+            f.write(model)
+        os.replace(f.name, path)
+    return vocabularies.SentencePieceVocabulary(Path(path).read_bytes())
+
+
+SENTENCEPIECE = Wrapped(embedded_sentencepiece)

@@ -1,0 +1,60 @@
+"""Tiny models and batches that tests of several files share."""
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from models import architectures, attention, blocks, heads, linear, masks, mlp, moe, positions, routers, stack
+
+VOCAB, WIDTH, HEADS, HEAD_DIM = 64, 32, 4, 8
+
+
+def tower(causal=True, cross=False, experts=False, repeats=2, scan=False, dropout=0.0, position=None) -> stack.Stack:
+    """Two layers of width 32."""
+    dense = mlp.Mlp(hidden_dim=64, gated=True)
+    router = routers.TopK(num_experts=4, top_k=2, load_balance_weight=0.01, z_weight=0.001)
+    block = blocks.Block(
+        mixer=attention.SelfAttention(HEADS, HEAD_DIM, mask=masks.causal if causal else masks.full),
+        cross=attention.CrossAttention(HEADS, HEAD_DIM) if cross else None,
+        mlp=moe.Moe(router, 64, gated=True, dispatch=moe.dense) if experts else dense,
+        dropout=dropout,
+    )
+    return stack.Stack(block=block, repeats=repeats, position=position or positions.Rope(HEAD_DIM), scan=scan)
+
+
+def decoder(**options) -> architectures.DecoderOnly:
+    return architectures.DecoderOnly(linear.Embed(VOCAB, WIDTH), tower(**options), heads.Untied())
+
+
+def encoder_decoder(**options) -> architectures.EncoderDecoder:
+    towers = tower(causal=False, **options), tower(cross=True, **options)
+    return architectures.EncoderDecoder(linear.Embed(VOCAB, WIDTH), *towers, heads.Tied())
+
+
+def encoder(**options) -> architectures.EncoderOnly:
+    return architectures.EncoderOnly(linear.Embed(VOCAB, WIDTH), tower(causal=False, **options), heads.MaskedLM())
+
+
+def batch(rows=8, length=12, sides=("decoder",), seed=0) -> dict[str, np.ndarray]:
+    """Random tokens; rows end in padding of different lengths, and the first half of every row is a segment of its own."""
+    random = np.random.default_rng(seed)
+    result = {}
+    for side in sides:
+        lengths = random.integers(length // 2 + 1, length + 1, rows)
+        index = np.arange(length)
+        real = index < lengths[:, None]
+        segments = np.where(index < length // 2, 1, 2) * real
+        starts = np.where(index < length // 2, 0, length // 2)
+        result |= {
+            f"{side}_input_tokens": random.integers(3, VOCAB, (rows, length)).astype(np.int32),
+            f"{side}_target_tokens": random.integers(3, VOCAB, (rows, length)).astype(np.int32),
+            f"{side}_positions": ((index - starts) * real).astype(np.int32),
+            f"{side}_segment_ids": segments.astype(np.int32),
+            f"{side}_loss_weights": real.astype(np.float32),
+        }
+    return result
+
+
+def init(model: nn.Module, example, seed=0):
+    """Unboxed parameters."""
+    return nn.unbox(jax.jit(model.init)(jax.random.key(seed), example)["params"])
