@@ -14,7 +14,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from t5x_like import batches, checkpoints, partitioning, train_state, writers
+from t5x_like import batches, checkpoints, optimizers, partitioning, train_state, writers
 from t5x_like.data.prefetch import Prefetch
 from t5x_like.data.stream import Stream
 from t5x_like.evaluator import Evaluator
@@ -193,10 +193,14 @@ def start(saved, layout, seed: int, meta: dict, initial) -> TrainState:
     """The state to go on from: the newest good checkpoint, or a fresh state, with `initial` parameters where given."""
     if saved.latest_step() is not None:
         state, stored = saved.restore(layout.abstract)
-        checkpoints.check_data(stored, meta["data"])
+        checkpoints.check_data(stored, meta["data"], saved.directory)
         return state
     state = layout.create(seed)
-    return state if initial is None else state.replace(params=initial.restore(state.params))
+    if initial is None:
+        return state
+    params, taken, fresh = initial.restore(state.params)
+    print(f"{len(taken)} parameters from {initial.run_dir}, {len(fresh)} fresh{': ' if fresh else ''}{', '.join(fresh)}")
+    return state.replace(params=params)
 
 
 def evaluator(model, objective, rows, batch_size, mesh, rules, eval_batches) -> Evaluator | None:
@@ -218,7 +222,8 @@ def jitted_step(model, objective, optimizer, microbatches, layout, mesh, rules, 
         grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-6).astype(g.dtype), grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics["grad_norm"] = (optax.global_norm(grads), jnp.float32(1))
+        metrics["grad_norm"] = (optax.tree.norm(grads), jnp.float32(1))
+        metrics["learning_rate"] = (optimizers.learning_rate_of(opt_state), jnp.float32(1))
         return TrainState(state.step + 1, params, opt_state, state.rng), metrics
 
     everywhere = NamedSharding(mesh, PartitionSpec())
