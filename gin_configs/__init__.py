@@ -1,0 +1,1 @@
+"""Gin files: architectures/ (what it is), sizes/ (how big), runs/ (what to do), tasks, objectives, optimizers, meshes."""

@@ -1,0 +1,42 @@
+"""Packaging of t5x_like; what is needed without TensorFlow is listed in requirements-lean.txt."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_namespace_packages, setup
+
+HERE = Path(__file__).parent
+
+
+def text(name: str) -> str:
+    """A file beside this one, "" where it is absent (README.md in a partial checkout)."""
+    path = HERE / name
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+LEAN = [line for line in text("requirements-lean.txt").splitlines() if line and not line.startswith("#")]
+
+# seqio reads tasks; tensorflow-datasets needs importlib_resources and does not say so.
+TASKS = ["seqio>=0.0.20", "tensorflow>=2.21", "tensorflow-datasets>=4.9.10", "importlib_resources"]
+
+setup(
+    name="t5x_like",
+    version=re.search(r'__version__ = "(.+)"', text("t5x_like/__init__.py")).group(1),
+    description="T5X rebuilt for today's JAX: gin-configured pretraining of language models on seqio tasks",
+    long_description=text("README.md"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_namespace_packages(
+        include=["t5x_like", "t5x_like.*", "models", "models.*", "tasks", "tasks.*", "gin_configs", "gin_configs.*"]
+    ),
+    package_data={"": ["*.gin"]},
+    install_requires=LEAN + TASKS,
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10"],
+        "gpu": ["jax[cuda13]>=0.10"],
+        "dev": ["pytest>=8", "ruff==0.17.5"],
+    },
+    entry_points={"console_scripts": ["t5x_like = t5x_like.cli.main:main"]},
+)

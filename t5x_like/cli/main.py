@@ -1,0 +1,59 @@
+"""The command `t5x_like`: finds the command's file in this folder and runs its `main`."""
+
+import ast
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from t5x_like.cli.gin_runtime import ConfigError
+
+COMMANDS = ("train", "eval", "infer", "cache", "quickstart")
+
+EXAMPLE = """\
+Example:
+  t5x_like train --gin_file=sizes/llama/tiny.gin --gin_file=tasks/python_source_bytes.gin \\
+    --gin_file=objectives/causal_lm.gin --gin_file=optimizers/adamw.gin --gin_file=runs/pretrain.gin \\
+    --gin.RUN_DIR=/tmp/llama_tiny --gin.STEPS=100
+
+`t5x_like COMMAND --help` lists the flags of a command."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `argv` (the process's own arguments by default); returns the exit code, 2 where the user must act."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0 if argv else 2
+    name, *rest = argv
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=2, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "t5x_like --help lists them"
+        return refuse(f"there is no command {name!r} (commands: {', '.join(COMMANDS)}); {hint}")
+    try:
+        return importlib.import_module(f"t5x_like.cli.{name}").main(rest) or 0
+    except ConfigError as error:
+        return refuse(str(error))
+
+
+def refuse(message: str) -> int:
+    print(f"t5x_like: error: {message}", file=sys.stderr)
+    return 2
+
+
+def overview() -> str:
+    """The text of `t5x_like --help`."""
+    lines = [f"  {name:<12}{summary(name)}" for name in COMMANDS]
+    return "\n".join(["usage: t5x_like COMMAND [flags]", "", "Commands:", *lines, "", EXAMPLE])
+
+
+def summary(name: str) -> str:
+    """The first line of a command's docstring, read without importing it (importing would cost seconds of JAX)."""
+    source = Path(__file__).with_name(f"{name}.py")
+    text = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) if source.exists() else None
+    return text.splitlines()[0] if text else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
