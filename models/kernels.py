@@ -13,21 +13,31 @@ MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
 
 
 def reference(q_BLHK, k_BMGK, v_BMGK, bias_AHLM, mask_ALM, scale, drop=None):
-    """softmax(scale q k^T + bias) v with the scores in float32 (Vaswani et al. 2017; GQA: Ainslie et al. 2023)."""
+    """softmax(scale q k^T + bias) v with the scores in float32 (Vaswani et al. 2017; GQA: Ainslie et al. 2023).
+
+    Heads come before positions, so that both products are plain batched matrix products, and the division by the
+    softmax's sum comes after the second one, where there is less to divide.
+    """
     rows, length, heads, depth = q_BLHK.shape
-    groups = k_BMGK.shape[2]
-    q_BLGRK = (q_BLHK * scale).reshape(rows, length, groups, heads // groups, depth)
-    scores_BGRLM = jnp.einsum(
-        "BLGRK,BMGK->BGRLM", q_BLGRK, k_BMGK, preferred_element_type=jnp.float32
-    )
+    slots, groups = k_BMGK.shape[1:3]
+    shared = heads // groups
+    q_BGNK = jnp.swapaxes(q_BLHK * scale, 1, 2).reshape(rows, groups, shared * length, depth)
+    k_BGMK, v_BGMK = jnp.swapaxes(k_BMGK, 1, 2), jnp.swapaxes(v_BMGK, 1, 2)
+    scores_BGNM = jnp.einsum("BGNK,BGMK->BGNM", q_BGNK, k_BGMK, preferred_element_type=jnp.float32)
+    scores_BHLM = scores_BGNM.reshape(rows, heads, length, slots)
     if bias_AHLM is not None:
-        split = (bias_AHLM.shape[0], groups, heads // groups, *bias_AHLM.shape[2:])
-        scores_BGRLM += bias_AHLM.reshape(split).astype(jnp.float32)
-    scores_BGRLM = jnp.where(mask_ALM[:, None, None], scores_BGRLM, MASKED)
-    probs_BGRLM = jax.nn.softmax(scores_BGRLM, axis=-1).astype(v_BMGK.dtype)
+        scores_BHLM += bias_AHLM.astype(jnp.float32)
+    scores_BHLM = jnp.where(mask_ALM[:, None], scores_BHLM, MASKED)
+    top_BHL1 = jax.lax.stop_gradient(jnp.max(scores_BHLM, axis=-1, keepdims=True))
+    weights_BHLM = jnp.exp(scores_BHLM - top_BHL1)
+    sum_BHL1 = jnp.sum(weights_BHLM, axis=-1, keepdims=True)
+    weights_BHLM = weights_BHLM.astype(v_BMGK.dtype)
     if drop is not None:
-        probs_BGRLM = drop(probs_BGRLM)
-    return jnp.einsum("BGRLM,BMGK->BLGRK", probs_BGRLM, v_BMGK).reshape(q_BLHK.shape)
+        weights_BHLM = drop(weights_BHLM)
+    weights_BGNM = weights_BHLM.reshape(rows, groups, shared * length, slots)
+    y_BGNK = jnp.einsum("BGNM,BGMK->BGNK", weights_BGNM, v_BGMK)
+    y_BHLK = y_BGNK.reshape(rows, heads, length, depth) / sum_BHL1.astype(v_BMGK.dtype)
+    return jnp.swapaxes(y_BHLK, 1, 2)
 
 
 def cudnn(q_BLHK, k_BMGK, v_BMGK, bias_AHLM, mask_ALM, scale, drop=None):

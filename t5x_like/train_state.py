@@ -57,16 +57,32 @@ class Layout:
     @property
     def abstract(self) -> TrainState:
         """Shapes, dtypes and shardings of the state: the target of a restore."""
-
-        def leaf(x, sharding):
-            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
-        return jax.tree.map(leaf, nn.unbox(self.boxed), self.shardings)
+        return abstract(self.boxed, self.shardings)
 
     def create(self, seed: int) -> TrainState:
         """A fresh state; every array is born on its own devices, never whole on one of them."""
         make = jax.jit(lambda key: nn.unbox(self.make(key)), out_shardings=self.shardings)
         return make(jax.random.PRNGKey(seed))
+
+
+def abstract(boxed, shardings):
+    """The boxed tree as plain shapes, dtypes and shardings."""
+
+    def leaf(x, sharding):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    return jax.tree.map(leaf, nn.unbox(boxed), shardings)
+
+
+def boxed_params(model: nn.Module, batch, mesh: Mesh, rules: partitioning.Rules, precision: Precision):
+    """Abstract parameters with their logical names, without computing anything."""
+
+    def make(key):
+        zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in batch.items()}
+        return precision.stored(model.init(key, zeros)["params"])
+
+    with partitioning.on(mesh, rules):
+        return jax.eval_shape(make, jax.random.PRNGKey(0))
 
 
 def layout(

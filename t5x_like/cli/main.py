@@ -3,6 +3,7 @@
 import ast
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,8 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return refuse(f"there is no command {name!r} (commands: {', '.join(COMMANDS)}); {hint}")
     try:
         return importlib.import_module(f"t5x_like.cli.{name}").main(rest) or 0
-    except ConfigError as error:
-        return refuse(str(error))
+    except (ConfigError, ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("T5X_LIKE_TRACEBACK"):
+            raise
+        hint = "" if isinstance(error, ConfigError) else "\n(T5X_LIKE_TRACEBACK=1 shows where this was raised)"
+        return refuse(f"{error}{hint}")
 
 
 def refuse(message: str) -> int:

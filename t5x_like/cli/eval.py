@@ -1,0 +1,49 @@
+"""Measures a trained run on any split: loss, perplexity, accuracy and bits per byte.
+
+Prints one JSON object. The task, lengths and objective are the run's own unless --gin.NAME=value says otherwise
+(--gin.TASK=python_docs_bytes, --gin.LENGTH=128).
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from t5x_like.cli import gin_runtime
+from t5x_like.cli.gin_runtime import ConfigError
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="t5x_like eval", description=__doc__)
+    parser.add_argument("--run_dir", required=True, help="directory of a run made by `t5x_like train`")
+    parser.add_argument("--split", default="validation", help="split of the task (default: %(default)s)")
+    parser.add_argument("--step", type=int, help="checkpoint to read (default: the newest)")
+    parser.add_argument("--batches", type=int, help="how many batches to read (default: all rows once)")
+    parser.add_argument("--batch_size", type=int, help="rows per batch (default: the run's)")
+    gin_runtime.add_flags(parser)
+    from t5x_like.cli import launch
+
+    launch.add_flags(parser)
+    args = gin_runtime.parse_args(parser, argv)
+    launch.set_up(args)
+    print(json.dumps(evaluate(args)))
+    return 0
+
+
+def evaluate(args: argparse.Namespace) -> dict[str, float]:
+    """Metrics of the run that `args` name, and the step they are of."""
+    from t5x_like import batches
+    from t5x_like.cli import launch
+    from t5x_like.evaluator import Evaluator
+    from t5x_like.progress import track
+
+    split = [f"--gin.validation/token_cache.TokenCache.split='{args.split}'"]
+    run = launch.Run(args.run_dir, [*args.gin_overrides, *split], args.step)
+    rows = run.config.evaluate("trainer.train.eval_rows")
+    if rows is None:
+        raise ConfigError("trainer.train.eval_rows is None in this run; set it with a gin override")
+    size = args.batch_size or run.config.evaluate("trainer.train.batch_size")
+    objective = run.config.evaluate("trainer.train.objective")
+    measure = Evaluator(run.model.apply, objective, rows, size, run.mesh, run.rules, args.batches)
+    params = run.params(batches.abstract(rows, size))
+    metrics = measure(params, lambda batches: track(batches, "eval", len(measure)))
+    return {"step": run.step, "task": rows.cache.task, "split": rows.cache.split} | metrics

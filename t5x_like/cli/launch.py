@@ -1,0 +1,64 @@
+"""What commands that compute have in common: several processes, the compile cache, and the run directory they read."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from t5x_like import checkpoints, partitioning, train_state
+from t5x_like.cli import gin_runtime
+from t5x_like.data import token_cache, vocabularies
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of every command that computes."""
+    group = parser.add_argument_group("machine")
+    group.add_argument(
+        "--compile_cache",
+        default=str(token_cache.default_root() / "xla"),
+        metavar="FOLDER",
+        help="where compiled programs are kept between runs, '' for nowhere (default: %(default)s)",
+    )
+    group.add_argument(
+        "--distributed", action="store_true", help="several processes: join the others (found by themselves on TPU and SLURM)"
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="with --distributed: address of process 0")
+    group.add_argument("--process_count", type=int, metavar="N", help="with --coordinator: how many processes there are")
+    group.add_argument("--process_index", type=int, metavar="I", help="with --coordinator: which of them this is")
+
+
+def set_up(args: argparse.Namespace) -> None:
+    """Joins the other processes, and turns the compile cache on."""
+    if args.distributed or args.coordinator:
+        jax.distributed.initialize(args.coordinator, args.process_count, args.process_index)
+    if args.compile_cache:
+        Path(args.compile_cache).mkdir(parents=True, exist_ok=True)
+        jax.config.update("jax_compilation_cache_dir", args.compile_cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        # XLA's notes on a cached program's exact CPU features are of no use to a reader.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+class Run:
+    """A trained run opened for reading: its model, and its parameters laid out on this machine's devices."""
+
+    def __init__(self, run_dir: str, overrides: Sequence[str] = (), step: int | None = None):
+        config = Path(run_dir) / "config.gin"
+        if not config.exists():
+            raise FileNotFoundError(f"run_dir: {config} is not there; give the directory of a run made by `t5x_like train`")
+        self.config = gin_runtime.parse([str(config)], overrides)
+        self.model = self.config.evaluate("trainer.train.model")
+        self.mesh = self.config.evaluate("trainer.train.mesh") or partitioning.make_mesh()
+        self.rules = self.config.evaluate("trainer.train.rules")
+        self.precision = self.config.evaluate("trainer.train.precision")
+        self.vocabulary = vocabularies.load(Path(run_dir) / "vocabulary")
+        self.run_dir, self.step = run_dir, step
+
+    def params(self, batch):
+        """Parameters of the newest (or the asked-for) step, in the dtype to compute in; `batch` has the model's inputs."""
+        boxed = train_state.boxed_params(self.model, batch, self.mesh, self.rules, self.precision)
+        abstract = train_state.abstract(boxed, partitioning.shardings(boxed, self.mesh, self.rules))
+        params, self.step = checkpoints.restore_params(self.run_dir, abstract, self.step)
+        return self.precision.used(params)
