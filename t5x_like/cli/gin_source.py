@@ -3,7 +3,7 @@
 import difflib
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ def joined(scope: str, name: str) -> str:
     return f"{scope}/{name}" if scope else name
 
 
-def near(name: str, names: Sequence[str]) -> str:
+def near(name: str, names: Iterable[str]) -> str:
     """`; did you mean a or b?` for the nearest of `names`, "" where none is near."""
     close = difflib.get_close_matches(name, sorted(set(names)), n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(close)}?" if close else ""
@@ -259,7 +259,7 @@ def gin_files(folder: Path) -> list[tuple[Path, str]]:
 
 def files_that_set(macro: str) -> list[str]:
     """The packaged gin files that give `macro` a value, as short names."""
-    sets = re.compile(rf"^{re.escape(macro)} *= *(?!%gin\.REQUIRED)", re.MULTILINE)
+    sets = re.compile(rf"^{re.escape(macro)} *=(?! *%gin\.REQUIRED)", re.MULTILINE)
     return [name for folder, name in gin_files(PACKAGED) if sets.search((folder / name).read_text(encoding="utf-8"))]
 
 

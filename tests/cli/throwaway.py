@@ -1,0 +1,47 @@
+"""Things for gin to configure in test_gin_runtime.py."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flax import linen as nn
+
+
+@dataclass(frozen=True)
+class Cache:
+    split: str
+
+
+@dataclass(frozen=True)
+class Rows:
+    cache: Cache
+    length: int = 8
+
+
+def train(steps: int, rows: Any = None, shape: Any = (1,), function: Callable | None = None, config: str = "") -> dict:
+    return {"steps": steps, "rows": rows, "shape": shape, "function": function, "config": config}
+
+
+def double(x):
+    return 2 * x
+
+
+class Inner(nn.Module):
+    width: int
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.width)(x)
+
+
+class Outer(nn.Module):
+    """Has a submodule that gin built, used twice under other names, and a class to make a third of."""
+
+    inner: nn.Module
+    kind: type = Inner
+
+    @nn.compact
+    def __call__(self, x):
+        first = self.inner.copy(name="first")(x)
+        second = self.inner.copy(name="second")(first)
+        return self.kind(width=3, name="third")(second)

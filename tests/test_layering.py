@@ -1,0 +1,191 @@
+"""The architecture of the tree: imports point down only, and TensorFlow, gin and JAX stay where they belong."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = ("models", "t5x_like", "tasks")
+PROGRAMS = ("benchmarks", "notebooks", "tests")
+
+# Longest matching prefix counts. Layer, and the group that may import itself.
+LAYERS = {
+    "t5x_like": (0, "package"),
+    "models": (0, "models"),
+    "t5x_like.types": (1, "core"),
+    "t5x_like.batches": (1, "core"),
+    "t5x_like.partitioning": (1, "core"),
+    "t5x_like.train_state": (1, "core"),
+    "t5x_like.checkpoints": (1, "core"),
+    "t5x_like.metrics": (1, "core"),
+    "t5x_like.writers": (1, "core"),
+    "t5x_like.progress": (1, "core"),
+    "t5x_like.data": (1, "core"),
+    # Arithmetic over parameter trees: the trainer reports with it, the rest of scaling stands above the trainer.
+    "t5x_like.scaling.flops": (1, "core"),
+    "t5x_like.objectives": (2, "objectives"),
+    "t5x_like.decoding": (2, "decoding"),
+    "t5x_like.peft": (2, "peft"),
+    "t5x_like.quantization": (2, "quantization"),
+    "t5x_like.hf": (2, "hf"),
+    "t5x_like.optimizers": (2, "optimizers"),
+    "t5x_like.schedules": (2, "optimizers"),
+    "t5x_like.adafactor": (2, "optimizers"),
+    "t5x_like.trainer": (3, "loops"),
+    "t5x_like.evaluator": (3, "loops"),
+    "t5x_like.inference": (3, "loops"),
+    "t5x_like.alignment": (3, "loops"),
+    "t5x_like.scaling": (3, "loops"),
+    "t5x_like.data.seqio_source": (4, "tasks"),
+    "tasks": (4, "tasks"),
+    "t5x_like.cli": (5, "programs"),
+    "t5x_like.__main__": (5, "programs"),
+}
+TEXT_SIDE = tuple(f"t5x_like.{name}" for name in ("cleaning", "prompting", "retrieval", "agents", "text_metrics"))
+
+JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
+TENSORFLOW = {"tensorflow", "seqio", "tensorflow_datasets", "tensorflow_text"}
+MODELS_MAY = {"jax", "flax", "numpy"} | set(sys.stdlib_module_names)
+
+IMPORT_EVERYTHING = """
+import importlib, sys
+for name in ("tensorflow", "seqio", "tensorflow_datasets", "tensorflow_text"):
+    sys.modules[name] = None
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def files(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+MODULES = {module_of(path): path for path in files(*OURS)}
+
+
+def imports(path: Path, known=MODULES) -> Iterator[tuple[int, str]]:
+    """(line, absolute module) of every import in a file, those inside functions too."""
+    package = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            for alias in node.names:
+                full = f"{base}.{alias.name}"
+                yield node.lineno, full if full in known else base
+
+
+def inside(module: str, *prefixes: str) -> bool:
+    return any(module == prefix or module.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def layer(module: str) -> tuple[int, str]:
+    found = max((prefix for prefix in LAYERS if inside(module, prefix)), key=len)
+    if found == "t5x_like" and module != found:
+        pytest.fail(f"{module} is in no layer; add it to LAYERS (or TEXT_SIDE) in {Path(__file__).name}")
+    return LAYERS[found]
+
+
+def wrong(module: str, imported: str) -> str | None:
+    """Why `module` may not import `imported`, or None where it may."""
+    top = imported.partition(".")[0]
+    if top not in OURS:
+        return wrong_library(module, top)
+    if inside(module, *TEXT_SIDE):
+        return None if inside(imported, *TEXT_SIDE) else "the text side stands alone; a model reaches it as an LM"
+    if inside(imported, *TEXT_SIDE):
+        return None if layer(module)[0] >= 3 else "only loops, tasks and programs use the text side"
+    (ours, our_group), (theirs, their_group) = layer(module), layer(imported)
+    if theirs > ours:
+        return f"layer {ours} imports layer {theirs}; imports point down"
+    if theirs == ours and our_group != their_group:
+        return f"{our_group} and {their_group} are siblings in layer {ours}; put what they share below them"
+    return None
+
+
+def wrong_library(module: str, library: str) -> str | None:
+    if library == "gin" and not inside(module, "t5x_like.cli"):
+        return "gin is imported only by t5x_like/cli"
+    if library in TENSORFLOW and not inside(module, "tasks", "t5x_like.data.seqio_source"):
+        return "TensorFlow and seqio are imported only by tasks/ and t5x_like/data/seqio_source.py"
+    if library == "clu":
+        return "clu imports TensorFlow"
+    if library in JAX and inside(module, *TEXT_SIDE, "t5x_like.data"):
+        return "the text side and the data pipeline do without JAX"
+    if module.startswith("models") and library not in MODELS_MAY:
+        return "models/ needs jax and flax only"
+    return None
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module):
+    complaints = [
+        f"{MODULES[module].relative_to(ROOT)}:{line} imports {imported}: {reason}"
+        for line, imported in imports(MODULES[module])
+        if (reason := wrong(module, imported))
+    ]
+    assert not complaints, "\n".join(complaints)
+
+
+@pytest.mark.parametrize(
+    ("module", "imported"),
+    [
+        ("models.attention", "t5x_like.batches"),
+        ("models.attention", "optax"),
+        ("t5x_like.batches", "t5x_like.trainer"),
+        ("t5x_like.scaling.flops", "t5x_like.scaling.fit"),
+        ("t5x_like.objectives.lm", "t5x_like.optimizers"),
+        ("t5x_like.peft.lora", "t5x_like.quantization.ptq"),
+        ("t5x_like.data.token_cache", "t5x_like.data.seqio_source"),
+        ("t5x_like.data.stream", "jax"),
+        ("t5x_like.trainer", "gin"),
+        ("t5x_like.trainer", "tasks.pretraining"),
+        ("t5x_like.evaluator", "seqio"),
+        ("t5x_like.cleaning.filters", "jax"),
+        ("t5x_like.agents.loop", "t5x_like.inference"),
+    ],
+)
+def test_an_arrow_that_points_up_is_seen(module, imported):
+    assert wrong(module, imported)
+
+
+def test_everything_but_the_tasks_works_without_tensorflow():
+    wanted = [name for name in MODULES if layer_or_text(name) != 4 and not name.endswith("__main__")]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", IMPORT_EVERYTHING, *wanted]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def layer_or_text(module: str) -> int:
+    return 0 if inside(module, *TEXT_SIDE) else layer(module)[0]
+
+
+def test_importing_the_package_loads_nothing():
+    code = "import sys, t5x_like; sys.exit(bool({'jax', 'numpy', 'tensorflow', 'gin'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_no_file_is_a_drawer():
+    drawers = [path for path in files(*OURS, *PROGRAMS) if path.stem in ("utils", "util", "helpers", "misc")]
+    assert not drawers, f"{drawers}: name a file after the one idea in it"
+
+
+def test_files_are_short():
+    long = {str(path.relative_to(ROOT)): count for path in files(*OURS, *PROGRAMS) if (count := lines(path)) > 400}
+    assert not long, f"{long}: a file has at most 400 lines; split it at the seam between two ideas"
+
+
+def lines(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
