@@ -37,13 +37,13 @@ class Tied(nn.Module):
 class Untied(nn.Module):
     """A table of its own, as large as the embedding's."""
 
-    init: Initializer = DEFAULT_INIT
+    table_init: Initializer = DEFAULT_INIT
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array, table_VD: jax.Array) -> jax.Array:
         # The initializer's fan-in is the width, hence the transpose.
         def transposed(key, shape, dtype=jnp.float32):
-            return self.init(key, shape[::-1], dtype).T
+            return self.table_init(key, shape[::-1], dtype).T
 
         init = nn.with_logical_partitioning(transposed, ("vocab", "embed"))
         return product(x_BLD, self.param("table", init, table_VD.shape))

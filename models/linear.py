@@ -70,11 +70,11 @@ class Embed(nn.Module):
 
     vocab_size: int
     width: int
-    init: Initializer = nn.initializers.normal(1.0)
+    table_init: Initializer = nn.initializers.normal(1.0)
     scale: float = 1.0
 
     def setup(self):
-        init = nn.with_logical_partitioning(self.init, ("vocab", "embed"))
+        init = nn.with_logical_partitioning(self.table_init, ("vocab", "embed"))
         self.table_VD = self.param("table", init, (self.vocab_size, self.width))
 
     def __call__(self, tokens_BL):

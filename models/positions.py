@@ -16,7 +16,7 @@ class Learned(nn.Module):
     """Adds a learned vector per position."""
 
     max_length: int
-    init: Initializer = nn.initializers.normal(0.02)
+    table_init: Initializer = nn.initializers.normal(0.02)
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array, ctx: Context) -> tuple[jax.Array, Context]:
@@ -26,7 +26,7 @@ class Learned(nn.Module):
                 f"a length of {slots} is longer than the position table, positions.Learned.max_length="
                 f"{self.max_length}; shorten the sequences or raise max_length"
             )
-        init = nn.with_logical_partitioning(self.init, ("position", "embed"))
+        init = nn.with_logical_partitioning(self.table_init, ("position", "embed"))
         table_ND = self.param("table", init, (self.max_length, x_BLD.shape[-1]))
         return x_BLD + table_ND[ctx.queries.positions_BL].astype(x_BLD.dtype), ctx
 
@@ -76,11 +76,11 @@ class RelativeBias(nn.Module):
     bidirectional: bool = False
     num_buckets: int = 32
     max_distance: int = 128
-    init: Initializer = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+    table_init: Initializer = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array, ctx: Context) -> tuple[jax.Array, Context]:
-        init = nn.with_logical_partitioning(self.init, ("heads", "relpos"))
+        init = nn.with_logical_partitioning(self.table_init, ("heads", "relpos"))
         table_HN = self.param("table", init, (self.num_heads, self.num_buckets))
         bucket_ALM = relative_bucket(
             ctx.distances_ALM(), self.bidirectional, self.num_buckets, self.max_distance

@@ -1,0 +1,95 @@
+"""Attention kernels against a slow loop and against jax's own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models import kernels
+from tests.models.contexts import array
+
+B, L, M, H, K = 2, 5, 7, 4, 8
+
+
+def inputs(groups, seed=0):
+    mask = np.random.default_rng(seed).random((B, L, M)) < 0.6
+    mask[:, :, 0] = True
+    qkv = array(B, L, H, K), array(B, M, groups, K, seed=1), array(B, M, groups, K, seed=2)
+    return *qkv, array(1, H, L, M, seed=3), mask
+
+
+def slow(q, k, v, bias, mask, scale):
+    y = np.zeros(q.shape)
+    for b, i, h in np.ndindex(B, L, H):
+        g = h // (H // k.shape[2])
+        seen = [j for j in range(M) if mask[b, i, j]]
+        scores = np.array([scale * np.dot(q[b, i, h], k[b, j, g]) + bias[0, h, i, j] for j in seen])
+        probs = np.exp(scores - scores.max())
+        y[b, i, h] = (probs / probs.sum()) @ v[b, seen, g]
+    return y
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_reference_is_the_slow_loop(groups):
+    q, k, v, bias, mask = inputs(groups)
+    y = kernels.reference(q, k, v, bias, mask, 0.3)
+    np.testing.assert_allclose(y, slow(q, k, v, bias, mask, 0.3), atol=1e-5)
+    np.testing.assert_array_equal(kernels.automatic(q, k, v, bias, mask, 0.3), y)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("biased", [True, False])
+def test_reference_is_jax_s_attention(groups, biased):
+    q, k, v, bias, mask = inputs(groups)
+    bias = bias if biased else None
+
+    def ours(q, k, v):
+        return jnp.sum(jnp.sin(kernels.reference(q, k, v, bias, mask, K**-0.5)))
+
+    def theirs(q, k, v):
+        return jnp.sum(jnp.sin(jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask[:, None])))
+
+    for mine, other in zip(
+        jax.tree.leaves(jax.value_and_grad(ours, (0, 1, 2))(q, k, v)),
+        jax.tree.leaves(jax.value_and_grad(theirs, (0, 1, 2))(q, k, v)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-5)
+
+
+def test_one_mask_and_bias_for_all_rows_or_one_each():
+    q, k, v, bias, mask = inputs(2)
+    one = kernels.reference(q, k, v, bias, mask[:1], 0.3)
+    each = kernels.reference(q, k, v, np.tile(bias, (B, 1, 1, 1)), np.tile(mask[:1], (B, 1, 1)), 0.3)
+    np.testing.assert_allclose(one, each, atol=1e-6)
+
+
+def test_a_query_that_sees_nothing_gets_the_mean_and_finite_gradients():
+    q, k, v, bias, mask = inputs(2)
+    mask[0, 1] = False
+    y = kernels.reference(q, k, v, bias, mask, 0.3)
+    np.testing.assert_allclose(y[0, 1], np.repeat(v[0].mean(0), 2, 0), atol=1e-5)
+    grads = jax.grad(lambda *qkv: jnp.sum(kernels.reference(*qkv, bias, mask, 0.3) ** 2), (0, 1, 2))(q, k, v)
+    assert all(np.all(np.isfinite(g)) for g in grads)
+
+
+def test_scores_too_large_for_16_bits_are_not():
+    q, k, v, bias, mask = inputs(4)
+    q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in (40 * q, 40 * k, v))
+    y = kernels.reference(q, k, v, None, mask, 1.0)
+    exact = kernels.reference(*(x.astype(jnp.float32) for x in (q, k, v)), None, mask, 1.0)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(y.astype(np.float32), exact, atol=0.05)
+
+
+def test_drop_acts_on_the_probabilities():
+    q, k, v, bias, mask = inputs(2)
+    y = kernels.reference(q, k, v, bias, mask, 0.3)
+    np.testing.assert_allclose(kernels.reference(q, k, v, bias, mask, 0.3, lambda p: 2 * p), 2 * y, rtol=1e-5)
+    np.testing.assert_array_equal(kernels.reference(q, k, v, bias, mask, 0.3, jnp.zeros_like), 0 * y)
+
+
+def test_cudnn_refuses_what_it_cannot_do():
+    q, k, v, bias, mask = inputs(2)
+    with pytest.raises(ValueError, match=r"no attention bias and no attention dropout; use kernels.reference"):
+        kernels.cudnn(q, k, v, bias, mask, 0.3)

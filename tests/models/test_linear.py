@@ -1,0 +1,65 @@
+"""Dense and embedding layers against numpy, their names and spreads, and constraints that really land."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax.sharding import AxisType, PartitionSpec
+
+from models.linear import Dense, Embed, constrain, over_root
+from tests.models.contexts import array
+
+RULES = (("batch", "data"), ("length", None), ("mlp", "tensor"))
+
+
+def test_dense_contracts_its_inputs():
+    x, kernel, bias = array(2, 3, 4, 5), array(4, 5, 6, 7, seed=1), array(6, 7, seed=2)
+    dense = Dense((6, 7), ("heads", "head_dim", "embed", "mlp"), inputs=2, use_bias=True)
+    y = dense.apply({"params": {"kernel": kernel, "bias": bias}}, x)
+    np.testing.assert_allclose(y, np.einsum("blhk,hkde->blde", x, kernel) + bias, rtol=1e-5, atol=1e-4)
+
+
+def test_dense_names_its_axes_and_spreads_by_all_its_inputs():
+    dense = Dense((200,), ("heads", "head_dim", "embed"), inputs=2, use_bias=True)
+    params = dense.init(jax.random.key(0), jnp.zeros((1, 20, 30)))["params"]
+    assert params["kernel"].names == ("heads", "head_dim", "embed") and params["bias"].names == ("embed",)
+    assert np.std(params["kernel"].value) == pytest.approx(600**-0.5, rel=0.02)
+
+
+def test_over_root_divides_by_the_root_of_the_product():
+    init = over_root(nn.initializers.ones, (2, 8))
+    np.testing.assert_allclose(init(jax.random.key(0), (3, 4), jnp.float32), 0.25)
+
+
+def test_embed_looks_up_and_scales():
+    table, tokens = array(7, 4), np.array([[0, 6, 3]])
+    y = Embed(7, 4, scale=2.0).apply({"params": {"table": table}}, tokens)
+    np.testing.assert_allclose(y, 2 * table[tokens])
+
+
+def test_the_parameters_dtype_is_the_activations():
+    table = jnp.zeros((7, 4), jnp.bfloat16)
+    x = Embed(7, 4, scale=2.0).apply({"params": {"table": table}}, np.array([[1]]))
+    y = Dense((3,), ("embed", "mlp"), use_bias=True).apply(
+        {"params": {"kernel": jnp.zeros((4, 3)), "bias": jnp.zeros(3)}}, x
+    )
+    assert x.dtype == y.dtype == jnp.bfloat16
+
+
+def test_constrain_lands_on_the_mesh():
+    mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
+    with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+        y = jax.jit(lambda x: constrain(x + 1, "batch", "length", "mlp"))(jnp.zeros((8, 3, 6)))
+    assert y.sharding.is_equivalent_to(jax.NamedSharding(mesh, PartitionSpec("data", None, "tensor")), 3)
+    assert y.addressable_shards[0].data.shape == (2, 3, 3)
+
+
+def test_constrain_without_rules_does_nothing():
+    x = array(2, 3)
+    assert constrain(x, "no such", "axis") is x
+
+
+def test_constrain_refuses_a_name_without_a_rule():
+    with nn.logical_axis_rules(RULES), pytest.raises(ValueError, match=r"no axis rule names \['wing'\]; add one"):
+        constrain(array(2, 3), "batch", "wing")

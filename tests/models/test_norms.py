@@ -1,0 +1,48 @@
+"""Norms against numpy; 16-bit inputs are normalised in float32."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models import norms
+from tests.models.contexts import array
+
+NORMS = [norms.RMSNorm(), norms.LayerNorm(), norms.LayerNorm(use_bias=False)]
+
+
+def params_of(norm, width):
+    """Scales and biases that are not ones and zeros."""
+    names = ["scale"] if isinstance(norm, norms.RMSNorm) or not norm.use_bias else ["scale", "bias"]
+    return {name: jnp.asarray(array(width, seed=i + 1)) for i, name in enumerate(names)}
+
+
+def expected(norm, params, x):
+    x = x.astype(np.float64)
+    if isinstance(norm, norms.RMSNorm):
+        return x / np.sqrt(np.mean(x**2, -1, keepdims=True) + norm.epsilon) * params["scale"]
+    y = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + norm.epsilon)
+    return y * params["scale"] + params.get("bias", 0.0)
+
+
+@pytest.mark.parametrize("norm", NORMS, ids=str)
+def test_norm_is_its_formula(norm):
+    x, params = 3 * array(2, 5, 16) + 1, params_of(norm, 16)
+    y = norm.apply({"params": params}, x)
+    np.testing.assert_allclose(y, expected(norm, params, x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", NORMS, ids=str)
+def test_16_bit_input_is_normalised_in_float32(norm):
+    # 300^2 is beyond float16, and the mean of squares of bfloat16 would lose its last 16 bits.
+    for dtype in (jnp.bfloat16, jnp.float16):
+        x, params = (300 * array(2, 5, 16)).astype(dtype), params_of(norm, 16)
+        y = norm.apply({"params": params}, jnp.asarray(x))
+        assert y.dtype == dtype
+        np.testing.assert_array_equal(y, norm.apply({"params": params}, x.astype(np.float32)).astype(dtype))
+
+
+def test_new_norms_scale_by_one():
+    for norm in NORMS:
+        params = norm.init(jax.random.key(0), array(1, 4))["params"]
+        assert np.all(params["scale"].value == 1) and params["scale"].names == ("norm",)

@@ -1,0 +1,109 @@
+"""Position encodings against their closed forms, and the laws that make them position encodings."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models import positions
+from tests.models.contexts import array, context
+
+PACKED = [[1, 1, 1, 2, 2, 2, 2, 0], [1, 1, 1, 1, 1, 2, 2, 2]]
+
+
+def test_learned_adds_the_vector_of_each_position():
+    ctx, x, table = context(PACKED), array(2, 8, 4), array(9, 4, seed=1)
+    y, _ = positions.Learned(9).apply({"params": {"table": table}}, x, ctx)
+    np.testing.assert_allclose(y, x + table[np.asarray(ctx.queries.positions_BL)])
+
+
+def test_a_learned_table_that_is_too_short_is_refused_before_compiling():
+    with pytest.raises(ValueError, match=r"length of 8 .* max_length=7; shorten the sequences or raise max_length"):
+        jax.eval_shape(positions.Learned(7).init, jax.random.key(0), array(2, 8, 4), context(PACKED))
+
+
+def test_sinusoidal_is_its_closed_form():
+    ctx, x = context(PACKED), array(2, 8, 6)
+    y, _ = positions.Sinusoidal().apply({}, x, ctx)
+    for b, i in np.ndindex(2, 8):
+        p = int(ctx.queries.positions_BL[b, i])
+        waves = [p / 10000 ** (2 * k / 6) for k in range(3)]
+        added = [math.sin(w) for w in waves] + [math.cos(w) for w in waves]
+        np.testing.assert_allclose(y[b, i] - x[b, i], added, atol=1e-6)
+
+
+def test_rotation_is_multiplication_of_complex_numbers():
+    x_BLHK, positions_BL = array(2, 5, 3, 8), np.tile(np.arange(5), (2, 1))
+    y = positions.rotate(x_BLHK, positions.rotary_angles(jnp.asarray(positions_BL), 8, 1e4))
+    z = x_BLHK[..., :4] + 1j * x_BLHK[..., 4:]
+    angles = positions_BL[:, :, None, None] * 10000.0 ** (-np.arange(4) / 4)
+    turned = z * np.exp(1j * angles)
+    np.testing.assert_allclose(y, np.concatenate([turned.real, turned.imag], -1), atol=1e-5)
+
+
+def test_rotary_scores_depend_on_the_distance_only():
+    q, k = array(1, 6, 2, 8), array(1, 6, 2, 8, seed=1)
+
+    def scores(shift):
+        angles = positions.rotary_angles(jnp.arange(6)[None] + shift, 8, 1e4)
+        return jnp.einsum("BLHK,BMHK->BHLM", positions.rotate(q, angles), positions.rotate(k, angles))
+
+    np.testing.assert_allclose(scores(0), scores(37), atol=1e-4)
+
+
+def test_rotary_refuses_an_odd_width():
+    with pytest.raises(ValueError, match=r"head_dim=7 is odd"):
+        positions.Rope(7).apply({}, array(2, 8, 4), context(PACKED))
+
+
+def slow_bucket(distance, bidirectional, buckets, furthest):
+    """T5's bucket of one distance, from the paper's description."""
+    first = 0
+    if bidirectional:
+        buckets //= 2
+        first, back = (buckets, distance) if distance > 0 else (0, -distance)
+    else:
+        back = max(-distance, 0)
+    exact = buckets // 2
+    if back < exact:
+        return first + back
+    far = exact + int(math.log(back / exact) / math.log(furthest / exact) * (buckets - exact) + 1e-9)
+    return first + min(far, buckets - 1)
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize(("buckets", "furthest"), [(32, 128), (16, 64), (8, 20)])
+def test_bucket_is_the_slow_one(bidirectional, buckets, furthest):
+    distances = np.arange(-300, 301)
+    slow = [slow_bucket(int(d), bidirectional, buckets, furthest) for d in distances]
+    for function in (positions.relative_bucket, jax.jit(positions.relative_bucket, static_argnums=(1, 2, 3))):
+        assert function(jnp.asarray(distances), bidirectional, buckets, furthest).tolist() == slow
+
+
+def test_known_t5_buckets():
+    known = {0: 0, -1: 1, 1: 17, -7: 7, -8: 8, -11: 8, -12: 9, -16: 10, 16: 26, -64: 14, -128: 15, 1000: 31}
+    assert positions.relative_bucket(jnp.asarray(list(known)), True, 32, 128).tolist() == list(known.values())
+    known = {5: 0, 0: 0, -1: 1, -15: 15, -16: 16, -32: 21, -64: 26, -128: 31, -1000: 31}
+    assert positions.relative_bucket(jnp.asarray(list(known)), False, 32, 128).tolist() == list(known.values())
+
+
+def test_relative_bias_reads_its_table():
+    table_HN = array(3, 32)
+    _, ctx = positions.RelativeBias(3, True).apply({"params": {"table": table_HN}}, array(2, 8, 4), context(PACKED))
+    for h, i, j in np.ndindex(3, 8, 8):
+        assert ctx.bias_AHLM[0, h, i, j] == table_HN[h, slow_bucket(j - i, True, 32, 128)]
+
+
+def test_alibi_slopes_are_the_published_ones():
+    np.testing.assert_allclose(positions.alibi_slopes(8), [2.0**-h for h in range(1, 9)])
+    twelve = [2.0**-h for h in range(1, 9)] + [2.0**-h for h in (0.5, 1.5, 2.5, 3.5)]
+    np.testing.assert_allclose(positions.alibi_slopes(12), twelve, rtol=1e-6)
+
+
+def test_alibi_falls_by_the_slope_with_the_distance():
+    _, ctx = positions.Alibi(12).apply({}, array(2, 8, 4), context(PACKED))
+    slopes = positions.alibi_slopes(12)
+    for h, i, j in np.ndindex(12, 8, 8):
+        np.testing.assert_allclose(ctx.bias_AHLM[0, h, i, j], -slopes[h] * abs(i - j), rtol=1e-6)
