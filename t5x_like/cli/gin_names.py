@@ -16,14 +16,14 @@ from t5x_like.cli.gin_source import Binding, Import, Place, Reference, Source, n
 class Names:
     """What the names in gin files mean: modules, and the one selector by which each function or class is known."""
 
-    modules: dict[str, str] = field(default_factory=dict)
+    modules: set[str] = field(default_factory=set)
     targets: dict[str, Any] = field(default_factory=dict)
     selectors: dict[int, str] = field(default_factory=dict)
 
     def import_all(self, source: Source) -> None:
         for statement in source.imports.values():
             import_module(statement)
-            self.modules.setdefault(statement.module, "")
+            self.modules.add(statement.module)
 
     def resolve(self, source: Source, binding: Binding) -> Binding:
         """`binding` with full selectors. Raises ConfigError for a name that does not exist."""
@@ -64,7 +64,7 @@ class Names:
             path = f"{path}.{rest.pop(0)}"
         full = self.selectors.setdefault(id(value), f"{path}:{'.'.join(rest)}")
         self.targets[full] = value
-        self.modules.setdefault(full.partition(":")[0], "")
+        self.modules.add(full.partition(":")[0])
         return full
 
     def aliases(self) -> dict[str, str]:
