@@ -24,5 +24,7 @@ def main(argv: Sequence[str]) -> int:
         if args.verify:
             cache.verify()
         tokens = ", ".join(f"{x['tokens']:,} {feature}" for feature, x in manifest["features"].items())
-        print(f"{cache.folder}  fingerprint {manifest['fingerprint']}  {manifest['documents']:,} documents, tokens: {tokens}")
+        print(
+            f"{cache.folder}  fingerprint {manifest['fingerprint']}  {manifest['documents']:,} documents, tokens: {tokens}"
+        )
     return 0

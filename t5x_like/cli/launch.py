@@ -22,10 +22,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="where compiled programs are kept between runs, '' for nowhere (default: %(default)s)",
     )
     group.add_argument(
-        "--distributed", action="store_true", help="several processes: join the others (found by themselves on TPU and SLURM)"
+        "--distributed",
+        action="store_true",
+        help="several processes: join the others (found by themselves on TPU and SLURM)",
     )
     group.add_argument("--coordinator", metavar="HOST:PORT", help="with --distributed: address of process 0")
-    group.add_argument("--process_count", type=int, metavar="N", help="with --coordinator: how many processes there are")
+    group.add_argument(
+        "--process_count", type=int, metavar="N", help="with --coordinator: how many processes there are"
+    )
     group.add_argument("--process_index", type=int, metavar="I", help="with --coordinator: which of them this is")
 
 
@@ -47,7 +51,9 @@ class Run:
     def __init__(self, run_dir: str, overrides: Sequence[str] = (), step: int | None = None):
         config = Path(run_dir) / "config.gin"
         if not config.exists():
-            raise FileNotFoundError(f"run_dir: {config} is not there; give the directory of a run made by `t5x_like train`")
+            raise FileNotFoundError(
+                f"run_dir: {config} is not there; give the directory of a run made by `t5x_like train`"
+            )
         self.config = gin_runtime.parse([str(config)], overrides)
         self.model = self.config.evaluate("trainer.train.model")
         self.mesh = self.config.evaluate("trainer.train.mesh") or partitioning.make_mesh()

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from t5x_like.cli import gin_runtime
 
 
-
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="t5x_like train", description=__doc__)
     gin_runtime.add_flags(parser)

@@ -1,0 +1,87 @@
+"""Generation with a cache: the prompts in one call, then a token a step until every row has ended."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+
+
+@struct.dataclass
+class Generated:
+    """What was generated: rows end with `eos`, behind which tokens and log-probabilities are 0.
+
+    `lengths_B` counts the tokens, eos included; log-probabilities are those of the model, before temperature.
+    """
+
+    tokens_BN: jax.Array
+    log_probs_BN: jax.Array
+    lengths_B: jax.Array
+
+
+def generate(
+    model: nn.Module,
+    params,
+    batch: Mapping[str, jax.Array],
+    keys_B: jax.Array,
+    choose: Callable,
+    max_new_tokens: int,
+    eos: int = 1,
+) -> Generated:
+    """Continues the prompts of a batch by up to `max_new_tokens` tokens; to be called under jit.
+
+    `batch` has `decoder_input_tokens`, `decoder_positions` and `decoder_segment_ids` [B, P], prompts on the left and
+    segment 0 behind them, and the encoder's arrays for encoder-decoder models. The token at position i of row b is
+    chosen with fold_in(keys_B[b], i), whatever else is in the batch.
+    """
+    rows, prompt = batch["decoder_input_tokens"].shape
+    slots = prompt + max_new_tokens
+
+    def run(variables, batch, last_B):
+        """(logits at each row's slot `last_B`, cache)."""
+        x_BLD, updated = model.apply(
+            variables | {"params": params}, batch, decode_length=slots, mutable=["cache"], method="hidden"
+        )
+        x_B1D = jnp.take_along_axis(x_BLD, last_B[:, None, None], axis=1)
+        return model.apply({"params": params}, x_B1D, method="logits")[:, 0], {"cache": updated["cache"]}
+
+    def pick(logits_BV, position_B, ended_B):
+        token_B = choose(jax.vmap(jax.random.fold_in)(keys_B, position_B), logits_BV)
+        log_prob_B = jnp.take_along_axis(jax.nn.log_softmax(logits_BV), token_B[:, None], axis=1)[:, 0]
+        return jnp.where(ended_B, 0, token_B), jnp.where(ended_B, 0.0, log_prob_B)
+
+    def write(state, token_B, log_prob_B):
+        n = state["n"]
+        return {
+            "n": n + 1,
+            "token_B": token_B,
+            "ended_B": state["ended_B"] | (token_B == eos),
+            "tokens_BN": jax.lax.dynamic_update_slice(state["tokens_BN"], token_B[:, None], (0, n)),
+            "log_probs_BN": jax.lax.dynamic_update_slice(state["log_probs_BN"], log_prob_B[:, None], (0, n)),
+            "lengths_B": state["lengths_B"] + ~state["ended_B"],
+        }
+
+    def step(state):
+        position_B = length_B + state["n"] - 1
+        one = {
+            "decoder_input_tokens": state["token_B"][:, None],
+            "decoder_positions": position_B[:, None],
+            "decoder_segment_ids": jnp.ones((rows, 1), jnp.int32),
+        }
+        logits_BV, variables = run(state["variables"], one, jnp.zeros(rows, jnp.int32))
+        new = write(state, *pick(logits_BV, position_B + 1, state["ended_B"]))
+        return new | {"variables": variables}
+
+    length_B = jnp.sum(batch["decoder_segment_ids"] > 0, axis=1)
+    empty = {
+        "n": jnp.zeros((), jnp.int32),
+        "ended_B": jnp.zeros(rows, bool),
+        "tokens_BN": jnp.zeros((rows, max_new_tokens), jnp.int32),
+        "log_probs_BN": jnp.zeros((rows, max_new_tokens)),
+        "lengths_B": jnp.zeros(rows, jnp.int32),
+    }
+    logits_BV, variables = run({}, batch, length_B - 1)
+    first = write(empty, *pick(logits_BV, length_B, empty["ended_B"])) | {"variables": variables}
+    final = jax.lax.while_loop(lambda s: (s["n"] < max_new_tokens) & ~jnp.all(s["ended_B"]), step, first)
+    return Generated(final["tokens_BN"], final["log_probs_BN"], final["lengths_B"])
