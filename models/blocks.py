@@ -34,7 +34,7 @@ def sandwich(x_BLD: jax.Array, sublayers: Sublayers, norm: Callable) -> jax.Arra
 
 def parallel(x_BLD: jax.Array, sublayers: Sublayers, norm: Callable) -> jax.Array:
     """x + the sum of all f(norm(x)), one norm for all (GPT-J, PaLM)."""
-    y_BLD = norm("norm")(x_BLD)
+    y_BLD = norm("shared_norm")(x_BLD)
     return x_BLD + sum(layer(y_BLD) for _, layer in sublayers)
 
 

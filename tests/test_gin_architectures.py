@@ -115,6 +115,19 @@ def test_tiny_is_finite_and_learns(size):
     assert after < before
 
 
+@pytest.mark.parametrize("size", [size for size in TINY if "bert" not in size])
+def test_a_decoder_never_reads_ahead(size):
+    """Row i + 1 differs from row 0 in token i alone: its logits differ from i on, and nowhere before."""
+    model, length = model_of(size), 8
+    batch = {name: np.repeat(x, length + 1, 0) for name, x in batch_of(1, length, 384).items()}
+    for i in range(length):
+        batch["decoder_input_tokens"][i + 1, i] = 3 + (batch["decoder_input_tokens"][0, i] + 7) % 300
+    logits = np.asarray(jax.jit(model.apply)({"params": tiny_params(size)}, batch))
+    for i in range(length):
+        apart = np.abs(logits[i + 1] - logits[0]).max(-1)
+        assert np.all(apart[:i] < 1e-5) and apart[i] > 1e-4
+
+
 def test_references_inside_a_scope_see_its_bindings():
     model = model_of("sizes/t5_1_1/tiny.gin")
     assert model.encoder.position.bidirectional and not model.decoder.position.bidirectional

@@ -74,7 +74,7 @@ def test_a_query_that_sees_nothing_gets_the_mean_and_finite_gradients():
 
 
 def test_scores_too_large_for_16_bits_are_not():
-    q, k, v, bias, mask = inputs(4)
+    q, k, v, _, mask = inputs(4)
     q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in (40 * q, 40 * k, v))
     y = kernels.reference(q, k, v, None, mask, 1.0)
     exact = kernels.reference(*(x.astype(jnp.float32) for x in (q, k, v)), None, mask, 1.0)

@@ -20,7 +20,7 @@ def test_learned_adds_the_vector_of_each_position():
 
 
 def test_a_learned_table_that_is_too_short_is_refused_before_compiling():
-    with pytest.raises(ValueError, match=r"length of 8 .* max_length=7; shorten the sequences or raise max_length"):
+    with pytest.raises(ValueError, match=r"length of 8 .*max_length=7; shorten the sequences or raise max_length"):
         jax.eval_shape(positions.Learned(7).init, jax.random.key(0), array(2, 8, 4), context(PACKED))
 
 

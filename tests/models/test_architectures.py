@@ -1,0 +1,222 @@
+"""The three architectures: who sees what, with every position encoding, packed, padded, and decoded step by step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from models import architectures, attention, blocks, linear, mlp, moe, positions, routers, stack
+from models.heads import MaskedLM, Untied
+from tests import tiny
+
+L = 12
+LENGTHS = (3, 4, 3)  # of the segments that are packed into one row
+POSITIONS = {
+    "learned": positions.Learned(16),
+    "sinusoidal": positions.Sinusoidal(),
+    "rope": positions.Rope(tiny.HEAD_DIM),
+    "relative": positions.RelativeBias(tiny.HEADS, bidirectional=True),
+    "alibi": positions.Alibi(tiny.HEADS),
+    "none": None,
+}
+
+
+def rows(side: str, lengths=LENGTHS, seed=0) -> dict[str, np.ndarray]:
+    """Row 0 holds three segments, rows 1 to 3 hold each of them alone; all padding is full of random tokens."""
+    random = np.random.default_rng(seed)
+    tokens = np.random.default_rng(seed + 1).integers(3, tiny.VOCAB, sum(lengths))
+    pieces = np.split(tokens, np.cumsum(lengths)[:-1])
+    batch = {
+        f"{side}_input_tokens": random.integers(3, tiny.VOCAB, (4, L)),
+        f"{side}_positions": np.zeros((4, L)),
+        f"{side}_segment_ids": np.zeros((4, L)),
+    }
+    at = 0
+    for i, piece in enumerate(pieces):
+        for row, start, segment in ((0, at, i + 1), (i + 1, 0, 1)):
+            place = (row, slice(start, start + len(piece)))
+            batch[f"{side}_input_tokens"][place] = piece
+            batch[f"{side}_positions"][place] = np.arange(len(piece))
+            batch[f"{side}_segment_ids"][place] = segment
+        at += len(piece)
+    return {name: x.astype(np.int32) for name, x in batch.items()}
+
+
+def assert_packed_is_alone(logits_BLV, lengths=LENGTHS):
+    at = 0
+    for i, length in enumerate(lengths):
+        np.testing.assert_allclose(logits_BLV[0, at : at + length], logits_BLV[i + 1, :length], atol=1e-5)
+        at += length
+
+
+def run(model, batch, seed=0):
+    return np.asarray(jax.jit(model.apply)({"params": tiny.init(model, batch, seed)}, batch))
+
+
+def one_row(length=L, rows=1, seed=0):
+    tokens = np.random.default_rng(seed).integers(3, tiny.VOCAB, (rows, length)).astype(np.int32)
+    places = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
+    return {
+        "decoder_input_tokens": tokens,
+        "decoder_positions": places,
+        "decoder_segment_ids": np.ones_like(tokens),
+    }
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+def test_a_decoder_s_packed_segments_are_each_alone(name):
+    tower = tiny.tower(repeats=1)
+    decoder = stack.Stack(tower.block, 1, POSITIONS[name], scan=False)
+    model = architectures.DecoderOnly(linear.Embed(tiny.VOCAB, tiny.WIDTH), decoder, Untied())
+    assert_packed_is_alone(run(model, rows("decoder")))
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+def test_an_encoder_s_packed_segments_are_each_alone(name):
+    tower = tiny.tower(causal=False, repeats=1)
+    encoder = stack.Stack(tower.block, 1, POSITIONS[name], scan=False)
+    model = architectures.EncoderOnly(linear.Embed(tiny.VOCAB, tiny.WIDTH), encoder, MaskedLM())
+    assert_packed_is_alone(run(model, rows("encoder")))
+
+
+def test_both_sides_packed_are_each_alone():
+    batch = rows("encoder") | rows("decoder", (4, 2, 5), seed=7)
+    assert_packed_is_alone(run(tiny.encoder_decoder(repeats=1), batch), (4, 2, 5))
+
+
+@pytest.mark.parametrize("dispatch", [moe.dense, moe.dropless])
+def test_experts_work_on_packed_segments_as_on_each_alone(dispatch):
+    experts = moe.Moe(routers.TopK(4), 32, gated=True, dispatch=dispatch)
+    block = blocks.Block(attention.SelfAttention(tiny.HEADS, tiny.HEAD_DIM), experts)
+    decoder = stack.Stack(block, 1, positions.Rope(tiny.HEAD_DIM), scan=False)
+    model = architectures.DecoderOnly(linear.Embed(tiny.VOCAB, tiny.WIDTH), decoder, Untied())
+    assert_packed_is_alone(run(model, rows("decoder")))
+
+
+@pytest.mark.parametrize("make", [tiny.decoder, tiny.encoder, tiny.encoder_decoder], ids=lambda make: make.__name__)
+def test_what_stands_in_padding_changes_nothing(make):
+    sides = {"decoder": ("decoder",), "encoder": ("encoder",), "encoder_decoder": ("encoder", "decoder")}[make.__name__]
+    batch, model = tiny.batch(4, L, sides), make(repeats=1)
+    other = dict(batch)
+    for side in sides:
+        padding = batch[f"{side}_segment_ids"] == 0
+        assert padding.any()
+        other[f"{side}_input_tokens"] = np.where(padding, 5, batch[f"{side}_input_tokens"])
+        other[f"{side}_positions"] = np.where(padding, 9, batch[f"{side}_positions"])
+    real = batch[f"{sides[-1]}_segment_ids"] > 0
+    np.testing.assert_allclose(run(model, batch)[real], run(model, other)[real], atol=1e-6)
+
+
+def test_a_prefix_is_read_both_ways_and_the_rest_causally():
+    base, prefix = one_row(8), 4
+    batch = {name: np.repeat(x, 9, 0) for name, x in base.items()}
+    batch["decoder_prefix"] = np.tile(np.arange(8) < prefix, (9, 1)).astype(np.int32)
+    for i in range(8):
+        batch["decoder_input_tokens"][i + 1, i] = 3 + (base["decoder_input_tokens"][0, i] + 1) % 50
+    logits = run(tiny.decoder(repeats=1), batch)
+    for changed, read in np.ndindex(8, 8):
+        moved = np.abs(logits[changed + 1, read] - logits[0, read]).max() > 1e-4
+        assert moved == (changed <= read or (changed < prefix and read < prefix))
+
+
+def test_the_encoder_reads_both_ways_and_the_decoder_reads_all_of_it():
+    batch = {name: np.repeat(x, 7, 0) for name, x in one_row(6).items()}
+    batch |= {name.replace("decoder", "encoder"): x.copy() for name, x in batch.items()}
+    for i in range(6):
+        batch["encoder_input_tokens"][i + 1, i] = 3 + (batch["encoder_input_tokens"][0, i] + 1) % 50
+    logits = run(tiny.encoder_decoder(repeats=1), batch)
+    assert np.all(np.abs(logits[1:] - logits[0]).max(-1) > 1e-5)
+
+
+def test_the_halves_of_a_model_make_the_whole():
+    batch, model = one_row(), tiny.decoder(repeats=1)
+    params = {"params": tiny.init(model, batch)}
+    x_BLD = model.apply(params, batch, method="hidden")
+    logits = model.apply(params, x_BLD[:, 3:5], method="logits")
+    np.testing.assert_allclose(logits, run(model, batch)[:, 3:5], atol=1e-5)
+
+
+def test_16_bit_parameters_give_16_bit_activations_and_float32_logits():
+    batch = tiny.batch(2, L, ("encoder", "decoder"))
+    model = tiny.encoder_decoder(repeats=1, experts=True)
+    params = tiny.init(model, batch)
+    half = {"params": jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)}
+    assert jax.eval_shape(lambda: model.apply(half, batch, method="hidden")).dtype == jnp.bfloat16
+    logits, exact = jax.jit(model.apply)(half, batch), run(model, batch)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, exact, atol=0.05 * np.abs(exact).max())
+
+
+def test_token_types_are_added():
+    types = linear.Embed(2, tiny.WIDTH)
+    model = tiny.encoder(repeats=1).copy(token_types=types)
+    batch = rows("encoder") | {"encoder_token_types": np.zeros((4, L), np.int32)}
+    params = {"params": tiny.init(model, batch)}
+    other = batch | {"encoder_token_types": np.ones((4, L), np.int32)}
+    zero, one = (np.asarray(jax.jit(model.apply)(params, each)) for each in (batch, other))
+    assert np.all(np.abs(zero - one).max(-1) > 1e-4)
+    params["params"]["token_types"]["table"] = jnp.zeros((2, tiny.WIDTH))
+    bare = {"params": {name: part for name, part in params["params"].items() if name != "token_types"}}
+    np.testing.assert_allclose(
+        jax.jit(model.apply)(params, other), jax.jit(tiny.encoder(repeats=1).apply)(bare, batch), atol=1e-5
+    )
+
+
+def test_a_row_longer_than_the_position_table_is_refused_before_compiling():
+    block = blocks.Block(attention.SelfAttention(tiny.HEADS, tiny.HEAD_DIM), mlp.Mlp(8))
+    decoder = stack.Stack(block, 1, positions.Learned(8))
+    model = architectures.DecoderOnly(linear.Embed(tiny.VOCAB, tiny.WIDTH), decoder, Untied())
+    with pytest.raises(ValueError, match=r"length of 12 .*max_length=8"):
+        jax.eval_shape(model.init, jax.random.key(0), one_row(12))
+    params = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), one_row(8)))
+    with pytest.raises(ValueError, match=r"length of 9 .*max_length=8"):
+        jax.eval_shape(
+            lambda params: model.apply(params, one_row(4), decode_length=9, mutable=["cache"]), params
+        )
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+def test_decoding_with_the_cache_is_the_whole_forward(name):
+    """Prompts of different lengths side by side, then a token a row."""
+    prompts, new, slots = np.array([2, 5, 4]), 3, 5 + 3
+    decoder = stack.Stack(tiny.tower().block, 1, POSITIONS[name], scan=False)
+    model = architectures.DecoderOnly(linear.Embed(tiny.VOCAB, tiny.WIDTH), decoder, Untied())
+    whole = one_row(8, rows=3)
+    params = tiny.init(model, whole)
+    full = np.asarray(jax.jit(model.apply)({"params": params}, whole))
+
+    @jax.jit
+    def call(variables, batch):
+        return model.apply(variables, batch, decode_length=slots, mutable=["cache"])
+
+    prompt = {key: x[:, :5] for key, x in whole.items()}
+    prompt["decoder_segment_ids"] = (np.arange(5) < prompts[:, None]).astype(np.int32)
+    logits, state = call({"params": params}, prompt)
+    for b, length in enumerate(prompts):
+        np.testing.assert_allclose(logits[b, :length], full[b, :length], atol=1e-5)
+    for step in range(new):
+        at = (prompts + step)[:, None]
+        token = {key: np.take_along_axis(x, at, 1) for key, x in whole.items()}
+        logits, state = call({"params": params, **state}, token)
+        np.testing.assert_allclose(logits[:, 0], np.take_along_axis(full, at[..., None], 1)[:, 0], atol=1e-5)
+
+
+def test_decoding_with_a_cached_encoder_is_the_whole_forward():
+    model, steps = tiny.encoder_decoder(repeats=2, scan=True), 6
+    memory = {name: x[:3] for name, x in tiny.batch(3, L, ("encoder",)).items()}
+    memory["encoder_segment_ids"] = (memory["encoder_segment_ids"] > 0).astype(np.int32)
+    memory["encoder_positions"] = np.tile(np.arange(L, dtype=np.int32), (3, 1))
+    whole = one_row(steps, rows=3)
+    params = tiny.init(model, whole | memory)
+    full = np.asarray(jax.jit(model.apply)({"params": params}, whole | memory))
+
+    @jax.jit
+    def call(variables, batch):
+        return model.apply(variables, batch, decode_length=steps, mutable=["cache"])
+
+    state, batch = {}, memory
+    for i in range(steps):
+        logits, state = call({"params": params, **state}, {k: x[:, i : i + 1] for k, x in whole.items()} | batch)
+        np.testing.assert_allclose(logits[:, 0], full[:, i], atol=1e-5)
+        batch = {}

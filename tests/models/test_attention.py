@@ -1,0 +1,118 @@
+"""Self- and cross-attention: what a head sees, and how heads share keys and values."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import errors
+
+from models import kernels, masks
+from models.attention import CrossAttention, SelfAttention
+from models.context import Context
+from models.positions import rotary_angles
+from tests.models.contexts import array, context, slots
+
+H, K, D = 4, 8, 16
+
+
+def self_params(groups, biased=False):
+    names = {"query": (D, H, K), "key": (D, groups, K), "value": (D, groups, K), "out": (H, K, D)}
+    params = {name: {"kernel": array(*shape, seed=i) / 4} for i, (name, shape) in enumerate(names.items())}
+    if biased:
+        for i, (name, shape) in enumerate(names.items()):
+            params[name]["bias"] = array(*(shape[1:] if name != "out" else (D,)), seed=10 + i)
+    return params
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_grouped_and_multi_query_are_multi_head_with_repeated_heads(groups):
+    x, ctx = array(2, 6, D), context([[1, 1, 1, 2, 2, 2]] * 2, angles_BLK=rotary_angles(jnp.tile(jnp.arange(6), (2, 1)), K, 1e4))
+    grouped = self_params(groups, biased=True)
+    whole = jax.tree.map(lambda p: p, grouped)
+    for name in ("key", "value"):
+        whole[name] = {part: np.repeat(p, H // groups, axis=-2) for part, p in grouped[name].items()}
+    y = SelfAttention(H, K, groups, use_bias=True).apply({"params": grouped}, x, ctx)
+    z = SelfAttention(H, K, use_bias=True).apply({"params": whole}, x, ctx)
+    np.testing.assert_allclose(y, z, atol=1e-5)
+
+
+def test_self_attention_is_its_formula():
+    x, ctx, params = array(1, 5, D), context([[1, 1, 1, 2, 0]]), self_params(H, biased=True)
+
+    def heads(name):
+        return np.einsum("BLD,DHK->BLHK", x, params[name]["kernel"]) + params[name]["bias"]
+
+    q, k, v = heads("query"), heads("key"), heads("value")
+    y = SelfAttention(H, K, use_bias=True).apply({"params": params}, x, ctx)
+    for i, seen in enumerate(([0], [0, 1], [0, 1, 2], [3])):
+        scores = np.einsum("HK,MHK->HM", q[0, i], k[0, seen]) / np.sqrt(K)
+        probs = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+        mixed = np.einsum("HM,MHK->HK", probs, v[0, seen])
+        expected = np.einsum("HK,HKD->D", mixed, params["out"]["kernel"]) + params["out"]["bias"]
+        np.testing.assert_allclose(y[0, i], expected, atol=1e-4)
+
+
+def test_scale_defaults_to_the_root_of_the_head_dim():
+    x, ctx, params = array(1, 5, D), context([[1] * 5]), {"params": self_params(H)}
+    default = SelfAttention(H, K).apply(params, x, ctx)
+    np.testing.assert_array_equal(SelfAttention(H, K, scale=K**-0.5).apply(params, x, ctx), default)
+    assert np.any(np.abs(SelfAttention(H, K, scale=1.0).apply(params, x, ctx) - default) > 1e-3)
+
+
+def test_the_bias_of_the_context_is_added_to_the_scores():
+    x, params = array(1, 3, D), {"params": self_params(H)}
+    only_self = np.where(np.eye(3, dtype=bool), 0.0, -1e9)[None, None].repeat(H, 1)
+    y = SelfAttention(H, K, mask=masks.full).apply(params, x, context([[1, 1, 1]], bias_AHLM=jnp.asarray(only_self)))
+    alone = SelfAttention(H, K, mask=masks.full).apply(params, x, context([[1, 2, 3]]))
+    np.testing.assert_allclose(y, alone, atol=1e-5)
+
+
+def test_cross_attention_sees_the_memory_of_its_own_segment():
+    params = {"params": self_params(H)}
+    queries, memory = slots([[1, 1, 2, 0]]), slots([[1, 2, 2, 2, 0]])
+
+    def attended(memory_BMD):
+        ctx = Context(queries, queries, memory_BMD=memory_BMD, memory=memory)
+        return np.asarray(CrossAttention(H, K).apply(params, array(1, 4, D, seed=5), ctx))
+
+    base = array(1, 5, D, seed=6)
+    for slot, readers in ((0, {0, 1}), (1, {2}), (3, {2}), (4, set())):
+        changed = base.copy()
+        changed[0, slot] += 1.0
+        moved = np.abs(attended(changed) - attended(base))[0].max(-1) > 1e-4
+        assert set(np.flatnonzero(moved[:3])) == readers
+
+
+def test_heads_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match=r"num_heads=4 is not a multiple of num_kv_heads=3"):
+        jax.eval_shape(SelfAttention(4, K, 3).init, jax.random.key(0), array(1, 2, D), context([[1, 1]]))
+
+
+def test_parameters_are_named():
+    params = jax.eval_shape(SelfAttention(H, K, 2, True).init, jax.random.key(0), array(1, 2, D), context([[1, 1]]))
+    names = jax.tree.map(lambda box: box.names, params["params"], is_leaf=lambda x: hasattr(x, "names"))
+    assert names["query"] == {"kernel": ("embed", "heads", "head_dim"), "bias": ("heads", "head_dim")}
+    assert names["value"] == {"kernel": ("embed", "kv_heads", "head_dim"), "bias": ("kv_heads", "head_dim")}
+    assert names["out"] == {"kernel": ("heads", "head_dim", "embed"), "bias": ("embed",)}
+
+
+def test_dropout_only_in_training_and_only_with_a_key():
+    attention, x, params = SelfAttention(H, K, dropout=0.5), array(1, 6, D), {"params": self_params(H)}
+    plain = SelfAttention(H, K).apply(params, x, context([[1] * 6]))
+    np.testing.assert_array_equal(attention.apply(params, x, context([[1] * 6])), plain)
+    training = context([[1] * 6], train=True)
+    dropped = attention.apply(params, x, training, rngs={"dropout": jax.random.key(0)})
+    assert np.any(np.abs(dropped - plain) > 1e-3)
+    with pytest.raises(errors.InvalidRngError, match="dropout"):
+        attention.apply(params, x, training)
+
+
+def test_the_kernel_is_a_field():
+    x, params = array(1, 3, D), {"params": self_params(H)}
+
+    def doubled(*arguments):
+        return 2 * kernels.reference(*arguments)
+
+    once = SelfAttention(H, K).apply(params, x, context([[1, 1, 1]]))
+    twice = SelfAttention(H, K, kernel=doubled).apply(params, x, context([[1, 1, 1]]))
+    np.testing.assert_allclose(twice, 2 * once, atol=1e-5)

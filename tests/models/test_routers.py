@@ -1,0 +1,78 @@
+"""Routing and its auxiliary losses against numpy."""
+
+import jax
+import numpy as np
+import pytest
+
+from models.routers import TopK
+from tests.models.contexts import array, context
+
+E, D = 4, 8
+SEGMENTS = np.array([[1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 1, 1]])
+
+
+def route(router, x, gate, segments=SEGMENTS):
+    params = {"params": {"gate": {"kernel": gate}}}
+    routing, sown = router.apply(params, x, context(segments), mutable=["losses"])
+    return routing, {name: value[0] for name, value in sown["losses"].items()}
+
+
+def softmax(logits):
+    return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize(("top_k", "normalize"), [(1, False), (2, False), (2, True), (4, True)])
+def test_the_best_experts_and_their_weights(top_k, normalize):
+    x, gate = array(2, 6, D), array(D, E, seed=1)
+    routing, _ = route(TopK(E, top_k, normalize), x, gate)
+    probs = softmax(x @ gate)
+    for b, i in np.argwhere(SEGMENTS > 0):
+        best = np.argsort(-probs[b, i])[:top_k]
+        weights = probs[b, i, best] / (probs[b, i, best].sum() if normalize else 1.0)
+        assert routing.experts_BLS[b, i].tolist() == best.tolist()
+        np.testing.assert_allclose(routing.weights_BLS[b, i], weights, rtol=1e-5)
+
+
+def test_padding_goes_to_no_expert_with_no_weight():
+    routing, _ = route(TopK(E, 2), array(2, 6, D), array(D, E, seed=1))
+    assert np.all(routing.experts_BLS[0, 5] == E) and np.all(routing.weights_BLS[0, 5] == 0)
+    np.testing.assert_array_equal(routing.real_BLS[..., 0], SEGMENTS > 0)
+
+
+def test_losses_are_their_formulas_row_by_row():
+    x, gate = array(2, 6, D), array(D, E, seed=1)
+    _, losses = route(TopK(E, 2, load_balance_weight=0.3, z_weight=0.7), x, gate)
+    for b in range(2):
+        logits = (x[b] @ gate)[SEGMENTS[b] > 0]
+        probs = softmax(logits)
+        chosen = np.argsort(-probs, -1)[:, :2]
+        share = np.bincount(chosen.reshape(-1), minlength=E) / chosen.size
+        np.testing.assert_allclose(losses["load_balance"][b], 0.3 * E * np.sum(share * probs.mean(0)), rtol=1e-5)
+        z = np.mean(np.log(np.exp(logits).sum(-1)) ** 2)
+        np.testing.assert_allclose(losses["router_z"][b], 0.7 * z, rtol=1e-5)
+
+
+def test_balance_costs_its_weight_and_collapse_costs_e_times_it():
+    ones, gate = np.ones((1, E), int), 20 * np.eye(E, dtype=np.float32)
+    each_its_own, all_the_same = np.eye(E, dtype=np.float32)[None], np.eye(E, dtype=np.float32)[None, [0] * E]
+    router = TopK(E, 1, normalize=False, load_balance_weight=0.01)
+    assert route(router, each_its_own, gate, ones)[1]["load_balance"] == pytest.approx(0.01)
+    assert route(router, all_the_same, gate, ones)[1]["load_balance"] == pytest.approx(0.01 * E, rel=1e-4)
+
+
+def test_what_stands_in_padding_changes_nothing():
+    x, gate = array(2, 6, D), array(D, E, seed=1)
+    other = np.where(SEGMENTS[..., None] > 0, x, 100 * array(2, 6, D, seed=2))
+    router = TopK(E, 2, z_weight=1.0)
+    for one, two in zip(jax.tree.leaves(route(router, x, gate)), jax.tree.leaves(route(router, other, gate)), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_row_of_padding_costs_nothing():
+    _, losses = route(TopK(E, 2, z_weight=1.0), array(2, 6, D), array(D, E), np.array([[0] * 6, [1] * 6]))
+    assert losses["load_balance"][0] == losses["router_z"][0] == 0
+
+
+def test_more_choices_than_experts_are_refused():
+    with pytest.raises(ValueError, match=r"top_k=5 is more than num_experts=4; lower top_k"):
+        jax.eval_shape(TopK(E, 5).init, jax.random.key(0), array(2, 6, D), context(SEGMENTS))

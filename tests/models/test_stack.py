@@ -1,0 +1,106 @@
+"""Stacks: scanned and unrolled are the same function, and so is every rematerialisation policy."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax.core import meta
+
+from models import attention, blocks, mlp, moe, norms, positions, routers, stack
+from tests import tiny
+from tests.models.contexts import array, context
+
+SEGMENTS = [[1, 1, 1, 2, 2, 0]]
+MIXED = blocks.Pattern(
+    (
+        blocks.Block(attention.SelfAttention(4, 8), mlp.Mlp(16, dropout=0.3)),
+        blocks.Block(attention.SelfAttention(4, 8), moe.Moe(routers.TopK(3), 16, dispatch=moe.dense)),
+    )
+)
+
+
+def value_and_grad(module: stack.Stack, params, x):
+    """A loss that reads outputs and auxiliary losses, with gradients."""
+
+    def loss(params):
+        y, sown = module.apply({"params": params}, x, context(SEGMENTS), mutable=["losses"])
+        return jnp.sum(jnp.sin(y)) + sum(jnp.sum(part) for part in jax.tree.leaves(sown))
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+def stacked(params):
+    """Unrolled parameters as the scanned stack has them."""
+    layers = [params[name] for name in sorted(params) if name.startswith("layer_")]
+    others = {name: part for name, part in params.items() if not name.startswith("layer_")}
+    return others | {"layers": jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)}
+
+
+@pytest.mark.parametrize("position", [positions.Rope(8), positions.RelativeBias(4)], ids=lambda p: type(p).__name__)
+def test_scanned_is_unrolled(position):
+    unrolled = stack.Stack(MIXED, 2, position, scan=False)
+    x = array(1, 6, 32)
+    params = nn.unbox(jax.jit(unrolled.init)(jax.random.key(0), x, context(SEGMENTS))["params"])
+    one, one_grads = value_and_grad(unrolled, params, x)
+    two, two_grads = value_and_grad(dataclasses.replace(unrolled, scan=True), stacked(params), x)
+    np.testing.assert_allclose(two, one, rtol=1e-5)
+    one_grads = stacked(one_grads)
+    assert jax.tree.structure(one_grads) == jax.tree.structure(two_grads)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), one_grads, two_grads)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_remat_changes_nothing(scan):
+    x, plain = array(1, 6, 32), tiny.tower(experts=True, scan=scan)
+    params = nn.unbox(jax.jit(plain.init)(jax.random.key(0), x, context(SEGMENTS))["params"])
+    expected = value_and_grad(plain, params, x)
+    for policy in (stack.save_nothing, stack.save_products):
+        remat = value_and_grad(dataclasses.replace(plain, remat=policy), params, x)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), remat, expected)
+
+
+def test_remat_really_recomputes():
+    x = array(1, 6, 32)
+
+    def products(policy):
+        module = dataclasses.replace(tiny.tower(), remat=policy)
+        shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), x, context(SEGMENTS))["params"])
+        loss = jax.grad(lambda params: jnp.sum(module.apply({"params": params}, x, context(SEGMENTS))))
+        return str(jax.make_jaxpr(loss)(shapes)).count("dot_general")
+
+    assert products(stack.save_nothing) > products(None)
+
+
+def test_scanned_parameters_have_a_leading_axis_of_layers():
+    x = array(1, 6, 32)
+    shapes = jax.eval_shape(tiny.tower(scan=True, repeats=3).init, jax.random.key(0), x, context(SEGMENTS))["params"]
+    for box in jax.tree.leaves(shapes["layers"], is_leaf=lambda leaf: isinstance(leaf, meta.AxisMetadata)):
+        assert box.names[0] == "layers" and box.value.shape[0] == 3 and len(box.names) == box.value.ndim
+
+
+def test_layers_are_drawn_and_dropped_out_independently():
+    x, module = array(1, 6, 32), tiny.tower(scan=True, dropout=0.5)
+    params = nn.unbox(jax.jit(module.init)(jax.random.key(0), x, context(SEGMENTS))["params"])
+    kernel = params["layers"]["mlp"]["up"]["kernel"]
+    assert np.any(kernel[0] != kernel[1])
+
+    @jax.jit
+    def run(key):
+        return module.apply({"params": params}, x, context(SEGMENTS, train=True), rngs={"dropout": key})
+
+    assert np.any(run(jax.random.key(1)) != run(jax.random.key(2)))
+    np.testing.assert_array_equal(run(jax.random.key(1)), run(jax.random.key(1)))
+
+
+def test_norms_stand_around_the_blocks():
+    x, identity = array(1, 3, 8), blocks.Block(mixer=mlp.Mlp(4, kernel_init=nn.initializers.zeros))
+    for first, last in ((None, None), (norms.LayerNorm(), None), (None, norms.LayerNorm())):
+        module = stack.Stack(identity, 2, input_norm=first, norm=last, scan=False)
+        y, variables = module.init_with_output(jax.random.key(0), x, context([[1, 1, 1]]))
+        expected = x if first is last else (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
+        np.testing.assert_allclose(y, expected, atol=1e-4)
+        names = {"layer_0", "layer_1"} | ({"input_norm"} if first else set()) | ({"norm"} if last else set())
+        assert set(variables["params"]) == names
