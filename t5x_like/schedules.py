@@ -67,7 +67,7 @@ def wsd(
     decay: Callable = straight,
     final: float = 0.0,
 ) -> Schedule:
-    """Warm-up, stable, decay: the peak until `decay_steps` (a fifth of the run) before the end, then `decay` to `final` times it."""
+    """Warm-up, stable, decay: the peak until `decay_steps` (a fifth of the run) before the end, then down by `decay`."""
     decay_steps = steps // 5 if decay_steps is None else decay_steps
     check_span(steps, warmup_steps)
     if decay_steps < 0 or warmup_steps + decay_steps > steps:

@@ -1,6 +1,22 @@
-"""Every test runs on the CPU, as eight simulated devices."""
+"""Every test runs on the CPU, as eight simulated devices; programs compiled once are kept for the rest of the session."""
 
 import os
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+COMPILED = tempfile.TemporaryDirectory(prefix="t5x_like_compiled_")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
+import pytest  # noqa: E402
+
+from tests import tiny_cache  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory):
+    """A cache folder with the tasks of tests/tiny_cache.py."""
+    root = tmp_path_factory.mktemp("caches")
+    tiny_cache.write_all(root)
+    return root

@@ -6,6 +6,7 @@ the run and its loss plot are. Running it again goes on where it was stopped.
 
 import argparse
 import gzip
+import itertools
 import json
 import lzma
 from collections.abc import Sequence
@@ -27,7 +28,9 @@ def main(argv: Sequence[str]) -> int:
     launch.add_flags(parser)
     args = gin_runtime.parse_args(parser, argv)
     launch.set_up(args)
-    overrides = [f"--gin.RUN_DIR={args.run_dir!r}", *([f"--gin.STEPS={args.steps}"] if args.steps else [])]
+    overrides = [f"--gin.RUN_DIR={args.run_dir!r}"]
+    if args.steps:
+        overrides += [f"--gin.STEPS={args.steps}", f"--gin.WARMUP_STEPS={max(args.steps // 20, 1)}"]
     config = gin_runtime.parse([RUN_FILE, *args.gin_file], [*overrides, *args.gin_overrides])
     config.configured("trainer.train")(config=config.resolved_config())
     report(args, launch.Run(args.run_dir))
@@ -70,6 +73,6 @@ def compressed(cache) -> dict[str, float]:
     """Bits per byte of gzip -9 and xz -9 on all documents of a cache, one after the other."""
     ids, vocabulary = cache.tokens("targets"), cache.vocabulary
     offsets = cache.offsets("targets")
-    text = "".join(vocabulary.decode(ids[a:b]) for a, b in zip(offsets[:-1], offsets[1:], strict=True)).encode()
+    text = "".join(vocabulary.decode(ids[a:b]) for a, b in itertools.pairwise(offsets)).encode()
     sizes = {"gzip -9": len(gzip.compress(text, 9)), "xz -9": len(lzma.compress(text, preset=9))}
     return {name: 8.0 * size / len(text) for name, size in sizes.items()}

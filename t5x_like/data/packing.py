@@ -29,15 +29,13 @@ def first_fit(lengths_NF: np.ndarray, capacity_F: tuple[int, ...], order_N: np.n
         window: list[list[int]] = []
         for example in order_N[start : start + WINDOW].tolist():
             need = lengths_NF[example].tolist()
-            for free, row in zip(room, window, strict=True):
-                if all(f >= n for f, n in zip(free, need, strict=True)):
-                    break
-            else:
-                free, row = list(capacity_F), []
-                room.append(free)
-                window.append(row)
-            row.append(example)
-            free[:] = [f - n for f, n in zip(free, need, strict=True)]
+            fits = (i for i, free in enumerate(room) if all(f >= n for f, n in zip(free, need, strict=True)))
+            place = next(fits, len(room))
+            if place == len(room):
+                room.append(list(capacity_F))
+                window.append([])
+            window[place].append(example)
+            room[place] = [f - n for f, n in zip(room[place], need, strict=True)]
         rows.extend(window)
     sizes = [len(row) for row in rows]
     flat = [example for row in rows for example in row]

@@ -1,0 +1,180 @@
+"""Checkpoints: bit-equal round trips onto any mesh, whole or not at all, and refusals that name what does not fit."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from t5x_like import checkpoints, partitioning
+from t5x_like.checkpoints import Checkpointer
+
+
+def placed(tree, mesh=None, spec=("fsdp",)):
+    mesh = mesh or partitioning.make_mesh(data=1, fsdp=8)
+    return jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec[: x.ndim]))), tree)
+
+
+def state(seed=0):
+    random = np.random.default_rng(seed)
+    params = {"layer": {"kernel": random.normal(size=(8, 4)).astype(np.float32)}, "bias": np.arange(8, dtype=jnp.bfloat16)}
+    return placed({"params": params, "moments": [np.ones((8, 2), np.float32)], "step": np.int32(3)})
+
+
+def abstract(tree):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+
+
+def saved(directory, *steps, **options):
+    checkpointer = Checkpointer(directory, **options)
+    for step in steps:
+        checkpointer.save(step, state(step), {"data": "abc"}, {"loss": abs(step - 2.0)})
+    checkpointer.close()
+    return checkpointer
+
+
+def assert_equal(one, other):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(one), jax.device_get(other))
+
+
+def test_what_is_saved_comes_back_bit_for_bit_with_its_meta(tmp_path):
+    checkpointer = saved(tmp_path, 1, 2)
+    restored, meta = checkpointer.restore(abstract(state()))
+    assert_equal(restored, state(2))
+    assert restored["params"]["bias"].dtype == jnp.bfloat16 and meta == {"data": "abc"}
+    assert_equal(checkpointer.restore(abstract(state()), 1)[0], state(1))
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_it_lands_on_another_mesh(tmp_path, devices):
+    checkpointer = saved(tmp_path, 1)
+    mesh = partitioning.make_mesh(data=1, fsdp=devices, devices=jax.devices()[:devices])
+    target = abstract(placed(jax.device_get(state()), mesh))
+    restored, _ = checkpointer.restore(target)
+    assert restored["params"]["layer"]["kernel"].sharding.mesh == mesh
+    assert_equal(restored, state(1))
+
+
+def test_the_state_may_be_reused_at_once(tmp_path):
+    checkpointer, mine = Checkpointer(tmp_path), state(5)
+    checkpointer.save(5, mine, {})
+    jax.tree.map(lambda x: x.delete(), mine)  # as donation to the next step does
+    checkpointer.close()
+    assert_equal(checkpointer.restore(abstract(state()))[0], state(5))
+
+
+def test_the_last_and_the_best_are_kept(tmp_path):
+    checkpointer = saved(tmp_path, 1, 2, 3, 4, 5, keep_last=2, keep_best=1)  # the loss is lowest at step 2
+    assert checkpointer.steps() == [2, 4, 5]
+
+
+def test_a_metric_that_was_not_measured_does_not_count_as_best(tmp_path):
+    checkpointer = Checkpointer(tmp_path, keep_last=1, keep_best=1)
+    for step, metrics in ((1, {"loss": 1.0}), (2, None), (3, None)):
+        checkpointer.save(step, state(), {}, metrics)
+    checkpointer.close()
+    assert checkpointer.steps() == [1, 3]
+
+
+def shorten(path: Path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("harm", [shorten, Path.unlink])
+def test_a_torn_checkpoint_is_passed_over_whatever_file_is_torn(tmp_path, harm):
+    saved(tmp_path / "whole", 1, 2)
+    files = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole" / "2").rglob("*") if path.is_file()]
+    files = [path for path in files if (tmp_path / "whole" / path).stat().st_size]
+    assert len(files) > 5
+    for number, name in enumerate(files):
+        directory = tmp_path / str(number)
+        subprocess.run(["cp", "-r", tmp_path / "whole", directory], check=True)
+        harm(directory / name)
+        if name.name == checkpoints.MANIFEST and harm is Path.unlink:
+            assert checkpoints.latest_step(directory) == 1  # never finished: nothing to warn of
+            continue
+        with pytest.warns(UserWarning, match="checkpoint .*2 is damaged"):
+            assert checkpoints.latest_step(directory) == 1
+
+
+def test_a_process_killed_while_saving_leaves_the_step_before(tmp_path):
+    program = f"""
+import jax.numpy as jnp
+from t5x_like.checkpoints import Checkpointer
+saved = Checkpointer({str(tmp_path)!r}, keep_last=1000)
+for step in range(1, 1000):
+    saved.save(step, {{"x": jnp.full((256, 1024), float(step))}}, {{}})
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[1])
+    while len(checkpoints.complete_steps(tmp_path)) < 3:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    checkpointer = Checkpointer(tmp_path)
+    step = checkpointer.latest_step()
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    restored, _ = checkpointer.restore({"x": jax.ShapeDtypeStruct((256, 1024), jnp.float32, sharding=one)})
+    assert step >= 3 and (restored["x"] == step).all()
+    assert {path.name for path in tmp_path.iterdir()} == {str(s) for s in checkpointer.steps()}
+
+
+def test_arrays_that_do_not_fit_are_named_with_both_shapes(tmp_path):
+    checkpointer = saved(tmp_path, 1)
+    other = state()
+    other["params"] = placed({"layer": {"kernel": np.zeros((16, 4), np.float32)}, "extra": np.zeros(8, np.float32)})
+    with pytest.raises(ValueError) as error:
+        checkpointer.restore(abstract(other))
+    said = str(error.value)
+    assert r"params.layer.kernel: shape (16, 4) in the model, (8, 4) in the checkpoint" in said
+    assert "params.extra: missing in the checkpoint" in said
+    assert "params.bias: in the checkpoint, not in the model" in said
+
+
+def test_other_data_is_refused_with_both_fingerprints():
+    checkpoints.check_data({"data": "abc"}, "abc", "here")
+    with pytest.raises(ValueError, match="'abc'.*'xyz'.*take another run_dir"):
+        checkpoints.check_data({"data": "abc"}, "xyz", "here")
+
+
+def test_parameters_alone_are_restored_for_inference(tmp_path):
+    saved(tmp_path / "checkpoints", 1, 2)
+    params, step = checkpoints.restore_params(tmp_path, abstract(state()["params"]))
+    assert step == 2
+    assert_equal(params, state(2)["params"])
+    with pytest.raises(FileNotFoundError, match="no checkpoint of step 7"):
+        checkpoints.restore_params(tmp_path, abstract(state()["params"]), 7)
+
+
+def test_parts_are_restored_by_expression(tmp_path):
+    saved(tmp_path / "checkpoints", 1)
+    fresh = state(9)["params"]
+    params, taken, left = checkpoints.Initial(str(tmp_path), include=("layer",)).restore(fresh)
+    assert (taken, left) == (["params.layer.kernel"], ["params.bias"])
+    assert_equal(params["layer"], state(1)["params"]["layer"])
+    assert_equal(params["bias"], fresh["bias"])
+    with pytest.raises(ValueError, match="'lyer' is found in no parameter's path"):
+        checkpoints.Initial(str(tmp_path), include=("lyer",)).restore(fresh)
+
+
+def test_errors_of_the_thread_are_raised(tmp_path):
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, state(), {"not json": object()})
+    with pytest.raises(TypeError, match="JSON"):
+        checkpointer.wait()
+    assert checkpointer.steps() == []
+    checkpointer.close()
+
+
+def test_a_manifest_lists_every_file(tmp_path):
+    saved(tmp_path, 1)
+    listed = json.loads((tmp_path / "1" / checkpoints.MANIFEST).read_text())["files"]
+    there = {str(path.relative_to(tmp_path / "1")) for path in (tmp_path / "1").rglob("*") if path.is_file()}
+    assert there - set(listed) == {checkpoints.MANIFEST}

@@ -1,0 +1,49 @@
+"""Token caches of a few made-up documents, written without seqio: what a machine without TensorFlow has."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from t5x_like.data import token_cache
+from t5x_like.data.token_cache import TokenCache
+from t5x_like.data.vocabularies import ByteVocabulary
+
+WORDS = "def class return if else for while in not and or import from as with try raise yield lambda pass".split()
+
+
+def documents(count: int, seed: int = 0, words: int = 60) -> list[str]:
+    """Texts of random Python words, of different lengths."""
+    random = np.random.default_rng(seed)
+    return [" ".join(random.choice(WORDS, random.integers(1, words))) for _ in range(count)]
+
+
+def write(root, features: dict[str, list[str]], task: str = "tiny", split: str = "train") -> TokenCache:
+    """A cache of byte tokens; every feature is a list of texts."""
+    vocabulary, inputs = ByteVocabulary(), {"task": task, "split": split, "modules": {}, "versions": {}}
+    folder = Path(root) / task / token_cache.fingerprint_of(inputs) / split
+    folder.mkdir(parents=True)
+    described = {}
+    for name, texts in features.items():
+        rows = [np.array([*vocabulary.encode(text), 1], np.uint16) for text in texts]
+        np.concatenate(rows).tofile(folder / f"{name}.tokens")
+        np.cumsum([0, *map(len, rows)]).astype(np.int64).tofile(folder / f"{name}.offsets")
+        described[name] = {"dtype": "uint16", "tokens": sum(map(len, rows)), "max_id": 255}
+    vocabulary.save(folder / "vocabulary")
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": token_cache.file_hash(path)}
+        for path in folder.iterdir()
+        if path.is_file()
+    }
+    manifest = {"fingerprint": token_cache.fingerprint_of(inputs), "inputs": inputs, "features": described, "files": files}
+    manifest |= {"task": task, "split": split, "documents": len(texts), "vocab_size": vocabulary.vocab_size}
+    (folder / token_cache.MANIFEST).write_text(json.dumps(manifest))
+    return TokenCache(task, split, root=str(root))
+
+
+def write_all(root) -> None:
+    """Task `tiny` (documents) and task `pairs` (inputs and targets), both splits."""
+    for seed, split in enumerate(("train", "validation")):
+        write(root, {"targets": documents(120, seed)}, "tiny", split)
+        pairs = {"inputs": documents(90, seed + 2, 8), "targets": documents(90, seed + 4, 8)}
+        write(root, pairs, "pairs", split)
