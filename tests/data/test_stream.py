@@ -1,0 +1,120 @@
+"""The stream is a pure function of the step: in any order, on any number of hosts, after any restart."""
+
+import itertools
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from t5x_like.data import rows
+from t5x_like.data.prefetch import Prefetch
+from t5x_like.data.stream import Stream, permuted
+from t5x_like.data.token_cache import TokenCache
+
+KINDS = {
+    "causal": lambda cache: rows.CausalLM(cache("tiny"), 16),
+    "prefix": lambda cache: rows.PrefixLM(cache("tiny"), 16),
+    "spans": lambda cache: rows.SpanCorruption(cache("tiny"), 32, 16),
+    "masked": lambda cache: rows.MaskedLM(cache("tiny"), 16),
+    "packed": lambda cache: rows.PackedExamples(cache("pairs"), 64, 64),
+}
+
+
+@pytest.fixture(params=KINDS)
+def made(request, tiny_root):
+    return KINDS[request.param](lambda task: TokenCache(task, "train", root=str(tiny_root)))
+
+
+def assert_equal(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def test_batches_do_not_depend_on_what_was_asked_before(made):
+    stream, again = Stream(made, 7, seed=3), Stream(made, 7, seed=3)
+    forward = [stream[k] for k in range(6)]
+    for k in (5, 0, 3):
+        assert_equal(again[k], forward[k])
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_together_make_the_global_batch(made, hosts):
+    stream = Stream(made, 8, seed=1)
+    share = 8 // hosts
+    parts = [stream.slice(5, h * share, (h + 1) * share) for h in range(hosts)]
+    assert_equal({name: np.concatenate([p[name] for p in parts]) for name in parts[0]}, stream[5])
+
+
+def test_an_epoch_has_every_row_once_and_another_order_than_the_next(made):
+    size = len(made)
+    plain = made.fetch(np.arange(size), np.zeros(size, np.int64), 0)
+    key = "decoder_target_tokens" if "decoder_target_tokens" in plain else "encoder_target_tokens"
+    name = key if "encoder_input_tokens" not in plain or key.startswith("encoder") else "encoder_positions"
+    stream = Stream(made, size, seed=0)
+    first, second = stream[0][name], stream[1][name]
+    if name == key:
+        assert sorted(map(tuple, first)) == sorted(map(tuple, second)) == sorted(map(tuple, plain[name]))
+    assert not np.array_equal(stream[0]["decoder_input_tokens" if "decoder_input_tokens" in plain else key],
+                              stream[1]["decoder_input_tokens" if "decoder_input_tokens" in plain else key])  # fmt: skip
+
+
+def test_another_seed_gives_another_order(made):
+    name = next(iter(made.fetch(np.zeros(1, int), np.zeros(1, int), 0)))
+    assert not np.array_equal(Stream(made, 16, seed=0)[0][name], Stream(made, 16, seed=1)[0][name])
+    assert Stream(made, 16, seed=0).fingerprint != Stream(made, 16, seed=1).fingerprint
+
+
+def test_a_batch_may_be_larger_than_an_epoch(made):
+    size = len(made)
+    batch = Stream(made, 2 * size + 1)[0]
+    assert {len(x) for x in batch.values()} == {2 * size + 1}
+
+
+def test_once_gives_every_row_in_order_and_fills_up_with_rows_that_do_not_count(made):
+    size = len(made)
+    batches = list(Stream(made, 5).once())
+    plain = made.fetch(np.arange(size), np.zeros(size, np.int64), 0)
+    joined = {name: np.concatenate([batch[name] for batch in batches]) for name in plain}
+    assert_equal({name: x[:size] for name, x in joined.items()}, plain)
+    for name, x in joined.items():
+        if name.endswith(("_segment_ids", "_loss_weights")):
+            assert not x[size:].any()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 17, 64, 1000, 4099])
+def test_the_order_of_an_epoch_is_a_permutation(size):
+    for seed, epoch in itertools.product((0, 1), (0, 5)):
+        order = permuted(np.arange(size), size, seed, np.full(size, epoch))
+        assert sorted(order.tolist()) == list(range(size))
+
+
+def test_the_order_looks_random():
+    size = 20_000
+    order = permuted(np.arange(size), size, 0, np.zeros(size, int))
+    assert abs(np.corrcoef(np.arange(size), order)[0, 1]) < 0.03
+    assert abs(np.mean(np.abs(np.diff(order))) / size - 1 / 3) < 0.01
+
+
+def test_prefetch_keeps_the_order_and_raises_what_was_raised():
+    def make(item):
+        if item == 3:
+            raise ValueError("third")
+        return item * 10
+
+    made = Prefetch(make, range(10))
+    assert [next(made) for _ in range(3)] == [0, 10, 20]
+    for _ in range(2):
+        with pytest.raises(ValueError, match="third"):
+            next(made)
+    made.close()
+    assert list(Prefetch(str, range(3))) == ["0", "1", "2"]
+
+
+def test_prefetch_counts_the_wait_and_ends_its_thread():
+    made = Prefetch(lambda _: time.sleep(0.05), itertools.count())
+    next(made)
+    assert made.waited > 0.03
+    made.close()
+    assert not any(thread.name == "prefetch" for thread in threading.enumerate())
