@@ -1,0 +1,112 @@
+"""Generation with a cache is the model run again and again from the start, whatever shares the batch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models import positions
+from t5x_like import inference
+from t5x_like.decoding.loop import generate
+from t5x_like.decoding.sampling import Greedy, Sample
+from tests import tiny
+
+POSITIONS = {
+    "learned": lambda: positions.Learned(64, table_init=jax.nn.initializers.normal(1.0)),
+    "sinusoidal": positions.Sinusoidal,
+    "rope": lambda: positions.Rope(tiny.HEAD_DIM),
+    "relative": lambda: positions.RelativeBias(tiny.HEADS),
+    "alibi": lambda: positions.Alibi(tiny.HEADS),
+}
+PROMPTS = [[5, 6, 7, 8, 9], [10], [11, 12, 13]]
+NEW = 6
+
+
+def decode(model, params, prompts, choose=Greedy(), new=NEW, prefix=False, seed=0, numbers=None):
+    batch = inference.decoder_batch(prompts, prefix)
+    batch = {name: x[:, : 1 + max(map(len, prompts))] for name, x in batch.items()}  # no wider than needed
+    return run(model, params, batch, len(prompts), choose, new, seed, numbers)
+
+
+def run(model, params, batch, count, choose, new, seed=0, numbers=None):
+    numbers = np.arange(count) if numbers is None else np.asarray(numbers)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.PRNGKey(seed), numbers)
+    made = jax.jit(lambda p, b, k: generate(model, p, b, k, choose, new))(params, batch, keys)
+    return jax.device_get(made)
+
+
+def again_from_the_start(model, params, prompt, new=NEW, prefix=False, encoder=None):
+    """Greedy tokens and log-probabilities, the whole sequence run for each of them."""
+    tokens, log_probs = [0, *prompt], []
+    forward = jax.jit(lambda b: model.apply({"params": params}, b))
+    for _ in range(new):
+        padded = inference.side([tokens], 1 + len(prompt) + new, "decoder")  # one shape: compiled once
+        if prefix:
+            padded["decoder_prefix"] = (np.arange(padded["decoder_positions"].shape[1]) <= len(prompt))[None].astype(np.int32)
+        logits = forward(padded | (encoder or {}))[0, len(tokens) - 1]
+        tokens.append(int(jnp.argmax(logits)))
+        log_probs.append(float(jax.nn.log_softmax(logits)[tokens[-1]]))
+        if tokens[-1] == 1:
+            break
+    return tokens[1 + len(prompt) :], log_probs
+
+
+def check(made, row, expected):
+    tokens, log_probs = expected
+    assert made.tokens_BN[row, : made.lengths_B[row]].tolist() == tokens
+    np.testing.assert_allclose(made.log_probs_BN[row, : len(log_probs)], log_probs, atol=1e-4)
+    assert not made.tokens_BN[row, made.lengths_B[row] :].any()
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("position", POSITIONS)
+def test_ragged_prompts_are_continued_as_each_is_alone(position, scan):
+    model = tiny.decoder(position=POSITIONS[position](), scan=scan)
+    params = tiny.init(model, tiny.batch())
+    made = decode(model, params, PROMPTS)
+    for row, prompt in enumerate(PROMPTS):
+        check(made, row, again_from_the_start(model, params, prompt))
+
+
+def test_experts_and_prefixes_too():
+    model = tiny.decoder(experts=True)
+    params = tiny.init(model, tiny.batch())
+    made, shown = decode(model, params, PROMPTS), decode(model, params, PROMPTS, prefix=True)
+    for row, prompt in enumerate(PROMPTS):
+        check(made, row, again_from_the_start(model, params, prompt))
+        check(shown, row, again_from_the_start(model, params, prompt, prefix=True))
+    assert not np.array_equal(made.log_probs_BN, shown.log_probs_BN)
+
+
+def test_encoder_decoders_read_ragged_inputs():
+    model = tiny.encoder_decoder(position=None)
+    params = tiny.init(model, tiny.batch(sides=("encoder", "decoder")))
+    made = run(model, params, inference.encoder_batch(PROMPTS), 3, Greedy(), NEW)
+    for row, prompt in enumerate(PROMPTS):
+        encoder = {k: x for k, x in inference.encoder_batch([prompt]).items() if k.startswith("encoder")}
+        check(made, row, again_from_the_start(model, params, [], encoder=encoder))
+
+
+def test_samples_depend_on_the_example_not_on_the_batch():
+    model = tiny.decoder()
+    params = tiny.init(model, tiny.batch())
+    choose = Sample(temperature=1.5)
+    together = decode(model, params, PROMPTS, choose)
+    for row in range(3):
+        alone = decode(model, params, PROMPTS[row : row + 1], choose, numbers=[row])
+        np.testing.assert_array_equal(alone.tokens_BN[0], together.tokens_BN[row])
+    other = decode(model, params, PROMPTS, choose, seed=1)
+    assert not np.array_equal(other.tokens_BN, together.tokens_BN)
+
+
+def test_a_row_ends_at_the_end_of_sequence_and_the_others_go_on():
+    model = tiny.decoder()
+    params = tiny.init(model, tiny.batch())
+
+    def choose(keys_B, logits_BV):
+        return jnp.where(jnp.arange(3) == 0, 1, 7).astype(jnp.int32)
+
+    made = decode(model, params, PROMPTS, choose)
+    assert made.lengths_B.tolist() == [1, NEW, NEW]
+    assert made.tokens_BN.tolist() == [[1, 0, 0, 0, 0, 0], [7] * NEW, [7] * NEW]
+    assert not made.log_probs_BN[0, 1:].any()

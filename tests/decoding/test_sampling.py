@@ -1,0 +1,66 @@
+"""Choosing tokens against slow numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t5x_like.decoding.sampling import Greedy, Sample, top_k, top_p
+
+LOGITS = jax.random.normal(jax.random.key(0), (5, 12)) * 2
+
+
+def support(logits_BV):
+    return [set(np.flatnonzero(np.isfinite(row))) for row in np.asarray(logits_BV)]
+
+
+def test_greedy_takes_the_likeliest():
+    np.testing.assert_array_equal(Greedy()(None, LOGITS), np.argmax(LOGITS, -1))
+
+
+@pytest.mark.parametrize("k", [1, 3, 12])
+def test_top_k_keeps_the_k_likeliest(k):
+    expected = [set(np.argsort(row)[::-1][:k]) for row in np.asarray(LOGITS)]
+    assert support(top_k(LOGITS, k)) == expected
+
+
+@pytest.mark.parametrize("p", [0.05, 0.5, 0.9, 0.999])
+def test_top_p_keeps_the_smallest_set_that_reaches_p(p):
+    for row, kept in zip(np.asarray(LOGITS, np.float64), support(top_p(LOGITS, p)), strict=True):
+        probs = np.exp(row) / np.exp(row).sum()
+        order, expected, mass = np.argsort(probs)[::-1], set(), 0.0
+        for token in order:
+            expected.add(token)
+            mass += probs[token]
+            if mass >= p:
+                break
+        assert kept == expected
+
+
+@pytest.mark.parametrize("options", [dict(), dict(temperature=0.5), dict(temperature=2.0, top_k=4), dict(top_p=0.7)])
+def test_samples_follow_the_probabilities(options):
+    n, logits = 20_000, LOGITS[:1]
+    choose = Sample(**options)
+    made = jax.jit(lambda keys: choose(keys, jnp.broadcast_to(logits, (n, 12))))(jax.random.split(jax.random.key(1), n))
+    counts = np.bincount(np.asarray(made), minlength=12)
+    scaled = logits / options.get("temperature", 1.0)
+    scaled = top_k(scaled, options["top_k"]) if "top_k" in options else scaled
+    scaled = top_p(scaled, options["top_p"]) if "top_p" in options else scaled
+    expected = np.asarray(jax.nn.softmax(scaled)[0]) * n
+    possible = expected > 0
+    assert not counts[~possible].any()
+    chi_squared = ((counts - expected)[possible] ** 2 / expected[possible]).sum()
+    assert chi_squared < 35  # 11 degrees of freedom: passed 2 in 10,000 times
+
+
+@pytest.mark.parametrize(
+    "options, message", [(dict(temperature=0.0), "temperature=0.0"), (dict(top_p=1.5), "top_p=1.5"), (dict(top_k=-1), "top_k=-1")]
+)
+def test_bad_values_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Sample(**options)
+
+
+def test_more_candidates_than_ids_are_refused():
+    with pytest.raises(ValueError, match="top_k=13 is more than the 12 ids"):
+        Sample(top_k=13)(jax.random.split(jax.random.key(0), 5), LOGITS)
