@@ -1,7 +1,9 @@
 """Contexts that the tests of sublayers share."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from models.context import Context, Slots
 
@@ -26,3 +28,15 @@ def context(segments_BL, **options) -> Context:
 def array(*shape, seed=0) -> np.ndarray:
     """Normal float32 numbers."""
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def drawn(module, *arguments, **options):
+    """Random parameters of a module's shapes; drawing them in numpy spares the compilation of `init`."""
+    shapes = nn.unbox(jax.eval_shape(lambda: module.init(jax.random.key(0), *arguments, **options)))["params"]
+    random = np.random.default_rng(0)
+
+    def leaf(shape_dtype):
+        shape = shape_dtype.shape
+        return (random.standard_normal(shape) * 0.2 + (len(shape) == 1)).astype(np.float32)
+
+    return jax.tree.map(leaf, shapes)

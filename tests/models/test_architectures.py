@@ -9,6 +9,7 @@ from flax import linen as nn
 from models import architectures, attention, blocks, linear, mlp, moe, positions, routers, stack
 from models.heads import MaskedLM, Untied
 from tests import tiny
+from tests.models.contexts import drawn
 
 L = 12
 LENGTHS = (3, 4, 3)  # of the segments that are packed into one row
@@ -50,8 +51,8 @@ def assert_packed_is_alone(logits_BLV, lengths=LENGTHS):
         at += length
 
 
-def run(model, batch, seed=0):
-    return np.asarray(jax.jit(model.apply)({"params": tiny.init(model, batch, seed)}, batch))
+def run(model, batch):
+    return np.asarray(jax.jit(model.apply)({"params": drawn(model, batch)}, batch))
 
 
 def one_row(length=L, rows=1, seed=0):
@@ -105,7 +106,8 @@ def test_what_stands_in_padding_changes_nothing(make):
         other[f"{side}_input_tokens"] = np.where(padding, 5, batch[f"{side}_input_tokens"])
         other[f"{side}_positions"] = np.where(padding, 9, batch[f"{side}_positions"])
     real = batch[f"{sides[-1]}_segment_ids"] > 0
-    np.testing.assert_allclose(run(model, batch)[real], run(model, other)[real], atol=1e-6)
+    apply, params = jax.jit(model.apply), {"params": drawn(model, batch)}
+    np.testing.assert_allclose(apply(params, batch)[real], apply(params, other)[real], atol=1e-6)
 
 
 def test_a_prefix_is_read_both_ways_and_the_rest_causally():
@@ -131,16 +133,20 @@ def test_the_encoder_reads_both_ways_and_the_decoder_reads_all_of_it():
 
 def test_the_halves_of_a_model_make_the_whole():
     batch, model = one_row(), tiny.decoder(repeats=1)
-    params = {"params": tiny.init(model, batch)}
-    x_BLD = model.apply(params, batch, method="hidden")
-    logits = model.apply(params, x_BLD[:, 3:5], method="logits")
-    np.testing.assert_allclose(logits, run(model, batch)[:, 3:5], atol=1e-5)
+    params = {"params": drawn(model, batch)}
+
+    @jax.jit
+    def halves(params):
+        x_BLD = model.apply(params, batch, method="hidden")
+        return model.apply(params, x_BLD[:, 3:5], method="logits")
+
+    np.testing.assert_allclose(halves(params), run(model, batch)[:, 3:5], atol=1e-5)
 
 
 def test_16_bit_parameters_give_16_bit_activations_and_float32_logits():
     batch = tiny.batch(2, L, ("encoder", "decoder"))
     model = tiny.encoder_decoder(repeats=1, experts=True)
-    params = tiny.init(model, batch)
+    params = drawn(model, batch)
     half = {"params": jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)}
     assert jax.eval_shape(lambda: model.apply(half, batch, method="hidden")).dtype == jnp.bfloat16
     logits, exact = jax.jit(model.apply)(half, batch), run(model, batch)
@@ -152,14 +158,15 @@ def test_token_types_are_added():
     types = linear.Embed(2, tiny.WIDTH)
     model = tiny.encoder(repeats=1).copy(token_types=types)
     batch = rows("encoder") | {"encoder_token_types": np.zeros((4, L), np.int32)}
-    params = {"params": tiny.init(model, batch)}
+    params = {"params": drawn(model, batch)}
     other = batch | {"encoder_token_types": np.ones((4, L), np.int32)}
-    zero, one = (np.asarray(jax.jit(model.apply)(params, each)) for each in (batch, other))
+    apply = jax.jit(model.apply)
+    zero, one = (np.asarray(apply(params, each)) for each in (batch, other))
     assert np.all(np.abs(zero - one).max(-1) > 1e-4)
     params["params"]["token_types"]["table"] = jnp.zeros((2, tiny.WIDTH))
     bare = {"params": {name: part for name, part in params["params"].items() if name != "token_types"}}
     np.testing.assert_allclose(
-        jax.jit(model.apply)(params, other), jax.jit(tiny.encoder(repeats=1).apply)(bare, batch), atol=1e-5
+        apply(params, other), jax.jit(tiny.encoder(repeats=1).apply)(bare, batch), atol=1e-5
     )
 
 
@@ -183,7 +190,7 @@ def test_decoding_with_the_cache_is_the_whole_forward(name):
     decoder = stack.Stack(tiny.tower().block, 1, POSITIONS[name], scan=False)
     model = architectures.DecoderOnly(linear.Embed(tiny.VOCAB, tiny.WIDTH), decoder, Untied())
     whole = one_row(8, rows=3)
-    params = tiny.init(model, whole)
+    params = drawn(model, whole)
     full = np.asarray(jax.jit(model.apply)({"params": params}, whole))
 
     @jax.jit
@@ -203,12 +210,12 @@ def test_decoding_with_the_cache_is_the_whole_forward(name):
 
 
 def test_decoding_with_a_cached_encoder_is_the_whole_forward():
-    model, steps = tiny.encoder_decoder(repeats=2, scan=True), 6
+    model, steps = tiny.encoder_decoder(scan=True), 4
     memory = {name: x[:3] for name, x in tiny.batch(3, L, ("encoder",)).items()}
     memory["encoder_segment_ids"] = (memory["encoder_segment_ids"] > 0).astype(np.int32)
     memory["encoder_positions"] = np.tile(np.arange(L, dtype=np.int32), (3, 1))
     whole = one_row(steps, rows=3)
-    params = tiny.init(model, whole | memory)
+    params = drawn(model, whole | memory)
     full = np.asarray(jax.jit(model.apply)({"params": params}, whole | memory))
 
     @jax.jit

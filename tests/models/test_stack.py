@@ -11,7 +11,7 @@ from flax.core import meta
 
 from models import attention, blocks, mlp, moe, norms, positions, routers, stack
 from tests import tiny
-from tests.models.contexts import array, context
+from tests.models.contexts import array, context, drawn
 
 SEGMENTS = [[1, 1, 1, 2, 2, 0]]
 MIXED = blocks.Pattern(
@@ -22,14 +22,15 @@ MIXED = blocks.Pattern(
 )
 
 
-def value_and_grad(module: stack.Stack, params, x):
-    """A loss that reads outputs and auxiliary losses, with gradients."""
+def output_and_grads(module: stack.Stack, params, x):
+    """The output, and gradients of a loss that reads it and the auxiliary losses."""
 
     def loss(params):
         y, sown = module.apply({"params": params}, x, context(SEGMENTS), mutable=["losses"])
-        return jnp.sum(jnp.sin(y)) + sum(jnp.sum(part) for part in jax.tree.leaves(sown))
+        return jnp.sum(jnp.sin(y)) + sum(jnp.sum(part) for part in jax.tree.leaves(sown)), y
 
-    return jax.jit(jax.value_and_grad(loss))(params)
+    (_, y), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    return y, grads
 
 
 def stacked(params):
@@ -39,14 +40,16 @@ def stacked(params):
     return others | {"layers": jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)}
 
 
-@pytest.mark.parametrize("position", [positions.Rope(8), positions.RelativeBias(4)], ids=lambda p: type(p).__name__)
-def test_scanned_is_unrolled(position):
-    unrolled = stack.Stack(MIXED, 2, position, scan=False)
+@pytest.mark.parametrize(
+    ("block", "position"), [(tiny.tower().block, positions.Rope(8)), (MIXED, positions.RelativeBias(4))], ids=["rope", "bias"]
+)
+def test_scanned_is_unrolled(block, position):
+    unrolled = stack.Stack(block, 2, position, scan=False)
     x = array(1, 6, 32)
-    params = nn.unbox(jax.jit(unrolled.init)(jax.random.key(0), x, context(SEGMENTS))["params"])
-    one, one_grads = value_and_grad(unrolled, params, x)
-    two, two_grads = value_and_grad(dataclasses.replace(unrolled, scan=True), stacked(params), x)
-    np.testing.assert_allclose(two, one, rtol=1e-5)
+    params = drawn(unrolled, x, context(SEGMENTS))
+    one, one_grads = output_and_grads(unrolled, params, x)
+    two, two_grads = output_and_grads(dataclasses.replace(unrolled, scan=True), stacked(params), x)
+    np.testing.assert_allclose(two, one, atol=1e-5)
     one_grads = stacked(one_grads)
     assert jax.tree.structure(one_grads) == jax.tree.structure(two_grads)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), one_grads, two_grads)
@@ -54,11 +57,11 @@ def test_scanned_is_unrolled(position):
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_remat_changes_nothing(scan):
-    x, plain = array(1, 6, 32), tiny.tower(experts=True, scan=scan)
-    params = nn.unbox(jax.jit(plain.init)(jax.random.key(0), x, context(SEGMENTS))["params"])
-    expected = value_and_grad(plain, params, x)
+    x, plain = array(1, 6, 32), tiny.tower(experts=not scan, repeats=2 if scan else 1, scan=scan)
+    params = drawn(plain, x, context(SEGMENTS))
+    expected = output_and_grads(plain, params, x)
     for policy in (stack.save_nothing, stack.save_products):
-        remat = value_and_grad(dataclasses.replace(plain, remat=policy), params, x)
+        remat = output_and_grads(dataclasses.replace(plain, remat=policy), params, x)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), remat, expected)
 
 
@@ -81,11 +84,16 @@ def test_scanned_parameters_have_a_leading_axis_of_layers():
         assert box.names[0] == "layers" and box.value.shape[0] == 3 and len(box.names) == box.value.ndim
 
 
-def test_layers_are_drawn_and_dropped_out_independently():
-    x, module = array(1, 6, 32), tiny.tower(scan=True, dropout=0.5)
+def test_layers_are_drawn_independently():
+    x, module = array(1, 6, 32), stack.Stack(blocks.Block(mixer=mlp.Mlp(4)), 2)
     params = nn.unbox(jax.jit(module.init)(jax.random.key(0), x, context(SEGMENTS))["params"])
-    kernel = params["layers"]["mlp"]["up"]["kernel"]
+    kernel = params["layers"]["mixer"]["up"]["kernel"]
     assert np.any(kernel[0] != kernel[1])
+
+
+def test_dropout_follows_its_key_through_a_scan():
+    x, module = array(1, 6, 32), tiny.tower(scan=True, dropout=0.5)
+    params = drawn(module, x, context(SEGMENTS))
 
     @jax.jit
     def run(key):
