@@ -46,7 +46,8 @@ def dropless(experts: Callable, x_BLD: jax.Array, routing: Routing) -> tuple[jax
 class Capacity:
     """Each expert holds C = ceil(factor * k * L / E) tokens of a row; what does not fit is dropped (GShard, Switch).
 
-    First choices go before second ones, then earlier tokens before later ones.
+    First choices go before second ones, then earlier tokens before later ones. So with more than one choice a token
+    can lose its second one to a later token's first: strictly causal only for top_k = 1, `dense` and `dropless` always.
     """
 
     factor: float = 1.25

@@ -1,17 +1,17 @@
 """Every architecture and size in gin: as many parameters as published, all of them named, and every tiny one learns."""
 
-import copy
-import functools
 import math
 from pathlib import Path
 
-import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
 from flax.core import meta
+
+from t5x_like.cli import gin_runtime
+from tests.models.contexts import drawn
 
 CONFIGS = Path(__file__).resolve().parents[1] / "gin_configs"
 SIZES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob("sizes/*/*.gin"))
@@ -49,12 +49,9 @@ PUBLISHED = {
 }
 
 
-def model_of(gin_file: str, *bindings: str) -> nn.Module:
+def model_of(gin_file: str, *overrides: str) -> nn.Module:
     """The MODEL that a gin file describes."""
-    gin.clear_config()
-    gin.add_config_file_search_path(str(CONFIGS))
-    gin.parse_config_files_and_bindings([gin_file], list(bindings), finalize_config=False)
-    return copy.deepcopy(gin.query_parameter("%MODEL"))
+    return gin_runtime.parse([gin_file], overrides).evaluate("%MODEL")
 
 
 def batch_of(rows: int, length: int, vocab_size: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -92,15 +89,10 @@ def test_every_parameter_names_its_axes(size):
         assert len(box.names) == box.value.ndim and set(box.names) <= AXES, box
 
 
-@functools.cache
-def tiny_params(size: str):
-    """New parameters of a tiny model, drawn once."""
-    return nn.unbox(jax.jit(model_of(size).init)(jax.random.key(0), batch_of(1, 8, 9))["params"])
-
-
 @pytest.mark.parametrize("size", TINY)
 def test_tiny_is_finite_and_learns(size):
-    model, batch, params = model_of(size), batch_of(2, 8, 384), tiny_params(size)
+    model, batch = model_of(size, "--gin.SCAN=True"), batch_of(2, 8, 384)
+    params = nn.unbox(jax.jit(model.init)(jax.random.key(0), batch)["params"])
 
     def loss(params):
         logits_BLV, sown = model.apply({"params": params}, batch, mutable=["losses"])
@@ -122,7 +114,7 @@ def test_a_decoder_never_reads_ahead(size):
     batch = {name: np.repeat(x, length + 1, 0) for name, x in batch_of(1, length, 384).items()}
     for i in range(length):
         batch["decoder_input_tokens"][i + 1, i] = 3 + (batch["decoder_input_tokens"][0, i] + 7) % 300
-    logits = np.asarray(jax.jit(model.apply)({"params": tiny_params(size)}, batch))
+    logits = np.asarray(jax.jit(model.apply)({"params": drawn(model, batch)}, batch))
     for i in range(length):
         apart = np.abs(logits[i + 1] - logits[0]).max(-1)
         assert np.all(apart[:i] < 1e-5) and apart[i] > 1e-4
@@ -146,7 +138,8 @@ def test_both_layers_of_a_switch_pair_belong_to_their_side():
 
 @pytest.mark.parametrize("size", TINY)
 def test_dropout_reaches_the_model(size):
-    model, batch, params = model_of(size, "DROPOUT = 0.5"), batch_of(1, 8, 384), tiny_params(size)
+    model, batch = model_of(size, "--gin.DROPOUT=0.5", "--gin.SCAN=True"), batch_of(1, 8, 384)
+    params = drawn(model, batch)
 
     @jax.jit
     def logits(key):
@@ -169,7 +162,7 @@ def test_dropout_reaches_the_model(size):
     ],
 )
 def test_initial_standard_deviation_is_the_published_one(size, name, stddev):
-    model = model_of(f"sizes/{size}.gin", "VOCAB_SIZE = 384")
+    model = model_of(f"sizes/{size}.gin", "--gin.VOCAB_SIZE=384")
 
     def drawn(key):
         params = nn.unbox(model.init(key, batch_of(1, 2, 9))["params"])
