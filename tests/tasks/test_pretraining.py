@@ -1,0 +1,98 @@
+"""The embedded corpus and its tasks, through seqio itself."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from t5x_like.cli import gin_runtime
+from t5x_like.data import vocabularies
+from tasks import corpora
+
+CONFIGS = Path(__file__).parents[2] / "gin_configs" / "tasks"
+
+
+@pytest.fixture(scope="module")
+def seqio(tmp_path_factory):
+    """seqio with the tasks registered, the SentencePiece model in a folder of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("T5X_LIKE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        import seqio
+
+        import tasks.pretraining  # noqa: F401
+
+        yield seqio
+
+
+def test_no_file_is_in_both_splits_and_validation_is_about_a_twentieth():
+    names = {split: {name for name, _ in corpora.sources(split)} for split in corpora.SPLITS}
+    assert not names["train"] & names["validation"]
+    share = len(names["validation"]) / sum(map(len, names.values()))
+    assert 0.02 < share < 0.1
+    assert not any("test" in Path(name).parts for name in names["train"])
+
+
+def test_signatures_and_docstrings_are_pairs():
+    text = 'class A(B):\n  """What A is."""\n  def f(self, x=1) -> int:\n    """Does f."""\n  def g(self): pass\n'
+    assert list(corpora.definitions(text)) == [("class A(B):", "What A is."), ("def f(self, x=1) -> int:", "Does f.")]
+    assert list(corpora.definitions("not python (")) == []
+
+
+def test_importing_tasks_is_light():
+    program = "import sys, tasks; assert 'tensorflow' not in sys.modules and 'seqio' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=CONFIGS.parents[1])
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.gin")))
+def test_every_task_file_names_a_task_whose_ids_fit_and_whose_text_comes_back(seqio, name):
+    config = gin_runtime.parse([str(CONFIGS / f"{name}.gin")])
+    task = seqio.TaskRegistry.get(config.evaluate("%TASK"))
+    dataset = task.get_dataset(None, "validation", shuffle=False, trim_output_features=False)
+    source = next(iter(task.source.get_dataset("validation", shuffle=False).as_numpy_iterator()))
+    example = next(iter(dataset.as_numpy_iterator()))
+    for feature, spec in task.output_features.items():
+        light, ids = spec.vocabulary.light, example[feature]
+        assert light.vocab_size == config.evaluate("%VOCAB_SIZE")
+        assert ids.max() < light.vocab_size and ids[-1] == vocabularies.EOS
+        text = source[feature if feature in source else "text"].decode()
+        assert light.decode(ids) == text
+        assert light.bytes_per_token_V[ids].sum() == len(text.encode())
+
+
+def test_byte_ids_are_seqios(seqio):
+    text = "naïve ✓ code\n\tx = 1"
+    theirs, ours = seqio.ByteVocabulary(extra_ids=125), vocabularies.ByteVocabulary()
+    assert ours.encode(text) == list(theirs.encode(text))
+    assert ours.vocab_size == theirs.vocab_size == 384
+
+
+def test_sentencepiece_ids_are_the_librarys_and_nothing_is_lost(seqio, tmp_path):
+    from tasks.vocabularies import SENTENCEPIECE
+
+    light = SENTENCEPIECE.light
+    for text in ("def f(x):\n    return  x\t# ✓ é 漢\n", " leading", "", "\n\n"):
+        assert light.encode(text) == light.processor.encode(text)
+        assert light.decode(light.encode(text)) == text
+        assert light.bytes_per_token_V[light.encode(text)].sum() == len(text.encode())
+    light.save(tmp_path)
+    again = vocabularies.load(tmp_path)
+    assert again.fingerprint == light.fingerprint and again.encode("import os") == light.encode("import os")
+    assert vocabularies.mask_id(light) == 8192 - 100
+
+
+def test_sentencepiece_training_is_deterministic(seqio):
+    from tasks.vocabularies import trained_sentencepiece
+
+    texts = [text for _, text in corpora.sources("validation")][:4]
+    assert trained_sentencepiece(texts, 700) == trained_sentencepiece(texts, 700)
+
+
+@pytest.mark.parametrize("vocabulary", [vocabularies.ByteVocabulary(), vocabularies.ByteVocabulary(extra_ids=5)])
+def test_bytes_come_back_from_disk(vocabulary, tmp_path):
+    vocabulary.save(tmp_path)
+    assert vocabularies.load(tmp_path) == vocabulary
+    every = bytes(range(256)).decode("latin-1")
+    assert vocabulary.decode([*vocabulary.encode(every), 1, 99]) == every
+    assert np.array_equal(np.flatnonzero(vocabulary.bytes_per_token_V), np.arange(3, 259))

@@ -1,0 +1,96 @@
+"""Every gin file is used by a run that takes a step, in the compositions the run files describe."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from t5x_like.cli import gin_runtime
+
+CONFIGS = Path(__file__).parents[1] / "gin_configs"
+
+# family: (objective, task)
+FAMILIES = {
+    "gpt2": ("prefix_lm", "tiny"),
+    "llama": ("causal_lm", "tiny"),
+    "mixtral": ("causal_lm", "tiny"),
+    "bert": ("masked_lm", "tiny"),
+    "t5_1_1": ("span_corruption", "tiny"),
+    "switch_t5": ("seq2seq", "pairs"),
+}
+SMALL = {
+    "STEPS": 2,
+    "WARMUP_STEPS": 1,
+    "BATCH_SIZE": 8,
+    "VOCAB_SIZE": 384,
+    "trainer.train.log_every": 1,
+    "trainer.train.eval_batches": 1,
+}
+SHORT = {"LENGTH": 32}, {"INPUTS_LENGTH": 48, "TARGETS_LENGTH": 32}
+
+
+def train(root, run_dir, family, *files, optimizer="adamw", **macros):
+    objective, task = FAMILIES[family]
+    macros = SMALL | SHORT[objective in ("span_corruption", "seq2seq")] | {"TASK": task, "RUN_DIR": run_dir} | macros
+    overrides = [f"--gin.{name}={value}" for name, value in macros.items()]
+    overrides.append(f"--gin.token_cache.TokenCache.root={root}")
+    names = (f"sizes/{family}/tiny", f"objectives/{objective}", f"optimizers/{optimizer}", "runs/pretrain", *files)
+    config = gin_runtime.parse([f"{name}.gin" for name in names], overrides)
+    config.configured("trainer.train")(config=config.resolved_config())
+    lines = [json.loads(line) for line in (Path(run_dir) / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == 2 and all(0 < loss < 20 for loss in losses)
+    return losses
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_trains(tiny_root, tmp_path, family):
+    train(tiny_root, tmp_path, family)
+
+
+@pytest.mark.parametrize("optimizer", ["adafactor", "lion", "sgd"])
+def test_every_optimizer_trains(tiny_root, tmp_path, optimizer):
+    train(tiny_root, tmp_path, "llama", optimizer=optimizer)
+
+
+@pytest.mark.parametrize("family, mesh", [("llama", "fsdp"), ("llama", "data_fsdp_tensor"), ("mixtral", "data_expert")])
+def test_every_mesh_trains(tiny_root, tmp_path, family, mesh):
+    train(tiny_root, tmp_path, family, f"meshes/{mesh}")
+    assert "mesh {" in (tmp_path / "model_info.txt").read_text()
+
+
+def test_mixed_precision_is_close_to_float32(tiny_root, tmp_path):
+    plain = train(tiny_root, tmp_path / "a", "llama")
+    mixed = train(tiny_root, tmp_path / "b", "llama", "precision/bfloat16")
+    assert plain != mixed
+    assert mixed == pytest.approx(plain, rel=2e-2)
+
+
+def test_the_kept_configuration_trains_the_same_again(tiny_root, tmp_path):
+    first = train(tiny_root, tmp_path / "a", "llama")
+    config = gin_runtime.parse([str(tmp_path / "a" / "config.gin")], [f"--gin.RUN_DIR={tmp_path / 'b'}"])
+    config.configured("trainer.train")(config=config.resolved_config())
+    lines = [json.loads(line) for line in (tmp_path / "b" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in lines if "loss" in line] == first
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (CONFIGS / "decoding").glob("*.gin")))
+def test_every_way_of_decoding_is_built(name):
+    assert callable(gin_runtime.parse([f"decoding/{name}"]).evaluate("%CHOOSE"))
+
+
+def test_the_quickstart_is_complete():
+    config = gin_runtime.parse(["runs/quickstart.gin"], ["--gin.RUN_DIR=/nowhere"])
+    assert config.evaluate("trainer.train.model").decoder.repeats >= 2
+
+
+def test_no_file_is_left_out():
+    used = {"runs/pretrain", "runs/quickstart", "precision/bfloat16", "optimizers/adamw"}
+    used |= {f"optimizers/{name}" for name in ("adafactor", "lion", "sgd")}
+    used |= {f"meshes/{name}" for name in ("fsdp", "data_fsdp_tensor", "data_expert")}
+    used |= {f"objectives/{objective}" for objective, _ in FAMILIES.values()}
+    used |= {f"architectures/{family}" for family in FAMILIES}
+    # decoding/ is built above, tasks/ are read in tests/tasks, sizes/ are counted in test_gin_architectures
+    found = {str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.gin")}
+    assert {name for name in found if not name.startswith(("decoding/", "tasks/", "sizes/"))} == used
+    assert {name.split("/")[1] for name in found if name.startswith("sizes/")} == set(FAMILIES)
