@@ -165,9 +165,7 @@ def test_token_types_are_added():
     assert np.all(np.abs(zero - one).max(-1) > 1e-4)
     params["params"]["token_types"]["table"] = jnp.zeros((2, tiny.WIDTH))
     bare = {"params": {name: part for name, part in params["params"].items() if name != "token_types"}}
-    np.testing.assert_allclose(
-        apply(params, other), jax.jit(tiny.encoder(repeats=1).apply)(bare, batch), atol=1e-5
-    )
+    np.testing.assert_allclose(apply(params, other), jax.jit(tiny.encoder(repeats=1).apply)(bare, batch), atol=1e-5)
 
 
 def test_a_row_longer_than_the_position_table_is_refused_before_compiling():
@@ -178,9 +176,7 @@ def test_a_row_longer_than_the_position_table_is_refused_before_compiling():
         jax.eval_shape(model.init, jax.random.key(0), one_row(12))
     params = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), one_row(8)))
     with pytest.raises(ValueError, match=r"length of 9 .*max_length=8"):
-        jax.eval_shape(
-            lambda params: model.apply(params, one_row(4), decode_length=9, mutable=["cache"]), params
-        )
+        jax.eval_shape(lambda params: model.apply(params, one_row(4), decode_length=9, mutable=["cache"]), params)
 
 
 @pytest.mark.parametrize("name", POSITIONS)

@@ -26,7 +26,10 @@ def self_params(groups, biased=False):
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_grouped_and_multi_query_are_multi_head_with_repeated_heads(groups):
-    x, ctx = array(2, 6, D), context([[1, 1, 1, 2, 2, 2]] * 2, angles_BLK=rotary_angles(jnp.tile(jnp.arange(6), (2, 1)), K, 1e4))
+    x, ctx = (
+        array(2, 6, D),
+        context([[1, 1, 1, 2, 2, 2]] * 2, angles_BLK=rotary_angles(jnp.tile(jnp.arange(6), (2, 1)), K, 1e4)),
+    )
     grouped = self_params(groups, biased=True)
     whole = jax.tree.map(lambda p: p, grouped)
     for name in ("key", "value"):

@@ -64,7 +64,9 @@ def test_what_stands_in_padding_changes_nothing():
     x, gate = array(2, 6, D), array(D, E, seed=1)
     other = np.where(SEGMENTS[..., None] > 0, x, 100 * array(2, 6, D, seed=2))
     router = TopK(E, 2, z_weight=1.0)
-    for one, two in zip(jax.tree.leaves(route(router, x, gate)), jax.tree.leaves(route(router, other, gate)), strict=True):
+    for one, two in zip(
+        jax.tree.leaves(route(router, x, gate)), jax.tree.leaves(route(router, other, gate)), strict=True
+    ):
         np.testing.assert_array_equal(one, two)
 
 

@@ -41,7 +41,9 @@ def stacked(params):
 
 
 @pytest.mark.parametrize(
-    ("block", "position"), [(tiny.tower().block, positions.Rope(8)), (MIXED, positions.RelativeBias(4))], ids=["rope", "bias"]
+    ("block", "position"),
+    [(tiny.tower().block, positions.Rope(8)), (MIXED, positions.RelativeBias(4))],
+    ids=["rope", "bias"],
 )
 def test_scanned_is_unrolled(block, position):
     unrolled = stack.Stack(block, 2, position, scan=False)
