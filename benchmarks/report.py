@@ -17,7 +17,9 @@ def machine() -> str:
     return f"{os.cpu_count()} cores {name}, {device.platform} {device.device_kind}, jax {jax.__version__}"
 
 
-def interleaved(sides: Mapping[str, Callable[[], None]], rounds: int, warmup: int = 1) -> dict[str, list[tuple[float, float]]]:
+def interleaved(
+    sides: Mapping[str, Callable[[], None]], rounds: int, warmup: int = 1
+) -> dict[str, list[tuple[float, float]]]:
     """(wall, CPU) seconds of each side, called in turn `rounds` times; each call must wait for its own result."""
     for _ in range(warmup):
         for side in sides.values():

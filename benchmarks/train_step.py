@@ -37,9 +37,7 @@ def our_step(batch):
     optimizer = optimizers.adamw(LEARNING_RATE, b1=B1, b2=B2, eps=EPSILON, weight_decay=WEIGHT_DECAY, clip_norm=None)
     model, precision = our_model(), train_state.Precision()
     layout = train_state.layout(model, optimizer, shapes, mesh, precision=precision)
-    step = trainer.jitted_step(
-        model, lm.LanguageModel(), optimizer, 1, layout, mesh, partitioning.RULES, precision
-    )
+    step = trainer.jitted_step(model, lm.LanguageModel(), optimizer, 1, layout, mesh, partitioning.RULES, precision)
     return step, layout.create(0)
 
 
@@ -60,6 +58,21 @@ def hand_params(params):
         "layers": [layer(params["decoder"][f"layer_{i}"]) for i in range(LAYERS)],
     }
     return jax.tree.map(jnp.copy, tree)
+
+
+def random_params(key):
+    """Fresh parameters for the hand-written side, where ours are not at hand."""
+    keys = iter(jax.random.split(key, 2 + 7 * LAYERS))
+
+    def matrix(rows, columns):
+        return jax.random.normal(next(keys), (rows, columns)) / np.sqrt(rows)
+
+    inner = HEADS * HEAD_DIM
+    shapes = {"q": (WIDTH, inner), "k": (WIDTH, inner), "v": (WIDTH, inner), "o": (inner, WIDTH)}
+    shapes |= {"gate": (WIDTH, MLP_DIM), "up": (WIDTH, MLP_DIM), "down": (MLP_DIM, WIDTH)}
+    norms = {"norm1": jnp.ones(WIDTH), "norm2": jnp.ones(WIDTH)}
+    layers = [{name: matrix(*shape) for name, shape in shapes.items()} | norms for _ in range(LAYERS)]
+    return {"embed": matrix(VOCAB, WIDTH), "head": matrix(WIDTH, VOCAB), "norm": jnp.ones(WIDTH), "layers": layers}
 
 
 def hand_norm(x, scale):
@@ -143,7 +156,9 @@ def main() -> None:
     step, state = our_step(batch)
     params = hand_params(state.params)
     zeros = jax.tree.map(jnp.zeros_like, params)
-    hand = Side(jax.jit(hand_step, donate_argnums=0), (params, zeros, jax.tree.map(jnp.copy, zeros), 0.0), batch, lambda x: x)
+    hand = Side(
+        jax.jit(hand_step, donate_argnums=0), (params, zeros, jax.tree.map(jnp.copy, zeros), 0.0), batch, lambda x: x
+    )
     ours = Side(step, state, batch, lambda metrics: metrics["loss"][0] / metrics["loss"][1])
 
     seconds = report.interleaved({"ours": ours, "hand-written": hand}, args.rounds)
@@ -151,8 +166,14 @@ def main() -> None:
     cpu = {name: [c for _, c in times] for name, times in seconds.items()}
     ratios = [a / b for a, b in zip(wall["ours"], wall["hand-written"], strict=True)]
     rows = {
-        name: {"wall s": report.spread(wall[name])["median"], "min": min(wall[name]), "max": max(wall[name]),
-               "CPU s": report.spread(cpu[name])["median"], "first loss": side.losses[0], "last loss": side.losses[-1]}
+        name: {
+            "wall s": report.spread(wall[name])["median"],
+            "min": min(wall[name]),
+            "max": max(wall[name]),
+            "CPU s": report.spread(cpu[name])["median"],
+            "first loss": side.losses[0],
+            "last loss": side.losses[-1],
+        }
         for name, side in (("ours", ours), ("hand-written", hand))
     }
     np.testing.assert_allclose(ours.losses, hand.losses, rtol=1e-3, err_msg="the two sides do not compute the same")

@@ -47,9 +47,7 @@ class Context:
 
 def slots(batch, side: str) -> Slots:
     """The slots of one side (`encoder` or `decoder`) of a batch."""
-    return Slots(
-        batch[f"{side}_positions"], batch[f"{side}_segment_ids"], batch.get(f"{side}_prefix")
-    )
+    return Slots(batch[f"{side}_positions"], batch[f"{side}_segment_ids"], batch.get(f"{side}_prefix"))
 
 
 def cached_keys(module: nn.Module, queries: Slots, decode_length: int) -> tuple[Slots, jax.Array]:

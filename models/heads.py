@@ -12,9 +12,7 @@ from models.norms import LayerNorm
 
 def product(x_BLD: jax.Array, table_VD: jax.Array) -> jax.Array:
     """x times the transposed table, accumulated and returned in float32."""
-    logits_BLV = jnp.einsum(
-        "BLD,VD->BLV", x_BLD, table_VD.astype(x_BLD.dtype), preferred_element_type=jnp.float32
-    )
+    logits_BLV = jnp.einsum("BLD,VD->BLV", x_BLD, table_VD.astype(x_BLD.dtype), preferred_element_type=jnp.float32)
     return constrain(logits_BLV, "batch", "length", "vocab")
 
 

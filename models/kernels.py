@@ -45,9 +45,7 @@ def cudnn(q_BLHK, k_BMGK, v_BMGK, bias_AHLM, mask_ALM, scale, drop=None):
     if bias_AHLM is not None or drop is not None:
         raise ValueError("kernels.cudnn takes no attention bias and no attention dropout; use kernels.reference")
     mask_B1LM = jnp.broadcast_to(mask_ALM[:, None], (q_BLHK.shape[0], 1, *mask_ALM.shape[1:]))
-    return jax.nn.dot_product_attention(
-        q_BLHK, k_BMGK, v_BMGK, mask=mask_B1LM, scale=scale, implementation="cudnn"
-    )
+    return jax.nn.dot_product_attention(q_BLHK, k_BMGK, v_BMGK, mask=mask_B1LM, scale=scale, implementation="cudnn")
 
 
 def automatic(q_BLHK, k_BMGK, v_BMGK, bias_AHLM, mask_ALM, scale, drop=None):

@@ -82,9 +82,7 @@ class RelativeBias(nn.Module):
     def __call__(self, x_BLD: jax.Array, ctx: Context) -> tuple[jax.Array, Context]:
         init = nn.with_logical_partitioning(self.table_init, ("heads", "relpos"))
         table_HN = self.param("table", init, (self.num_heads, self.num_buckets))
-        bucket_ALM = relative_bucket(
-            ctx.distances_ALM(), self.bidirectional, self.num_buckets, self.max_distance
-        )
+        bucket_ALM = relative_bucket(ctx.distances_ALM(), self.bidirectional, self.num_buckets, self.max_distance)
         bias_AHLM = jnp.moveaxis(jnp.take(table_HN, bucket_ALM, axis=1), 0, 1)
         return x_BLD, ctx.replace(bias_AHLM=bias_AHLM)
 

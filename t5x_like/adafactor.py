@@ -110,7 +110,10 @@ def scale_by_adafactor(
             column = blend(old.column, jnp.mean(square, axis=old.rows))
             wide_row, wide_column = jnp.expand_dims(row, old.columns), jnp.expand_dims(column, old.rows)
             wide_row /= jnp.mean(wide_row, axis=old.rows, keepdims=True)
-            update, new = grad * jax.lax.rsqrt(wide_row) * jax.lax.rsqrt(wide_column), old.replace(row=row, column=column)
+            update, new = (
+                grad * jax.lax.rsqrt(wide_row) * jax.lax.rsqrt(wide_column),
+                old.replace(row=row, column=column),
+            )
         else:
             full = blend(old.full, square)
             update, new = grad * jax.lax.rsqrt(full), old.replace(full=full)

@@ -1,12 +1,12 @@
 """What a batch holds: the names (T5X's) of its arrays, each of shape [B, L], int32 unless said.
 
-    {encoder,decoder}_input_tokens   what the model reads; decoder inputs are the targets shifted right per segment
-    {encoder,decoder}_positions      0, 1, 2, ... in every segment
-    {encoder,decoder}_segment_ids    1, 2, 3, ...; 0 is padding, and nothing else is
-    {encoder,decoder}_target_tokens  what it is to predict
-    {encoder,decoder}_loss_weights   float32; 0 where a target does not count
-    decoder_prefix                   1 where attention is bidirectional (prefix LM)
-    encoder_token_types              BERT's sentence A (0) or B (1)
+{encoder,decoder}_input_tokens   what the model reads; decoder inputs are the targets shifted right per segment
+{encoder,decoder}_positions      0, 1, 2, ... in every segment
+{encoder,decoder}_segment_ids    1, 2, 3, ...; 0 is padding, and nothing else is
+{encoder,decoder}_target_tokens  what it is to predict
+{encoder,decoder}_loss_weights   float32; 0 where a target does not count
+decoder_prefix                   1 where attention is bidirectional (prefix LM)
+encoder_token_types              BERT's sentence A (0) or B (1)
 """
 
 from collections.abc import Mapping

@@ -245,7 +245,9 @@ def restore_params(run_dir, abstract_params, step: int | None = None) -> tuple[A
     directory = Path(run_dir).absolute() / "checkpoints"
     step = latest_step(directory) if step is None else step
     if step is None or step not in complete_steps(directory):
-        raise FileNotFoundError(f"no checkpoint{'' if step is None else f' of step {step}'} in {directory}; train first")
+        raise FileNotFoundError(
+            f"no checkpoint{'' if step is None else f' of step {step}'} in {directory}; train first"
+        )
     folder = directory / str(step)
     wanted = named({"params": abstract_params})
     stored = json.loads((folder / MANIFEST).read_text())["arrays"]

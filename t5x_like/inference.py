@@ -61,7 +61,9 @@ def infer(
         keys = np.asarray(jax.vmap(jax.random.fold_in, (None, 0))(jax.random.PRNGKey(seed), numbers))
         with partitioning.on(mesh, rules):
             placed = partitioning.global_batch(
-                lambda start, stop, b=batch | {"keys": keys}: {k: x[start:stop] for k, x in b.items()}, batch_size, sharding
+                lambda start, stop, b=batch | {"keys": keys}: {k: x[start:stop] for k, x in b.items()},
+                batch_size,
+                sharding,
             )
             made = jax.device_get(decode(params, placed, placed.pop("keys")))
         for row, (number, record) in enumerate(chunk):
@@ -124,7 +126,10 @@ def read_prompts(path) -> Iterator[dict[str, Any]]:
             continue
         try:
             record = json.loads(line)
-            yield {"id": record.get("id", number - 1), "prompt": str(record["prompt"] if "prompt" in record else record["inputs"])}
+            yield {
+                "id": record.get("id", number - 1),
+                "prompt": str(record["prompt"] if "prompt" in record else record["inputs"]),
+            }
         except (ValueError, KeyError, AttributeError) as error:
             raise ValueError(
                 f'{path}, line {number}: need a JSON object with "prompt" (or "inputs"), got {line[:60]!r}'

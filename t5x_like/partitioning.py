@@ -166,8 +166,13 @@ def describe(boxed, mesh: Mesh, rules: Rules = RULES) -> str:
         if parts == 1 and size > LARGE and mesh.size > 1:
             unsplit.append(name)
         axes = ", ".join(leaf.names)
-        lines.append(f"{name:<60} {leaf.value.dtype!s:<9} {shape!s:<24} ({axes}) {partition} {size / parts / 2**20:.2f} MiB")
-    lines += ["", f"{total:,} parameters, {local / 2**20:.1f} MiB on each of {mesh.size} devices, mesh {dict(mesh.shape)}"]
+        lines.append(
+            f"{name:<60} {leaf.value.dtype!s:<9} {shape!s:<24} ({axes}) {partition} {size / parts / 2**20:.2f} MiB"
+        )
+    lines += [
+        "",
+        f"{total:,} parameters, {local / 2**20:.1f} MiB on each of {mesh.size} devices, mesh {dict(mesh.shape)}",
+    ]
     if unsplit:
         lines += ["larger than 1 MiB and whole on every device: " + ", ".join(unsplit)]
     return "\n".join(lines) + "\n"

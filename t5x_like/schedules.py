@@ -11,7 +11,9 @@ Schedule = optax.Schedule
 def check_span(steps: int, warmup_steps: int) -> None:
     """Refuses a warm-up that does not fit the run."""
     if steps < 1 or warmup_steps < 0 or warmup_steps > steps:
-        raise ValueError(f"warmup_steps={warmup_steps} and steps={steps}: need 0 <= warmup_steps <= steps and steps >= 1")
+        raise ValueError(
+            f"warmup_steps={warmup_steps} and steps={steps}: need 0 <= warmup_steps <= steps and steps >= 1"
+        )
 
 
 def warmed_up(after: Callable, peak: float, warmup_steps: int) -> Schedule:
@@ -32,7 +34,9 @@ def constant(learning_rate: float, warmup_steps: int = 0) -> Schedule:
 def cosine(learning_rate: float, steps: int, warmup_steps: int = 0, final: float = 0.1) -> Schedule:
     """Half a cosine from the peak to `final` times the peak at `steps` (Loshchilov & Hutter 2017)."""
     check_span(steps, warmup_steps)
-    return warmed_up(optax.cosine_decay_schedule(learning_rate, max(steps - warmup_steps, 1), final), learning_rate, warmup_steps)
+    return warmed_up(
+        optax.cosine_decay_schedule(learning_rate, max(steps - warmup_steps, 1), final), learning_rate, warmup_steps
+    )
 
 
 def linear(learning_rate: float, steps: int, warmup_steps: int = 0, final: float = 0.0) -> Schedule:

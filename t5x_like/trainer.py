@@ -199,7 +199,9 @@ def start(saved, layout, seed: int, meta: dict, initial) -> TrainState:
     if initial is None:
         return state
     params, taken, fresh = initial.restore(state.params)
-    print(f"{len(taken)} parameters from {initial.run_dir}, {len(fresh)} fresh{': ' if fresh else ''}{', '.join(fresh)}")
+    print(
+        f"{len(taken)} parameters from {initial.run_dir}, {len(fresh)} fresh{': ' if fresh else ''}{', '.join(fresh)}"
+    )
     return state.replace(params=params)
 
 

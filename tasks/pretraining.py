@@ -8,7 +8,9 @@ import tensorflow as tf
 from tasks import corpora, preprocessors, vocabularies
 
 
-def dataset(corpus, fields: tuple[str, ...], split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
+def dataset(
+    corpus, fields: tuple[str, ...], split: str, shuffle_files: bool, seed: int | None = None
+) -> tf.data.Dataset:
     """A corpus function as tf.data, in its own order."""
     spec = {field: tf.TensorSpec((), tf.string) for field in fields}
     return tf.data.Dataset.from_generator(functools.partial(corpus, split), output_signature=spec)
@@ -19,7 +21,12 @@ def add(name: str, corpus, fields: tuple[str, ...], steps: tuple, features: tupl
     seqio.TaskRegistry.add(
         name,
         source=seqio.FunctionDataSource(functools.partial(dataset, corpus, fields), splits=corpora.SPLITS),
-        preprocessors=[*steps, seqio.preprocessors.tokenize, seqio.preprocessors.append_eos, seqio.CacheDatasetPlaceholder()],
+        preprocessors=[
+            *steps,
+            seqio.preprocessors.tokenize,
+            seqio.preprocessors.append_eos,
+            seqio.CacheDatasetPlaceholder(),
+        ],
         output_features={feature: seqio.Feature(vocabulary, add_eos=True) for feature in features},
         metric_fns=[],
     )

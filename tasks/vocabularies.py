@@ -12,8 +12,8 @@ import sentencepiece
 import seqio
 import tensorflow as tf
 
-from tasks import corpora
 from t5x_like.data import token_cache, vocabularies
+from tasks import corpora
 
 
 class Wrapped(seqio.Vocabulary):
@@ -111,7 +111,9 @@ def embedded_sentencepiece(vocab_size: int = 8192) -> vocabularies.SentencePiece
     path = token_cache.default_root() / "vocabularies" / f"python-{version}-{vocab_size}.model"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        texts = (example["text"] for corpus in (corpora.python_source, corpora.python_docs) for example in corpus("train"))
+        texts = (
+            example["text"] for corpus in (corpora.python_source, corpora.python_docs) for example in corpus("train")
+        )
         print(f"training a SentencePiece model of {vocab_size} ids, kept as {path}", file=sys.stderr)
         model = trained_sentencepiece(texts, vocab_size)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as f:

@@ -24,7 +24,10 @@ def placed(tree, mesh=None, spec=("fsdp",)):
 
 def state(seed=0):
     random = np.random.default_rng(seed)
-    params = {"layer": {"kernel": random.normal(size=(8, 4)).astype(np.float32)}, "bias": np.arange(8, dtype=jnp.bfloat16)}
+    params = {
+        "layer": {"kernel": random.normal(size=(8, 4)).astype(np.float32)},
+        "bias": np.arange(8, dtype=jnp.bfloat16),
+    }
     return placed({"params": params, "moments": [np.ones((8, 2), np.float32)], "step": np.int32(3)})
 
 

@@ -14,7 +14,9 @@ SHAPES = {"layer": {"mlp": {"kernel": (6, 8), "bias": (8,)}, "norm": {"scale": (
 
 def tree(seed, shapes=SHAPES):
     random = np.random.default_rng(seed)
-    return jax.tree.map(lambda s: jnp.asarray(random.normal(size=s), jnp.float32), shapes, is_leaf=lambda s: isinstance(s, tuple))
+    return jax.tree.map(
+        lambda s: jnp.asarray(random.normal(size=s), jnp.float32), shapes, is_leaf=lambda s: isinstance(s, tuple)
+    )
 
 
 def steps(optimizer, params, count=4):
@@ -42,7 +44,10 @@ def only_matrices(params):
             optimizers.adamw(0.1, 0.8, 0.9, 1e-6, 0.3, clip_norm=None),
             optax.adamw(0.1, 0.8, 0.9, 1e-6, weight_decay=0.3, mask=only_matrices),
         ),
-        (optimizers.lion(0.01, 0.9, 0.95, 0.2, clip_norm=None), optax.lion(0.01, 0.9, 0.95, weight_decay=0.2, mask=only_matrices)),
+        (
+            optimizers.lion(0.01, 0.9, 0.95, 0.2, clip_norm=None),
+            optax.lion(0.01, 0.9, 0.95, weight_decay=0.2, mask=only_matrices),
+        ),
         (optimizers.sgd(0.1, 0.9, True), optax.sgd(0.1, 0.9, nesterov=True)),
         (optimizers.sgd(0.1, 0.0), optax.sgd(0.1)),
         (optimizers.sgd(0.1, 0.9, clip_norm=0.5), optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.1, 0.9))),
@@ -56,7 +61,9 @@ def test_each_is_its_optax_counterpart(ours, theirs):
 def test_the_schedule_is_followed_and_its_value_told():
     optimizer = optimizers.sgd(lambda step: 0.1 * (step + 1), momentum=0.0)
     params, state = steps(optimizer, tree(0), 3)
-    expected = jax.tree.map(lambda p, *gs: p - sum(0.1 * (i + 1) * g for i, g in enumerate(gs)), tree(0), *(tree(100 + i) for i in range(3)))
+    expected = jax.tree.map(
+        lambda p, *gs: p - sum(0.1 * (i + 1) * g for i, g in enumerate(gs)), tree(0), *(tree(100 + i) for i in range(3))
+    )
     assert_close(params, expected)
     assert float(optimizers.learning_rate_of(state)) == pytest.approx(0.3)
 
@@ -71,7 +78,9 @@ def test_frozen_parameters_stay_have_no_state_and_no_part_in_the_norm():
     gradients = tree(100)
     updates, _ = optimizer.update(gradients, optimizer.init(params), params)
     direct, _ = optimizers.adamw(0.1, clip_norm=1e-3).update(
-        {"layer": gradients["layer"]}, optimizers.adamw(0.1, clip_norm=1e-3).init({"layer": params["layer"]}), {"layer": params["layer"]}
+        {"layer": gradients["layer"]},
+        optimizers.adamw(0.1, clip_norm=1e-3).init({"layer": params["layer"]}),
+        {"layer": params["layer"]},
     )
     assert_close(updates["layer"], direct["layer"])
     assert alone["layer"].keys() == after["layer"].keys()
@@ -79,7 +88,9 @@ def test_frozen_parameters_stay_have_no_state_and_no_part_in_the_norm():
 
 def test_factors_scale_the_rate_and_the_decay_of_the_paths_they_are_found_in():
     params = tree(0)
-    optimizer = optimizers.sgd(0.1, 0.0, weight_decay=0.5, lr_factors=(("mlp/kernel", 3.0), ("mlp", 2.0)), decay_factors=(("table", 0.0),))
+    optimizer = optimizers.sgd(
+        0.1, 0.0, weight_decay=0.5, lr_factors=(("mlp/kernel", 3.0), ("mlp", 2.0)), decay_factors=(("table", 0.0),)
+    )
     after, _ = steps(optimizer, params, 1)
     g, p = tree(100), params
     expected = {
@@ -90,7 +101,9 @@ def test_factors_scale_the_rate_and_the_decay_of_the_paths_they_are_found_in():
     assert_close(after["embed"]["table"], p["embed"]["table"] - 0.1 * g["embed"]["table"])
 
 
-@pytest.mark.parametrize("options", [dict(frozen=("mpl",)), dict(lr_factors=(("mpl", 1.0),)), dict(decay_factors=(("mpl", 0.0),))])
+@pytest.mark.parametrize(
+    "options", [dict(frozen=("mpl",)), dict(lr_factors=(("mpl", 1.0),)), dict(decay_factors=(("mpl", 0.0),))]
+)
 def test_an_expression_found_nowhere_is_refused_with_examples(options):
     with pytest.raises(ValueError, match="'mpl' is found in no parameter's path.*layer/mlp/bias"):
         optimizers.adamw(0.1, **options).init(tree(0))

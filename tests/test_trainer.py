@@ -130,7 +130,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoi
     trainer.train(**arguments(tiny_root, tmp_path, steps=3))
     wild = optimizers.sgd(lambda step: 1e30, momentum=0.9)
     broken = arguments(tiny_root, tmp_path / "broken", optimizer=wild, steps=9, checkpoint_every=1, eval_every=100)
-    with pytest.raises(trainer.NonFiniteLossError, match=r"the loss of step \d+ is (nan|inf).*last good checkpoint is step \d"):
+    with pytest.raises(
+        trainer.NonFiniteLossError, match=r"the loss of step \d+ is (nan|inf).*last good checkpoint is step \d"
+    ):
         trainer.train(**broken)
     good = checkpoints.latest_step(tmp_path / "broken" / "checkpoints")
     assert good == max(step for step, loss in logged(tmp_path / "broken").items() if np.isfinite(loss))
@@ -143,7 +145,10 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoi
         (dict(batch_size=6, microbatches=4), "batch_size=6 is not a multiple of 4 = 1 devices.*use 4 or 8"),
         (dict(log_every=0), "log_every=0"),
         (dict(model=tiny.decoder()), "vocab_size=64 is smaller than the 384 ids.*set VOCAB_SIZE to 384"),
-        (dict(optimizer=optimizers.adamw(1e-3, frozen=("nothing_here",))), "'nothing_here' is found in no parameter's path"),
+        (
+            dict(optimizer=optimizers.adamw(1e-3, frozen=("nothing_here",))),
+            "'nothing_here' is found in no parameter's path",
+        ),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(tiny_root, tmp_path, changes, message):

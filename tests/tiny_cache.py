@@ -9,13 +9,13 @@ from t5x_like.data import token_cache
 from t5x_like.data.token_cache import TokenCache
 from t5x_like.data.vocabularies import ByteVocabulary
 
-WORDS = "def class return if else for while in not and or import from as with try raise yield lambda pass".split()
+WORDS = """def class return if else for while in not and or import from as with try raise yield lambda pass"""
 
 
 def documents(count: int, seed: int = 0, words: int = 60) -> list[str]:
     """Texts of random Python words, of different lengths."""
     random = np.random.default_rng(seed)
-    return [" ".join(random.choice(WORDS, random.integers(1, words))) for _ in range(count)]
+    return [" ".join(random.choice(WORDS.split(), random.integers(1, words))) for _ in range(count)]
 
 
 def write(root, features: dict[str, list[str]], task: str = "tiny", split: str = "train") -> TokenCache:
@@ -35,7 +35,12 @@ def write(root, features: dict[str, list[str]], task: str = "tiny", split: str =
         for path in folder.iterdir()
         if path.is_file()
     }
-    manifest = {"fingerprint": token_cache.fingerprint_of(inputs), "inputs": inputs, "features": described, "files": files}
+    manifest = {
+        "fingerprint": token_cache.fingerprint_of(inputs),
+        "inputs": inputs,
+        "features": described,
+        "files": files,
+    }
     manifest |= {"task": task, "split": split, "documents": len(texts), "vocab_size": vocabulary.vocab_size}
     (folder / token_cache.MANIFEST).write_text(json.dumps(manifest))
     return TokenCache(task, split, root=str(root))

@@ -55,7 +55,13 @@ def report(args: argparse.Namespace, run) -> None:
     for name, value in bits.items():
         print(f"  {name:<12}{value:6.3f}")
     sampled = inference.infer(
-        run.model, params, run.vocabulary, [args.prompt], Sample(temperature=0.7, top_k=40), max_new_tokens=160, mesh=run.mesh
+        run.model,
+        params,
+        run.vocabulary,
+        [args.prompt],
+        Sample(temperature=0.7, top_k=40),
+        max_new_tokens=160,
+        mesh=run.mesh,
     )
     print(f"\nA continuation of {args.prompt!r}:\n")
     for line in (args.prompt + next(iter(sampled))["completion"]).splitlines():

@@ -128,7 +128,9 @@ class TokenCache:
         flags = {"task": self.task, "split": self.split, "module": self.module, "root": str(self.folder_of_task.parent)}
         command = [sys.executable, "-m", "t5x_like.data.seqio_source", *(f"--{k}={v}" for k, v in flags.items())]
         path = os.pathsep.join(p for p in sys.path if p)
-        run = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.PIPE if _quiet() else None)
+        run = subprocess.run(
+            command, env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.PIPE if _quiet() else None
+        )
         if run.returncode:
             said = (run.stderr or b"").decode(errors="replace").strip().splitlines()
             raise RuntimeError(

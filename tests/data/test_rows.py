@@ -94,7 +94,10 @@ def test_span_corruption_gives_the_text_back_and_fills_its_rows(cache):
         assert restored(inputs, targets, made.vocabulary) == text[row].tolist()
     real = np.mean(batch["encoder_segment_ids"] > 0)
     assert real > 0.9
-    np.testing.assert_array_equal(batch["decoder_input_tokens"][:, 1:], batch["decoder_target_tokens"][:, :-1] * (batch["decoder_segment_ids"][:, 1:] > 0))
+    np.testing.assert_array_equal(
+        batch["decoder_input_tokens"][:, 1:],
+        batch["decoder_target_tokens"][:, :-1] * (batch["decoder_segment_ids"][:, 1:] > 0),
+    )
 
 
 def test_t5s_lengths():
@@ -112,7 +115,11 @@ def test_masking_rates_and_what_is_left_alone(cache):
     made = rows.MaskedLM(cache, 32)
     batches = [everything(made, epoch) for epoch in range(12)]
     batch = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
-    inputs, targets, chosen = batch["encoder_input_tokens"], batch["encoder_target_tokens"], batch["encoder_loss_weights"] > 0
+    inputs, targets, chosen = (
+        batch["encoder_input_tokens"],
+        batch["encoder_target_tokens"],
+        batch["encoder_loss_weights"] > 0,
+    )
     text = targets > vocabularies.UNK
     assert not (chosen & ~text).any()
     np.testing.assert_array_equal(inputs[~chosen], targets[~chosen])
@@ -134,7 +141,10 @@ def test_packing_loses_and_invents_no_example(pairs):
     for row in range(len(made)):
         for segment in range(1, batch["decoder_segment_ids"][row].max() + 1):
             source, target = (batch[f"{side}_segment_ids"][row] == segment for side in ("encoder", "decoder"))
-            pair = (tuple(batch["encoder_input_tokens"][row][source]), tuple(batch["decoder_target_tokens"][row][target]))
+            pair = (
+                tuple(batch["encoder_input_tokens"][row][source]),
+                tuple(batch["decoder_target_tokens"][row][target]),
+            )
             found[pair] += 1
             np.testing.assert_array_equal(batch["decoder_positions"][row][target], np.arange(target.sum()))
             inputs = batch["decoder_input_tokens"][row][target]
@@ -175,5 +185,9 @@ def test_bad_sizes_are_refused(cache, make, message):
 def test_the_fingerprint_names_data_and_parameters(cache, tiny_root):
     base = rows.CausalLM(cache, 16).fingerprint
     assert base == rows.CausalLM(TokenCache("tiny", "train", root=str(tiny_root)), 16).fingerprint
-    others = (rows.CausalLM(cache, 17), rows.PrefixLM(cache, 16), rows.CausalLM(TokenCache("tiny", "validation", root=str(tiny_root)), 16))
+    others = (
+        rows.CausalLM(cache, 17),
+        rows.PrefixLM(cache, 16),
+        rows.CausalLM(TokenCache("tiny", "validation", root=str(tiny_root)), 16),
+    )
     assert base not in {other.fingerprint for other in others}

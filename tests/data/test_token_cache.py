@@ -1,5 +1,6 @@
 """Token caches: fresh or not read, whole or not there, and usable without TensorFlow. Real seqio tasks build them."""
 
+import itertools
 import json
 import os
 import signal
@@ -25,7 +26,8 @@ TEXTS = {"train": ["first text", "second"], "validation": ["third"]}
 
 
 def texts(split, shuffle_files=False, seed=None):
-    return tf.data.Dataset.from_generator(lambda: ({"targets": t} for t in TEXTS[split]), output_signature={"targets": tf.TensorSpec((), tf.string)})
+    spec = {"targets": tf.TensorSpec((), tf.string)}
+    return tf.data.Dataset.from_generator(lambda: ({"targets": t} for t in TEXTS[split]), output_signature=spec)
 
 
 def louder(dataset, ending):
@@ -66,7 +68,7 @@ def cache_of(module, split="train", task="made_up", **options):
 
 def texts(cache):
     flat, offsets = cache.tokens("targets"), cache.offsets("targets")
-    return [cache.vocabulary.decode(flat[a:b]) for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [cache.vocabulary.decode(flat[a:b]) for a, b in itertools.pairwise(offsets)]
 
 
 def test_first_use_builds_and_a_changed_preprocessor_builds_again(module, monkeypatch):
@@ -154,6 +156,6 @@ assert "tensorflow" not in {{name for name, module in sys.modules.items() if mod
     assert run.returncode == 0, run.stderr
     steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert sorted(set(steps)) == [1, 2, 3]
-    assert "absent: 2" in run.stdout and "no token cache of task 'absent'" in run.stderr and "t5x_like cache" in run.stderr
-
-
+    assert (
+        "absent: 2" in run.stdout and "no token cache of task 'absent'" in run.stderr and "t5x_like cache" in run.stderr
+    )

@@ -42,7 +42,9 @@ def again_from_the_start(model, params, prompt, new=NEW, prefix=False, encoder=N
     for _ in range(new):
         padded = inference.side([tokens], 1 + len(prompt) + new, "decoder")  # one shape: compiled once
         if prefix:
-            padded["decoder_prefix"] = (np.arange(padded["decoder_positions"].shape[1]) <= len(prompt))[None].astype(np.int32)
+            padded["decoder_prefix"] = (np.arange(padded["decoder_positions"].shape[1]) <= len(prompt))[None].astype(
+                np.int32
+            )
         logits = forward(padded | (encoder or {}))[0, len(tokens) - 1]
         tokens.append(int(jnp.argmax(logits)))
         log_probs.append(float(jax.nn.log_softmax(logits)[tokens[-1]]))

@@ -54,7 +54,8 @@ def test_samples_follow_the_probabilities(options):
 
 
 @pytest.mark.parametrize(
-    "options, message", [(dict(temperature=0.0), "temperature=0.0"), (dict(top_p=1.5), "top_p=1.5"), (dict(top_k=-1), "top_k=-1")]
+    "options, message",
+    [(dict(temperature=0.0), "temperature=0.0"), (dict(top_p=1.5), "top_p=1.5"), (dict(top_k=-1), "top_k=-1")],
 )
 def test_bad_values_are_refused(options, message):
     with pytest.raises(ValueError, match=message):

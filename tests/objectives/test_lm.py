@@ -74,7 +74,9 @@ def test_a_chunk_that_does_not_divide_the_length_is_refused():
 def test_targets_without_weight_have_no_influence():
     model, batch = tiny.decoder(), tiny.batch()
     params = tiny.init(model, batch)
-    changed = dict(batch, decoder_target_tokens=np.where(batch["decoder_loss_weights"] > 0, batch["decoder_target_tokens"], 5))
+    changed = dict(
+        batch, decoder_target_tokens=np.where(batch["decoder_loss_weights"] > 0, batch["decoder_target_tokens"], 5)
+    )
     first, grads = mean_loss(LanguageModel(), model, batch)(params)
     second, others = mean_loss(LanguageModel(), model, changed)(params)
     assert first == second

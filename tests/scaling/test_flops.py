@@ -23,7 +23,8 @@ def test_experts_cost_what_the_chosen_ones_do():
     batch = tiny.batch(rows=1)
     dense, moe = tiny.decoder(), tiny.decoder(experts=True)
     one, two = (
-        flops.per_row(m, jax.eval_shape(m.init, jax.random.key(0), batch)["params"], {"decoder": 12}) for m in (dense, moe)
+        flops.per_row(m, jax.eval_shape(m.init, jax.random.key(0), batch)["params"], {"decoder": 12})
+        for m in (dense, moe)
     )
     mlp, router = 2 * 2 * 3 * 32 * 64 * 12, 2 * 2 * 32 * 4 * 12
     assert two.weights - one.weights == pytest.approx(mlp + router)  # two of four experts per token, and the router

@@ -1,0 +1,58 @@
+"""Seconds a step of T5 v1.1 small: batch 8, 128 in and 64 out, float32, Adafactor.
+
+A matrix-product chain of the same FLOPs runs alternately, as a measure of the machine in the same minutes.
+"""
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import train_step
+
+import report
+from t5x_like import optimizers, partitioning, schedules, train_state, trainer
+from t5x_like.cli import gin_runtime
+from t5x_like.objectives import lm
+from t5x_like.scaling import flops
+
+ROWS, INPUTS, TARGETS, VOCAB = 8, 128, 64, 32128
+
+
+def batch_of(rows: int) -> dict[str, np.ndarray]:
+    """Random tokens for both sides."""
+    encoder, decoder = train_step.synthetic(rows, INPUTS), train_step.synthetic(rows, TARGETS)
+    names = ("input_tokens", "positions", "segment_ids")
+    return {f"encoder_{name}": encoder[f"decoder_{name}"] for name in names} | decoder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9)
+    args = parser.parse_args()
+    model = gin_runtime.parse(["sizes/t5_1_1/small.gin"], ["--gin.SCAN=False"]).evaluate("%MODEL")
+    mesh, precision = partitioning.make_mesh(devices=jax.devices()[:1]), train_state.Precision()
+    batch = jax.device_put(batch_of(ROWS))
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
+    optimizer = optimizers.adafactor(schedules.rsqrt())
+    layout = train_state.layout(model, optimizer, shapes, mesh)
+    step = trainer.jitted_step(model, lm.LanguageModel(), optimizer, 1, layout, mesh, partitioning.RULES, precision)
+    ours = train_step.Side(step, layout.create(0), batch, lambda metrics: metrics["loss"][0] / metrics["loss"][1])
+    row = flops.per_row(model, layout.boxed.params, {"encoder": INPUTS, "decoder": TARGETS})
+    count = row.train * ROWS
+    size = 1024
+    chain = jax.jit(lambda a: jax.lax.fori_loop(0, round(count / (2 * size**3)), lambda _, x: jnp.tanh(x @ a), a))
+    a = jnp.eye(size)
+    seconds = report.interleaved({"train step": ours, "products": lambda: chain(a).block_until_ready()}, args.rounds)
+    wall = {name: [w for w, _ in times] for name, times in seconds.items()}
+    cpu = {name: [c for _, c in times] for name, times in seconds.items()}
+    rows = {name: report.spread(wall[name]) | {"CPU s": report.spread(cpu[name])["median"]} for name in wall}
+    report.show(f"T5 v1.1 small, batch {ROWS} x {INPUTS}/{TARGETS}, {count / 1e9:.0f} GFLOP a step", rows)
+    ratio = report.spread(wall["train step"])["median"] / report.spread(wall["products"])["median"]
+    report.finish(
+        ratio=ratio, cpu_seconds=report.spread(cpu["train step"])["median"], **report.spread(wall["train step"])
+    )
+
+
+if __name__ == "__main__":
+    main()
