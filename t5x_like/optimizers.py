@@ -151,9 +151,10 @@ def around(
     return optax.GradientTransformation(init, update)
 
 
-def learning_rate_of(opt_state) -> jax.Array:
-    """The learning rate of the last step of an optimizer of this file."""
-    return opt_state[-1].learning_rate
+def learning_rate_of(opt_state) -> jax.Array | None:
+    """The learning rate of the last step, where the optimizer is one of this file."""
+    last = opt_state[-1] if isinstance(opt_state, tuple) and opt_state else None
+    return last.learning_rate if isinstance(last, StepState) else None
 
 
 def path_name(path) -> str:

@@ -225,7 +225,9 @@ def jitted_step(model, objective, optimizer, microbatches, layout, mesh, rules, 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics["grad_norm"] = (optax.tree.norm(grads), jnp.float32(1))
-        metrics["learning_rate"] = (optimizers.learning_rate_of(opt_state), jnp.float32(1))
+        rate = optimizers.learning_rate_of(opt_state)
+        if rate is not None:
+            metrics["learning_rate"] = (rate, jnp.float32(1))
         return TrainState(state.step + 1, params, opt_state, state.rng), metrics
 
     everywhere = NamedSharding(mesh, PartitionSpec())

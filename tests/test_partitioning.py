@@ -105,7 +105,7 @@ def test_an_axis_without_a_rule_is_refused():
 
 
 def test_a_dimension_its_mesh_axis_does_not_divide_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"'query'.*'heads' of size 4 is not a multiple of the 8 devices"):
+    with pytest.raises(ValueError, match=r"'key'.*'kv_heads' of size 4 is not a multiple of the 8 devices"):
         layout_of(tiny.decoder(), tiny.batch(), make_mesh(data=1, tensor=8))
 
 
