@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 QUICKSTART_FLAGS ?=
-PYTEST_FLAGS ?=
+PYTEST_FLAGS ?= -n 2
 
 VENV := $(or $(VIRTUAL_ENV),$(CURDIR)/.venv)
 RUN := $(VENV)/bin/python

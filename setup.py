@@ -36,7 +36,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10"],
         "gpu": ["jax[cuda13]>=0.10"],
-        "dev": ["pytest>=8", "ruff==0.17.5"],
+        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5"],
     },
     entry_points={"console_scripts": ["t5x_like = t5x_like.cli.main:main"]},
 )
