@@ -48,16 +48,15 @@ def cudnn(q_BLHK, k_BMGK, v_BMGK, bias_AHLM, mask_ALM, scale, drop=None):
     return jax.nn.dot_product_attention(q_BLHK, k_BMGK, v_BMGK, mask=mask_B1LM, scale=scale, implementation="cudnn")
 
 
+def chosen(q_BLHK, bias_AHLM, drop):
+    """cuDNN where it applies (GPU, 16-bit, no bias, no dropout, head dim a multiple of 8 up to 128), else the reference."""
+    length, depth = q_BLHK.shape[1], q_BLHK.shape[-1]
+    plain = bias_AHLM is None and drop is None and length > 1 and depth % 8 == 0 and depth <= 128
+    half = q_BLHK.dtype in (jnp.bfloat16, jnp.float16)
+    return cudnn if plain and half and jax.default_backend() == "gpu" else reference
+
+
 def automatic(q_BLHK, k_BMGK, v_BMGK, bias_AHLM, mask_ALM, scale, drop=None):
-    """cuDNN where it applies (GPU, 16-bit, no bias, no dropout, head dim a multiple of 8 up to 128), else reference."""
-    fits = (
-        jax.default_backend() == "gpu"
-        and q_BLHK.dtype in (jnp.bfloat16, jnp.float16)
-        and bias_AHLM is None
-        and drop is None
-        and q_BLHK.shape[-1] % 8 == 0
-        and q_BLHK.shape[-1] <= 128
-        and q_BLHK.shape[1] > 1
-    )
-    kernel = cudnn if fits else reference
+    """The kernel that `chosen` names."""
+    kernel = chosen(q_BLHK, bias_AHLM, drop)
     return kernel(q_BLHK, k_BMGK, v_BMGK, bias_AHLM, mask_ALM, scale, drop)
