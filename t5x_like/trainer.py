@@ -1,6 +1,7 @@
 """The training loop: one function that reads from top to bottom, and the step it repeats."""
 
 import contextlib
+import dataclasses
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from t5x_like import batches, checkpoints, optimizers, partitioning, train_state, writers
@@ -87,50 +89,82 @@ def train(
         stop_requested() as stopping,
         Bar("train", steps, first) as bar,
     ):
-        bar.message(f"MFU = model FLOP/s / peak; {flops.FORMULA}; peak: {peak_source}")
-        in_flight = None
-
-        def settle() -> None:
-            """Waits for the step in flight, takes in its metrics, and writes them when it is time."""
-            done, metrics, tokens, waited = in_flight
-            values = jax.device_get(metrics)
-            if not np.isfinite(values["loss"][0]):
-                raise non_finite(done, values, saved)
-            meter.add(values, tokens, waited)
-            if done % log_every == 0 or done == steps:
-                scalars = meter.read()
-                writer.write(done, scalars)
-                bar.advance(done, train_text(scalars))
-            else:
-                bar.advance(done)
-
+        if first < steps:
+            bar.message(f"MFU = model FLOP/s / peak; {flops.FORMULA}; peak: {peak_source}")
+            bar.message("compiling the train step")
+        loop = Loop(steps, log_every, step_fn, inputs, meter, writer, bar, saved)
         for done in range(first + 1, steps + 1):
-            waited = inputs.waited
-            batch, tokens = next(inputs)
-            state, metrics = step_fn(state, batch)
-            if in_flight is not None:
-                settle()
-            in_flight = (done, metrics, tokens, inputs.waited - waited)
-            stop = stopping.is_set()
+            state = loop.step(done, state)
+            stop = agreed(stopping.is_set(), done % log_every == 0)
             last = done == steps or stop
             measure = evaluate is not None and (done % eval_every == 0 or done == steps)
             if not (last or measure or done % checkpoint_every == 0):
                 continue
-            # Nothing is in flight from here to the next step: only finite states are evaluated or saved.
-            settle()
-            in_flight, results = None, {}
+            loop.settle()  # nothing is in flight from here on: only finite states are evaluated or saved
+            results = evaluate(precision.used(state.params)) if measure else {}
             if measure:
-                results = evaluate(precision.used(state.params))
                 writer.write(done, {f"eval/{name}": value for name, value in results.items()})
                 bar.message(f"step {done}: " + "  ".join(f"eval/{k} {v:.4f}" for k, v in results.items()))
             if last or done % checkpoint_every == 0:
-                saved.save(done, state, meta, results or None)
+                saved.save(done, state, meta, results)
             meter.restart_clock()
             if stop and done < steps:
                 saved.wait()
                 bar.message(f"stopped after step {done} of {steps} and saved; the same command goes on from here")
                 break
         return writer.last
+
+
+@dataclasses.dataclass
+class Loop:
+    """Steps one after the other: a step is dispatched before the metrics of the one before are waited for."""
+
+    steps: int
+    log_every: int
+    step_fn: Callable
+    inputs: Prefetch
+    meter: Meter
+    writer: writers.RunWriter
+    bar: Bar
+    saved: checkpoints.Checkpointer
+    in_flight: tuple | None = None
+
+    def step(self, done: int, state: TrainState) -> TrainState:
+        """Dispatches the step that brings the count to `done`, then takes in the metrics of the one before."""
+        waited = self.inputs.waited
+        batch, tokens = next(self.inputs)
+        state, metrics = self.step_fn(state, batch)
+        before, self.in_flight = self.in_flight, (done, metrics, tokens, self.inputs.waited - waited)
+        self.take_in(before)
+        return state
+
+    def settle(self) -> None:
+        """Waits for the step in flight."""
+        before, self.in_flight = self.in_flight, None
+        self.take_in(before)
+
+    def take_in(self, finished: tuple | None) -> None:
+        """Waits for a step's metrics, refuses a loss that is no number, and writes a line when it is time."""
+        if finished is None:
+            return
+        done, metrics, tokens, waited = finished
+        values = jax.device_get(metrics)
+        if not np.isfinite(values["loss"][0]):
+            raise non_finite(done, values, self.saved)
+        self.meter.add(values, tokens, waited)
+        if done % self.log_every and done != self.steps:
+            self.bar.advance(done)
+            return
+        scalars = self.meter.read()
+        self.writer.write(done, scalars)
+        self.bar.advance(done, train_text(scalars))
+
+
+def agreed(stop: bool, ask: bool) -> bool:
+    """Whether any process was asked to stop; several processes ask each other only when `ask`, for it takes time."""
+    if jax.process_count() == 1:
+        return stop
+    return ask and bool(np.any(multihost_utils.process_allgather(np.array(stop))))
 
 
 def fetcher(stream: Stream, sharding: NamedSharding) -> Callable[[int], tuple[dict, int]]:

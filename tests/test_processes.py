@@ -1,0 +1,55 @@
+"""Two processes, as on two hosts, train as one does: each makes its own rows, and together they save and resume."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from t5x_like import checkpoints
+
+REPOSITORY = Path(__file__).parents[1]
+FILES = ("sizes/llama/tiny", "objectives/causal_lm", "optimizers/adamw", "meshes/fsdp", "runs/pretrain")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def train(root, run_dir, steps, processes, devices):
+    """Runs `t5x_like train` in so many processes of so many devices each."""
+    flags = dict(TASK="tiny", VOCAB_SIZE=384, LENGTH=32, STEPS=steps, WARMUP_STEPS=2, RUN_DIR=run_dir)
+    flags |= {"schedules.cosine.steps": 20, "trainer.train.log_every": 1, "trainer.train.checkpoint_every": 4}
+    command = [sys.executable, "-m", "t5x_like", "train", *(f"--gin_file={name}.gin" for name in FILES)]
+    command += [f"--gin.{name}={value}" for name, value in flags.items()]
+    environment = os.environ | {"T5X_LIKE_CACHE": str(root), "PYTHONPATH": str(REPOSITORY)}
+    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    started, port = [], free_port()
+    for index in range(processes):
+        join = [f"--coordinator=127.0.0.1:{port}", f"--process_count={processes}", f"--process_index={index}"]
+        more = join if processes > 1 else []
+        started.append(
+            subprocess.Popen([*command, *more], env=environment, cwd=root, stderr=subprocess.PIPE, text=True)
+        )
+    for process in started:
+        _, said = process.communicate(timeout=240)
+        assert process.returncode == 0, said
+    lines = [json.loads(line) for line in (Path(run_dir) / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def test_two_processes_train_save_and_resume_as_one(tiny_root, tmp_path):
+    one = train(tiny_root, tmp_path / "one", 8, processes=1, devices=2)
+    train(tiny_root, tmp_path / "two", 4, processes=2, devices=1)
+    assert checkpoints.latest_step(tmp_path / "two" / "checkpoints") == 4
+    two = train(tiny_root, tmp_path / "two", 8, processes=2, devices=1)
+    assert list(two) == list(range(1, 9))
+    np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=1e-5)
+    # Half of them may go on alone.
+    alone = train(tiny_root, tmp_path / "two", 10, processes=1, devices=1)
+    assert list(alone) == list(range(1, 11))
