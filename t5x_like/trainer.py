@@ -73,10 +73,10 @@ def train(
     writers.write_run_files(run_dir, config, partitioning.describe(layout.boxed.params, mesh, rules))
     train_rows.vocabulary.save(Path(run_dir) / "vocabulary")
 
+    step_fn = jitted_step(model, objective, optimizer, microbatches, layout, mesh, rules, precision)
     state = start(saved, layout, seed, meta, initial)
     first = int(state.step)
     evaluate = evaluator(model, objective, eval_rows, batch_size, mesh, rules, eval_batches)
-    step_fn = jitted_step(model, objective, optimizer, microbatches, layout, mesh, rules, precision)
     row = flops.per_row(model, layout.boxed.params, train_rows.lengths)
     peak, peak_source = flops.peak_per_device()
     meter = Meter(row.train * batch_size, peak * mesh.size)
@@ -91,20 +91,18 @@ def train(
     ):
         if first < steps:
             bar.message(f"MFU = model FLOP/s / peak; {flops.FORMULA}; peak: {peak_source}")
-            bar.message("compiling the train step")
         loop = Loop(steps, log_every, step_fn, inputs, meter, writer, bar, saved)
         for done in range(first + 1, steps + 1):
             state = loop.step(done, state)
             stop = agreed(stopping.is_set(), done % log_every == 0)
             last = done == steps or stop
             measure = evaluate is not None and (done % eval_every == 0 or done == steps)
-            if not (last or measure or done % checkpoint_every == 0):
+            # The first step is waited for, to show at once that all is well.
+            if not (last or measure or done % checkpoint_every == 0 or done == first + 1):
                 continue
             loop.settle()  # nothing is in flight from here on: only finite states are evaluated or saved
             results = evaluate(precision.used(state.params)) if measure else {}
-            if measure:
-                writer.write(done, {f"eval/{name}": value for name, value in results.items()})
-                bar.message(f"step {done}: " + "  ".join(f"eval/{k} {v:.4f}" for k, v in results.items()))
+            loop.report(done, results)
             if last or done % checkpoint_every == 0:
                 saved.save(done, state, meta, results)
             meter.restart_clock()
@@ -158,6 +156,12 @@ class Loop:
         scalars = self.meter.read()
         self.writer.write(done, scalars)
         self.bar.advance(done, train_text(scalars))
+
+    def report(self, done: int, results: dict[str, float]) -> None:
+        """Writes and says what an evaluation measured."""
+        if results:
+            self.writer.write(done, {f"eval/{name}": value for name, value in results.items()})
+            self.bar.message(f"step {done}: " + "  ".join(f"eval/{k} {v:.4f}" for k, v in results.items()))
 
 
 def agreed(stop: bool, ask: bool) -> bool:

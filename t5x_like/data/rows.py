@@ -80,8 +80,8 @@ def whole_rows(cache: TokenCache, length: int) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class CausalLM(Rows):
-    """Documents joined and cut into rows of `length`; every token is a target."""
+class Joined(Rows):
+    """Rows of `length` tokens cut from all documents joined."""
 
     length: int
 
@@ -90,6 +90,11 @@ class CausalLM(Rows):
 
     def __len__(self) -> int:
         return whole_rows(self.cache, self.length)
+
+
+@dataclasses.dataclass(frozen=True)
+class CausalLM(Joined):
+    """Documents joined and cut into rows of `length`; every token is a target."""
 
     @property
     def lengths(self) -> dict[str, int]:
@@ -107,23 +112,11 @@ class CausalLM(Rows):
 
 
 @dataclasses.dataclass(frozen=True)
-class PrefixLM(Rows):
+class PrefixLM(CausalLM):
     """As CausalLM, but a random beginning of every segment is read bidirectionally and is no target."""
 
-    length: int
-
-    def __post_init__(self):
-        check_length("length", self.length)
-
-    def __len__(self) -> int:
-        return whole_rows(self.cache, self.length)
-
-    @property
-    def lengths(self) -> dict[str, int]:
-        return {"decoder": self.length}
-
     def fetch(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> Batch:
-        batch = CausalLM(self.cache, self.length).fetch(index_n, epoch_n, seed)
+        batch = super().fetch(index_n, epoch_n, seed)
         positions, segments = batch["decoder_positions"], batch["decoder_segment_ids"]
         draw_nL = noise.uniform(seed, epoch_n, index_n, self.length, purpose=1)
         size_nL = np.zeros_like(positions)
@@ -204,19 +197,15 @@ def targets_of_one_segment(tokens_nT: np.ndarray, length: int) -> Batch:
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedLM(Rows):
+class MaskedLM(Joined):
     """BERT's objective: a fresh 15% of the tokens in every epoch, masked 80/10/10."""
 
-    length: int
     mask_rate: float = 0.15
 
     def __post_init__(self):
-        check_length("length", self.length)
+        super().__post_init__()
         if not 0 < self.mask_rate < 1:
             raise ValueError(f"mask_rate={self.mask_rate} is not between 0 and 1; BERT uses 0.15")
-
-    def __len__(self) -> int:
-        return whole_rows(self.cache, self.length)
 
     @property
     def lengths(self) -> dict[str, int]:
