@@ -10,6 +10,7 @@ import argparse
 import os
 import tempfile
 import time
+from pathlib import Path
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs memory too
 
@@ -21,11 +22,12 @@ from flax import linen as nn
 import report
 from models import architectures, attention, blocks, heads, kernels, linear, mlp, positions, stack
 from t5x_like import batches, optimizers, partitioning, train_state, trainer
-from t5x_like.data import rows
+from t5x_like.data import cache_writer, rows, token_cache
 from t5x_like.data.stream import Stream
+from t5x_like.data.token_cache import TokenCache
+from t5x_like.data.vocabularies import ByteVocabulary
 from t5x_like.objectives import lm
 from t5x_like.scaling import flops
-from tests import tiny_cache
 
 WIDTH, LAYERS, HEADS, HEAD_DIM, MLP_DIM, VOCAB, LENGTH = 2048, 20, 16, 128, 5632, 32128, 2048
 
@@ -47,6 +49,17 @@ def check_cudnn() -> float:
     return max(float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b))) for a, b in pairs)
 
 
+def synthetic_cache() -> TokenCache:
+    """Random documents of a few hundred to a few thousand bytes, so that rows hold several."""
+    random, inputs = np.random.default_rng(0), {"task": "synthetic"}
+    root = Path(tempfile.mkdtemp())
+    folder = root / "synthetic" / token_cache.fingerprint_of(inputs) / "train"
+    folder.mkdir(parents=True)
+    examples = ({"targets": random.integers(3, 259, random.integers(200, 3000))} for _ in range(500))
+    cache_writer.write(folder, "synthetic", "train", inputs, ByteVocabulary(), ["targets"], examples)
+    return TokenCache("synthetic", "train", root=str(root), fingerprint=token_cache.fingerprint_of(inputs))
+
+
 def our_model(remat) -> nn.Module:
     """The decoder of the title, from our blocks."""
     block = blocks.Block(
@@ -59,9 +72,7 @@ def our_model(remat) -> nn.Module:
 
 def ours(size: int, remat, chunk: int | None):
     """(seconds of a number of steps as a function, FLOPs a step, peak bytes as a function)."""
-    folder = tempfile.mkdtemp()
-    cache = tiny_cache.write(folder, {"targets": tiny_cache.documents(400, words=1500)})
-    made = rows.CausalLM(cache, LENGTH)
+    made = rows.CausalLM(synthetic_cache(), LENGTH)
     stream, mesh = Stream(made, size), partitioning.make_mesh(devices=jax.devices()[:1])
     precision = train_state.Precision(jnp.float32, jnp.bfloat16)
     optimizer, model = optimizers.adamw(1e-4), our_model(remat)

@@ -1,13 +1,12 @@
 """Token caches of a few made-up documents, written without seqio: what a machine without TensorFlow has."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
-from t5x_like.data import token_cache
+from t5x_like.data import cache_writer, token_cache
 from t5x_like.data.token_cache import TokenCache
-from t5x_like.data.vocabularies import ByteVocabulary
+from t5x_like.data.vocabularies import EOS, ByteVocabulary
 
 WORDS = """def class return if else for while in not and or import from as with try raise yield lambda pass"""
 
@@ -23,26 +22,9 @@ def write(root, features: dict[str, list[str]], task: str = "tiny", split: str =
     vocabulary, inputs = ByteVocabulary(), {"task": task, "split": split, "modules": {}, "versions": {}}
     folder = Path(root) / task / token_cache.fingerprint_of(inputs) / split
     folder.mkdir(parents=True)
-    described = {}
-    for name, texts in features.items():
-        rows = [np.array([*vocabulary.encode(text), 1], np.uint16) for text in texts]
-        np.concatenate(rows).tofile(folder / f"{name}.tokens")
-        np.cumsum([0, *map(len, rows)]).astype(np.int64).tofile(folder / f"{name}.offsets")
-        described[name] = {"dtype": "uint16", "tokens": sum(map(len, rows)), "max_id": 255}
-    vocabulary.save(folder / "vocabulary")
-    files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": token_cache.file_hash(path)}
-        for path in folder.iterdir()
-        if path.is_file()
-    }
-    manifest = {
-        "fingerprint": token_cache.fingerprint_of(inputs),
-        "inputs": inputs,
-        "features": described,
-        "files": files,
-    }
-    manifest |= {"task": task, "split": split, "documents": len(texts), "vocab_size": vocabulary.vocab_size}
-    (folder / token_cache.MANIFEST).write_text(json.dumps(manifest))
+    ids = {name: [np.array([*vocabulary.encode(text), EOS]) for text in texts] for name, texts in features.items()}
+    examples = (dict(zip(ids, example, strict=True)) for example in zip(*ids.values(), strict=True))
+    cache_writer.write(folder, task, split, inputs, vocabulary, list(features), examples)
     return TokenCache(task, split, root=str(root))
 
 

@@ -10,7 +10,6 @@ import fcntl
 import functools
 import importlib
 import inspect
-import json
 import os
 import shutil
 import sys
@@ -26,7 +25,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import numpy as np
 import seqio
 
-from t5x_like.data import token_cache
+from t5x_like.data import cache_writer, token_cache
 from t5x_like.data.token_cache import TokenCache
 from t5x_like.progress import Bar
 
@@ -101,69 +100,14 @@ def check_vocabularies(task: seqio.Task) -> None:
 
 
 def examples(task: seqio.Task, split: str) -> Iterator[dict[str, np.ndarray]]:
-    """The tokenized documents of a split, in the source's order."""
-    for example in task.get_dataset(None, split, shuffle=False, trim_output_features=False).as_numpy_iterator():
-        yield {name: np.asarray(example[name]) for name in task.output_features}
-
-
-class FeatureFile:
-    """Writes one feature's tokens and offsets."""
-
-    def __init__(self, folder: Path, name: str, vocab_size: int):
-        self.name, self.vocab_size = name, vocab_size
-        self.dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
-        self.tokens = open(folder / f"{name}.tokens", "wb")  # noqa: SIM115
-        self.offsets, self.max_id = [0], 0
-
-    def add(self, ids: np.ndarray, document: int) -> None:
-        low, high = (int(ids.min()), int(ids.max())) if len(ids) else (0, 0)
-        if low < 0 or high >= self.vocab_size:
-            raise ValueError(
-                f"document {document} has the id {high if low >= 0 else low} in feature {self.name!r}, "
-                f"its vocabulary has {self.vocab_size} ids; the preprocessors and the vocabulary do not fit together"
-            )
-        self.max_id = max(self.max_id, high)
-        self.tokens.write(ids.astype(self.dtype).tobytes())
-        self.offsets.append(self.offsets[-1] + len(ids))
-
-    def close(self, folder: Path) -> dict:
-        self.tokens.close()
-        np.asarray(self.offsets, np.int64).tofile(folder / f"{self.name}.offsets")
-        return {"dtype": np.dtype(self.dtype).name, "tokens": self.offsets[-1], "max_id": self.max_id}
-
-
-def write(task: seqio.Task, split: str, inputs: dict, folder: Path) -> None:
-    """Fills `folder` with the cache of a split; the manifest comes last."""
-    vocabulary = next(iter(task.output_features.values())).vocabulary.light
-    files = {name: FeatureFile(folder, name, vocabulary.vocab_size) for name in task.output_features}
-    documents = 0
-    total = task.source.num_input_examples(split)
-    with Bar(f"tokenizing {task.name}/{split}", total or 0) as bar:
-        for example in examples(task, split):
-            for name, file in files.items():
-                file.add(example[name], documents)
-            documents += 1
-            tokens = sum(file.offsets[-1] for file in files.values())
-            bar.advance(documents, f"documents, {tokens:,} tokens")
-    if documents == 0:
-        raise ValueError(f"task {task.name!r} has no example in split {split!r}")
-    features = {name: file.close(folder) for name, file in files.items()}
-    vocabulary.save(folder / "vocabulary")
-    manifest = {
-        "fingerprint": token_cache.fingerprint_of(inputs),
-        "inputs": inputs,
-        "task": task.name,
-        "split": split,
-        "documents": documents,
-        "vocab_size": vocabulary.vocab_size,
-        "features": features,
-        "files": {
-            path.name: {"bytes": path.stat().st_size, "sha256": token_cache.file_hash(path)}
-            for path in sorted(folder.iterdir())
-            if path.is_file()
-        },
-    }
-    (folder / token_cache.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    """The tokenized documents of a split, in the source's order, with a progress bar."""
+    dataset = task.get_dataset(None, split, shuffle=False, trim_output_features=False)
+    tokens = 0
+    with Bar(f"tokenizing {task.name}/{split}", task.source.num_input_examples(split) or 0) as bar:
+        for done, example in enumerate(dataset.as_numpy_iterator(), 1):
+            yield {name: example[name] for name in task.output_features}
+            tokens += sum(len(example[name]) for name in task.output_features)
+            bar.advance(done, f"documents, {tokens:,} tokens")
 
 
 @contextlib.contextmanager
@@ -198,7 +142,10 @@ def build(name: str, split: str, module: str, root: str) -> Path:
             shutil.rmtree(left, ignore_errors=True)  # of a process that died; the lock is ours
         folder = Path(tempfile.mkdtemp(prefix=f".building_{split}_", dir=parent))
         try:
-            write(task, split, inputs, folder)
+            vocabulary = next(iter(task.output_features.values())).vocabulary.light
+            cache_writer.write(
+                folder, name, split, inputs, vocabulary, list(task.output_features), examples(task, split)
+            )
             shutil.rmtree(target, ignore_errors=True)
             folder.rename(target)
         except BaseException:
