@@ -12,7 +12,7 @@ from t5x_like.data.stream import mixed
 def uniform(seed: int, epoch_n: np.ndarray, index_n: np.ndarray, width: int, purpose: int) -> np.ndarray:
     """float32 in [0, 1), [n, width]; `purpose` separates the draws of one row."""
     with np.errstate(over="ignore"):
-        key_n = mixed(np.uint64(seed * 1_000_003 + purpose) * np.uint64(0x9E3779B97F4A7C15))
+        key_n = mixed(np.uint64((seed * 1_000_003 + purpose) % 2**64) * np.uint64(0x9E3779B97F4A7C15))
         key_n = mixed(key_n + epoch_n.astype(np.uint64))
         key_n = mixed(key_n + index_n.astype(np.uint64))
         bits = mixed(key_n[:, None] + np.arange(width, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))

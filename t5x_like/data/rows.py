@@ -76,7 +76,7 @@ def pieces(cache: TokenCache, length: int, index_n: np.ndarray):
 
 def whole_rows(cache: TokenCache, length: int) -> int:
     """Rows of `length` tokens in a cache; a tail shorter than that is left out."""
-    return cache.manifest["features"]["targets"]["tokens"] // length
+    return len(cache.tokens("targets")) // length
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,6 +50,14 @@ class Stream:
     seed: int = 0
     shuffle: bool = True
 
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size}: a batch has at least one row")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed} is not in 0 .. 2^63 - 1")
+        if len(self.rows) == 0:
+            raise ValueError(f"{self.rows} has no row: its data is shorter than one row; shorten the lengths")
+
     @property
     def fingerprint(self) -> str:
         """Hash of the data, the order and the batch size: two streams with the same one give the same batches."""

@@ -30,7 +30,13 @@ class Vocabulary(Protocol):
 
 
 def mask_id(vocabulary: Vocabulary) -> int:
-    """The id that stands for a masked token: the lowest sentinel."""
+    """The id that stands for a masked token: the lowest sentinel.
+
+    Raises:
+      ValueError: the vocabulary has no sentinel.
+    """
+    if vocabulary.extra_ids < 1:
+        raise ValueError(f"the vocabulary {vocabulary.fingerprint} has extra_ids=0; masking needs at least 1 sentinel")
     return vocabulary.vocab_size - vocabulary.extra_ids
 
 

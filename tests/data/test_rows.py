@@ -182,6 +182,11 @@ def test_bad_sizes_are_refused(cache, make, message):
         len(make(cache))
 
 
+def test_masking_without_a_sentinel_is_refused():
+    with pytest.raises(ValueError, match="extra_ids=0; masking needs"):
+        vocabularies.mask_id(vocabularies.ByteVocabulary(extra_ids=0))
+
+
 def test_the_fingerprint_names_data_and_parameters(cache, tiny_root):
     base = rows.CausalLM(cache, 16).fingerprint
     assert base == rows.CausalLM(TokenCache("tiny", "train", root=str(tiny_root)), 16).fingerprint

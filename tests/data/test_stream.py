@@ -118,3 +118,23 @@ def test_prefetch_counts_the_wait_and_ends_its_thread():
     assert made.waited > 0.03
     made.close()
     assert not any(thread.name == "prefetch" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(batch_size=0), "batch_size=0"),
+        (dict(batch_size=4, seed=-1), "seed=-1"),
+        (dict(batch_size=4, rows=10**6), "has no row: its data is shorter than one row"),
+    ],
+)
+def test_streams_that_could_give_no_batch_are_refused(tiny_root, options, message):
+    cache = TokenCache("tiny", "train", root=str(tiny_root))
+    made = rows.CausalLM(cache, options.pop("rows", 16))
+    with pytest.raises(ValueError, match=message):
+        Stream(made, **options)
+
+
+def test_any_seed_works(made):
+    for seed in (0, 2**40, 2**63 - 1):
+        assert Stream(made, 4, seed=seed)[3]
