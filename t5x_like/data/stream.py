@@ -1,44 +1,52 @@
 """The stream of batches: batch k is a pure function of k, so that a run resumes from nothing but its step.
 
 Row r of the run is row `permutation(seed, epoch)[r mod rows]` of epoch r div rows; batch k is rows k B .. (k + 1) B - 1.
-The permutation is a keyed bijection (a Feistel network walked back into range), worked out for the rows asked for:
-shuffling is global and costs no memory, and every host makes its own rows.
+The permutation is a keyed bijection (a Feistel network on a rectangle barely larger than the epoch, walked back into
+range: Black & Rogaway 2002), worked out for the rows asked for: shuffling is global and costs no memory, and every host
+makes its own rows.
 """
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 ROUNDS = 6
+ORDER = 2  # part of the fingerprint; to be raised when the same seed comes to mean another order or other noise
+GOLDEN, FIRST, SECOND = map(np.uint64, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+ONE, A, B, C = map(np.uint64, (1, 30, 27, 31))
 
 
 def mixed(x: np.ndarray) -> np.ndarray:
     """A 64-bit hash (the finaliser of splitmix64), elementwise on uint64."""
-    with np.errstate(over="ignore"):
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
+    x = (x ^ (x >> A)) * FIRST
+    x = (x ^ (x >> B)) * SECOND
+    return x ^ (x >> C)
 
 
 def permuted(index_n: np.ndarray, size: int, seed: int, epoch_n: np.ndarray) -> np.ndarray:
     """Where `index_n` < size goes under the permutation of 0 .. size - 1 keyed by (seed, epoch)."""
-    half = max((int(size - 1).bit_length() + 1) // 2, 1)
-    mask, shift = np.uint64((1 << half) - 1), np.uint64(half)
-    with np.errstate(over="ignore"):
-        key_n = mixed(np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + epoch_n.astype(np.uint64) + np.uint64(1))
-    x_n = index_n.astype(np.uint64)
-    walking = np.ones(x_n.shape, bool)
-    while walking.any():
-        left, right, key = x_n[walking] >> shift, x_n[walking] & mask, key_n[walking]
-        for turn in range(ROUNDS):
-            with np.errstate(over="ignore"):
-                left, right = right, left ^ (mixed(right + key + np.uint64(turn * 0x1000193)) & mask)
-        x_n[walking] = (left << shift) | right
-        walking = x_n >= np.uint64(size)
+    # A rectangle of nearly `size` cells, so that hardly any index has to walk.
+    rows = math.isqrt(size - 1) + 1
+    sides = np.uint64(rows), np.uint64(-(-size // rows))
+    key_n = mixed(np.full(index_n.shape, seed, np.uint64) * GOLDEN + epoch_n.astype(np.uint64) + ONE)
+    x_n = _rounds(index_n.astype(np.uint64), key_n, sides)
+    while (outside := np.flatnonzero(x_n >= size)).size:
+        x_n[outside] = _rounds(x_n[outside], key_n[outside], sides)
     return x_n.astype(np.int64)
+
+
+def _rounds(x_n: np.ndarray, key_n: np.ndarray, sides: tuple[np.uint64, np.uint64]) -> np.ndarray:
+    """One pass of the network over the cells of a rectangle; each round moves one coordinate by a hash of the other."""
+    here, there = np.divmod(x_n, sides[1])
+    for turn in range(ROUNDS):
+        # Halved, the hash leaves room for the sum.
+        here = (here + (mixed(there + key_n + np.uint64(turn * 0x1000193)) >> ONE)) % sides[turn % 2]
+        here, there = there, here
+    return here * sides[1] + there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +69,7 @@ class Stream:
     @property
     def fingerprint(self) -> str:
         """Hash of the data, the order and the batch size: two streams with the same one give the same batches."""
-        text = f"{self.rows.fingerprint} batch={self.batch_size} seed={self.seed} shuffle={self.shuffle}"
+        text = f"{self.rows.fingerprint} order={ORDER} batch={self.batch_size} seed={self.seed} shuffle={self.shuffle}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:

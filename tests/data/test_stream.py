@@ -90,6 +90,11 @@ def test_the_order_of_an_epoch_is_a_permutation(size):
         assert sorted(order.tolist()) == list(range(size))
 
 
+def test_every_order_of_a_small_epoch_comes_up():
+    orders = {tuple(permuted(np.arange(4), 4, 0, np.full(4, epoch))) for epoch in range(600)}
+    assert len(orders) == 24
+
+
 def test_the_order_looks_random():
     size = 20_000
     order = permuted(np.arange(size), size, 0, np.zeros(size, int))
