@@ -13,9 +13,10 @@ from t5x_like.data.vocabularies import Vocabulary
 class FeatureFile:
     """One feature's tokens and offsets."""
 
-    def __init__(self, folder: Path, name: str, vocab_size: int):
-        self.name, self.vocab_size = name, vocab_size
-        self.dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
+    def __init__(self, folder: Path, name: str, vocabulary: Vocabulary):
+        self.name, self.vocab_size = name, vocabulary.vocab_size
+        self.bytes_per_token_V, self.text_bytes = vocabulary.bytes_per_token_V, 0
+        self.dtype = np.uint16 if self.vocab_size <= 2**16 else np.uint32
         self.tokens = open(folder / f"{name}.tokens", "wb")  # noqa: SIM115
         self.offsets, self.max_id = [0], 0
 
@@ -28,6 +29,7 @@ class FeatureFile:
                 f"its vocabulary has {self.vocab_size} ids; the preprocessors and the vocabulary do not fit together"
             )
         self.max_id = max(self.max_id, high)
+        self.text_bytes += int(self.bytes_per_token_V[ids].sum()) if len(ids) else 0
         self.tokens.write(ids.astype(self.dtype).tobytes())
         self.offsets.append(self.offsets[-1] + len(ids))
 
@@ -35,7 +37,12 @@ class FeatureFile:
         """Writes the offsets; what the manifest says of the feature."""
         self.tokens.close()
         np.asarray(self.offsets, np.int64).tofile(folder / f"{self.name}.offsets")
-        return {"dtype": np.dtype(self.dtype).name, "tokens": self.offsets[-1], "max_id": self.max_id}
+        return {
+            "dtype": np.dtype(self.dtype).name,
+            "tokens": self.offsets[-1],
+            "text_bytes": self.text_bytes,
+            "max_id": self.max_id,
+        }
 
 
 def write(
@@ -54,7 +61,7 @@ def write(
     Raises:
       ValueError: an id outside the vocabulary, by document and feature, or no example.
     """
-    files = {name: FeatureFile(folder, name, vocabulary.vocab_size) for name in features}
+    files = {name: FeatureFile(folder, name, vocabulary) for name in features}
     documents = 0
     for example in examples:
         for name, file in files.items():
@@ -73,8 +80,8 @@ def write(
         "vocab_size": vocabulary.vocab_size,
         "features": described,
         "files": {
-            path.name: {"bytes": path.stat().st_size, "sha256": token_cache.file_hash(path)}
-            for path in sorted(folder.iterdir())
+            path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": token_cache.file_hash(path)}
+            for path in sorted(folder.rglob("*"))
             if path.is_file()
         },
     }

@@ -13,7 +13,6 @@ import inspect
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +63,14 @@ def described(value) -> tuple[object, set[str]]:
     return repr(value), set()
 
 
+def data_patterns(source: seqio.DataSource) -> list[str]:
+    """The file patterns that a source of files reads, of all splits; none for other sources."""
+    if not isinstance(source, seqio.FileDataSource):
+        return []
+    given = source._split_to_filepattern.values()
+    return sorted({str(p) for one in given for p in ([one] if isinstance(one, str | os.PathLike) else one)})
+
+
 def inputs_of(task: seqio.Task, module: str) -> dict:
     """Everything a cache of the task depends on, as JSON: see `token_cache`."""
     source, defining = described(getattr(task.source, "_dataset_fn", type(task.source)))
@@ -83,6 +90,7 @@ def inputs_of(task: seqio.Task, module: str) -> dict:
         "features": features,
         "preprocessors": [text for text, _ in steps],
         "modules": {name: token_cache.source_hash(name) for name in modules},
+        "data": {pattern: token_cache.data_hash(pattern) for pattern in data_patterns(task.source)},
         "versions": {name: token_cache.package_version(name) for name in ("python", "seqio")},
     }
 
@@ -123,14 +131,20 @@ def build(name: str, split: str, module: str, root: str) -> Path:
 
     Raises:
       ValueError: unknown task or split, ids outside the vocabulary, no example.
-      PermissionError: the cache folder cannot be written.
+      OSError: the cache folder cannot be written.
     """
     task = find_task(name, module)
     if split not in task.splits:
         raise ValueError(f"task {name!r} has no split {split!r}; it has {', '.join(task.splits)}")
     check_vocabularies(task)
     parent = Path(root) / name
-    parent.mkdir(parents=True, exist_ok=True)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(
+            f"root={root} cannot be written ({error.strerror}); set token_cache.TokenCache.root or $T5X_LIKE_CACHE to a "
+            "folder that can"
+        ) from error
     with locked(parent / f".{split}.lock"):
         fresh = TokenCache(name, split, module, root).find()
         if fresh is not None:
@@ -140,7 +154,8 @@ def build(name: str, split: str, module: str, root: str) -> Path:
         target.parent.mkdir(exist_ok=True)
         for left in parent.glob(f".building_{split}_*"):
             shutil.rmtree(left, ignore_errors=True)  # of a process that died; the lock is ours
-        folder = Path(tempfile.mkdtemp(prefix=f".building_{split}_", dir=parent))
+        folder = parent / f".building_{split}_{os.getpid()}"
+        folder.mkdir()  # with the user's umask: caches are shared
         try:
             vocabulary = next(iter(task.output_features.values())).vocabulary.light
             cache_writer.write(

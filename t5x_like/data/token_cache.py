@@ -5,13 +5,14 @@
                                        /<feature>.offsets  int64, where each document begins, and the end
                                        /vocabulary/
 
-The fingerprint is a hash of everything the tokens depend on: the task, the source files that define it, its
-vocabularies and the versions of Python (whose library is the embedded corpus) and seqio. It is worked out again at
-every opening, from the list in the manifest and without importing anything, so that a stale cache is never read.
+The fingerprint is a hash of everything the tokens depend on: the task, the source files that define it, the data files
+it reads, its vocabularies and the versions of Python (whose library is the embedded corpus) and seqio. It is worked out
+again at every opening, from the list in the manifest and without importing anything, so that a stale cache is never read.
 """
 
 import dataclasses
 import functools
+import glob
 import hashlib
 import importlib.util
 import json
@@ -54,6 +55,12 @@ def file_hash(path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
+def data_hash(pattern: str) -> str:
+    """Hash of the names, sizes and times of the local files a pattern matches; their content is not read."""
+    found = ((path, os.stat(path)) for path in sorted(glob.glob(pattern)))
+    return fingerprint_of({path: [state.st_size, state.st_mtime_ns] for path, state in found})
+
+
 def package_version(name: str) -> str | None:
     """Version of an installed package, without importing it; "python" is the interpreter's."""
     if name == "python":
@@ -65,10 +72,10 @@ def package_version(name: str) -> str | None:
 
 
 def current(inputs: dict) -> dict:
-    """The inputs as they are now: the same task and vocabularies, today's source files and versions."""
+    """The inputs as they are now: the same task and vocabularies, today's source files, data files and versions."""
+    probes = {"modules": source_hash, "data": data_hash, "versions": package_version}
     return inputs | {
-        "modules": {name: source_hash(name) for name in inputs["modules"]},
-        "versions": {name: package_version(name) for name in inputs["versions"]},
+        kind: {name: probe(name) for name in inputs[kind]} for kind, probe in probes.items() if kind in inputs
     }
 
 

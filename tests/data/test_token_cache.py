@@ -62,6 +62,18 @@ def module(tmp_path, monkeypatch):
     return tmp_path / "made_up_tasks.py"
 
 
+FILES = """
+
+seqio.TaskRegistry.add(
+    "from_files",
+    source=seqio.TextLineDataSource({"train": FOLDER + "/*.txt"}),
+    preprocessors=[lambda dataset: dataset.map(lambda line: {"targets": line}), seqio.preprocessors.tokenize],
+    output_features={"targets": seqio.Feature(vocabularies.BYTES, add_eos=False)},
+    metric_fns=[],
+)
+"""
+
+
 def cache_of(module, split="train", task="made_up", **options):
     return TokenCache(task, split, "made_up_tasks", str(module.parent / "root"), **options)
 
@@ -84,6 +96,37 @@ def test_first_use_builds_and_a_changed_preprocessor_builds_again(module, monkey
     assert texts(second) == ["first text?", "second?"]
     assert second.manifest["fingerprint"] != first.manifest["fingerprint"]
     assert texts(cache_of(module, fingerprint=first.manifest["fingerprint"])) == ["first text!", "second!"]  # pinned
+
+
+def test_changed_and_added_data_files_are_read_again(module, tmp_path):
+    module.write_text(TASK + FILES.replace("FOLDER", repr(str(tmp_path))))
+    (tmp_path / "a.txt").write_text("one\n")
+    assert texts(cache_of(module, task="from_files")) == ["one"]
+    (tmp_path / "b.txt").write_text("two\n")
+    assert cache_of(module, task="from_files").find() is None
+    assert sorted(texts(cache_of(module, task="from_files"))) == ["one", "two"]
+    (tmp_path / "b.txt").write_text("three\n")
+    assert cache_of(module, task="from_files").find() is None
+
+
+def test_two_processes_build_once(module):
+    counted = TASK.replace("def louder", "open(__file__ + '.log', 'a').write('x')\n\n\ndef louder")
+    counted = counted.replace("lambda: (", "lambda: open(__file__ + '.read', 'a').write('x') and (")
+    module.write_text(counted)
+    flags = dict(task="made_up", split="train", module="made_up_tasks", root=module.parent / "root")
+    command = [sys.executable, "-m", "t5x_like.data.seqio_source", *(f"--{k}={v}" for k, v in flags.items())]
+    environment = os.environ | {"PYTHONPATH": f"{module.parent}{os.pathsep}{REPOSITORY}"}
+    both = [subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    assert (module.parent / "made_up_tasks.py.log").read_text() == "xx"  # both came
+    assert (module.parent / "made_up_tasks.py.read").read_text() == "x"  # one read the source
+    assert texts(cache_of(module)) == ["first text!", "second!"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(module):
+    (module.parent / "root").write_text("a file")
+    with pytest.raises(RuntimeError, match=r"root=.*root cannot be written .*\$T5X_LIKE_CACHE"):
+        cache_of(module).ensure()
 
 
 @pytest.mark.parametrize(
@@ -129,6 +172,17 @@ def test_a_damaged_file_is_named(tiny_root, tmp_path):
     tokens.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
     with pytest.raises(ValueError, match="targets.tokens is not what was written"):
         TokenCache("tiny", "train", root=str(tmp_path)).verify()
+    (cache.folder / "vocabulary" / "vocabulary.json").write_text("{}")
+    with pytest.raises(ValueError, match="vocabulary.json has 2 bytes"):
+        _ = TokenCache("tiny", "train", root=str(tmp_path)).manifest
+
+
+def test_the_manifest_counts_what_is_there(tiny_root):
+    cache = TokenCache("tiny", "train", root=str(tiny_root))
+    described = cache.manifest["features"]["targets"]
+    assert described["tokens"] == len(cache.tokens("targets")) == cache.offsets("targets")[-1]
+    assert described["text_bytes"] == sum(len(text.encode()) for text in texts(cache))
+    assert described["max_id"] == cache.tokens("targets").max()
 
 
 def test_a_task_has_the_features_it_has(tiny_root):
