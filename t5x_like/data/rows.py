@@ -91,6 +91,11 @@ class Joined(Rows):
     def __len__(self) -> int:
         return whole_rows(self.cache, self.length)
 
+    @property
+    def left_out(self) -> int:
+        """Tokens at the end that do not fill a row."""
+        return len(self.cache.tokens("targets")) - len(self) * self.length
+
 
 @dataclasses.dataclass(frozen=True)
 class CausalLM(Joined):
@@ -144,6 +149,8 @@ class SpanCorruption(Rows):
         check_length("targets_length", self.targets_length)
         if not 0 < self.noise_density < 1:
             raise ValueError(f"noise_density={self.noise_density} is not between 0 and 1; T5 uses 0.15")
+        if self.mean_span_length < 1:
+            raise ValueError(f"mean_span_length={self.mean_span_length} is less than one token; T5 uses 3")
 
     @functools.cached_property
     def text_length(self) -> int:

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 PAD, EOS, UNK = 0, 1, 2
+SPACE_MARK = "▁"
 
 
 class Vocabulary(Protocol):
@@ -82,7 +83,10 @@ class ByteVocabulary:
 
 @dataclasses.dataclass(frozen=True)
 class SentencePieceVocabulary:
-    """A SentencePiece model (Kudo & Richardson 2018), given as its serialised bytes, with sentinels above its pieces."""
+    """A SentencePiece model (Kudo & Richardson 2018), given as its serialised bytes, with sentinels above its pieces.
+
+    The character "▁", by which pieces spell a space, is written as bytes where the model has them, so that it comes back.
+    """
 
     model: bytes = dataclasses.field(repr=False)
     extra_ids: int = 100
@@ -108,14 +112,23 @@ class SentencePieceVocabulary:
             if self.processor.is_byte(i):
                 sizes[i] = 1
             elif not (self.processor.is_control(i) or self.processor.is_unknown(i)):
-                sizes[i] = len(self.processor.id_to_piece(i).replace("▁", " ").encode("utf-8"))
+                sizes[i] = len(self.processor.id_to_piece(i).replace(SPACE_MARK, " ").encode("utf-8"))
         return sizes
 
+    @functools.cached_property
+    def space_mark_ids(self) -> list[int]:
+        """The bytes of "▁"; none where the model has no pieces for bytes."""
+        ids = [self.processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode("utf-8")]
+        return ids if all(self.processor.is_byte(i) for i in ids) else []
+
     def encode(self, text: str) -> list[int]:
-        return self.processor.encode(text)
+        if SPACE_MARK not in text or not self.space_mark_ids:
+            return self.processor.encode(text)
+        first, *others = map(self.processor.encode, text.split(SPACE_MARK))
+        return first + [i for part in others for i in (*self.space_mark_ids, *part)]
 
     def decode(self, ids) -> str:
-        return self.processor.decode([i for i in until_eos(ids) if i < self.processor.vocab_size()])
+        return self.processor.decode([i for i in until_eos(ids) if UNK < i < self.processor.vocab_size()])
 
     def save(self, folder) -> None:
         write_json(folder, {"kind": "sentencepiece", "extra_ids": self.extra_ids})

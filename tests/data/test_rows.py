@@ -28,7 +28,7 @@ def test_causal_rows_are_the_documents_joined(cache):
     targets = batch["decoder_target_tokens"].reshape(-1)
     flat = np.asarray(cache.tokens("targets"))
     np.testing.assert_array_equal(targets, flat[: len(targets)])
-    assert len(flat) - len(targets) < 16
+    assert rows.CausalLM(cache, 16).left_out == len(flat) - len(targets) < 16
     assert (batch["decoder_loss_weights"] == 1).all()
 
 
@@ -174,6 +174,7 @@ def test_packing_works_without_inputs(cache):
         (lambda cache: rows.CausalLM(cache, 1), "length=1 is too short"),
         (lambda cache: rows.SpanCorruption(cache, 32, 2), "leave no room for a corrupted text"),
         (lambda cache: rows.SpanCorruption(cache, 32, 16, 1.5), "noise_density=1.5"),
+        (lambda cache: rows.SpanCorruption(cache, 32, 16, 0.15, 0.5), "mean_span_length=0.5"),
         (lambda cache: rows.MaskedLM(cache, 16, 0.0), "mask_rate=0.0"),
     ],
 )

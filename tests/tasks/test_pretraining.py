@@ -74,6 +74,8 @@ def test_sentencepiece_ids_are_the_librarys_and_nothing_is_lost(seqio, tmp_path)
     light = SENTENCEPIECE.light
     for text in ("def f(x):\n    return  x\t# ✓ é 漢\n", " leading", "", "\n\n"):
         assert light.encode(text) == light.processor.encode(text)
+    # The library itself would give the last ones back as spaces.
+    for text in ("<s> <0x41>\x00", "def f(x):\n    return  x\t# ✓ é 漢\n", "", "▁", "a ▁b", "▁▁ "):
         assert light.decode(light.encode(text)) == text
         assert light.bytes_per_token_V[light.encode(text)].sum() == len(text.encode())
     light.save(tmp_path)
