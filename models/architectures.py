@@ -5,10 +5,14 @@ a time. With `decode_length` a decoder reads and writes the `cache` collection, 
 first call takes the prompts (padding has segment 0), later ones a token per row. `encoder_*` go into the first call only.
 """
 
+from collections.abc import Callable
+
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from models.context import Context, Slots, cached_keys, slots
+from models.linear import Initializer
 
 
 def decoder_context(module: nn.Module, batch, decode_length: int | None, train: bool) -> Context:
@@ -40,22 +44,74 @@ class DecoderOnly(nn.Module):
 
 
 class EncoderOnly(nn.Module):
-    """A bidirectional encoder with a head over the vocabulary: BERT, RoBERTa, ..."""
+    """A bidirectional encoder with a head over the vocabulary: BERT, RoBERTa, ELECTRA, ...
+
+    `pooler` and `classifier` say something of a row as a whole (BERT's next sentence), by `pooled` and `classified`.
+    """
 
     embed: nn.Module
     encoder: nn.Module
-    head: nn.Module
+    head: Callable
     token_types: nn.Module | None = None
+    pooler: nn.Module | None = None
+    classifier: nn.Module | None = None
 
     def __call__(self, batch, train: bool = False) -> jax.Array:
+        if self.is_initializing() and self.pooler is not None:
+            self.classified(batch)
         return self.logits(self.hidden(batch, train))
 
     def hidden(self, batch, train: bool = False) -> jax.Array:
         x_BLD = self.embed(batch["encoder_input_tokens"])
         if self.token_types is not None:
-            x_BLD += self.token_types(batch["encoder_token_types"])
+            types_BL = batch.get("encoder_token_types", jnp.zeros_like(batch["encoder_input_tokens"]))
+            x_BLD += self.token_types(types_BL)
         queries = slots(batch, "encoder")
         return self.encoder(x_BLD, Context(queries, queries, train=train))
+
+    def logits(self, x_BLD: jax.Array) -> jax.Array:
+        return self.head(x_BLD, self.embed.table_VD)
+
+    def pooled(self, batch, train: bool = False) -> jax.Array:
+        """[B, D], one vector a row."""
+        return self.pooler(self.hidden(batch, train))
+
+    def classified(self, batch, train: bool = False) -> jax.Array:
+        """Logits of the classes [B, C] (C = 2, next sentence or not, in BERT); without a classifier what `pooled` gives."""
+        x_BD = self.pooled(batch, train)
+        return x_BD if self.classifier is None else self.classifier(x_BD)
+
+
+class TwoStream(nn.Module):
+    """XLNet (Yang et al. 2019): an encoder that predicts words in any order.
+
+    `encoder_order` [B, L], the rank at which each position is predicted, adds a second stream: queries that know their
+    position but not their word, and see the words of lower rank. Without it every word is seen, as in fine-tuning.
+    """
+
+    embed: nn.Module
+    encoder: nn.Module
+    head: nn.Module
+    mask_init: Initializer = nn.initializers.normal(0.02)
+
+    def setup(self):
+        init = nn.with_logical_partitioning(self.mask_init, ("norm",))
+        self.mask = self.param("mask", init, (self.embed.width,))
+
+    def __call__(self, batch, train: bool = False) -> jax.Array:
+        return self.logits(self.hidden(batch, train))
+
+    def hidden(self, batch, train: bool = False) -> jax.Array:
+        x_BLD, content = self.embed(batch["encoder_input_tokens"]), slots(batch, "encoder")
+        content = content.replace(types_BL=batch.get("encoder_token_types"))
+        if "encoder_order" not in batch:
+            return self.encoder(x_BLD, Context(content, content, train=train))
+        order_BL = 2 * batch["encoder_order"]
+        content = content.replace(order_BL=order_BL)
+        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], 1), content, content.replace(order_BL=order_BL - 1))
+        blind_BLD = jnp.broadcast_to(self.mask.astype(x_BLD.dtype), x_BLD.shape)
+        x_BLD = self.encoder(jnp.concatenate([x_BLD, blind_BLD], axis=1), Context(both, content, train=train))
+        return x_BLD[:, order_BL.shape[1] :]
 
     def logits(self, x_BLD: jax.Array) -> jax.Array:
         return self.head(x_BLD, self.embed.table_VD)

@@ -32,10 +32,22 @@ def sandwich(x_BLD: jax.Array, sublayers: Sublayers, norm: Callable) -> jax.Arra
     return x_BLD
 
 
+def after(x_BLD: jax.Array, sublayers: Sublayers, norm: Callable) -> jax.Array:
+    """x + norm(f(x)) for each sublayer (OLMo 2)."""
+    for name, layer in sublayers:
+        x_BLD = x_BLD + norm(f"{name}_norm")(layer(x_BLD))
+    return x_BLD
+
+
 def parallel(x_BLD: jax.Array, sublayers: Sublayers, norm: Callable) -> jax.Array:
     """x + the sum of all f(norm(x)), one norm for all (GPT-J, PaLM)."""
     y_BLD = norm("shared_norm")(x_BLD)
     return x_BLD + sum(layer(y_BLD) for _, layer in sublayers)
+
+
+def parallel_own_norms(x_BLD: jax.Array, sublayers: Sublayers, norm: Callable) -> jax.Array:
+    """x + the sum of all f(norm(x)), a norm for each (GPT-NeoX, Falcon 40B)."""
+    return x_BLD + sum(layer(norm(f"{name}_norm")(x_BLD)) for name, layer in sublayers)
 
 
 class Block(nn.Module):
@@ -58,6 +70,17 @@ class Block(nn.Module):
         present = {"mixer": self.mixer, "cross": self.cross, "mlp": self.mlp}
         sublayers = [(name, applied(layer)) for name, layer in present.items() if layer is not None]
         return self.placement(x_BLD, sublayers, lambda name: self.norm.copy(name=name))
+
+
+class Positioned(nn.Module):
+    """A block with a position encoding of its own: local and global layers that rotate differently (Gemma 3), a relative
+    bias in every layer (umT5)."""
+
+    position: nn.Module
+    block: nn.Module
+
+    def __call__(self, x_BLD: jax.Array, ctx: Context) -> jax.Array:
+        return self.block(*self.position(x_BLD, ctx))
 
 
 class Pattern(nn.Module):

@@ -16,6 +16,8 @@ class Slots:
     positions_BL: jax.Array
     segments_BL: jax.Array
     prefix_BL: jax.Array | None = None  # 1 where attention is bidirectional (prefix LM)
+    types_BL: jax.Array | None = None  # which of a pair's texts a token belongs to, where attention asks (XLNet)
+    order_BL: jax.Array | None = None  # what is predicted when (permutation LM), see `masks.permuted`
 
 
 @struct.dataclass
@@ -27,7 +29,7 @@ class Context:
     memory_BMD: jax.Array | None = None  # encoder output; None in decoding steps, where its keys are cached
     memory: Slots | None = None
     bias_AHLM: jax.Array | None = None  # added to self-attention scores
-    angles_BLK: jax.Array | None = None  # rotary angles of the queries, K = half the rotated width
+    rotary: tuple[jax.Array, jax.Array] | None = None  # cos_BLK, sin_BLK of the queries, K = half the rotated width
     slot: jax.Array | None = None  # first cache slot this call writes; None outside decoding
     train: bool = struct.field(pytree_node=False, default=False)
 
@@ -41,8 +43,11 @@ class Context:
         if self.decode:
             return self.keys.positions_BL[:, None, :] - self.queries.positions_BL[:, :, None]
         # Segments are contiguous, so the distance in the row is the distance in the segment, for all rows at once.
-        index_L = jnp.arange(self.queries.positions_BL.shape[1], dtype=jnp.int32)
-        return (index_L[None, :] - index_L[:, None])[None]
+        slots = self.keys.positions_BL.shape[1]
+        index_M = jnp.arange(slots, dtype=jnp.int32)
+        # A second stream of queries (XLNet) stands at the positions of the first.
+        index_L = jnp.tile(index_M, self.queries.positions_BL.shape[1] // slots)
+        return (index_M[None, :] - index_L[:, None])[None]
 
 
 def slots(batch, side: str) -> Slots:

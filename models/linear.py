@@ -81,3 +81,21 @@ class Embed(nn.Module):
         # Gathered over `embed` first: a lookup in a table split there cannot be laid out by rows of the batch.
         x_BLD = jnp.take(constrain(self.table_VD, "vocab", None), tokens_BL, axis=0)
         return constrain(x_BLD if self.scale == 1.0 else x_BLD * self.scale, "batch", "length", "embed")
+
+
+class Projected(nn.Module):
+    """A table narrower than the model, its vectors brought to `width` by a matrix (OPT 350M)."""
+
+    embed: Embed
+    width: int
+    kernel_init: Initializer = DEFAULT_INIT
+
+    def setup(self):
+        self.projection = Dense((self.width,), ("embed", "mlp"), kernel_init=self.kernel_init)
+
+    @property
+    def table_VD(self) -> jax.Array:
+        return self.embed.table_VD
+
+    def __call__(self, tokens_BL):
+        return constrain(self.projection(self.embed(tokens_BL)), "batch", "length", "embed")

@@ -3,6 +3,8 @@
 Segments are no concern of theirs: attention always adds `same_segment`.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -20,6 +22,24 @@ def causal(queries: Slots, keys: Slots) -> jax.Array:
     if keys.prefix_BL is not None:
         seen_BLM |= keys.prefix_BL[:, None, :] > 0
     return seen_BLM
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """Causal, and no further back than the last `size` keys, the query's own among them (Mistral, Jiang et al. 2023)."""
+
+    size: int
+
+    def __call__(self, queries: Slots, keys: Slots) -> jax.Array:
+        near_BLM = queries.positions_BL[:, :, None] - keys.positions_BL[:, None, :] < self.size
+        return causal(queries, keys) & near_BLM
+
+
+def permuted(queries: Slots, keys: Slots) -> jax.Array:
+    """Keys whose order is at most the query's are seen (XLNet, Yang et al. 2019); all of them where there is no order."""
+    if keys.order_BL is None:
+        return full(queries, keys)
+    return keys.order_BL[:, None, :] <= queries.order_BL[:, :, None]
 
 
 def same_segment(queries: Slots, keys: Slots) -> jax.Array:

@@ -9,11 +9,21 @@ from models.context import Context
 from models.linear import DEFAULT_INIT, Dense, Initializer, constrain
 
 
+def gelu(x: jax.Array) -> jax.Array:
+    """x Phi(x) (Hendrycks & Gimpel 2016)."""
+    return nn.gelu(x, approximate=False)
+
+
+def gelu_tanh(x: jax.Array) -> jax.Array:
+    """The approximation of `gelu` by a tanh (GPT-2, T5 v1.1, Gemma)."""
+    return nn.gelu(x, approximate=True)
+
+
 class Mlp(nn.Module):
     """down(act(up(x))), or gated down(act(gate(x)) * up(x)) (GLU variants, Shazeer 2020)."""
 
     hidden_dim: int
-    activation: Callable = nn.gelu
+    activation: Callable = gelu_tanh
     gated: bool = False
     use_bias: bool = False
     dropout: float = 0.0

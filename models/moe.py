@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from models.context import Context
-from models.linear import DEFAULT_INIT, Initializer, constrain
-from models.routers import Routing
+from models.linear import DEFAULT_INIT, Dense, Initializer, constrain
+from models.mlp import gelu_tanh
+from models.routers import Choices, Routing
 
 
 def dense(experts: Callable, x_BLD: jax.Array, routing: Routing) -> tuple[jax.Array, jax.Array]:
@@ -77,16 +78,32 @@ def slots_of(routing: Routing, capacity: int) -> jax.Array:
     return jax.nn.one_hot(place_BLSE, capacity) * choice_BLSE[..., None]
 
 
+def chosen_tokens(experts: Callable, x_BLD: jax.Array, choices: Choices) -> tuple[jax.Array, jax.Array]:
+    """Every expert works on the C tokens of a row that it chose (`routers.ExpertChoice`); "dropped" are tokens nobody chose."""
+    tokens_BEC, weights_BEC = choices.tokens_BEC, choices.weights_BEC
+    rows_B11 = jnp.arange(x_BLD.shape[0])[:, None, None]
+    axes = ("expert", "expert_batch", "capacity", "embed")
+    x_EBCD = constrain(jnp.swapaxes(x_BLD[rows_B11, tokens_BEC], 0, 1), *axes)
+    y_EBCD = constrain(experts(x_EBCD, lambda x_EBCD, w_EDF: jnp.einsum("EBCD,EDF->EBCF", x_EBCD, w_EDF)), *axes)
+    y_BECD = jnp.swapaxes(y_EBCD, 0, 1) * weights_BEC[..., None].astype(x_BLD.dtype)
+    y_BLD = jnp.zeros_like(x_BLD).at[rows_B11, tokens_BEC].add(y_BECD)
+    taken_BL = jnp.zeros(x_BLD.shape[:2]).at[rows_B11, tokens_BEC].max(weights_BEC > 0)
+    return y_BLD, 1.0 - jnp.sum(taken_BL, axis=1) / jnp.maximum(choices.real_B, 1)
+
+
 class Moe(nn.Module):
-    """The weighted sum of the chosen experts' MLPs."""
+    """The weighted sum of the chosen experts' MLPs, and of `shared`, an MLP that works on every token (DeepSeekMoE, Dai et
+    al. 2024); `shared_gate` weighs it by sigmoid(x w) (Qwen MoE). Fine-grained experts are many with a small hidden_dim."""
 
     router: nn.Module
     hidden_dim: int
-    activation: Callable = nn.gelu
+    activation: Callable = gelu_tanh
     gated: bool = False
     dispatch: Callable = Capacity()
     kernel_init: Initializer = DEFAULT_INIT
     out_init: Initializer | None = None
+    shared: nn.Module | None = None
+    shared_gate: bool = False
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array, ctx: Context) -> jax.Array:
@@ -107,6 +124,12 @@ class Moe(nn.Module):
 
         y_BLD, dropped_B = self.dispatch(experts, x_BLD, routing)
         self.sow("metrics", "dropped", dropped_B)
+        if self.shared is not None:
+            always_BLD = self.shared(x_BLD, ctx)
+            if self.shared_gate:
+                gate = Dense((1,), ("embed", "router"), kernel_init=self.kernel_init, name="shared_router")
+                always_BLD *= jax.nn.sigmoid(gate(x_BLD.astype(jnp.float32))).astype(x_BLD.dtype)
+            y_BLD += always_BLD
         return constrain(y_BLD, "batch", "length", "embed")
 
     def kernel(self, name: str, routing: Routing, shape, axes, init: Initializer) -> jax.Array:

@@ -4,20 +4,29 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-ones = nn.with_logical_partitioning(nn.initializers.ones, ("norm",))
-zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("norm",))
+
+def named(init, dims: int):
+    """`init` of a vector over the last `dims` dims."""
+    return nn.with_logical_partitioning(init, ("norm",) * dims)
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + epsilon) * scale (Zhang & Sennrich 2019)."""
+    """x / sqrt(mean(x^2) + epsilon) * (scale + shift) over the last `dims` dims (Zhang & Sennrich 2019).
+
+    `shift` 1 is Gemma's, whose scale begins at 0. `dims` 2 norms all heads of a query or key together (OLMo 2).
+    """
 
     epsilon: float = 1e-6
+    shift: float = 0.0
+    dims: int = 1
 
     @nn.compact
     def __call__(self, x):
+        axes = tuple(range(-self.dims, 0))
+        scale = self.param("scale", named(nn.initializers.constant(1.0 - self.shift), self.dims), x.shape[-self.dims :])
         wide = x.astype(jnp.float32)
-        wide *= jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.epsilon)
-        return (wide * self.param("scale", ones, x.shape[-1:])).astype(x.dtype)
+        wide *= jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=axes, keepdims=True) + self.epsilon)
+        return (wide * (scale + self.shift if self.shift else scale)).astype(x.dtype)
 
 
 class LayerNorm(nn.Module):
@@ -31,7 +40,7 @@ class LayerNorm(nn.Module):
         wide = x.astype(jnp.float32)
         wide -= jnp.mean(wide, axis=-1, keepdims=True)
         wide *= jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.epsilon)
-        wide *= self.param("scale", ones, x.shape[-1:])
+        wide *= self.param("scale", named(nn.initializers.ones, 1), x.shape[-1:])
         if self.use_bias:
-            wide += self.param("bias", zeros, x.shape[-1:])
+            wide += self.param("bias", named(nn.initializers.zeros, 1), x.shape[-1:])
         return wide.astype(x.dtype)

@@ -2,6 +2,7 @@
 T5's relative bias and ALiBi set the attention bias."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,10 @@ from models.linear import Initializer
 
 
 class Learned(nn.Module):
-    """Adds a learned vector per position."""
+    """Adds a learned vector per position, the first `offset` vectors of the table left alone (2 in OPT, BART, RoBERTa)."""
 
     max_length: int
+    offset: int = 0
     table_init: Initializer = nn.initializers.normal(0.02)
 
     @nn.compact
@@ -27,8 +29,8 @@ class Learned(nn.Module):
                 f"{self.max_length}; shorten the sequences or raise max_length"
             )
         init = nn.with_logical_partitioning(self.table_init, ("position", "embed"))
-        table_ND = self.param("table", init, (self.max_length, x_BLD.shape[-1]))
-        return x_BLD + table_ND[ctx.queries.positions_BL].astype(x_BLD.dtype), ctx
+        table_ND = self.param("table", init, (self.max_length + self.offset, x_BLD.shape[-1]))
+        return x_BLD + table_ND[ctx.queries.positions_BL + self.offset].astype(x_BLD.dtype), ctx
 
 
 class Sinusoidal(nn.Module):
@@ -37,36 +39,45 @@ class Sinusoidal(nn.Module):
     max_wavelength: float = 1e4
 
     def __call__(self, x_BLD: jax.Array, ctx: Context) -> tuple[jax.Array, Context]:
-        angles_BLK = rotary_angles(ctx.queries.positions_BL, x_BLD.shape[-1], self.max_wavelength)
+        frequencies_K = rotary_frequencies(x_BLD.shape[-1], self.max_wavelength)
+        angles_BLK = ctx.queries.positions_BL[..., None].astype(jnp.float32) * frequencies_K
         waves_BLD = jnp.concatenate([jnp.sin(angles_BLK), jnp.cos(angles_BLK)], axis=-1)
         return x_BLD + waves_BLD.astype(x_BLD.dtype), ctx
 
 
 class Rope(nn.Module):
-    """Rotates queries and keys by position (RoFormer, Su et al. 2021), the halves of a head paired as in LLaMA."""
+    """Rotates queries and keys by position (RoFormer, Su et al. 2021), the halves of a head paired as in LLaMA.
 
-    head_dim: int
+    `width` is how much of every head is rotated, its first numbers (all of them in LLaMA, a quarter in GPT-NeoX).
+    `scaling` stretches the frequencies beyond the trained length: see rope_scaling.py.
+    """
+
+    width: int
     base: float = 1e4
+    scaling: Callable | None = None
 
     def __call__(self, x_BLD: jax.Array, ctx: Context) -> tuple[jax.Array, Context]:
-        if self.head_dim % 2:
-            raise ValueError(f"positions.Rope.head_dim={self.head_dim} is odd; rotary pairs need an even width")
-        angles_BLK = rotary_angles(ctx.queries.positions_BL, self.head_dim, self.base)
-        return x_BLD, ctx.replace(angles_BLK=angles_BLK)
+        if self.width % 2:
+            raise ValueError(f"positions.Rope.width={self.width} is odd; rotary pairs need an even width")
+        frequencies_K, magnitude = rotary_frequencies(self.width, self.base), 1.0
+        if self.scaling is not None:
+            frequencies_K, magnitude = self.scaling(frequencies_K, self.base, ctx)
+        angles_BLK = ctx.queries.positions_BL[..., None].astype(jnp.float32) * frequencies_K
+        return x_BLD, ctx.replace(rotary=(magnitude * jnp.cos(angles_BLK), magnitude * jnp.sin(angles_BLK)))
 
 
-def rotary_angles(positions_BL: jax.Array, width: int, base: float) -> jax.Array:
-    """position * base^(-2i/width) for i in 0 .. width/2 - 1, float32 [B, L, width/2]."""
-    frequencies_K = base ** (-np.arange(0, width, 2, dtype=np.float32) / width)
-    return positions_BL[..., None].astype(jnp.float32) * frequencies_K
+def rotary_frequencies(width: int, base: float) -> np.ndarray:
+    """base^(-2i/width) for i in 0 .. width/2 - 1, radians per position, float32 [width/2]."""
+    return base ** (-np.arange(0, width, 2, dtype=np.float32) / width)
 
 
-def rotate(x_BLHK: jax.Array, angles_BLK: jax.Array) -> jax.Array:
-    """Rotates the pairs (x_i, x_{i + K/2}) of every head by the angles."""
-    cos, sin = jnp.cos(angles_BLK)[:, :, None], jnp.sin(angles_BLK)[:, :, None]
-    first, second = jnp.split(x_BLHK, 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x_BLHK.dtype)
+def rotate(x_BLHK: jax.Array, rotary: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Rotates the pairs (x_i, x_{i + W/2}) of the first W numbers of every head, given cos and sin [B, L, W/2]."""
+    cos, sin = rotary[0][:, :, None], rotary[1][:, :, None]
+    half = cos.shape[-1]
+    first, second, rest = x_BLHK[..., :half], x_BLHK[..., half : 2 * half], x_BLHK[..., 2 * half :]
+    turned = [first * cos - second * sin, second * cos + first * sin]
+    return jnp.concatenate([*(part.astype(x_BLHK.dtype) for part in turned), rest], axis=-1)
 
 
 class RelativeBias(nn.Module):
@@ -103,12 +114,13 @@ def relative_bucket(distances: jax.Array, bidirectional: bool, num_buckets: int,
 
 
 class Alibi(nn.Module):
-    """A fixed bias -slope * distance, one slope per head (Press et al. 2022)."""
+    """A fixed bias -slope * distance, one slope per head (Press et al. 2022), times `scale` (Falcon: head_dim ** -0.5)."""
 
     num_heads: int
+    scale: float = 1.0
 
     def __call__(self, x_BLD: jax.Array, ctx: Context) -> tuple[jax.Array, Context]:
-        slopes_H = jnp.asarray(alibi_slopes(self.num_heads))
+        slopes_H = jnp.asarray(self.scale * alibi_slopes(self.num_heads))
         distances_A1LM = jnp.abs(ctx.distances_ALM())[:, None].astype(jnp.float32)
         return x_BLD, ctx.replace(bias_AHLM=-slopes_H[:, None, None] * distances_A1LM)
 

@@ -1,5 +1,7 @@
 """Routers say which experts work on a token and with what weight."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -66,3 +68,34 @@ class TopK(nn.Module):
         z_BL1 = jnp.square(jax.nn.logsumexp(logits_BLE, axis=-1, keepdims=True))
         self.sow("losses", "load_balance", self.load_balance_weight * balance_B)
         self.sow("losses", "router_z", self.z_weight * mean(z_BL1)[:, 0])
+
+
+@struct.dataclass
+class Choices:
+    """The C tokens of a row that every expert works on, with their weights (0: padding), and the row's real tokens."""
+
+    tokens_BEC: jax.Array
+    weights_BEC: jax.Array
+    real_B: jax.Array
+    num_experts: int = struct.field(pytree_node=False)
+
+
+class ExpertChoice(nn.Module):
+    """Every expert chooses its C = ceil(factor * L / E) likeliest tokens of a row (Zhou et al. 2022): balanced without a loss.
+
+    Goes with `moe.chosen_tokens`. What an earlier token gets depends on later ones: for encoders, not for causal decoders.
+    """
+
+    num_experts: int
+    factor: float = 2.0
+    kernel_init: Initializer = DEFAULT_INIT
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array, ctx: Context) -> Choices:
+        length = x_BLD.shape[1]
+        capacity = min(math.ceil(self.factor * length / self.num_experts), length)
+        router = Dense((self.num_experts,), ("embed", "router"), kernel_init=self.kernel_init, name="gate")
+        probs_BLE = jax.nn.softmax(router(x_BLD.astype(jnp.float32)), axis=-1)
+        real_BL = ctx.queries.segments_BL > 0
+        weights_BEC, tokens_BEC = jax.lax.top_k(jnp.swapaxes(probs_BLE * real_BL[..., None], 1, 2), capacity)
+        return Choices(tokens_BEC, weights_BEC, jnp.sum(real_BL, axis=1), self.num_experts)

@@ -15,17 +15,22 @@ save_products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 
 
 class Stack(nn.Module):
-    """position -> input_norm -> `repeats` blocks -> norm.
+    """position -> input_norm -> projection -> `repeats` blocks -> tail -> norm.
 
-    `scan` compiles one block and loops over it; its parameters are stacked along a leading axis `layers`. `remat` is a
-    policy (`save_nothing`, `save_products` or any of jax.checkpoint_policies); None keeps every activation.
+    `scan` compiles one block and loops over it; its parameters are stacked along a leading axis `layers`. `shared` uses
+    one block's parameters in every repetition (ALBERT, Lan et al. 2020), and always scans. `tail` is a block or pattern
+    for the layers that do not fill another repetition. `remat` is a policy (`save_nothing`, `save_products` or any of
+    jax.checkpoint_policies); None keeps every activation.
     """
 
     block: nn.Module
     repeats: int
     position: nn.Module | None = None
     input_norm: nn.Module | None = None
+    projection: nn.Module | None = None
+    tail: nn.Module | None = None
     norm: nn.Module | None = RMSNorm()
+    shared: bool = False
     scan: bool = True
     remat: Callable | None = None
     dropout: float = 0.0
@@ -37,25 +42,35 @@ class Stack(nn.Module):
         if self.input_norm is not None:
             x_BLD = self.input_norm(x_BLD)
         drop = nn.Dropout(self.dropout, deterministic=not ctx.train)
-        x_BLD = self.repeated(drop(x_BLD), ctx)
+        x_BLD = drop(x_BLD)
+        if self.projection is not None:
+            x_BLD = self.projection(x_BLD)
+        x_BLD = self.repeated(x_BLD, ctx)
         return drop(x_BLD if self.norm is None else self.norm(x_BLD))
 
     def repeated(self, x_BLD: jax.Array, ctx: Context) -> jax.Array:
         def step(block, x_BLD, ctx):
             return constrain(block(x_BLD, ctx), "batch", "length", "embed"), None
 
+        scan = self.scan or self.shared
         if self.remat is not None:
-            step = nn.remat(step, policy=self.remat, prevent_cse=not self.scan)
-        if not self.scan:
+            step = nn.remat(step, policy=self.remat, prevent_cse=not scan)
+        if scan:
+            x_BLD = self.scanned(step)(self.block.copy(name="layers"), x_BLD, ctx)[0]
+        else:
             for i in range(self.repeats):
                 x_BLD, _ = step(self.block.copy(name=f"layer_{i}"), x_BLD, ctx)
-            return x_BLD
-        scanned = nn.scan(
+        return x_BLD if self.tail is None else step(self.tail, x_BLD, ctx)[0]
+
+    def scanned(self, step: Callable) -> Callable:
+        """`step` repeated, with the parameters of every repetition along axis 0, or the same for all."""
+        axes = {"cache": 0, "losses": 0, "metrics": 0}
+        return nn.scan(
             step,
-            variable_axes={"params": 0, "cache": 0, "losses": 0, "metrics": 0},
-            split_rngs={"params": True, "dropout": True},
+            variable_axes=axes if self.shared else axes | {"params": 0},
+            variable_broadcast="params" if self.shared else False,
+            split_rngs={"params": not self.shared, "dropout": True},
             in_axes=nn.broadcast,
             length=self.repeats,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        return scanned(self.block.copy(name="layers"), x_BLD, ctx)[0]

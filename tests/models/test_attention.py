@@ -9,7 +9,7 @@ from flax import errors
 from models import kernels, masks
 from models.attention import CrossAttention, SelfAttention
 from models.context import Context
-from models.positions import rotary_angles
+from models.positions import rotary_frequencies
 from tests.models.contexts import array, context, slots
 
 H, K, D = 4, 8, 16
@@ -26,10 +26,8 @@ def self_params(groups, biased=False):
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_grouped_and_multi_query_are_multi_head_with_repeated_heads(groups):
-    x, ctx = (
-        array(2, 6, D),
-        context([[1, 1, 1, 2, 2, 2]] * 2, angles_BLK=rotary_angles(jnp.tile(jnp.arange(6), (2, 1)), K, 1e4)),
-    )
+    angles_BLK = jnp.tile(jnp.arange(6), (2, 1))[..., None] * rotary_frequencies(K, 1e4)
+    x, ctx = array(2, 6, D), context([[1, 1, 1, 2, 2, 2]] * 2, rotary=(jnp.cos(angles_BLK), jnp.sin(angles_BLK)))
     grouped = self_params(groups, biased=True)
     whole = jax.tree.map(lambda p: p, grouped)
     for name in ("key", "value"):

@@ -88,5 +88,5 @@ def test_drop_acts_on_the_probabilities():
 
 def test_cudnn_refuses_what_it_cannot_do():
     q, k, v, bias, mask = inputs(2)
-    with pytest.raises(ValueError, match=r"no attention bias and no attention dropout; use kernels.reference"):
+    with pytest.raises(ValueError, match=r"no attention bias, dropout or soft cap; use kernels.reference"):
         kernels.cudnn(q, k, v, bias, mask, 0.3)

@@ -34,9 +34,15 @@ def test_sinusoidal_is_its_closed_form():
         np.testing.assert_allclose(y[b, i] - x[b, i], added, atol=1e-6)
 
 
+def waves(positions_BL, width=8):
+    """cos and sin of the rotary angles."""
+    angles_BLK = positions_BL[..., None] * positions.rotary_frequencies(width, 1e4)
+    return np.cos(angles_BLK), np.sin(angles_BLK)
+
+
 def test_rotation_is_multiplication_of_complex_numbers():
     x_BLHK, positions_BL = array(2, 5, 3, 8), np.tile(np.arange(5), (2, 1))
-    y = positions.rotate(x_BLHK, positions.rotary_angles(jnp.asarray(positions_BL), 8, 1e4))
+    y = positions.rotate(x_BLHK, waves(positions_BL))
     z = x_BLHK[..., :4] + 1j * x_BLHK[..., 4:]
     angles = positions_BL[:, :, None, None] * 10000.0 ** (-np.arange(4) / 4)
     turned = z * np.exp(1j * angles)
@@ -47,14 +53,14 @@ def test_rotary_scores_depend_on_the_distance_only():
     q, k = array(1, 6, 2, 8), array(1, 6, 2, 8, seed=1)
 
     def scores(shift):
-        angles = positions.rotary_angles(jnp.arange(6)[None] + shift, 8, 1e4)
-        return jnp.einsum("BLHK,BMHK->BHLM", positions.rotate(q, angles), positions.rotate(k, angles))
+        turn = waves(np.arange(6)[None] + shift)
+        return jnp.einsum("BLHK,BMHK->BHLM", positions.rotate(q, turn), positions.rotate(k, turn))
 
     np.testing.assert_allclose(scores(0), scores(37), atol=1e-4)
 
 
 def test_rotary_refuses_an_odd_width():
-    with pytest.raises(ValueError, match=r"head_dim=7 is odd"):
+    with pytest.raises(ValueError, match=r"width=7 is odd"):
         positions.Rope(7).apply({}, array(2, 8, 4), context(PACKED))
 
 
