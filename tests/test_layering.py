@@ -28,6 +28,7 @@ LAYERS = {
     "t5x_like.data": (1, "core"),
     # Arithmetic over parameter trees: the trainer reports with it, the rest of scaling stands above the trainer.
     "t5x_like.scaling.flops": (1, "core"),
+    "t5x_like.scaling.memory": (1, "core"),
     "t5x_like.objectives": (2, "objectives"),
     "t5x_like.decoding": (2, "decoding"),
     "t5x_like.peft": (2, "peft"),

@@ -1,0 +1,306 @@
+"""Says what a model costs before anything is computed: parameters, FLOPs, KV cache and memory on every device.
+
+Needs only a size file: `t5x_like info --gin_file=sizes/llama/7b.gin`. Files of meshes/, optimizers/ and precision/ are
+taken into account, `--gin.WIDTH=8192` and the like try other sizes, and --devices plans for machines that are not here.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from t5x_like.cli import gin_runtime
+from t5x_like.cli.gin_runtime import Config, ConfigError
+
+DEFAULT_LENGTH = 2048
+# Optimizer files want to know how long a run is; what they keep does not depend on it.
+ASSUMED = "STEPS = 1000\nWARMUP_STEPS = 100\n"
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="t5x_like info", description=__doc__)
+    parser.add_argument(
+        "--length",
+        type=int,
+        help=f"tokens of a row, and the context of decoding (default: {DEFAULT_LENGTH}, or the model's position table)",
+    )
+    parser.add_argument("--encoder_length", type=int, help="an encoder-decoder's encoder length (default: --length)")
+    parser.add_argument("--batch_size", type=int, help="rows of the global batch: also says what a training step costs")
+    parser.add_argument("--devices", type=int, default=1, help="devices to plan for (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    gin_runtime.add_flags(parser)
+    args = gin_runtime.parse_args(parser, argv)
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed, and a busy accelerator is left alone
+    facts = collect(args)
+    print(json.dumps(facts, indent=2) if args.json else page(facts))
+    return 0
+
+
+def collect(args: argparse.Namespace) -> dict[str, Any]:
+    """Everything the command prints, as plain numbers and words."""
+    from t5x_like.train_state import Precision
+
+    check(args)
+    config = configuration(args)
+    model = config.evaluate("%MODEL")
+    lengths = row_lengths(model, args.length, args.encoder_length)
+    boxed, precision = abstract_params(model, lengths), setting(config, "precision", Precision())
+    facts = {"model": type(model).__name__, "gin_files": args.gin_file, "lengths": lengths}
+    facts |= {"parameters": parameters(model, boxed), "flops": forward_and_back(model, boxed, lengths, args.batch_size)}
+    if "decoder" in lengths:
+        facts["decoding"] = decoding(model, boxed, lengths, precision)
+    facts["memory"] = memory_per_device(config, boxed, precision, args.devices, args.batch_size)
+    return facts
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuses numbers that cannot be, before anything is read."""
+    for name in ("length", "encoder_length", "batch_size", "devices"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name}={value} is not a positive whole number; set it to 1 or more")
+
+
+def configuration(args: argparse.Namespace) -> Config:
+    """What the gin files say, MODEL among it."""
+    with tempfile.TemporaryDirectory() as folder:
+        assumed = os.path.join(folder, "assumed.gin")
+        with open(assumed, "w", encoding="utf-8") as file:
+            file.write(ASSUMED)
+        search_paths = [path for path in args.gin_search_paths.split(",") if path]
+        files = [assumed, *args.gin_file] if args.gin_file else []
+        config = gin_runtime.parse(files, args.gin_overrides, search_paths)
+    if bound(config, "MODEL") is None:
+        raise ConfigError("nothing sets MODEL; give a size, such as --gin_file=sizes/llama/7b.gin")
+    return config
+
+
+def bound(config: Config, name: str) -> Any:
+    """What a macro (`MODEL`) or a parameter of trainer.train (`mesh`) is bound to, as written; None where it is not."""
+    for binding in config.bindings:
+        if binding.macro == name or (binding.selector.endswith("trainer:train") and binding.parameter == name):
+            return binding.value
+    return None
+
+
+def setting(config: Config, name: str, default: Any) -> Any:
+    """A parameter of trainer.train, or the default where the files do not set it."""
+    return default if bound(config, name) is None else config.evaluate(f"trainer.train.{name}")
+
+
+def row_lengths(model, length: int | None, encoder_length: int | None) -> dict[str, int]:
+    """{"encoder": L, "decoder": L} of a row: for each side that the model has."""
+    from t5x_like import batches
+    from t5x_like.scaling import flops
+
+    sides = [side for side in batches.SIDES if getattr(model, side, None) is not None]
+    if encoder_length is not None and len(sides) < 2:
+        raise ValueError(
+            f"--encoder_length={encoder_length}: {type(model).__name__} has no encoder beside a decoder; use --length"
+        )
+    tables = [module.max_length for module in flops.tree(model) if hasattr(module, "max_length")]
+    length = length or min([DEFAULT_LENGTH, *tables])
+    return {side: encoder_length or length if side == "encoder" else length for side in sides}
+
+
+def abstract_params(model, lengths: dict[str, int]):
+    """Shapes of the parameters, boxed with their logical names; nothing is computed."""
+    import jax
+    import jax.numpy as jnp
+
+    names = ("input_tokens", "positions", "segment_ids")
+    widths = {f"{side}_{name}": length for side, length in lengths.items() for name in names}
+    if "encoder" in lengths:
+        widths["encoder_token_types"] = lengths["encoder"]
+    batch = {name: jax.ShapeDtypeStruct((1, length), jnp.int32) for name, length in widths.items()}
+    return jax.eval_shape(model.init, jax.random.PRNGKey(0), batch)["params"]
+
+
+def parameters(model, boxed) -> dict[str, Any]:
+    """Counts: all, those a token meets, those looked up, and those of every part."""
+    from t5x_like.scaling import flops
+
+    every = flops.weights(model, boxed)
+    embedding = sum(weight.size for weight in every if weight.lookup)
+    total, parts = sum(weight.size for weight in every), {}
+    for weight in every:
+        parts[weight.part] = parts.get(weight.part, 0) + weight.size
+    return {
+        "total": total,
+        "active_per_token": round(sum(weight.size * weight.share for weight in every)),
+        "embedding": embedding,
+        "non_embedding": total - embedding,
+        "head_is_tied": flops.reads_table(getattr(model, "head", None)),
+        "parts": parts,
+    }
+
+
+def forward_and_back(model, boxed, lengths: dict[str, int], batch_size: int | None) -> dict[str, Any]:
+    """FLOPs per token (of all sides together), per row, and per step where the batch is known."""
+    from t5x_like.scaling import flops
+
+    row, tokens = flops.per_row(model, boxed, lengths), sum(lengths.values())
+    facts = {
+        "forward_per_token": row.forward / tokens,
+        "attention_per_token": row.attention / tokens,
+        "train_per_token": row.train / tokens,
+        "train_per_row": row.train,
+    }
+    if batch_size is not None:
+        facts |= {"batch_size": batch_size, "tokens_per_step": batch_size * tokens}
+        facts["train_per_step"] = batch_size * row.train
+    return facts
+
+
+def decoding(model, boxed, lengths: dict[str, int], precision) -> dict[str, Any]:
+    """FLOPs of one new token at the end of a row, and the bytes of keys and values."""
+    import jax.numpy as jnp
+
+    from t5x_like.scaling import flops
+
+    context, memory = lengths["decoder"], lengths.get("encoder", 0)
+    token, cache = (count(model, boxed, context, memory) for count in (flops.per_decoded_token, flops.cache))
+    dtype = jnp.dtype(precision.compute_dtype)
+    return {
+        "context": context,
+        "flops_per_token": token.forward,
+        "attention_per_token": token.attention,
+        "kv_cache_dtype": dtype.name,
+        "kv_cache_bytes_per_token": cache.per_token * dtype.itemsize,
+        "kv_cache_bytes_per_sequence": cache.per_sequence * dtype.itemsize,
+        "kv_cache_bytes_read_per_token": cache.read * dtype.itemsize,
+    }
+
+
+def memory_per_device(config: Config, boxed, precision, devices: int, batch_size: int | None) -> dict[str, Any]:
+    """Bytes of training on each device of the mesh."""
+    import jax.numpy as jnp
+
+    from t5x_like import partitioning
+    from t5x_like.scaling import memory
+
+    mesh, rules = planned_mesh(config, devices), setting(config, "rules", partitioning.RULES)
+    if batch_size is not None:
+        partitioning.check_batch(batch_size, 1, mesh, rules)
+    written = bound(config, "OPTIMIZER")
+    optimizer = None if written is None else config.evaluate("%OPTIMIZER")
+    bytes_ = memory.per_device(boxed, mesh, optimizer, rules, precision)
+    return {
+        "devices": devices,
+        "mesh": dict(mesh.shape),
+        "param_dtype": jnp.dtype(precision.param_dtype).name,
+        "compute_dtype": jnp.dtype(precision.compute_dtype).name,
+        "parameters": bytes_.parameters,
+        "computing_copy": bytes_.computing_copy,
+        "gradients": bytes_.gradients,
+        "optimizer_state": bytes_.optimizer,
+        "optimizer": "assumed: AdamW, two float32 moments" if written is None else written.selector.rpartition(":")[2],
+        "total": bytes_.total,
+        "activations": "not counted",
+    }
+
+
+def planned_mesh(config: Config, devices: int):
+    """The configured mesh over `devices` planned devices; data parallelism where none is configured."""
+    from t5x_like import partitioning
+    from t5x_like.scaling import memory
+
+    given = {"devices": memory.planned_devices(devices)}
+    try:
+        if bound(config, "mesh") is None:
+            return partitioning.make_mesh(**given)
+        return config.configured("partitioning.make_mesh")(**given)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{error}; --devices={devices} says how many there are to be") from error
+
+
+def page(facts: dict[str, Any]) -> str:
+    """The facts as a page to read."""
+    sections = [parameter_lines(facts["parameters"]), flops_lines(facts["flops"], facts["lengths"])]
+    if "decoding" in facts:
+        sections.append(decoding_lines(facts["decoding"]))
+    sections.append(memory_lines(facts["memory"]))
+    title = f"{facts['model']} of {', '.join(facts['gin_files'])}"
+    return "\n\n".join([title, *("\n".join(lines) for lines in sections)])
+
+
+def line(label: str, value: str, note: str = "") -> str:
+    return f"  {label:<20}{value:>20}  {note}".rstrip()
+
+
+def parameter_lines(facts: dict[str, Any]) -> list[str]:
+    table = "the head reads the same table" if facts["head_is_tied"] else "the head's weights are its own"
+    return [
+        "Parameters",
+        line("total", f"{facts['total']:,}"),
+        line("active per token", f"{facts['active_per_token']:,}"),
+        line("embedding", f"{facts['embedding']:,}", f"looked up; {table}"),
+        line("non-embedding", f"{facts['non_embedding']:,}"),
+        *(line(f"in {part}", f"{facts['parts'][part]:,}") for part in in_reading_order(facts["parts"])),
+    ]
+
+
+def in_reading_order(parts: Collection[str]) -> list[str]:
+    """The parts of a model as tokens pass through them; those of unknown name last."""
+    order = ("embed", "token_types", "encoder", "decoder", "head")
+    return sorted(parts, key=lambda part: order.index(part) if part in order else len(order))
+
+
+def flops_lines(facts: dict[str, Any], lengths: dict[str, int]) -> list[str]:
+    shown = ", ".join(f"{side} {length}" for side, length in lengths.items())
+    lines = [
+        f"FLOPs per token (length: {shown})",
+        line("forward", f"{si(facts['forward_per_token'])}FLOP"),
+        line("of it attention", f"{si(facts['attention_per_token'])}FLOP", "queries times keys, weights times values"),
+        line("train", f"{si(facts['train_per_token'])}FLOP", "three times forward"),
+    ]
+    if "batch_size" in facts:
+        note = f"{facts['batch_size']} rows, {facts['tokens_per_step']:,} tokens"
+        lines.append(line("a training step", f"{si(facts['train_per_step'])}FLOP", note))
+    return lines
+
+
+def decoding_lines(facts: dict[str, Any]) -> list[str]:
+    held, read = facts["kv_cache_bytes_per_sequence"], facts["kv_cache_bytes_read_per_token"]
+    windowed = [line("read for a token", binary(read), "what windows let through")] if read < held else []
+    return [
+        f"Decoding one token that sees {facts['context']}",
+        line("forward", f"{si(facts['flops_per_token'])}FLOP"),
+        line("of it attention", f"{si(facts['attention_per_token'])}FLOP"),
+        line("KV cache per token", binary(facts["kv_cache_bytes_per_token"]), facts["kv_cache_dtype"]),
+        line("per sequence", binary(held), "every slot, and cross-attention's keys and values"),
+        *windowed,
+    ]
+
+
+def memory_lines(facts: dict[str, Any]) -> list[str]:
+    axes = ", ".join(f"{axis} {size}" for axis, size in facts["mesh"].items() if size > 1)
+    where = f"each of {facts['devices']} devices ({axes})" if axes else "one device"
+    copy = [line("computing copy", binary(facts["computing_copy"]), facts["compute_dtype"])]
+    return [
+        f"Training memory on {where}",
+        line("parameters", binary(facts["parameters"]), facts["param_dtype"]),
+        *(copy if facts["computing_copy"] else []),
+        line("gradients", binary(facts["gradients"]), facts["param_dtype"]),
+        line("optimizer state", binary(facts["optimizer_state"]), facts["optimizer"]),
+        line("together", binary(facts["total"]), "activations are not counted"),
+    ]
+
+
+def si(value: float) -> str:
+    from t5x_like import progress
+
+    return progress.si(value)
+
+
+def binary(size: float) -> str:
+    """Bytes as `1.25 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.4g} {unit}"
+        size /= 1024
+    return f"{size:.4g} TiB"
