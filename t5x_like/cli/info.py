@@ -165,6 +165,7 @@ def decoding(model, boxed, lengths: dict[str, int], precision) -> dict[str, Any]
     dtype = jnp.dtype(precision.compute_dtype)
     return {
         "context": context,
+        "encoder_length": memory,
         "flops_per_token": token.forward,
         "attention_per_token": token.attention,
         "kv_cache_dtype": dtype.name,
@@ -266,13 +267,14 @@ def flops_lines(facts: dict[str, Any], lengths: dict[str, int]) -> list[str]:
 
 def decoding_lines(facts: dict[str, Any]) -> list[str]:
     held, read = facts["kv_cache_bytes_per_sequence"], facts["kv_cache_bytes_read_per_token"]
+    crossed = f" and {facts['encoder_length']} of the encoder" if facts["encoder_length"] else ""
     windowed = [line("read for a token", binary(read), "what windows let through")] if read < held else []
     return [
         f"Decoding one token that sees {facts['context']}",
         line("forward", f"{si(facts['flops_per_token'])}FLOP"),
         line("of it attention", f"{si(facts['attention_per_token'])}FLOP"),
         line("KV cache per token", binary(facts["kv_cache_bytes_per_token"]), facts["kv_cache_dtype"]),
-        line("per sequence", binary(held), "every slot, and cross-attention's keys and values"),
+        line("per sequence", binary(held), f"{facts['context']} slots{crossed}"),
         *windowed,
     ]
 

@@ -110,7 +110,7 @@ def weight(model: nn.Module, path: list[str], leaf) -> Weight:
     module, uses, share, shape = model, 1, 1.0, tuple(leaf.value.shape)
     for part in path:
         below = child(module, part)
-        if isinstance(module, Stack) and below is module.block and getattr(module, "shared", False):
+        if isinstance(module, Stack) and below is module.block and module.shared:
             uses *= module.repeats
         module = below
     if "expert" in leaf.names:

@@ -6,7 +6,20 @@ import jax
 import pytest
 from flax import linen as nn
 
-from models import architectures, attention, blocks, heads, linear, masks, mlp, moe, positions, routers, stack
+from models import (
+    architectures,
+    attention,
+    blocks,
+    heads,
+    linear,
+    masks,
+    mlp,
+    moe,
+    positions,
+    routers,
+    stack,
+    transformer_xl,
+)
 from t5x_like.cli import gin_runtime
 from t5x_like.scaling import flops
 from tests import tiny
@@ -31,6 +44,14 @@ def tower(causal=True, cross=False, mlps=None, scan=False, shared=False, repeats
 
 def decoder(head=None, **options) -> architectures.DecoderOnly:
     return architectures.DecoderOnly(linear.Embed(VOCAB, WIDTH), tower(**options), head or heads.Untied())
+
+
+def narrow_table() -> architectures.DecoderOnly:
+    """A table half as wide as the model, a matrix behind it and one before the head (OPT 350M), and a tail."""
+    embed = linear.Projected(linear.Embed(VOCAB, WIDTH // 2), WIDTH)
+    block = blocks.Block(attention.SelfAttention(HEADS, HEAD_DIM), mlp.Mlp(1024))
+    tail = stack.Stack(block, 1, positions.Rope(HEAD_DIM), tail=block.copy(), scan=False)
+    return architectures.DecoderOnly(embed, tail, heads.Projected(heads.Tied(), WIDTH // 2))
 
 
 def encoder_decoder(**options) -> architectures.EncoderDecoder:
@@ -66,9 +87,10 @@ def xla_counts(model, batch) -> float:
         (decoder(), {"decoder": LENGTH}, 2.0),
         (decoder(heads.Tied()), {"decoder": LENGTH}, 2.0),
         (decoder(mlps=[mlp.Mlp(1024), sparse(4)]), {"decoder": LENGTH}, 2.0),  # every expert chosen, none left out
+        (narrow_table(), {"decoder": LENGTH}, 2.0),
         (encoder_decoder(), {"encoder": LENGTH, "decoder": LENGTH}, 3.0 / 2.5),
     ],
-    ids=["decoder", "tied", "experts", "encoder_decoder"],
+    ids=["decoder", "tied", "experts", "narrow_table", "encoder_decoder"],
 )
 def test_forward_flops_are_those_xla_counts(model, lengths, in_full):
     count = counted(model, **lengths)
@@ -126,6 +148,18 @@ def test_a_window_counts_the_pairs_it_lets_through(size):
 @pytest.mark.parametrize("size", [LENGTH - 1, LENGTH, 10 * LENGTH])
 def test_a_window_as_long_as_the_row_is_no_window(size):
     assert counted(decoder(mask=masks.Window(size)), decoder=LENGTH) == counted(decoder(), decoder=LENGTH)
+
+
+def test_relative_attention_scores_distances_too():
+    block = blocks.Block(transformer_xl.RelativeAttention(HEADS, HEAD_DIM), mlp.Mlp(1024))
+    model = architectures.DecoderOnly(linear.Embed(VOCAB, WIDTH), stack.Stack(block, 2), heads.Untied())
+    plain = model.clone(decoder=stack.Stack(block.copy(mixer=attention.SelfAttention(HEADS, HEAD_DIM)), 2))
+    ours, theirs = counted(model, decoder=LENGTH), counted(plain, decoder=LENGTH)
+    assert ours.attention == 1.5 * theirs.attention
+    biases = (
+        2 * 2 * 2 * HEADS * HEAD_DIM * LENGTH
+    )  # two vectors a layer; the encoded distances are the batch's, not a row's
+    assert ours.weights - theirs.weights == biases
 
 
 def test_a_new_token_costs_a_row_of_one_and_its_context():
