@@ -19,6 +19,9 @@ LEAN = [line for line in text("requirements-lean.txt").splitlines() if line and 
 # seqio reads tasks; tensorflow-datasets needs importlib_resources and does not say so.
 TASKS = ["seqio>=0.0.20", "tensorflow>=2.21", "tensorflow-datasets>=4.9.10", "importlib_resources"]
 
+# Reads checkpoints of llama.cpp.
+GGUF = ["gguf>=0.17"]
+
 setup(
     name="t5x_like",
     version=re.search(r'__version__ = "(.+)"', text("t5x_like/__init__.py")).group(1),
@@ -36,7 +39,8 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10"],
         "gpu": ["jax[cuda13]>=0.10"],
-        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5"],
+        "gguf": GGUF,
+        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", *GGUF],
     },
     entry_points={"console_scripts": ["t5x_like = t5x_like.cli.main:main"]},
 )

@@ -28,7 +28,7 @@ def main() -> None:
     size = sum(x.nbytes for x in jax.tree.leaves(params))
     keys = jax.random.split(jax.random.PRNGKey(0), ROWS)
     # No token ends a row, so that all of them are generated.
-    decode = jax.jit(lambda p, b, k: generate(model, p, b, k, Greedy(), NEW, eos=-1))
+    decode = jax.jit(lambda p, b, k: generate(model, p, b, k, Greedy(), NEW, stop_ids=()))
     a = jnp.eye(1024)
     chain = jax.jit(lambda a: jax.lax.fori_loop(0, 100, lambda _, x: jnp.tanh(x @ a), a))
 

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from t5x_like import partitioning
-from t5x_like.data import vocabularies
+from t5x_like.data import chat, vocabularies
 from t5x_like.decoding.loop import generate
 
 BUCKET = 64  # prompt lengths are rounded up to a multiple of this, so that few shapes are compiled
@@ -34,12 +34,14 @@ def infer(
 ) -> Iterator[dict[str, Any]]:
     """Continues every prompt: yields {"id", "prompt", "completion", "tokens", "log_prob", "finished"} in their order.
 
-    A prompt is a text or {"prompt": text, "id": anything}. Decoder-only models continue it; encoder-decoder models read
-    it with the encoder. `prefix` lets a prefix language model read it bidirectionally. The result for a prompt depends on
+    A prompt is a text, {"prompt": text, "id": anything}, or a chat: {"messages": [{"role", "content"}, ...]}, which the
+    vocabulary's template makes a text. Decoder-only models continue it; encoder-decoder models read it with the encoder.
+    `prefix` lets a prefix language model read it bidirectionally. The result for a prompt depends on
     its place among the prompts and the seed, not on batch size or neighbours.
 
     Raises:
-      ValueError: max_new_tokens < 1, or a prompt that with them is longer than the model's position table.
+      ValueError: max_new_tokens < 1, a prompt that with them is longer than the model's position table, an empty prompt
+        where the vocabulary has no bos, or a chat where it has no template.
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens}: ask for at least 1")
@@ -49,14 +51,14 @@ def infer(
     batch_size = round_up(batch_size, mesh.size // shards[0])
     seq2seq = hasattr(model, "encoder")
     decode = jax.jit(
-        functools.partial(generate, model, choose=choose, max_new_tokens=max_new_tokens, eos=vocabularies.EOS)
+        functools.partial(generate, model, choose=choose, max_new_tokens=max_new_tokens, stop_ids=vocabulary.stop_ids)
     )
-    records = ({"prompt": p} if isinstance(p, str) else p for p in prompts)
-    numbered = enumerate(records)
+    numbered = enumerate({"prompt": p} if isinstance(p, str) else p for p in prompts)
     while chunk := list(itertools.islice(numbered, batch_size)):
-        ids = [vocabulary.encode(record["prompt"]) for _, record in chunk]
-        ids += [[]] * (batch_size - len(chunk))
-        batch = encoder_batch(ids) if seq2seq else decoder_batch(ids, prefix)
+        chunk = [(number, rendered(record, vocabulary)) for number, record in chunk]
+        ids = [prompt_ids(record, vocabulary, seq2seq) for _, record in chunk]
+        ids += ids[:1] * (batch_size - len(chunk))
+        batch = encoder_batch(ids, vocabulary) if seq2seq else decoder_batch(ids, prefix)
         numbers = np.array([n for n, _ in chunk] + [0] * (batch_size - len(chunk)))
         keys = np.asarray(jax.vmap(jax.random.fold_in, (None, 0))(jax.random.PRNGKey(seed), numbers))
         with partitioning.on(mesh, rules):
@@ -79,24 +81,51 @@ def completion(record: dict, number: int, vocabulary, made, row: int) -> dict[st
         "completion": vocabulary.decode(tokens),
         "tokens": tokens,
         "log_prob": float(made.log_probs_BN[row].sum()),
-        "finished": bool(tokens and tokens[-1] == vocabularies.EOS),
+        "finished": bool(tokens and tokens[-1] in vocabulary.stop_ids),
     }
 
 
+def rendered(record: dict, vocabulary: vocabularies.Vocabulary) -> dict:
+    """The record with the text of its chat as the prompt, where it is one."""
+    return record | {"prompt": chat.render_chat(vocabulary, record["messages"])} if "messages" in record else record
+
+
+def prompt_ids(record: dict, vocabulary: vocabularies.Vocabulary, seq2seq: bool) -> list[int]:
+    """What the model reads of a prompt; a chat's template has written its beginning of sequence itself.
+
+    Raises:
+      ValueError: an empty prompt where the vocabulary has no beginning of sequence.
+    """
+    text, is_chat = record["prompt"], "messages" in record
+    if seq2seq:
+        return (
+            [*vocabulary.encode(text), vocabularies.end_id(vocabulary)] if is_chat else vocabulary.encode_special(text)
+        )
+    ids = vocabulary.encode(text)
+    # Nothing at all cannot be continued: then a sequence is begun even by a vocabulary that does not begin prompts so.
+    if vocabulary.bos is not None and (not ids or (vocabulary.add_bos and not is_chat)):
+        ids = [vocabulary.bos, *ids]
+    if not ids:
+        raise ValueError(
+            f"prompt={text!r} of id={record.get('id')!r} is empty, and the vocabulary has no beginning of sequence "
+            "(bos=None) to continue; write at least one token"
+        )
+    return ids
+
+
 def decoder_batch(ids: list[list[int]], prefix: bool = False) -> dict[str, np.ndarray]:
-    """Prompts with the beginning of sequence (id 0) before them, on the left of padding: the decoder's arrays."""
-    length = round_up(1 + max(len(row) for row in ids), BUCKET)
-    batch = side([[0, *row] for row in ids], length, "decoder")
+    """Prompts as `prompt_ids` makes them, on the left of padding: the decoder's arrays."""
+    batch = side(ids, round_up(max(len(row) for row in ids), BUCKET), "decoder")
     if prefix:
         batch["decoder_prefix"] = batch["decoder_segment_ids"].copy()
     return batch
 
 
-def encoder_batch(ids: list[list[int]]) -> dict[str, np.ndarray]:
-    """Inputs, ended as in training, for the encoder, and the beginning of sequence for the decoder."""
-    ended = [[*row, vocabularies.EOS] for row in ids]
-    length = round_up(max(len(row) for row in ended), BUCKET)
-    return side(ended, length, "encoder") | side([[0]] * len(ids), 1, "decoder")
+def encoder_batch(ids: list[list[int]], vocabulary: vocabularies.Vocabulary) -> dict[str, np.ndarray]:
+    """Inputs as `prompt_ids` makes them for the encoder, and what the decoder begins with."""
+    start = vocabularies.start_id(vocabulary)
+    length = round_up(max(len(row) for row in ids), BUCKET)
+    return side(ids, length, "encoder") | side([[start]] * len(ids), 1, "decoder")
 
 
 def side(rows: list[list[int]], length: int, name: str) -> dict[str, np.ndarray]:
@@ -115,7 +144,9 @@ def round_up(value: int, unit: int) -> int:
 
 
 def read_prompts(path) -> Iterator[dict[str, Any]]:
-    """Records of a .jsonl file ({"prompt" or "inputs": text, "id": anything}), or a prompt per line of any other file.
+    """Records of a .jsonl file, or a prompt per line of any other file.
+
+    A record is {"prompt" or "inputs": text, "id": anything}, or a chat with "messages" instead of the prompt.
 
     Raises:
       ValueError: a line that is no such record, with its number.
@@ -126,11 +157,21 @@ def read_prompts(path) -> Iterator[dict[str, Any]]:
             continue
         try:
             record = json.loads(line)
-            yield {
-                "id": record.get("id", number - 1),
-                "prompt": str(record["prompt"] if "prompt" in record else record["inputs"]),
-            }
-        except (ValueError, KeyError, AttributeError) as error:
+            made = {"id": record.get("id", number - 1)}
+            if "messages" in record:
+                chat.check(record["messages"])
+                yield made | {"messages": record["messages"]}
+            else:
+                yield made | {"prompt": str(record["prompt"] if "prompt" in record else record["inputs"])}
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ValueError(
-                f'{path}, line {number}: need a JSON object with "prompt" (or "inputs"), got {line[:60]!r}'
+                f'{path}, line {number}: need a JSON object with "prompt" (or "inputs", or "messages"), got {line[:60]!r}'
             ) from error
+
+
+def as_chat(record: dict, system: str | None = None) -> dict:
+    """The record with its prompt as a user's message, after the system's; one that is a chat already stays as it is."""
+    if "messages" in record:
+        return record
+    before = [] if system is None else [{"role": "system", "content": system}]
+    return {"id": record["id"], "messages": [*before, {"role": "user", "content": record["prompt"]}]}

@@ -12,7 +12,7 @@ import sentencepiece
 import seqio
 import tensorflow as tf
 
-from t5x_like.data import token_cache, vocabularies
+from t5x_like.data import token_cache, tokenizer_folder, vocabularies
 from tasks import corpora
 
 
@@ -29,15 +29,20 @@ class Wrapped(seqio.Vocabulary):
 
     @property
     def bos_id(self) -> int | None:
-        return None
+        # Padding that T5's decoders begin with is no token of a text.
+        return None if self.light.bos == self.light.pad else self.light.bos
 
     @property
-    def eos_id(self) -> int:
-        return vocabularies.EOS
+    def eos_id(self) -> int | None:
+        return self.light.eos
 
     @property
-    def unk_id(self) -> int:
-        return vocabularies.UNK
+    def unk_id(self) -> int | None:
+        return self.light.unk
+
+    @property
+    def pad_id(self) -> int:
+        return 0 if self.light.pad is None else self.light.pad
 
     @property
     def _base_vocab_size(self) -> int:
@@ -100,6 +105,11 @@ def lines_of(texts: Iterable[str], limit: int = 4000) -> Iterable[str]:
     """The lines of texts, line ends kept, the overlong ones left out: what the trainer reads as sentences."""
     for text in texts:
         yield from (line for line in text.splitlines(keepends=True) if 0 < len(line.encode()) < limit)
+
+
+def pretrained(folder, vocab_size: int | None = None) -> Wrapped:
+    """The tokenizer of a Hugging Face folder; see `tokenizer_folder.read_folder`."""
+    return Wrapped(functools.partial(tokenizer_folder.read_folder, folder, vocab_size))
 
 
 BYTES = Wrapped(vocabularies.ByteVocabulary)

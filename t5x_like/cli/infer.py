@@ -1,7 +1,7 @@
 """Continues prompts with a trained run: text or JSONL in, JSONL out.
 
-Give prompts with --prompt (repeatable) or --input FILE (.jsonl with "prompt" fields, else one prompt a line). How tokens
-are chosen comes from gin: --gin_file=decoding/greedy.gin (default), temperature, top_k or top_p.
+Give prompts with --prompt (repeatable) or --input FILE (.jsonl with "prompt" or "messages" fields, else one prompt a
+line). How tokens are chosen comes from gin: --gin_file=decoding/greedy.gin (default), temperature, top_k or top_p.
 """
 
 import argparse
@@ -24,6 +24,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--batch_size", type=int, default=8, help="prompts at a time (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (default: %(default)s)")
     parser.add_argument("--prefix", action="store_true", help="the run is a prefix LM: read prompts bidirectionally")
+    parser.add_argument(
+        "--chat", action="store_true", help="prompts are a user's messages to the model's chat template"
+    )
+    parser.add_argument("--system", metavar="TEXT", help="with --chat: the system's message before them")
     gin_runtime.add_flags(parser)
     from t5x_like.cli import launch
 
@@ -43,11 +47,16 @@ def infer(args: argparse.Namespace) -> int:
     prompts += list(inference.read_prompts(args.input)) if args.input else []
     if not prompts:
         raise ConfigError("there is nothing to continue; give --prompt=TEXT or --input=FILE")
+    if args.system is not None and not args.chat:
+        raise ConfigError("--system is the system's message of a chat; give --chat with it")
+    if args.chat:
+        prompts = [inference.as_chat(record, args.system) for record in prompts]
     done = finished_ids(args.output) if args.output else set()
     prompts = [record for record in prompts if json.dumps(record["id"]) not in done]
     choose = gin_runtime.parse(args.gin_file or ["decoding/greedy.gin"], args.gin_overrides).evaluate("%CHOOSE")
     run = launch.Run(args.run_dir, (), args.step)
-    example = inference.encoder_batch([[]]) if hasattr(run.model, "encoder") else inference.decoder_batch([[]])
+    seq2seq = hasattr(run.model, "encoder")
+    example = inference.encoder_batch([[0]], run.vocabulary) if seq2seq else inference.decoder_batch([[0]])
     params = run.params(example)
     results = inference.infer(
         run.model,

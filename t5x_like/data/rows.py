@@ -40,11 +40,11 @@ def check_length(name: str, length: int) -> None:
         raise ValueError(f"{name}={length} is too short for a row; use 2 or more")
 
 
-def pieces(cache: TokenCache, length: int, index_n: np.ndarray):
+def pieces(cache: TokenCache, length: int, index_n: np.ndarray, start: int):
     """Rows of `length` consecutive tokens of all documents joined: (inputs, targets, positions, segments), int32 [n, L].
 
-    Inputs are the targets shifted right; the first input of a document is 0, that of a row that begins inside a
-    document is the token before it. Positions and segments begin anew at every document.
+    Inputs are the targets shifted right; the first input of a document is `start`, that of a row that begins
+    inside a document is the token before it. Positions and segments begin anew at every document.
     """
     flat, offsets = cache.tokens("targets"), cache.offsets("targets")
     count = len(flat) // length
@@ -52,7 +52,7 @@ def pieces(cache: TokenCache, length: int, index_n: np.ndarray):
     inputs = np.empty_like(targets)
     inputs[:, 1:] = targets[:, :-1]
     begin_n = index_n * length
-    inputs[:, 0] = np.where(begin_n > 0, flat[np.maximum(begin_n - 1, 0)], 0)
+    inputs[:, 0] = np.where(begin_n > 0, flat[np.maximum(begin_n - 1, 0)], start)
     positions = np.empty_like(targets)
     positions[:] = np.arange(length, dtype=np.int32)
     segments = np.ones_like(targets)
@@ -64,7 +64,7 @@ def pieces(cache: TokenCache, length: int, index_n: np.ndarray):
     row_K = np.repeat(np.arange(len(index_n)), count_n)
     within_K = np.arange(len(row_K)) - np.repeat(np.cumsum(count_n) - count_n, count_n)
     column_K = offsets[first_n[row_K] + within_K] - begin_n[row_K]
-    inputs[row_K, column_K] = 0
+    inputs[row_K, column_K] = start
     # Only rows where a document begins after the first token hold more than one segment.
     split = np.unique(row_K[column_K > 0])
     starts = np.zeros((len(index_n), length), np.int32)
@@ -106,7 +106,8 @@ class CausalLM(Joined):
         return {"decoder": self.length}
 
     def fetch(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> Batch:
-        inputs, targets, positions, segments = pieces(self.cache, self.length, index_n)
+        start = vocabularies.start_id(self.vocabulary)
+        inputs, targets, positions, segments = pieces(self.cache, self.length, index_n, start)
         return {
             "decoder_input_tokens": inputs,
             "decoder_target_tokens": targets,
@@ -174,11 +175,11 @@ class SpanCorruption(Rows):
         flat = self.cache.tokens("targets")
         tokens = flat[: len(self) * self.text_length].reshape(-1, self.text_length)[index_n].astype(np.int32)
         draw = noise.uniform(seed, epoch_n, index_n, self.text_length, purpose=2)
-        made = noise.corrupt_spans(
-            tokens, draw, self.noise_density, self.mean_span_length, self.vocabulary.vocab_size - 1, vocabularies.EOS
-        )
+        sentinel, eos = self.vocabulary.first_sentinel, vocabularies.end_id(self.vocabulary)
+        made = noise.corrupt_spans(tokens, draw, self.noise_density, self.mean_span_length, sentinel, eos)
         inputs, targets = made
-        return one_segment("encoder", inputs, self.inputs_length) | targets_of_one_segment(targets, self.targets_length)
+        decoder = targets_of_one_segment(targets, self.targets_length, vocabularies.start_id(self.vocabulary))
+        return one_segment("encoder", inputs, self.inputs_length) | decoder
 
 
 def one_segment(side: str, tokens_nT: np.ndarray, length: int) -> Batch:
@@ -193,9 +194,9 @@ def one_segment(side: str, tokens_nT: np.ndarray, length: int) -> Batch:
     return {f"{side}_input_tokens": padded, f"{side}_positions": positions, f"{side}_segment_ids": segments}
 
 
-def targets_of_one_segment(tokens_nT: np.ndarray, length: int) -> Batch:
-    """Decoder arrays of rows whose targets are one segment."""
-    shifted = np.zeros_like(tokens_nT)
+def targets_of_one_segment(tokens_nT: np.ndarray, length: int, start: int) -> Batch:
+    """Decoder arrays of rows whose targets are one segment; the first input is `start`."""
+    shifted = np.full_like(tokens_nT, start)
     shifted[:, 1:] = tokens_nT[:, :-1]
     batch = one_segment("decoder", shifted, length)
     batch["decoder_target_tokens"] = one_segment("decoder", tokens_nT, length)["decoder_input_tokens"]
@@ -219,7 +220,7 @@ class MaskedLM(Joined):
         return {"encoder": self.length}
 
     def fetch(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> Batch:
-        _, tokens, positions, segments = pieces(self.cache, self.length, index_n)
+        _, tokens, positions, segments = pieces(self.cache, self.length, index_n, start=0)
         draws = (noise.uniform(seed, epoch_n, index_n, self.length, purpose) for purpose in (3, 4, 5))
         mask, text = vocabularies.mask_id(self.vocabulary), vocabularies.text_ids(self.vocabulary)
         inputs, chosen = noise.mask_tokens(tokens, *draws, self.mask_rate, mask, text)
@@ -316,7 +317,8 @@ class PackedExamples(Rows):
                 continue
             shifted = np.zeros_like(tokens)
             shifted[:, 1:] = tokens[:, :-1]
-            shifted[positions == 0] = 0
+            first = positions == 0  # padding too, which stays 0
+            shifted[first] = np.where(segments[first] > 0, vocabularies.start_id(self.vocabulary), 0)
             batch |= {
                 "decoder_input_tokens": shifted,
                 "decoder_target_tokens": tokens,

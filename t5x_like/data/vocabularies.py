@@ -1,15 +1,17 @@
-"""Vocabularies without TensorFlow: bytes as in ByT5, and SentencePiece models.
+"""Vocabularies without TensorFlow: bytes as in ByT5, and SentencePiece models; what every vocabulary can do.
 
-Ids 0, 1, 2 are padding, end of sequence and unknown; sentinels stand at the top, sentinel i being vocab_size - 1 - i (T5).
-The lowest sentinel doubles as BERT's mask. `bytes_per_token_V` says how many UTF-8 bytes each id stands for.
+The two here have T5's ids: 0, 1, 2 are padding, end of sequence and unknown, decoders begin with 0, and sentinels stand
+at the top, sentinel i being vocab_size - 1 - i; the lowest doubles as BERT's mask. Those of pretrained models, whose ids
+are their own, are in tokenizer_json and sentencepiece_model.
 """
 
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -18,42 +20,111 @@ SPACE_MARK = "▁"
 
 
 class Vocabulary(Protocol):
-    """What the rest of the system needs of a vocabulary."""
+    """What the rest of the system needs of a vocabulary; a special id is None where there is no such token.
+
+    `bos` is what a decoder reads before the first token, `add_bos` whether a prompt is to begin with it; generation ends
+    at any of `stop_ids`, of which `eos` is the first. Sentinel i is `first_sentinel - i`, there are `extra_ids` of them.
+    `bytes_per_token_V` says how many UTF-8 bytes of text each id stands for. `encode` gives the ids of the text alone,
+    `encode_special` those an encoder reads, with the tokens that stand around a text.
+    """
 
     vocab_size: int
+    pad: int | None
+    eos: int | None
+    unk: int | None
+    bos: int | None
+    add_bos: bool
+    stop_ids: tuple[int, ...]
     extra_ids: int
+    first_sentinel: int
+    mask: int | None
+    chat_template: str | None
     fingerprint: str
     bytes_per_token_V: np.ndarray
 
     def encode(self, text: str) -> list[int]: ...
+    def encode_special(self, text: str) -> list[int]: ...
     def decode(self, ids) -> str: ...
+    def token(self, index: int) -> str: ...
     def save(self, folder) -> None: ...
 
 
 def mask_id(vocabulary: Vocabulary) -> int:
-    """The id that stands for a masked token: the lowest sentinel.
+    """The id that stands for a masked token: the vocabulary's own, or the lowest sentinel.
 
     Raises:
-      ValueError: the vocabulary has no sentinel.
+      ValueError: the vocabulary has neither.
     """
+    if vocabulary.mask is not None:
+        return vocabulary.mask
     if vocabulary.extra_ids < 1:
-        raise ValueError(f"the vocabulary {vocabulary.fingerprint} has extra_ids=0; masking needs at least 1 sentinel")
-    return vocabulary.vocab_size - vocabulary.extra_ids
+        raise ValueError(
+            f"the vocabulary {vocabulary.fingerprint} has no mask token and extra_ids=0; masking needs at least 1 sentinel"
+        )
+    return vocabulary.first_sentinel - vocabulary.extra_ids + 1
 
 
-def text_ids(vocabulary: Vocabulary) -> range:
-    """The ids that stand for text: neither special nor sentinel."""
-    return range(UNK + 1, vocabulary.vocab_size - vocabulary.extra_ids)
+def start_id(vocabulary: Vocabulary) -> int:
+    """What a decoder reads before the first token: `bos`, or `eos`, which ends the text before it, or padding.
+
+    Raises:
+      ValueError: the vocabulary has none of them.
+    """
+    for index in (vocabulary.bos, vocabulary.eos, vocabulary.pad):
+        if index is not None:
+            return index
+    raise ValueError(
+        f"the vocabulary {vocabulary.fingerprint} has neither bos nor eos nor pad, so a decoder has nothing to begin with; "
+        "name one of them in tokenizer_config.json"
+    )
 
 
-def until_eos(ids) -> list[int]:
-    """The ids before the first end of sequence."""
-    ids = [int(i) for i in ids]
-    return ids[: ids.index(EOS)] if EOS in ids else ids
+def end_id(vocabulary: Vocabulary) -> int:
+    """`eos`.
+
+    Raises:
+      ValueError: the vocabulary has none.
+    """
+    if vocabulary.eos is None:
+        raise ValueError(
+            f"the vocabulary {vocabulary.fingerprint} has no end of sequence (eos=None); name one as eos_token in "
+            "tokenizer_config.json"
+        )
+    return vocabulary.eos
+
+
+def text_ids(vocabulary: Vocabulary) -> np.ndarray:
+    """The ids that stand for text: neither special nor sentinel nor unused."""
+    return np.flatnonzero(vocabulary.bytes_per_token_V)
+
+
+def until(ids, stop_ids: tuple[int, ...]) -> list[int]:
+    """The ids before the first that ends a text."""
+    return list(itertools.takewhile(lambda i: i not in stop_ids, map(int, ids)))
+
+
+class T5Ids:
+    """The special ids of T5's vocabularies."""
+
+    pad: ClassVar[int] = PAD
+    eos: ClassVar[int] = EOS
+    unk: ClassVar[int] = UNK
+    bos: ClassVar[int] = PAD  # T5 shifts targets right and fills with padding
+    add_bos: ClassVar[bool] = True
+    stop_ids: ClassVar[tuple[int, ...]] = (EOS,)
+    mask: ClassVar[None] = None
+    chat_template: ClassVar[None] = None
+
+    @property
+    def first_sentinel(self) -> int:
+        return self.vocab_size - 1
+
+    def encode_special(self, text: str) -> list[int]:
+        return [*self.encode(text), EOS]
 
 
 @dataclasses.dataclass(frozen=True)
-class ByteVocabulary:
+class ByteVocabulary(T5Ids):
     """One id a byte of UTF-8, byte b being id b + 3 (ByT5, Xue et al. 2022)."""
 
     extra_ids: int = 125
@@ -75,14 +146,17 @@ class ByteVocabulary:
         return [byte + 3 for byte in text.encode("utf-8")]
 
     def decode(self, ids) -> str:
-        return bytes(i - 3 for i in until_eos(ids) if 3 <= i < 259).decode("utf-8", errors="replace")
+        return bytes(i - 3 for i in until(ids, self.stop_ids) if 3 <= i < 259).decode("utf-8", errors="replace")
+
+    def token(self, index: int) -> str:
+        return ("<pad>", "</s>", "<unk>")[index] if index < 3 else f"<0x{index - 3:02X}>"
 
     def save(self, folder) -> None:
         write_json(folder, {"kind": "bytes", "extra_ids": self.extra_ids})
 
 
 @dataclasses.dataclass(frozen=True)
-class SentencePieceVocabulary:
+class SentencePieceVocabulary(T5Ids):
     """A SentencePiece model (Kudo & Richardson 2018), given as its serialised bytes, with sentinels above its pieces.
 
     The character "▁", by which pieces spell a space, is written as bytes where the model has them, so that it comes back.
@@ -128,7 +202,10 @@ class SentencePieceVocabulary:
         return first + [i for part in others for i in (*self.space_mark_ids, *part)]
 
     def decode(self, ids) -> str:
-        return self.processor.decode([i for i in until_eos(ids) if UNK < i < self.processor.vocab_size()])
+        return self.processor.decode([i for i in until(ids, self.stop_ids) if UNK < i < self.processor.vocab_size()])
+
+    def token(self, index: int) -> str:
+        return self.processor.id_to_piece(index)
 
     def save(self, folder) -> None:
         write_json(folder, {"kind": "sentencepiece", "extra_ids": self.extra_ids})
@@ -141,9 +218,27 @@ def write_json(folder, content: dict) -> None:
     (Path(folder) / "vocabulary.json").write_text(json.dumps(content) + "\n")
 
 
-def load(folder) -> ByteVocabulary | SentencePieceVocabulary:
-    """The vocabulary that `save` wrote into `folder`."""
-    content = json.loads((Path(folder) / "vocabulary.json").read_text())
-    if content["kind"] == "bytes":
+def load(folder) -> Vocabulary:
+    """The vocabulary that `save` wrote into `folder`.
+
+    Raises:
+      ValueError: a kind of vocabulary that this version does not know.
+    """
+    folder = Path(folder)
+    content = json.loads((folder / "vocabulary.json").read_text())
+    kind = content.pop("kind")
+    if kind == "bytes":
         return ByteVocabulary(content["extra_ids"])
-    return SentencePieceVocabulary((Path(folder) / "vocabulary.model").read_bytes(), content["extra_ids"])
+    if kind == "sentencepiece":
+        return SentencePieceVocabulary((folder / "vocabulary.model").read_bytes(), content["extra_ids"])
+    # Imported here because both stand on this module.
+    from t5x_like.data import sentencepiece_model, tokenizer_json
+
+    kinds = {
+        "tokenizer": tokenizer_json.TokenizerVocabulary.restored,
+        "sentencepiece_model": sentencepiece_model.SentencePieceModel.restored,
+    }
+    if kind not in kinds:
+        known = ", ".join(["bytes", "sentencepiece", *kinds])
+        raise ValueError(f"{folder / 'vocabulary.json'} is of kind {kind!r}, known are {known}; update t5x_like")
+    return kinds[kind](folder, content)

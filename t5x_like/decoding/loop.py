@@ -10,9 +10,9 @@ from flax import struct
 
 @struct.dataclass
 class Generated:
-    """What was generated: rows end with `eos`, behind which tokens and log-probabilities are 0.
+    """What was generated: rows end with a stop id, behind which tokens and log-probabilities are 0.
 
-    `lengths_B` counts the tokens, eos included; log-probabilities are those of the model, before temperature.
+    `lengths_B` counts the tokens, the stop id included; log-probabilities are those of the model, before temperature.
     """
 
     tokens_BN: jax.Array
@@ -27,16 +27,17 @@ def generate(
     keys_B: jax.Array,
     choose: Callable,
     max_new_tokens: int,
-    eos: int = 1,
+    stop_ids: tuple[int, ...] = (1,),
 ) -> Generated:
     """Continues the prompts of a batch by up to `max_new_tokens` tokens; to be called under jit.
 
     `batch` has `decoder_input_tokens`, `decoder_positions` and `decoder_segment_ids` [B, P], prompts on the left and
     segment 0 behind them, and the encoder's arrays for encoder-decoder models. The token at position i of row b is
-    chosen with fold_in(keys_B[b], i), whatever else is in the batch.
+    chosen with fold_in(keys_B[b], i), whatever else is in the batch. A row ends at any of `stop_ids`.
     """
     rows, prompt = batch["decoder_input_tokens"].shape
     slots = prompt + max_new_tokens
+    stops_S = jnp.array(stop_ids, jnp.int32)
 
     def run(variables, batch, last_B):
         """(logits at each row's slot `last_B`, cache)."""
@@ -56,7 +57,7 @@ def generate(
         return {
             "n": n + 1,
             "token_B": token_B,
-            "ended_B": state["ended_B"] | (token_B == eos),
+            "ended_B": state["ended_B"] | jnp.isin(token_B, stops_S),
             "tokens_BN": jax.lax.dynamic_update_slice(state["tokens_BN"], token_B[:, None], (0, n)),
             "log_probs_BN": jax.lax.dynamic_update_slice(state["log_probs_BN"], log_prob_B[:, None], (0, n)),
             "lengths_B": state["lengths_B"] + ~state["ended_B"],

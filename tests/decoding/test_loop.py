@@ -7,6 +7,7 @@ import pytest
 
 from models import positions
 from t5x_like import inference
+from t5x_like.data.vocabularies import ByteVocabulary
 from t5x_like.decoding.loop import generate
 from t5x_like.decoding.sampling import Greedy, Sample
 from tests import tiny
@@ -18,12 +19,13 @@ POSITIONS = {
     "relative": lambda: positions.RelativeBias(tiny.HEADS),
     "alibi": lambda: positions.Alibi(tiny.HEADS),
 }
+VOCABULARY = ByteVocabulary()
 PROMPTS = [[5, 6, 7, 8, 9], [10], [11, 12, 13]]
 NEW = 6
 
 
 def decode(model, params, prompts, choose=Greedy(), new=NEW, prefix=False, seed=0, numbers=None):
-    batch = inference.decoder_batch(prompts, prefix)
+    batch = inference.decoder_batch([[0, *prompt] for prompt in prompts], prefix)
     batch = {name: x[:, : 1 + max(map(len, prompts))] for name, x in batch.items()}  # no wider than needed
     return run(model, params, batch, len(prompts), choose, new, seed, numbers)
 
@@ -83,9 +85,9 @@ def test_experts_and_prefixes_too():
 def test_encoder_decoders_read_ragged_inputs():
     model = tiny.encoder_decoder(position=None)
     params = tiny.init(model, tiny.batch(sides=("encoder", "decoder")))
-    made = run(model, params, inference.encoder_batch(PROMPTS), 3, Greedy(), NEW)
+    made = run(model, params, inference.encoder_batch(PROMPTS, VOCABULARY), 3, Greedy(), NEW)
     for row, prompt in enumerate(PROMPTS):
-        encoder = {k: x for k, x in inference.encoder_batch([prompt]).items() if k.startswith("encoder")}
+        encoder = {k: x for k, x in inference.encoder_batch([prompt], VOCABULARY).items() if k.startswith("encoder")}
         check(made, row, again_from_the_start(model, params, [], encoder=encoder))
 
 
@@ -112,3 +114,18 @@ def test_a_row_ends_at_the_end_of_sequence_and_the_others_go_on():
     assert made.lengths_B.tolist() == [1, NEW, NEW]
     assert made.tokens_BN.tolist() == [[1, 0, 0, 0, 0, 0], [7] * NEW, [7] * NEW]
     assert not made.log_probs_BN[0, 1:].any()
+
+
+def test_a_row_ends_at_any_of_the_stop_ids():
+    model = tiny.decoder()
+    params = tiny.init(model, tiny.batch())
+
+    def choose(keys_B, logits_BV):
+        return jnp.array([9, 1, 7], jnp.int32)
+
+    batch = inference.decoder_batch([[0, *prompt] for prompt in PROMPTS])
+    keys = jax.random.split(jax.random.PRNGKey(0), 3)
+    ends = {
+        stops: generate(model, params, batch, keys, choose, 3, stops).lengths_B.tolist() for stops in ((9, 7), (), (1,))
+    }
+    assert ends == {(9, 7): [1, 3, 1], (): [3, 3, 3], (1,): [3, 1, 3]}
