@@ -96,6 +96,10 @@ def row_lengths(model, length: int | None, encoder_length: int | None) -> dict[s
     from t5x_like.scaling import flops
 
     sides = [side for side in batches.SIDES if getattr(model, side, None) is not None]
+    if not sides:
+        raise ValueError(
+            f"MODEL is a {type(model).__name__}, without the field `encoder` or `decoder`; give one that has"
+        )
     if encoder_length is not None and len(sides) < 2:
         raise ValueError(
             f"--encoder_length={encoder_length}: {type(model).__name__} has no encoder beside a decoder; use --length"
