@@ -17,6 +17,7 @@ A fixture is `config.json`, `model.safetensors` (or shards and their index) and 
 """
 
 import copy
+import functools
 import inspect
 import re
 import shutil
@@ -143,7 +144,10 @@ def varied(rows):
 def expected_decoder(model, rng):
     """Batched logits and greedy continuations of a decoder-only model."""
     tokens, mask = padded_tokens(model, rng)
-    alone = lambda ids: decoder_logits(model, ids, np.ones_like(ids))[0]  # noqa: E731
+
+    def alone(ids):
+        return decoder_logits(model, ids, np.ones_like(ids))[0]
+
     logits = decoder_logits(model, tokens, mask)
     rows = np.zeros_like(logits)
     for i, n in enumerate(LENGTHS):
@@ -161,12 +165,14 @@ def expected_encoder_decoder(model, rng):
     start = model.config.decoder_start_token_id
     targets = rng.integers(FIRST_TOKEN, model.config.vocab_size, (3, DECODER_LENGTH))
     targets[:, 0] = start
+
+    def last(ids, source):
+        inputs = {"input_ids": source, "attention_mask": np.ones_like(source), "decoder_input_ids": ids}
+        return run(model, **inputs).logits.numpy()[0, -1]
+
     logits = run(model, input_ids=tokens, attention_mask=mask, decoder_input_ids=targets).logits.numpy()
-    continued = []
-    for row, n in zip(tokens, LENGTHS, strict=True):
-        source = {"input_ids": row[None, :n], "attention_mask": np.ones((1, n), int)}
-        step = lambda ids, source=source: run(model, **source, decoder_input_ids=ids).logits.numpy()[0, -1]  # noqa: E731
-        continued.append(greedy([start], step))
+    sources = [row[None, :n] for row, n in zip(tokens, LENGTHS, strict=True)]
+    continued = [greedy([start], functools.partial(last, source=source)) for source in sources]
     return {"tokens": tokens, "mask": mask, "decoder_tokens": targets, "logits": logits, "greedy": varied(continued)}
 
 
