@@ -71,7 +71,9 @@ MODELS = {
     "falcon_40b": ("FalconForCausalLM", _FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2}),
     "falcon_rw": (
         "FalconForCausalLM",
-        _FALCON | {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True, "num_attention_heads": 6},
+        _FALCON
+        | {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True, "num_hidden_layers": 2}
+        | {"hidden_size": 48, "num_attention_heads": 12},  # slopes that are no powers of two
     ),
     "llama": ("LlamaForCausalLM", _HEAD_8),
     "llama_bias": (
