@@ -1,14 +1,17 @@
 """Prompts in, records out: in order, at any batch size, on any mesh; bad lines are named."""
 
+import dataclasses
 import json
 
 import jax
 import pytest
 
 from t5x_like import inference, partitioning
+from t5x_like.data.tokenizer_json import TokenizerVocabulary
 from t5x_like.data.vocabularies import ByteVocabulary
 from t5x_like.decoding.sampling import Greedy, Sample
 from tests import tiny
+from tests.data import tiny_tokenizers
 
 PROMPTS = ["def f", "x", {"id": "mine", "prompt": "class A:"}, "", "é"]
 
@@ -59,3 +62,51 @@ def test_files_of_prompts_are_read_and_bad_lines_named(tmp_path):
     assert list(inference.read_prompts(lines)) == [{"id": 7, "prompt": "one"}, {"id": 1, "prompt": "two"}]
     with pytest.raises(ValueError, match=r'c.jsonl, line 2: need a JSON object with "prompt"'):
         list(inference.read_prompts(bad))
+
+
+@pytest.fixture(scope="module")
+def pretrained():
+    """A tokenizer with ids of its own: 0 ends, 1 and 2 stand around the turns of a chat."""
+    template = "{% for m in messages %}{{ '<|im_start|>' + m.role + ' ' + m.content + '<|im_end|>' }}{% endfor %}"
+    text = tiny_tokenizers.byte_level().to_str()
+    return TokenizerVocabulary(text, 384, eos=0, stop_ids=(0, 2), chat_template=template)
+
+
+def test_prompts_begin_as_the_vocabulary_says(pretrained):
+    plain, begun = {"prompt": "def"}, dataclasses.replace(pretrained, bos=1, add_bos=True)
+    ids = pretrained.encode("def")
+    assert inference.prompt_ids(plain, ByteVocabulary(), False) == [0, *ByteVocabulary().encode("def")]
+    assert inference.prompt_ids(plain, ByteVocabulary(), True) == [*ByteVocabulary().encode("def"), 1]
+    assert inference.prompt_ids(plain, pretrained, False) == ids
+    assert inference.prompt_ids(plain, begun, False) == [1, *ids]
+    assert inference.prompt_ids({"prompt": ""}, dataclasses.replace(begun, add_bos=False), False) == [1]
+    chat = inference.rendered({"messages": [{"role": "user", "content": "def"}]}, begun)
+    assert inference.prompt_ids(chat, begun, False) == begun.encode("<|im_start|>user def<|im_end|>")
+    with pytest.raises(ValueError, match="prompt='' of id=7 is empty, and the vocabulary has no beginning"):
+        inference.prompt_ids({"prompt": "", "id": 7}, pretrained, False)
+
+
+def test_a_pretrained_vocabulary_ends_at_all_of_its_stop_ids(model_and_params, pretrained):
+    prompts = ["def", inference.as_chat({"id": 5, "prompt": "x"}, system="s")]
+    for stop, finished in ((2, True), (0, True), (9, False)):
+
+        def choose(keys_B, logits_BV, stop=stop):
+            return jax.numpy.full(len(logits_BV), stop, jax.numpy.int32)
+
+        made = list(inference.infer(*model_and_params, pretrained, prompts, choose, max_new_tokens=3))
+        assert [record["finished"] for record in made] == [finished] * 2
+        assert [len(record["tokens"]) for record in made] == [1 if finished else 3] * 2
+    assert made[1]["id"] == 5 and made[1]["prompt"] == "<|im_start|>system s<|im_end|><|im_start|>user x<|im_end|>"
+    with pytest.raises(ValueError, match="no chat_template"):
+        list(inference.infer(*model_and_params, ByteVocabulary(), prompts, Greedy(), max_new_tokens=3))
+
+
+def test_chats_are_read_from_files(tmp_path):
+    path = tmp_path / "chats.jsonl"
+    messages = [{"role": "user", "content": "hi"}]
+    path.write_text(json.dumps({"messages": messages}) + "\n")
+    assert list(inference.read_prompts(path)) == [{"id": 0, "messages": messages}]
+    assert inference.as_chat({"id": 0, "messages": messages}, "system") == {"id": 0, "messages": messages}
+    path.write_text(json.dumps({"messages": "hi"}) + "\n")
+    with pytest.raises(ValueError, match=r'line 1: need a JSON object with "prompt" \(or "inputs", or "messages"\)'):
+        list(inference.read_prompts(path))

@@ -136,7 +136,8 @@ class SentencePieceModel:
 
     def encode_special(self, text: str) -> list[int]:
         """`encode` with bos and eos where the model wants them."""
-        return [self.bos] * self.add_bos + self.encode(text) + [self.eos] * self.add_eos
+        begins = self.add_bos and self.bos != self.pad  # padding that T5's decoders begin with is no token of a text
+        return [self.bos] * begins + self.encode(text) + [self.eos] * self.add_eos
 
     def decode(self, ids) -> str:
         """The text before the first stop id; special tokens, sentinels and unused ids are left out."""

@@ -66,11 +66,18 @@ class Settings:
                 return ids
         return []
 
+    def usual(self, kind: str) -> tuple[str, ...]:
+        """Names that the tokenizer's class takes for granted."""
+        if kind in ("eos", "bos") and self.kind in tokenizer_build.BYTE_LEVEL_CLASSES:
+            return ("<|endoftext|>",)
+        return USUAL[kind]
+
     def ids(self, find: Callable[[str], int | None]) -> dict:
         """Special ids by field of a vocabulary: those of the tokenizer's files, then the model's, then the usual names."""
         made = {}
         for kind in KINDS:
-            texts = [self.text(kind), *USUAL[kind]]
+            unsaid = f"{kind}_token" not in self.tokenizer  # null says that there is none
+            texts = [self.text(kind), *(self.usual(kind) if unsaid else ())]
             if kind in ALSO:
                 texts.insert(1, self.text(ALSO[kind]))
             found = [index for text in texts[:1] if text and (index := find(text)) is not None] + self.numbers(kind)
@@ -243,7 +250,9 @@ def export(vocabulary: vocabularies.Vocabulary, folder) -> None:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    named = {f"{kind}_token": token_text(vocabulary, kind) for kind in KINDS}
+    # BERT has no eos and bos, but what does their work.
+    other = ALSO if getattr(vocabulary, "model_type", None) == "WordPiece" else {}
+    named = {f"{other.get(kind, kind)}_token": token_text(vocabulary, kind) for kind in KINDS}
     named = {name: text for name, text in named.items() if text}
     if isinstance(vocabulary, vocabularies.ByteVocabulary):
         settings = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": vocabulary.extra_ids}

@@ -69,6 +69,11 @@ class TokenizerVocabulary:
         """One more than the tokenizer's largest id."""
         return max(self.tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
+    @functools.cached_property
+    def model_type(self) -> str:
+        """BPE, WordPiece, Unigram or WordLevel."""
+        return json.loads(self.json)["model"]["type"]
+
     @property
     def first_sentinel(self) -> int:
         return self.vocab_size - 1 if self.sentinel is None else self.sentinel
