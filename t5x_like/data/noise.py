@@ -89,7 +89,9 @@ def corrupt_spans(tokens_nT, uniform_nT, density: float, mean_span: float, senti
 
 def mask_tokens(tokens_nL, choose_nL, what_nL, which_nL, rate: float, mask_id: int, text_ids):
     """BERT's masking: (inputs, chosen); of the chosen tokens 80% become the mask, 10% a random one of `text_ids`, 10% stay."""
-    chosen = (choose_nL < rate) & np.isin(tokens_nL, text_ids)
-    random = np.asarray(text_ids)[(which_nL * len(text_ids)).astype(np.int32)]
+    is_text_V = np.zeros(1 + max(tokens_nL.max(initial=0), text_ids[-1]), bool)
+    is_text_V[text_ids] = True
+    chosen = (choose_nL < rate) & is_text_V[tokens_nL]
+    random = text_ids.astype(tokens_nL.dtype)[(which_nL * len(text_ids)).astype(np.int32)]
     replaced = np.where(what_nL < 0.8, mask_id, np.where(what_nL < 0.9, random, tokens_nL))
     return np.where(chosen, replaced, tokens_nL).astype(np.int32), chosen
