@@ -6,17 +6,20 @@ from pathlib import Path
 import pytest
 
 from t5x_like.cli import gin_runtime
+from tests.gin_models import CONFIGS, TINY, family_of
 
-CONFIGS = Path(__file__).parents[1] / "gin_configs"
-
-# family: (objective, task)
+# family: (objective, task); one family of every kind, all of them take a step in test_gin_architectures
 FAMILIES = {
     "gpt2": ("prefix_lm", "tiny"),
     "llama": ("causal_lm", "tiny"),
+    "gemma3": ("prefix_lm", "tiny"),
+    "chinchilla": ("causal_lm", "tiny"),
     "mixtral": ("causal_lm", "tiny"),
     "bert": ("masked_lm", "tiny"),
+    "albert": ("masked_lm", "tiny"),
     "t5_1_1": ("span_corruption", "tiny"),
     "switch_t5": ("seq2seq", "pairs"),
+    "bart": ("seq2seq", "pairs"),
 }
 SMALL = {
     "STEPS": 2,
@@ -44,7 +47,7 @@ def train(root, run_dir, family, *files, optimizer="adamw", **macros):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_trains(tiny_root, tmp_path, family):
+def test_every_kind_of_family_trains(tiny_root, tmp_path, family):
     train(tiny_root, tmp_path, family)
 
 
@@ -89,8 +92,8 @@ def test_no_file_is_left_out():
     used |= {f"optimizers/{name}" for name in ("adafactor", "lion", "sgd")}
     used |= {f"meshes/{name}" for name in ("fsdp", "data_fsdp_tensor", "data_expert")}
     used |= {f"objectives/{objective}" for objective, _ in FAMILIES.values()}
-    used |= {f"architectures/{family}" for family in FAMILIES}
-    # decoding/ is built above, tasks/ are read in tests/tasks, sizes/ are counted in test_gin_architectures
+    used |= {f"architectures/{family_of(size)}" for size in TINY}
+    # decoding/ is built above, tasks/ are read in tests/tasks, sizes/ are counted in test_families
     found = {str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.gin")}
     assert {name for name in found if not name.startswith(("decoding/", "tasks/", "sizes/"))} == used
-    assert {name.split("/")[1] for name in found if name.startswith("sizes/")} == set(FAMILIES)
+    assert {name.split("/")[1] for name in found if name.startswith("sizes/")} == {family_of(size) for size in TINY}
