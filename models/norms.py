@@ -6,12 +6,12 @@ from flax import linen as nn
 
 
 def named(init, dims: int):
-    """`init` of a vector over the last `dims` dims."""
-    return nn.with_logical_partitioning(init, ("norm",) * dims)
+    """`init` of what multiplies or is added to the last `dims` dims."""
+    return nn.with_logical_partitioning(init, ("heads", "norm")[-dims:])
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + epsilon) * (scale + shift) over the last `dims` dims (Zhang & Sennrich 2019).
+    """x / sqrt(mean(x^2) + epsilon) * (scale + shift) over the last `dims` (1 or 2) dims (Zhang & Sennrich 2019).
 
     `shift` 1 is Gemma's, whose scale begins at 0. `dims` 2 norms all heads of a query or key together (OLMo 2).
     """

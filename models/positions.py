@@ -3,6 +3,7 @@ T5's relative bias and ALiBi set the attention bias."""
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -114,15 +115,30 @@ def relative_bucket(distances: jax.Array, bidirectional: bool, num_buckets: int,
 
 
 class Alibi(nn.Module):
-    """A fixed bias -slope * distance, one slope per head (Press et al. 2022), times `scale` (Falcon: head_dim ** -0.5)."""
+    """A fixed bias -slope * distance, one slope per head (Press et al. 2022), times `scale` (Falcon: head_dim ** -0.5).
+
+    With a `dtype` slope * position is rounded to it before distances are taken, as Falcon was trained (bfloat16).
+    """
 
     num_heads: int
     scale: float = 1.0
+    dtype: Any = None
 
     def __call__(self, x_BLD: jax.Array, ctx: Context) -> tuple[jax.Array, Context]:
+        if self.dtype is not None:
+            slopes_H11 = rounded(jnp.asarray(alibi_slopes(self.num_heads)), self.dtype)[:, None, None]
+            positions_B11M = rounded(ctx.keys.positions_BL[:, None, None].astype(jnp.float32), self.dtype)
+            bias_BH1M = self.scale * rounded(slopes_H11 * positions_B11M, self.dtype)
+            # The part of the query's own position is the same for all of its keys: a softmax does not see it.
+            return x_BLD, ctx.replace(bias_AHLM=bias_BH1M)
         slopes_H = jnp.asarray(self.scale * alibi_slopes(self.num_heads))
         distances_A1LM = jnp.abs(ctx.distances_ALM())[:, None].astype(jnp.float32)
         return x_BLD, ctx.replace(bias_AHLM=-slopes_H[:, None, None] * distances_A1LM)
+
+
+def rounded(x: jax.Array, dtype: Any) -> jax.Array:
+    """x in the precision of `dtype`; a cast there and back is what XLA may leave out."""
+    return jax.lax.reduce_precision(x, jnp.finfo(dtype).nexp, jnp.finfo(dtype).nmant)
 
 
 def alibi_slopes(num_heads: int) -> np.ndarray:

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,9 @@ def filled(
     abstract = train_state.abstract(boxed, shardings)
     entries, copies = matched(family.table(model), model, abstract, stored, where)
     dtypes = {
-        target.path: np.dtype(dtype or stored[name].dtype) for name, entry in entries.items() for target in entry.targets
+        target.path: np.dtype(dtype or stored[name].dtype)
+        for name, entry in entries.items()
+        for target in entry.targets
     }
     placed = {
         name: jax.ShapeDtypeStruct(x.shape, dtypes[name], sharding=x.sharding)

@@ -1,5 +1,6 @@
 """Falcon: one fused matrix for queries, keys and values by group, attention and MLP side by side or one after the other."""
 
+import jax.numpy as jnp
 from flax import linen as nn
 
 from models import attention, blocks, linear, mlp, norms, positions
@@ -18,7 +19,9 @@ def build(f: Fields) -> nn.Module:
     head_dim, epsilon, bias = width // num_heads, f("layer_norm_epsilon", 1e-5), f("bias", False)
     alibi = f("alibi", False)
     f.only("apply_residual_connection_post_layernorm", False)
-    f.unused("max_position_embeddings", "rope_theta", "rope_scaling", "rope_parameters", "n_head", "n_layer", "num_kv_heads")
+    f.unused(
+        "max_position_embeddings", "rope_theta", "rope_scaling", "rope_parameters", "n_head", "n_layer", "num_kv_heads"
+    )
 
     def layer() -> nn.Module:
         mixer = attention.SelfAttention(num_heads, head_dim, groups_of(f, num_heads), use_bias=bias)
@@ -31,7 +34,7 @@ def build(f: Fields) -> nn.Module:
         [layer() for _ in range(f("num_hidden_layers", f("n_layer", 0)))],
         norms.LayerNorm(epsilon),
         head_of(f, True),
-        position=positions.Alibi(num_heads, head_dim**-0.5) if alibi else rope(f, head_dim),
+        position=positions.Alibi(num_heads, head_dim**-0.5, jnp.bfloat16) if alibi else rope(f, head_dim),
     )
 
 

@@ -5,12 +5,12 @@ from typing import Any
 
 from flax import linen as nn
 
-from models import architectures, attention, blocks, heads, linear, mlp, norms, positions, rope_scaling
-from t5x_like.hf import llama, ops
+from models import architectures, attention, blocks, heads, linear, mlp, norms, positions
+from t5x_like.hf import llama
 from t5x_like.hf.family import Family
 from t5x_like.hf.fields import Fields, activation_name
 from t5x_like.hf.llama import causal_lm, kv_heads, layer_types, window_size, windows
-from t5x_like.hf.modules import OMIT, Describe, at, constant, kind, stacked, unstacked
+from t5x_like.hf.modules import Describe, at, kind, stacked, unstacked
 from t5x_like.hf.rope import from_parameters, rope, rope_fields, scaling_fields
 from t5x_like.hf.table import Rules, norm
 

@@ -153,7 +153,9 @@ def shape(width: str, layers: str, count: str, epsilon: str, hidden: str | None,
 
 
 GPT2 = shape("n_embd", "n_layer", "n_head", "layer_norm_epsilon", "n_inner", "activation_function")
-NEOX = shape("hidden_size", "num_hidden_layers", "num_attention_heads", "layer_norm_eps", "intermediate_size", "hidden_act")
+NEOX = shape(
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "layer_norm_eps", "intermediate_size", "hidden_act"
+)
 BLOOM = shape("hidden_size", "n_layer", "n_head", "layer_norm_epsilon", None, None)
 ROTATED: Describe = {"rotary_dim": "decoder.position.width"}
 

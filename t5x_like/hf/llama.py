@@ -35,7 +35,12 @@ def model_of(
 
     def layer(i: int) -> nn.Module:
         mixer = attention.SelfAttention(
-            num_heads, head_dim, f("num_key_value_heads", num_heads), mask=mask_of(i), qk_norm=qk_norm and qk_norm(), **attending
+            num_heads,
+            head_dim,
+            f("num_key_value_heads", num_heads),
+            mask=mask_of(i),
+            qk_norm=qk_norm and qk_norm(),
+            **attending,
         )
         return blocks.Block(mixer=mixer, mlp=mlp_of(i), norm=norm(), placement=placement)
 
@@ -184,7 +189,7 @@ QWEN_WINDOWS: Describe = {
     "sliding_window": window_size,
     "use_sliding_window": lambda model: window_size(model) is not None,
     "layer_types": layer_types,
-    "max_window_layers": lambda model: (layer_types(model) + ["sliding_attention"]).index("sliding_attention"),
+    "max_window_layers": lambda model: [*layer_types(model), "sliding_attention"].index("sliding_attention"),
 }
 BIAS: Describe = {"attention_bias": "decoder.layers.0.mixer.use_bias"}
 

@@ -36,7 +36,7 @@ def stacked(layers: Sequence[nn.Module], **options: Any) -> stack.Stack:
     period = next(p for p in range(1, count + 1) if all(alike(layers[i], layers[i - p]) for i in range(p, count)))
     if period == 1:
         return stack.Stack(block=layers[0], repeats=count, **options)
-    tail = blocks.Pattern(list(layers[: count % period])) if count % period else None
+    tail = blocks.Pattern(list(layers[-(count % period) :])) if count % period else None
     return stack.Stack(blocks.Pattern(list(layers[:period])), repeats=count // period, tail=tail, **options)
 
 
@@ -90,7 +90,7 @@ def equal(a: Any, b: Any) -> bool:
         return True
     if callable(a) and callable(b) and "" not in names:
         return len(names) == 1
-    return type(a) in (int, float, bool, str, type(None)) and a == b
+    return type(a) is type(b) and a == b
 
 
 def shown(x: Any) -> str:

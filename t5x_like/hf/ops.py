@@ -95,7 +95,10 @@ def side_by_side(kernel: bool, conv: bool = False) -> Op:
     def split(x, shapes):
         sizes = [math.prod(shape[1:] if kernel else shape) for shape in shapes]
         ends = np.cumsum(sizes)
-        pieces = [x[..., end - size : end] if outputs_last else x[end - size : end] for size, end in zip(sizes, ends)]
+        pieces = [
+            x[..., end - size : end] if outputs_last else x[end - size : end]
+            for size, end in zip(sizes, ends, strict=True)
+        ]
         return [(y if outputs_last else y.T).reshape(shape) for y, shape in zip(pieces, shapes, strict=True)]
 
     def join(arrays):

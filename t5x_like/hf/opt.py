@@ -72,7 +72,10 @@ RULES = {
     **weights(LAYER + "fc2", "decoder.{}.mlp.down"),
     **norm(LAYER + "final_layer_norm", "decoder.{}.mlp_norm"),
 }
-NARROW = {"model.decoder.embed_tokens.weight": ("embed.embed.table", ops.same), "lm_head.weight": ("head.head.table", ops.same)}
+NARROW = {
+    "model.decoder.embed_tokens.weight": ("embed.embed.table", ops.same),
+    "lm_head.weight": ("head.head.table", ops.same),
+}
 
 
 def table(model: nn.Module) -> Table:

@@ -73,7 +73,7 @@ MODELS = {
         "FalconForCausalLM",
         _FALCON
         | {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True, "num_hidden_layers": 2}
-        | {"hidden_size": 48, "num_attention_heads": 12},  # slopes that are no powers of two
+        | {"hidden_size": 48, "num_attention_heads": 12},  # slopes that are no powers of two: bfloat16 shows
     ),
     "llama": ("LlamaForCausalLM", _HEAD_8),
     "llama_bias": (

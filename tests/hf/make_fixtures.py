@@ -49,7 +49,7 @@ def build(name, seed):
     """A model with every tensor drawn from the seed."""
     class_name, config = MODELS[name.removesuffix("_v5")]
     cls = getattr(transformers, class_name)
-    model = cls(cls.config_class(**config, attn_implementation="eager")).eval()
+    model = cls(cls.config_class(**config, attn_implementation=attention(name))).eval()
     model.tie_weights()
     if name in UNTIED:
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
@@ -57,6 +57,11 @@ def build(name, seed):
     for value in model.parameters():  # rounded as they are stored; the rotary frequencies stay float32
         value.data = value.data.to(dtype(name)).float()
     return model
+
+
+def attention(name):
+    """Eager, but for Falcon's alibi, which eager adds twice: with the scores, and once more with the mask."""
+    return "sdpa" if name == "falcon_rw" else "eager"
 
 
 def dtype(name):
@@ -214,7 +219,7 @@ def expected(model, seed):
 def reload(folder, cls):
     """The saved model in float32; every tensor must have been found."""
     model, report = cls.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+        folder, dtype=torch.float32, attn_implementation=attention(folder.name), output_loading_info=True
     )
     problems = {key: value for key, value in report.items() if value}
     if problems:
