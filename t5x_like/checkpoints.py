@@ -235,8 +235,10 @@ def check_data(meta: dict, fingerprint: str, directory) -> None:
         )
 
 
-def restore_params(run_dir, abstract_params, step: int | None = None) -> tuple[Any, int]:
+def restore_params(run_dir, abstract_params, step: int | None = None, keep_dtypes: bool = False) -> tuple[Any, int]:
     """(params, step) of a run for evaluation or inference; optimizer state is not read.
+
+    Arrays come in the dtypes of `abstract_params`, or with `keep_dtypes` in those they are stored in.
 
     Raises:
       FileNotFoundError: the run has no checkpoint.
@@ -252,6 +254,8 @@ def restore_params(run_dir, abstract_params, step: int | None = None) -> tuple[A
     wanted = named({"params": abstract_params})
     stored = json.loads((folder / MANIFEST).read_text())["arrays"]
     check_same(wanted, {name: x for name, x in stored.items() if name.startswith("params.")}, f"checkpoint {folder}")
+    if keep_dtypes:
+        wanted = {n: jax.ShapeDtypeStruct(x.shape, stored[n][1], sharding=x.sharding) for n, x in wanted.items()}
     arrays = read(folder, wanted)
     return jax.tree.unflatten(jax.tree.structure(abstract_params), [arrays[name] for name in wanted]), step
 

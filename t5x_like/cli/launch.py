@@ -59,7 +59,8 @@ class Run:
         self.mesh = self.config.evaluate("trainer.train.mesh") or partitioning.make_mesh()
         self.rules = self.config.evaluate("trainer.train.rules")
         self.precision = self.config.evaluate("trainer.train.precision")
-        self.vocabulary = vocabularies.load(Path(run_dir) / "vocabulary")
+        folder = Path(run_dir) / "vocabulary"
+        self.vocabulary = vocabularies.load(folder) if folder.exists() else None
         self.run_dir, self.step = run_dir, step
 
     def params(self, batch):
@@ -68,3 +69,10 @@ class Run:
         abstract = train_state.abstract(boxed, partitioning.shardings(boxed, self.mesh, self.rules))
         params, self.step = checkpoints.restore_params(self.run_dir, abstract, self.step)
         return self.precision.used(params)
+
+    def stored_params(self, batch):
+        """Parameters of a step as they are stored, every one in its own dtype."""
+        boxed = train_state.boxed_params(self.model, batch, self.mesh, self.rules, self.precision)
+        abstract = train_state.abstract(boxed, partitioning.shardings(boxed, self.mesh, self.rules))
+        params, self.step = checkpoints.restore_params(self.run_dir, abstract, self.step, keep_dtypes=True)
+        return params

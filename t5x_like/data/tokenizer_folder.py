@@ -9,6 +9,8 @@ from t5x_like.data import tokenizer_build, vocabularies
 from t5x_like.data.sentencepiece_model import SentencePieceModel
 from t5x_like.data.tokenizer_json import TEMPLATE, TOKENIZER, TokenizerVocabulary, parsed
 
+FILES = {TOKENIZER, "spiece.model", "tokenizer.model", "vocab.txt", "vocab.json"}
+BYTES_CLASSES = ("ByT5Tokenizer", "byt5")
 KINDS = ("pad", "eos", "unk", "bos", "mask")
 # What BERT's [SEP] and [CLS] do is what eos and bos do elsewhere.
 ALSO = {"eos": "sep", "bos": "cls"}
@@ -120,6 +122,12 @@ def read_json(path: Path) -> dict:
     return content
 
 
+def is_there(folder) -> bool:
+    """Whether a folder says anything of a tokenizer: one with nothing but weights does not."""
+    names = {path.name for path in Path(folder).glob("*")}
+    return bool(names & FILES) or Settings.read(Path(folder)).kind in BYTES_CLASSES
+
+
 def read_folder(folder, vocab_size: int | None = None) -> vocabularies.Vocabulary:
     """The vocabulary of a Hugging Face folder, from the first of tokenizer.json, spiece.model, tokenizer.model, vocab.txt,
     and vocab.json with merges.txt that is there.
@@ -138,7 +146,7 @@ def read_folder(folder, vocab_size: int | None = None) -> vocabularies.Vocabular
     if TOKENIZER in there:
         read_json(folder / TOKENIZER)
         return of_tokenizer((folder / TOKENIZER).read_bytes().decode(), settings, vocab_size, folder)
-    if settings.kind in ("ByT5Tokenizer", "byt5"):
+    if settings.kind in BYTES_CLASSES:
         return vocabularies.ByteVocabulary(settings.tokenizer.get("extra_ids", 125))
     for name in ("spiece.model", "tokenizer.model"):
         if name in there:

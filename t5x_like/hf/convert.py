@@ -181,12 +181,13 @@ def save(
     extra: Mapping[str, Any] | None = None,
     dtype: Any = None,
     shard_bytes: int = 5 * 10**9,
+    finish: Callable[[Path], None] = lambda folder: None,
     progress: Progress = lambda names, total: names,
 ) -> None:
     """Writes a model as a Hugging Face folder that other libraries load; the folder appears when it is complete.
 
-    `extra` are fields for config.json that do not change the mathematics (token ids, say). `dtype` None keeps that of
-    params. One tensor at a time is in host memory.
+    `extra` are fields for config.json, of which those are taken that do not change the mathematics (token ids, say).
+    `dtype` None keeps that of params. `finish` may add files (a tokenizer). One tensor at a time is in host memory.
 
     Raises:
       FileExistsError: the folder is there. ValueError: no family holds the model.
@@ -195,7 +196,7 @@ def save(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there already; give a new folder, or remove it")
     family, config = families.config_of(model, model_type)
-    config = dict(extra or {}) | config
+    config = fields.without_mathematics(extra or {}) | config
     named = checkpoints.named(params)
     entries = table.expand(family.table(model), model, {name: x.shape for name, x in named.items()})
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -205,6 +206,7 @@ def save(
         config["torch_dtype"] = str(next(iter(content.values())).dtype)
         tensors.write(partial, content, shard_bytes, progress)
         (partial / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        finish(partial)
         partial.chmod(0o755)
         os.replace(partial, folder)
     except BaseException:

@@ -98,6 +98,13 @@ class Fields:
             )
 
 
+def without_mathematics(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config.json that say nothing of what the model computes, for another one."""
+    public = {name: value for name, value in values.items() if not name.startswith("_")}
+    kept = {name: value for name, value in public.items() if NO_MATHEMATICS.fullmatch(name)}
+    return kept | {name: public[name] for name in ("max_position_embeddings",) if name in public}
+
+
 def read(folder) -> dict[str, Any]:
     """The content of folder/config.json.
 

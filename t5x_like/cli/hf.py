@@ -1,0 +1,171 @@
+"""Hugging Face folders in and out: `hf import FOLDER --out=DIR` makes a run directory, `hf export RUN --out=FOLDER` a folder.
+
+A GGUF file of a LLaMA model can be imported too. What was imported can be decoded (`infer --run_dir=DIR`), evaluated, and
+trained on: put DIR/config.gin before the other gin files, and give trainer.train.initial.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from t5x_like.cli import gin_runtime
+from t5x_like.cli.gin_runtime import ConfigError
+
+ORIGINAL = "hf_config.json"
+EXAMPLES = """examples:
+  t5x_like hf import ~/models/SmolLM2-135M --out=/tmp/smollm2
+  t5x_like hf import model-q4_1.gguf --out=/tmp/smollm2
+  t5x_like infer --run_dir=/tmp/smollm2 --chat --prompt='What is the capital of France?'
+  t5x_like hf export /tmp/my_run --out=/tmp/for_transformers
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="t5x_like hf", description=__doc__, epilog=EXAMPLES, formatter_class=shape)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="import | export")
+    taking = commands.add_parser("import", help="a folder or GGUF file becomes a run directory")
+    taking.add_argument("source", help="folder with config.json and safetensors, or a .gguf file")
+    taking.add_argument("--ignore", default="", metavar="A,B", help="fields of config.json to pass over")
+    taking.add_argument("--unrolled", action="store_true", help="layers one by one instead of scanned")
+    giving = commands.add_parser("export", help="a run becomes a folder that transformers loads")
+    giving.add_argument("source", help="run directory")
+    giving.add_argument("--step", type=int, help="checkpoint to read (default: the newest)")
+    giving.add_argument(
+        "--model_type", help="the family to write it as (default: the imported one, or the first that fits)"
+    )
+    giving.add_argument("--shard_gb", type=float, default=5.0, help="largest file (default: %(default)s GB)")
+    for command in (taking, giving):
+        command.add_argument("--out", required=True, help="what is written; must not be there yet")
+        command.add_argument("--dtype", default="stored", help="float32, bfloat16 or float16 (default: as stored)")
+    gin_runtime.add_flags(taking)
+    args = gin_runtime.parse_args(parser, argv)
+    out = Path(args.out).absolute()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out={args.out} is there already; give a new folder, or remove it")
+    (import_model if args.command == "import" else export_model)(args, out)
+    return 0
+
+
+def dtype_of(name: str) -> Any:
+    """A numpy dtype, None for "stored"."""
+    import jax.numpy as jnp
+
+    known = {"stored": None, "float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+    if name not in known:
+        raise ConfigError(f"--dtype={name} is not known; give one of {', '.join(known)}")
+    return known[name]
+
+
+def bar(what: str) -> Callable:
+    from t5x_like.progress import track
+
+    return lambda names, total: track(names, what, total)
+
+
+def import_model(args: argparse.Namespace, out: Path) -> None:
+    """Writes the run directory beside its place, and moves it there when it is complete."""
+    from t5x_like import partitioning
+
+    source, dtype = Path(args.source).expanduser(), dtype_of(args.dtype)
+    if not source.exists():
+        raise ConfigError(f"{args.source} is not there; give a folder with config.json, or a .gguf file")
+    mesh = partitioning.make_mesh()
+    if args.gin_file:
+        mesh = gin_runtime.from_flags(args).evaluate("trainer.train.mesh")
+    options = {"mesh": mesh, "dtype": dtype, "scan": not args.unrolled, "progress": bar("import")}
+    model, params, config, vocabulary = (
+        from_gguf(source, options)
+        if source.is_file()
+        else from_folder(source, options | {"ignore": tuple(filter(None, args.ignore.split(",")))})
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    try:
+        write_run(partial, model, params, config, vocabulary)
+        partial.chmod(0o755)
+        os.replace(partial, out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    print(f"imported {args.source} as {args.out}; try: t5x_like infer --run_dir={args.out} --prompt='...'")
+
+
+def from_folder(source: Path, options: dict[str, Any]) -> tuple:
+    """(model, params, config.json, vocabulary or None) of a folder."""
+    from t5x_like import hf
+    from t5x_like.data import tokenizer_folder
+    from t5x_like.hf import fields
+
+    config, vocabulary = fields.read(source), None
+    if tokenizer_folder.is_there(source):
+        vocabulary = tokenizer_folder.read_folder(source, config.get("vocab_size"))
+    else:
+        print(f"{source} has no tokenizer: the run can be trained on and exported, but not decoded", file=sys.stderr)
+    return *hf.load(source, **options), config, vocabulary
+
+
+def from_gguf(source: Path, options: dict[str, Any]) -> tuple:
+    """(model, params, config.json, vocabulary) of a GGUF file."""
+    from t5x_like.data import gguf_tokenizer
+    from t5x_like.hf import gguf
+
+    with gguf.reading(source) as reader:
+        values = gguf.metadata(reader)
+        config = gguf.config_of(values, [tensor.name for tensor in reader.tensors], str(source))
+    return *gguf.load(source, **options), config, gguf_tokenizer.from_gguf(values, config["vocab_size"])
+
+
+def write_run(folder: Path, model, params, config: dict[str, Any], vocabulary) -> None:
+    """config.gin, the checkpoint of step 0, the vocabulary and the original config.json."""
+    from t5x_like import checkpoints
+    from t5x_like.cli import gin_text
+    from t5x_like.hf import modules
+
+    text = f"# Imported by t5x_like hf import, model_type {config['model_type']}.\n{gin_text.of_model(model)}"
+    (folder / "config.gin").write_text(text)
+    again = gin_runtime.parse([str(folder / "config.gin")], ()).evaluate("%MODEL")
+    if wrong := list(modules.differences(model, again)):
+        raise RuntimeError(f"config.gin would not be the imported model: {'; '.join(wrong[:3])}")
+    (folder / ORIGINAL).write_text(json.dumps(config, indent=2) + "\n")
+    if vocabulary is not None:
+        vocabulary.save(folder / "vocabulary")
+    saver = checkpoints.Checkpointer(folder / "checkpoints")
+    saver.save(0, {"params": params}, {"data": "imported"})
+    saver.close()
+
+
+def export_model(args: argparse.Namespace, out: Path) -> None:
+    """Writes a run's parameters, in the dtype of its checkpoint, its config.json and its tokenizer."""
+    from t5x_like import hf
+    from t5x_like.cli import launch
+    from t5x_like.data import tokenizer_folder
+    from t5x_like.hf import families
+
+    dtype = dtype_of(args.dtype)
+    run = launch.Run(args.source, (), args.step)
+    original = Path(args.source) / ORIGINAL
+    extra = json.loads(original.read_text()) if original.exists() else {}
+    model_type = args.model_type or extra.get("model_type")
+    family, _ = families.config_of(run.model, model_type)
+    vocabulary = run.vocabulary
+    if not extra and vocabulary is not None:
+        extra = {f"{kind}_token_id": getattr(vocabulary, kind) for kind in ("bos", "eos", "pad")}
+    hf.save(
+        run.model,
+        run.stored_params(families.example(run.model)),
+        out,
+        model_type=family.model_type,
+        extra=extra,
+        dtype=dtype,
+        shard_bytes=int(args.shard_gb * 1e9),
+        finish=lambda folder: None if vocabulary is None else tokenizer_folder.export(vocabulary, folder),
+        progress=bar("export"),
+    )
+    print(f"exported {args.source} (step {run.step}) as {args.out}, model_type {family.model_type}")
