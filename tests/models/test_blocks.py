@@ -56,6 +56,12 @@ def sandwich(x):
     return x + n(g(n(x)))
 
 
+def after(x):
+    x = x + n(f(x))
+    x = x + n(h(x))
+    return x + n(g(x))
+
+
 def parallel(x):
     return x + f(n(x)) + h(n(x)) + g(n(x))
 
@@ -68,6 +74,7 @@ FORMULAS = {
         sandwich,
         {f"{layer}_{norm}" for layer in ("mixer", "cross", "mlp") for norm in ("norm", "post_norm")},
     ),
+    "after": (blocks.after, after, {"mixer_norm", "cross_norm", "mlp_norm"}),
     "parallel": (blocks.parallel, parallel, {"shared_norm"}),
 }
 
@@ -80,6 +87,15 @@ def test_placement_is_its_formula(name):
     y, variables = block.init_with_output(jax.random.key(0), x, ctx)
     np.testing.assert_allclose(y, formula(x), atol=1e-5)
     assert set(variables["params"]) == names
+
+
+def test_parallel_sublayers_may_have_norms_of_their_own():
+    block = blocks.Block(mixer=F, cross=H, mlp=G, norm=norms.LayerNorm(), placement=blocks.parallel_own_norms)
+    x, scales = array(2, 3, 8), {name: array(8, seed=i + 1) for i, name in enumerate(("mixer", "cross", "mlp"))}
+    params = {f"{name}_norm": {"scale": scale, "bias": 0 * scale} for name, scale in scales.items()}
+    y = block.apply({"params": params}, x, context(np.ones((2, 3))))
+    expected = x + f(scales["mixer"] * n(x)) + h(scales["cross"] * n(x)) + g(scales["mlp"] * n(x))
+    np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
 def test_a_block_may_be_a_mixer_alone():

@@ -10,7 +10,15 @@ from models import heads
 from tests.models.contexts import array
 
 B, L, D, V = 2, 3, 16, 40
-HEADS = [heads.Tied(), heads.Tied(use_bias=True), heads.Untied(), heads.MaskedLM()]
+HEADS = [
+    heads.Tied(),
+    heads.Tied(use_bias=True),
+    heads.Untied(),
+    heads.Untied(use_bias=True),
+    heads.MaskedLM(),
+    heads.Projected(heads.Tied(), D),
+    heads.SoftCapped(heads.Tied(), 30.0),
+]
 
 
 @pytest.mark.parametrize("head", HEADS, ids=lambda head: type(head).__name__)
@@ -55,3 +63,43 @@ def test_masked_lm_is_dense_activation_norm_and_tied_product():
     h = np.maximum(x @ kernel + bias, 0)
     h = (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + 1e-12) * scale + shift
     np.testing.assert_allclose(logits, h @ table.T + out, rtol=1e-4, atol=1e-3)
+
+
+def test_untied_may_have_a_bias_a_word():
+    x, table, bias = array(B, L, D), array(V, D, seed=1), array(V, seed=2)
+    logits = heads.Untied(use_bias=True).apply({"params": {"table": table, "bias": bias}}, x, 0 * table)
+    np.testing.assert_allclose(logits, x @ table.T + bias, atol=1e-4)
+
+
+def test_a_projected_head_reads_a_narrower_table():
+    x, table, kernel = array(B, L, D), array(V, 6, seed=1), array(D, 6, seed=2)
+    head = heads.Projected(heads.Tied(), 6)
+    logits = head.apply({"params": {"projection": {"kernel": kernel}}}, x, table)
+    np.testing.assert_allclose(logits, x @ kernel @ table.T, rtol=1e-4, atol=1e-4)
+
+
+def test_a_soft_cap_bounds_the_logits():
+    x, table = array(B, L, D), array(V, D, seed=1)
+    logits = heads.SoftCapped(heads.Tied(), 2.0).apply({}, x, table)
+    np.testing.assert_allclose(logits, 2 * np.tanh(x @ table.T / 2), atol=1e-4)
+    np.testing.assert_array_equal(logits.argmax(-1), (x @ table.T).argmax(-1))
+
+
+def test_a_detector_is_dense_activation_and_one_number_a_token():
+    x, kernel, bias, out = array(B, L, D), array(D, D, seed=2), array(D, seed=3), array(D, 1, seed=4)
+    params = {"transform": {"kernel": kernel, "bias": bias}, "output": {"kernel": out, "bias": np.ones(1)}}
+    logits = heads.Detector(activation=nn.relu).apply({"params": params}, x, array(V, 6))
+    np.testing.assert_allclose(logits, np.maximum(x @ kernel + bias, 0) @ out + 1, rtol=1e-4, atol=1e-4)
+    half = heads.Detector().apply({"params": params}, jnp.asarray(x, jnp.bfloat16), array(V, 6))
+    assert half.shape == (B, L, 1) and half.dtype == jnp.float32
+
+
+def test_a_pooler_reads_the_first_token_alone():
+    x, kernel, bias = array(B, L, D), array(D, D, seed=2), array(D, seed=3)
+    y = heads.Pooler().apply({"params": {"transform": {"kernel": kernel, "bias": bias}}}, x)
+    np.testing.assert_allclose(y, np.tanh(x[:, 0] @ kernel + bias), atol=1e-5)
+
+
+def test_states_are_the_hidden_states():
+    x = array(B, L, D)
+    assert heads.states(x, array(V, D)) is x

@@ -18,23 +18,25 @@ def inputs(groups, seed=0):
     return *qkv, array(1, H, L, M, seed=3), mask
 
 
-def slow(q, k, v, bias, mask, scale):
+def slow(q, k, v, bias, mask, scale, cap=None):
     y = np.zeros(q.shape)
     for b, i, h in np.ndindex(B, L, H):
         g = h // (H // k.shape[2])
         seen = [j for j in range(M) if mask[b, i, j]]
-        scores = np.array([scale * np.dot(q[b, i, h], k[b, j, g]) + bias[0, h, i, j] for j in seen])
+        scores = np.array([scale * np.dot(q[b, i, h], k[b, j, g]) for j in seen])
+        scores = (scores if cap is None else cap * np.tanh(scores / cap)) + bias[0, h, i, seen]
         probs = np.exp(scores - scores.max())
         y[b, i, h] = (probs / probs.sum()) @ v[b, seen, g]
     return y
 
 
+@pytest.mark.parametrize("cap", [None, 0.7])
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_reference_is_the_slow_loop(groups):
+def test_reference_is_the_slow_loop(groups, cap):
     q, k, v, bias, mask = inputs(groups)
-    y = kernels.reference(q, k, v, bias, mask, 0.3)
-    np.testing.assert_allclose(y, slow(q, k, v, bias, mask, 0.3), atol=1e-5)
-    np.testing.assert_array_equal(kernels.automatic(q, k, v, bias, mask, 0.3), y)
+    y = kernels.reference(q, k, v, bias, mask, 0.3, cap=cap)
+    np.testing.assert_allclose(y, slow(q, k, v, bias, mask, 0.3, cap), atol=1e-5)
+    np.testing.assert_array_equal(kernels.automatic(q, k, v, bias, mask, 0.3, cap=cap), y)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
@@ -70,6 +72,21 @@ def test_a_query_that_sees_nothing_gets_the_mean_and_finite_gradients():
     assert all(np.all(np.isfinite(g)) for g in grads)
 
 
+def test_a_soft_cap_bounds_scores_and_keeps_gradients_finite():
+    q, k, v, _, mask = inputs(2)
+    mask[0, 1] = False
+
+    def attended(q, k, v, cap):
+        return kernels.reference(q, k, v, None, mask, 1.0, cap=cap)
+
+    grads = jax.jit(jax.grad(lambda *qkv: jnp.sum(jnp.sin(attended(*qkv, 5.0))), (0, 1, 2)))(1e4 * q, 1e4 * k, v)
+    assert all(np.all(np.isfinite(g)) for g in grads) and np.any(grads[2])
+    # A huge cap is none, and under a tiny one all that is seen weighs the same.
+    np.testing.assert_allclose(attended(q, k, v, 1e4), attended(q, k, v, None), atol=1e-4)
+    mean = np.einsum("BLM,BMGK->BLGK", mask / np.maximum(mask.sum(-1, keepdims=True), 1), v)
+    np.testing.assert_allclose(attended(q, k, v, 1e-6)[1], np.repeat(mean, 2, 2)[1], atol=1e-5)
+
+
 def test_scores_too_large_for_16_bits_are_not():
     q, k, v, _, mask = inputs(4)
     q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in (40 * q, 40 * k, v))
@@ -86,7 +103,13 @@ def test_drop_acts_on_the_probabilities():
     np.testing.assert_array_equal(kernels.reference(q, k, v, bias, mask, 0.3, jnp.zeros_like), 0 * y)
 
 
-def test_cudnn_refuses_what_it_cannot_do():
+@pytest.mark.parametrize("what", ["bias", "drop", "cap"])
+def test_cudnn_refuses_what_it_cannot_do_and_is_not_chosen_for_it(what, monkeypatch):
     q, k, v, bias, mask = inputs(2)
+    asked = {"bias": None, "drop": None, "cap": None} | {what: {"bias": bias, "drop": jnp.sin, "cap": 30.0}[what]}
     with pytest.raises(ValueError, match=r"no attention bias, dropout or soft cap; use kernels.reference"):
-        kernels.cudnn(q, k, v, bias, mask, 0.3)
+        kernels.cudnn(q, k, v, asked["bias"], mask, 0.3, asked["drop"], asked["cap"])
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    half = jnp.asarray(q, jnp.bfloat16)
+    assert kernels.chosen(half, None, None, None) is kernels.cudnn
+    assert kernels.chosen(half, asked["bias"], asked["drop"], asked["cap"]) is kernels.reference

@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 from jax.sharding import AxisType, PartitionSpec
 
-from models.linear import Dense, Embed, constrain, over_root
+from models.linear import Dense, Embed, Projected, constrain, over_root
 from tests.models.contexts import array
 
 RULES = (("batch", "data"), ("length", None), ("mlp", "tensor"))
@@ -36,6 +36,15 @@ def test_embed_looks_up_and_scales():
     table, tokens = array(7, 4), np.array([[0, 6, 3]])
     y = Embed(7, 4, scale=2.0).apply({"params": {"table": table}}, tokens)
     np.testing.assert_allclose(y, 2 * table[tokens])
+
+
+def test_a_narrow_table_is_brought_to_the_width_and_read_as_it_is():
+    table, kernel, tokens = array(7, 4), array(4, 6, seed=1), np.array([[0, 6, 3]])
+    bound = Projected(Embed(7, 4, scale=2.0), 6).bind(
+        {"params": {"embed": {"table": table}, "projection": {"kernel": kernel}}}
+    )
+    np.testing.assert_allclose(bound(tokens), 2 * table[tokens] @ kernel, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(bound.table_VD, table)
 
 
 def test_the_parameters_dtype_is_the_activations():

@@ -1,6 +1,8 @@
 """Masks against what they mean, slot by slot."""
 
+import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from models import masks
 from tests.models.contexts import slots
@@ -28,6 +30,31 @@ def test_full_sees_all_of_the_segment_and_no_padding():
     seen = np.asarray(masks.full(own, own) & masks.same_segment(own, own))
     for b, i, j in np.ndindex(2, 6, 6):
         assert seen[b, i, j] == (SEGMENTS[b][i] > 0 and SEGMENTS[b][i] == SEGMENTS[b][j])
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_a_window_sees_the_last_keys_of_its_own_segment(size):
+    own = slots(SEGMENTS)
+    seen = np.asarray(masks.Window(size)(own, own) & masks.same_segment(own, own))
+    for b, i, j in np.ndindex(2, 6, 6):
+        segment = SEGMENTS[b][i]
+        assert seen[b, i, j] == (segment > 0 and segment == SEGMENTS[b][j] and i - size < j <= i)
+
+
+def test_a_window_as_long_as_the_row_is_causal():
+    for own in (slots(SEGMENTS), slots(SEGMENTS, prefix_BL=[[1, 1, 0, 1, 0, 0], [0, 0, 0, 1, 1, 0]])):
+        np.testing.assert_array_equal(masks.Window(6)(own, own), masks.causal(own, own))
+
+
+def test_permuted_sees_what_is_not_predicted_later():
+    order = np.random.default_rng(0).integers(0, 4, (2, 6))
+    keys = slots(SEGMENTS).replace(order_BL=jnp.asarray(order))
+    queries = keys.replace(order_BL=keys.order_BL - 1)
+    seen, before = np.asarray(masks.permuted(keys, keys)), np.asarray(masks.permuted(queries, keys))
+    for b, i, j in np.ndindex(2, 6, 6):
+        assert seen[b, i, j] == (order[b, j] <= order[b, i]) and before[b, i, j] == (order[b, j] < order[b, i])
+    own = slots(SEGMENTS)
+    np.testing.assert_array_equal(masks.permuted(own, own), masks.full(own, own))
 
 
 def test_same_segment_between_two_sides():

@@ -8,26 +8,30 @@ import pytest
 from models import norms
 from tests.models.contexts import array
 
-NORMS = [norms.RMSNorm(), norms.LayerNorm(), norms.LayerNorm(use_bias=False)]
+RMS = [norms.RMSNorm(), norms.RMSNorm(shift=1.0), norms.RMSNorm(dims=2)]
+NORMS = [*RMS, norms.LayerNorm(), norms.LayerNorm(use_bias=False)]
+SHAPE = 2, 5, 16
 
 
-def params_of(norm, width):
+def params_of(norm):
     """Scales and biases that are not ones and zeros."""
-    names = ["scale"] if isinstance(norm, norms.RMSNorm) or not norm.use_bias else ["scale", "bias"]
-    return {name: jnp.asarray(array(width, seed=i + 1)) for i, name in enumerate(names)}
+    names = ["scale"] if norm in RMS or not norm.use_bias else ["scale", "bias"]
+    shape = SHAPE[-norm.dims :] if norm in RMS else SHAPE[-1:]
+    return {name: jnp.asarray(array(*shape, seed=i + 1)) for i, name in enumerate(names)}
 
 
 def expected(norm, params, x):
     x = x.astype(np.float64)
-    if isinstance(norm, norms.RMSNorm):
-        return x / np.sqrt(np.mean(x**2, -1, keepdims=True) + norm.epsilon) * params["scale"]
+    if norm in RMS:
+        axes = {1: -1, 2: (-2, -1)}[norm.dims]
+        return x / np.sqrt(np.mean(x**2, axes, keepdims=True) + norm.epsilon) * (params["scale"] + norm.shift)
     y = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + norm.epsilon)
     return y * params["scale"] + params.get("bias", 0.0)
 
 
 @pytest.mark.parametrize("norm", NORMS, ids=str)
 def test_norm_is_its_formula(norm):
-    x, params = 3 * array(2, 5, 16) + 1, params_of(norm, 16)
+    x, params = 3 * array(*SHAPE) + 1, params_of(norm)
     y = norm.apply({"params": params}, x)
     np.testing.assert_allclose(y, expected(norm, params, x), rtol=1e-5, atol=1e-5)
 
@@ -36,7 +40,7 @@ def test_norm_is_its_formula(norm):
 def test_16_bit_input_is_normalised_in_float32(norm):
     # 300^2 is beyond float16, and the mean of squares of bfloat16 would lose its last 16 bits.
     for dtype in (jnp.bfloat16, jnp.float16):
-        x, params = (300 * array(2, 5, 16)).astype(dtype), params_of(norm, 16)
+        x, params = (300 * array(*SHAPE)).astype(dtype), params_of(norm)
         y = norm.apply({"params": params}, jnp.asarray(x))
         assert y.dtype == dtype
         np.testing.assert_array_equal(y, norm.apply({"params": params}, x.astype(np.float32)).astype(dtype))
@@ -44,5 +48,6 @@ def test_16_bit_input_is_normalised_in_float32(norm):
 
 def test_new_norms_scale_by_one():
     for norm in NORMS:
-        params = norm.init(jax.random.key(0), array(1, 4))["params"]
-        assert np.all(params["scale"].value == 1) and params["scale"].names == ("norm",)
+        scale = norm.init(jax.random.key(0), array(1, 3, 4))["params"]["scale"]
+        assert np.all(scale.value + getattr(norm, "shift", 0) == 1)
+        assert scale.names == (("heads", "norm") if scale.value.ndim == 2 else ("norm",))

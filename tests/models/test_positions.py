@@ -19,6 +19,16 @@ def test_learned_adds_the_vector_of_each_position():
     np.testing.assert_allclose(y, x + table[np.asarray(ctx.queries.positions_BL)])
 
 
+def test_learned_may_leave_the_first_vectors_alone():
+    ctx, x, table = context(PACKED), array(2, 8, 4), array(9 + 2, 4, seed=1)
+    y, _ = positions.Learned(9, offset=2).apply({"params": {"table": table}}, x, ctx)
+    np.testing.assert_allclose(y, x + table[np.asarray(ctx.queries.positions_BL) + 2])
+    fresh = jax.eval_shape(positions.Learned(9, offset=2).init, jax.random.key(0), x, ctx)["params"]["table"]
+    assert fresh.value.shape == table.shape
+    with pytest.raises(ValueError, match=r"length of 8 .*max_length=7"):  # the offset is no room
+        jax.eval_shape(positions.Learned(7, offset=2).init, jax.random.key(0), x, ctx)
+
+
 def test_a_learned_table_that_is_too_short_is_refused_before_compiling():
     with pytest.raises(ValueError, match=r"length of 8 .*max_length=7; shorten the sequences or raise max_length"):
         jax.eval_shape(positions.Learned(7).init, jax.random.key(0), array(2, 8, 4), context(PACKED))
@@ -47,6 +57,18 @@ def test_rotation_is_multiplication_of_complex_numbers():
     angles = positions_BL[:, :, None, None] * 10000.0 ** (-np.arange(4) / 4)
     turned = z * np.exp(1j * angles)
     np.testing.assert_allclose(y, np.concatenate([turned.real, turned.imag], -1), atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [2, 4, 8])
+def test_a_part_of_a_head_is_rotated_and_the_rest_untouched(width):
+    x_BLHK, positions_BL = array(2, 5, 3, 8), np.tile(np.arange(5), (2, 1))
+    y = positions.rotate(x_BLHK, waves(positions_BL, width))
+    np.testing.assert_array_equal(y[..., width:], x_BLHK[..., width:])
+    alone = positions.rotate(x_BLHK[..., :width], waves(positions_BL, width))
+    np.testing.assert_array_equal(y[..., :width], alone)
+    _, ctx = positions.Rope(width).apply({}, array(2, 8, 4), context(PACKED))
+    for part, wave in zip(ctx.rotary, waves(np.asarray(ctx.queries.positions_BL), width), strict=True):
+        np.testing.assert_allclose(part, wave, atol=1e-6)
 
 
 def test_rotary_scores_depend_on_the_distance_only():
@@ -109,7 +131,22 @@ def test_alibi_slopes_are_the_published_ones():
 
 
 def test_alibi_falls_by_the_slope_with_the_distance():
-    _, ctx = positions.Alibi(12).apply({}, array(2, 8, 4), context(PACKED))
-    slopes = positions.alibi_slopes(12)
-    for h, i, j in np.ndindex(12, 8, 8):
-        np.testing.assert_allclose(ctx.bias_AHLM[0, h, i, j], -slopes[h] * abs(i - j), rtol=1e-6)
+    slopes, back = positions.alibi_slopes(12), np.abs(np.arange(8)[:, None] - np.arange(8))
+    for scale in (1.0, 0.25):
+        _, ctx = positions.Alibi(12, scale).apply({}, array(2, 8, 4), context(PACKED))
+        np.testing.assert_allclose(ctx.bias_AHLM[0], -scale * slopes[:, None, None] * back, rtol=1e-6)
+
+
+def test_alibi_may_round_slope_times_position():
+    """Up to what a query adds to all of its keys, which a softmax does not see."""
+    own, half = context([[1] * 300 + [2] * 20]), jnp.bfloat16
+    _, ctx = positions.Alibi(12, 0.25, half).apply({}, array(1, 320, 4), own)
+    slopes, places = positions.alibi_slopes(12).astype(half), np.asarray(own.keys.positions_BL[0]).astype(half)
+    rounded = np.array([[float(slope * place) for place in places] for slope in slopes])
+    assert np.any(rounded != positions.alibi_slopes(12)[:, None] * np.asarray(own.keys.positions_BL[0]))
+    bias_HLM = np.broadcast_to(ctx.bias_AHLM[0], (12, 320, 320))
+    for segment in (slice(0, 300), slice(300, 320)):
+        for i in (0, 7, 19):
+            expected = 0.25 * (rounded[:, segment] - rounded[:, segment][:, [i]])
+            bias_HM = bias_HLM[:, segment.start + i, segment]
+            np.testing.assert_allclose(bias_HM - bias_HM[:, [i]], expected, atol=1e-5)
