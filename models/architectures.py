@@ -86,7 +86,9 @@ class TwoStream(nn.Module):
     """XLNet (Yang et al. 2019): an encoder that predicts words in any order.
 
     `encoder_order` [B, L], the rank at which each position is predicted, adds a second stream: queries that know their
-    position but not their word, and see the words of lower rank. Without it every word is seen, as in fine-tuning.
+    position but not their word, and see the words of lower rank. What has a segment's lowest rank is context and not to be
+    predicted: its queries see no word, and what they give means nothing. Without an order every word is seen, as in
+    fine-tuning.
     """
 
     embed: nn.Module

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from models import architectures, attention, blocks, linear, mlp, moe, positions, routers, stack
-from models.heads import MaskedLM, Untied
+from models import architectures, attention, blocks, linear, masks, mlp, moe, norms, positions, routers, stack
+from models.heads import MaskedLM, Pooler, Projected, Tied, Untied
+from models.transformer_xl import RelativeAttention
 from tests import tiny
 from tests.models.contexts import drawn
 
@@ -21,6 +22,31 @@ POSITIONS = {
     "alibi": positions.Alibi(tiny.HEADS),
     "none": None,
 }
+
+
+def causal(mixer=None, position=None, **options) -> stack.Stack:
+    """A stack of one layer (or `repeats`) with this mixer."""
+    options = {"repeats": 1, "scan": False} | options
+    return stack.Stack(blocks.Block(mixer or heads(), mlp.Mlp(8)), position=position, **options)
+
+
+def heads(**options) -> attention.SelfAttention:
+    return attention.SelfAttention(tiny.HEADS, tiny.HEAD_DIM, **options)
+
+
+DECODERS = {name: causal(position=position) for name, position in POSITIONS.items()} | {
+    "window": causal(heads(mask=masks.Window(2)), positions.Rope(tiny.HEAD_DIM)),
+    "normed and capped": causal(
+        heads(num_kv_heads=2, qk_norm=norms.RMSNorm(dims=2), soft_cap=0.5), positions.Rope(tiny.HEAD_DIM // 2)
+    ),
+    "transformer_xl": causal(RelativeAttention(tiny.HEADS, tiny.HEAD_DIM)),
+    "rounded alibi": causal(position=positions.Alibi(tiny.HEADS, dtype=jnp.bfloat16)),
+    "shared": causal(position=positions.Rope(tiny.HEAD_DIM), repeats=3, shared=True),
+}
+
+
+def decoder_of(name: str) -> architectures.DecoderOnly:
+    return architectures.DecoderOnly(linear.Embed(tiny.VOCAB, tiny.WIDTH), DECODERS[name], Untied())
 
 
 def rows(side: str, lengths=LENGTHS, seed=0) -> dict[str, np.ndarray]:
@@ -65,12 +91,9 @@ def one_row(length=L, rows=1, seed=0):
     }
 
 
-@pytest.mark.parametrize("name", POSITIONS)
+@pytest.mark.parametrize("name", DECODERS)
 def test_a_decoder_s_packed_segments_are_each_alone(name):
-    tower = tiny.tower(repeats=1)
-    decoder = stack.Stack(tower.block, 1, POSITIONS[name], scan=False)
-    model = architectures.DecoderOnly(linear.Embed(tiny.VOCAB, tiny.WIDTH), decoder, Untied())
-    assert_packed_is_alone(run(model, rows("decoder")))
+    assert_packed_is_alone(run(decoder_of(name), rows("decoder")))
 
 
 @pytest.mark.parametrize("name", POSITIONS)
@@ -89,7 +112,7 @@ def test_both_sides_packed_are_each_alone():
 @pytest.mark.parametrize("dispatch", [moe.dense, moe.dropless])
 def test_experts_work_on_packed_segments_as_on_each_alone(dispatch):
     experts = moe.Moe(routers.TopK(4), 32, gated=True, dispatch=dispatch)
-    block = blocks.Block(attention.SelfAttention(tiny.HEADS, tiny.HEAD_DIM), experts)
+    block = blocks.Block(heads(), experts)
     decoder = stack.Stack(block, 1, positions.Rope(tiny.HEAD_DIM), scan=False)
     model = architectures.DecoderOnly(linear.Embed(tiny.VOCAB, tiny.WIDTH), decoder, Untied())
     assert_packed_is_alone(run(model, rows("decoder")))
@@ -168,9 +191,41 @@ def test_token_types_are_added():
     np.testing.assert_allclose(apply(params, other), jax.jit(tiny.encoder(repeats=1).apply)(bare, batch), atol=1e-5)
 
 
+def test_a_row_is_pooled_and_classified_from_its_first_state():
+    classifier = linear.Dense((3,), ("embed", "router"), use_bias=True)
+    pooling = tiny.encoder(repeats=1).copy(pooler=Pooler())
+    model, batch = pooling.copy(classifier=classifier), rows("encoder")
+    variables = {"params": drawn(model, batch)}
+    assert {"pooler", "classifier"} <= set(variables["params"])
+    hidden, pooled, classes = jax.jit(
+        lambda v: tuple(model.apply(v, batch, method=name) for name in ("hidden", "pooled", "classified"))
+    )(variables)
+    params = variables["params"]
+    transform = params["pooler"]["transform"]
+    np.testing.assert_allclose(pooled, np.tanh(hidden[:, 0] @ transform["kernel"] + transform["bias"]), atol=1e-5)
+    last = params["classifier"]
+    np.testing.assert_allclose(classes, pooled @ last["kernel"] + last["bias"], atol=1e-5)
+    del params["classifier"]
+    assert jax.tree.structure(params) == jax.tree.structure(drawn(pooling, batch))
+    np.testing.assert_allclose(jax.jit(lambda v: pooling.apply(v, batch, method="classified"))(variables), pooled)
+
+
+def test_a_narrow_embedding_and_its_head_read_one_table():
+    narrow = linear.Projected(linear.Embed(tiny.VOCAB, 6), tiny.WIDTH)
+    model, batch = architectures.DecoderOnly(narrow, causal(), Projected(Tied(), 6)), one_row()
+    params = drawn(model, batch)
+    whole = {"embed": {"table": params["embed"]["embed"]["table"] @ params["embed"]["projection"]["kernel"]}}
+    whole |= {
+        "decoder": params["decoder"],
+        "head": {"table": params["embed"]["embed"]["table"] @ params["head"]["projection"]["kernel"].T},
+    }
+    wide = architectures.DecoderOnly(linear.Embed(tiny.VOCAB, tiny.WIDTH), causal(), Untied())
+    logits = jax.jit(model.apply)({"params": params}, batch)
+    np.testing.assert_allclose(logits, jax.jit(wide.apply)({"params": whole}, batch), atol=1e-5)
+
+
 def test_a_row_longer_than_the_position_table_is_refused_before_compiling():
-    block = blocks.Block(attention.SelfAttention(tiny.HEADS, tiny.HEAD_DIM), mlp.Mlp(8))
-    decoder = stack.Stack(block, 1, positions.Learned(8))
+    decoder = causal(position=positions.Learned(8))
     model = architectures.DecoderOnly(linear.Embed(tiny.VOCAB, tiny.WIDTH), decoder, Untied())
     with pytest.raises(ValueError, match=r"length of 12 .*max_length=8"):
         jax.eval_shape(model.init, jax.random.key(0), one_row(12))
@@ -179,13 +234,11 @@ def test_a_row_longer_than_the_position_table_is_refused_before_compiling():
         jax.eval_shape(lambda params: model.apply(params, one_row(4), decode_length=9, mutable=["cache"]), params)
 
 
-@pytest.mark.parametrize("name", POSITIONS)
+@pytest.mark.parametrize("name", DECODERS)
 def test_decoding_with_the_cache_is_the_whole_forward(name):
     """Prompts of different lengths side by side, then a token a row."""
     prompts, new, slots = np.array([2, 5, 4]), 3, 5 + 3
-    decoder = stack.Stack(tiny.tower().block, 1, POSITIONS[name], scan=False)
-    model = architectures.DecoderOnly(linear.Embed(tiny.VOCAB, tiny.WIDTH), decoder, Untied())
-    whole = one_row(8, rows=3)
+    model, whole = decoder_of(name), one_row(8, rows=3)
     params = drawn(model, whole)
     full = np.asarray(jax.jit(model.apply)({"params": params}, whole))
 

@@ -9,8 +9,9 @@ from flax import errors
 from models import kernels, masks
 from models.attention import CrossAttention, SelfAttention
 from models.context import Context
-from models.positions import rotary_frequencies
-from tests.models.contexts import array, context, slots
+from models.norms import RMSNorm
+from models.positions import rotary_frequencies, rotate
+from tests.models.contexts import array, context, drawn, slots
 
 H, K, D = 4, 8, 16
 
@@ -24,10 +25,16 @@ def self_params(groups, biased=False):
     return params
 
 
+def rotation(segments, width=K):
+    """cos and sin of the angles of Rope(width)."""
+    angles_BLK = context(segments).queries.positions_BL[..., None] * rotary_frequencies(width, 1e4)
+    return jnp.cos(angles_BLK), jnp.sin(angles_BLK)
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 def test_grouped_and_multi_query_are_multi_head_with_repeated_heads(groups):
-    angles_BLK = jnp.tile(jnp.arange(6), (2, 1))[..., None] * rotary_frequencies(K, 1e4)
-    x, ctx = array(2, 6, D), context([[1, 1, 1, 2, 2, 2]] * 2, rotary=(jnp.cos(angles_BLK), jnp.sin(angles_BLK)))
+    segments = [[1, 1, 1, 2, 2, 2]] * 2
+    x, ctx = array(2, 6, D), context(segments, rotary=rotation(segments))
     grouped = self_params(groups, biased=True)
     whole = jax.tree.map(lambda p: p, grouped)
     for name in ("key", "value"):
@@ -51,6 +58,63 @@ def test_self_attention_is_its_formula():
         mixed = np.einsum("HM,MHK->HK", probs, v[0, seen])
         expected = np.einsum("HK,HKD->D", mixed, params["out"]["kernel"]) + params["out"]["bias"]
         np.testing.assert_allclose(y[0, i], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_queries_and_keys_are_normed_and_then_rotated(dims, groups):
+    x, segments, params = array(1, 5, D), [[1] * 5], self_params(groups)
+    shapes = {"query": (H, K)[-dims:], "key": (groups, K)[-dims:]}
+    scales = {name: array(*shape, seed=20 + i) for i, (name, shape) in enumerate(shapes.items())}
+    asked = []
+
+    def kernel(q, k, v, *others):
+        asked.extend((q, k, v))
+        return kernels.reference(q, k, v, *others)
+
+    attention = SelfAttention(H, K, groups, qk_norm=RMSNorm(dims=dims), kernel=kernel)
+    normed = params | {f"{name}_norm": {"scale": scale} for name, scale in scales.items()}
+    attention.apply({"params": normed}, x, context(segments, rotary=rotation(segments)))
+    for name, ours in zip(("query", "key", "value"), asked, strict=True):
+        y = np.einsum("BLD,DHK->BLHK", x, params[name]["kernel"])
+        if name != "value":
+            y = y / np.sqrt(np.mean(y**2, (-1, -2)[:dims], keepdims=True) + 1e-6) * scales[name]
+            y = rotate(jnp.asarray(y), rotation(segments))
+        np.testing.assert_allclose(ours, y, atol=1e-5)
+
+
+def test_the_norms_of_queries_and_keys_are_two():
+    params = drawn(SelfAttention(H, K, 2, qk_norm=RMSNorm(dims=2)), array(1, 2, D), context([[1, 1]]))
+    assert {name: params[name]["scale"].shape for name in params if name.endswith("norm")} == {
+        "query_norm": (H, K),
+        "key_norm": (2, K),
+    }
+
+
+@pytest.mark.parametrize(("use_bias", "out_bias"), [(True, False), (False, True), (True, None), (False, None)])
+def test_the_output_may_have_a_bias_of_its_own(use_bias, out_bias):
+    attention = SelfAttention(H, K, use_bias=use_bias, out_bias=out_bias)
+    x, params = array(1, 3, D), self_params(H, biased=True)
+    wanted = {name: use_bias for name in ("query", "key", "value")} | {
+        "out": use_bias if out_bias is None else out_bias
+    }
+    fresh = drawn(attention, x, context([[1] * 3]))
+    assert {name: "bias" in part for name, part in fresh.items()} == wanted
+    held = {name: {**part, "bias": part["bias"] * wanted[name]} for name, part in params.items()}
+    own = {name: {key: part[key] for key in fresh[name]} for name, part in params.items()}
+    full = SelfAttention(H, K, use_bias=True).apply({"params": held}, x, context([[1] * 3]))
+    np.testing.assert_allclose(attention.apply({"params": own}, x, context([[1] * 3])), full, atol=1e-5)
+
+
+def test_the_soft_cap_reaches_the_kernel():
+    x, ctx, params = array(1, 5, D), context([[1] * 5]), {"params": self_params(H)}
+
+    def capped(*arguments):
+        return kernels.reference(*arguments[:-1], 0.1)
+
+    y = SelfAttention(H, K, soft_cap=0.1).apply(params, x, ctx)
+    np.testing.assert_array_equal(y, SelfAttention(H, K, kernel=capped).apply(params, x, ctx))
+    assert np.any(np.abs(y - SelfAttention(H, K).apply(params, x, ctx)) > 1e-3)
 
 
 def test_scale_defaults_to_the_root_of_the_head_dim():
