@@ -1,10 +1,12 @@
 """Routing and its auxiliary losses against numpy."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
 
-from models.routers import TopK
+from models.routers import ExpertChoice, TopK
 from tests.models.contexts import array, context
 
 E, D = 4, 8
@@ -78,3 +80,35 @@ def test_a_row_of_padding_costs_nothing():
 def test_more_choices_than_experts_are_refused():
     with pytest.raises(ValueError, match=r"top_k=5 is more than num_experts=4; lower top_k"):
         jax.eval_shape(TopK(E, 5).init, jax.random.key(0), array(2, 6, D), context(SEGMENTS))
+
+
+def choices_of(factor, x, gate, segments=SEGMENTS):
+    return ExpertChoice(E, factor).apply({"params": {"gate": {"kernel": gate}}}, x, context(segments))
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 2.0, 99.0])
+def test_every_expert_chooses_its_likeliest_tokens(factor):
+    x, gate = array(2, 6, D), array(D, E, seed=1)
+    choices = choices_of(factor, x, gate)
+    capacity, probs = min(math.ceil(factor * 6 / E), 6), softmax(x @ gate)
+    # Balanced by construction: as many different tokens for every expert.
+    assert choices.tokens_BEC.shape == choices.weights_BEC.shape == (2, E, capacity)
+    assert choices.real_B.tolist() == [5, 6] and choices.num_experts == E
+    for b, e in np.ndindex(2, E):
+        tokens, weights = np.asarray(choices.tokens_BEC[b, e]), np.asarray(choices.weights_BEC[b, e])
+        assert len(set(tokens.tolist())) == capacity
+        best = [i for i in np.argsort(-probs[b, :, e]) if SEGMENTS[b, i] > 0][:capacity]
+        assert tokens[: len(best)].tolist() == best
+        np.testing.assert_allclose(weights[: len(best)], probs[b, best, e], rtol=1e-5)
+        assert not weights[len(best) :].any()
+
+
+def test_padding_is_chosen_last_and_with_no_weight():
+    x, gate = array(2, 6, D), array(D, E, seed=1)
+    segments = np.array([[1, 0, 0, 2, 0, 0], [0] * 6])
+    choices = choices_of(2.0, x, gate, segments)  # 3 of 6 tokens, of which 2 are real and 0
+    real = np.take_along_axis(segments[:, None] > 0, np.asarray(choices.tokens_BEC), 2)
+    assert np.all(real[0] == [True, True, False]) and not real[1].any()
+    np.testing.assert_array_equal(np.asarray(choices.weights_BEC) > 0, real)
+    other = np.where(segments[..., None] > 0, x, 100 * array(2, 6, D, seed=2))
+    np.testing.assert_array_equal(choices_of(2.0, other, gate, segments).weights_BEC, choices.weights_BEC)

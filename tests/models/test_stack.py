@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 from flax.core import meta
 
-from models import attention, blocks, mlp, moe, norms, positions, routers, stack
+from models import attention, blocks, linear, mlp, moe, norms, positions, routers, stack
 from tests import tiny
 from tests.models.contexts import array, context, drawn
 
@@ -55,6 +55,97 @@ def test_scanned_is_unrolled(block, position):
     one_grads = stacked(one_grads)
     assert jax.tree.structure(one_grads) == jax.tree.structure(two_grads)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), one_grads, two_grads)
+
+
+def apart(params, layers):
+    """Shared parameters as an unrolled stack of so many layers has them."""
+    others = {name: part for name, part in params.items() if name != "layers"}
+    return others | {f"layer_{i}": params["layers"] for i in range(layers)}
+
+
+def test_shared_layers_are_layers_with_the_same_parameters():
+    block = blocks.Block(mixer=moe.Moe(routers.TopK(3), 8, dispatch=moe.dense))
+    shared, x = stack.Stack(block, 2, shared=True), array(1, 6, 32)
+    params = drawn(shared, x, context(SEGMENTS))
+    y, grads = output_and_grads(shared, params, x)
+    unrolled = dataclasses.replace(shared, shared=False, scan=False)
+    expected, each = output_and_grads(unrolled, apart(params, 2), x)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+    summed = jax.tree.map(lambda *leaves: sum(leaves), *(each.pop(f"layer_{i}") for i in range(2)))
+    each["layers"] = summed
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), grads, each)
+
+
+def test_shared_parameters_have_no_axis_of_layers():
+    def boxes(module):
+        shapes = jax.eval_shape(module.init, jax.random.key(0), array(1, 6, 32), context(SEGMENTS))["params"]
+        return jax.tree.map(
+            lambda box: (box.names, box.value.shape), shapes, is_leaf=lambda leaf: hasattr(leaf, "names")
+        )
+
+    tower = tiny.tower(repeats=3)
+    assert boxes(dataclasses.replace(tower, shared=True))["layers"] == boxes(tower)["layer_0"]
+
+
+@pytest.mark.parametrize("options", [{"scan": False}, {"scan": True}, {"shared": True}], ids=str)
+def test_a_tail_is_what_comes_after_the_repetitions(options):
+    last = blocks.Block(mixer=mlp.Mlp(8))
+    whole, x = stack.Stack(tiny.tower().block, 2, positions.Rope(8), tail=last, **options), array(1, 6, 32)
+    params = drawn(whole, x, context(SEGMENTS))
+
+    def in_parts(params):
+        bare = dataclasses.replace(whole, tail=None, norm=None)
+        y = bare.apply(
+            {"params": {name: part for name, part in params.items() if name.startswith("layer")}}, x, context(SEGMENTS)
+        )
+        y = last.apply({"params": params["tail"]}, y, context(SEGMENTS))
+        return norms.RMSNorm().apply({"params": params["norm"]}, y)
+
+    y = jax.jit(lambda params: whole.apply({"params": params}, x, context(SEGMENTS)))(params)
+    np.testing.assert_allclose(y, jax.jit(in_parts)(params), atol=1e-5)
+
+
+def test_a_projection_stands_behind_the_input_norm():
+    x, identity = array(1, 3, 8), blocks.Block(mixer=mlp.Mlp(4, kernel_init=nn.initializers.zeros))
+    wider = linear.Dense((12,), ("embed", "mlp"))
+    module = stack.Stack(identity, 2, input_norm=norms.LayerNorm(), projection=wider, norm=None, scan=False)
+    y, variables = module.init_with_output(jax.random.key(0), x, context([[1, 1, 1]]))
+    normed = (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
+    np.testing.assert_allclose(y, normed @ variables["params"]["projection"]["kernel"].value, atol=1e-4)
+
+
+@pytest.mark.parametrize("position", [positions.Rope(8), positions.RelativeBias(4)], ids=["rope", "bias"])
+def test_a_position_in_every_layer_is_one_on_the_stack_where_all_are_the_same(position):
+    block, x = tiny.tower().block, array(1, 6, 32)
+    once = stack.Stack(block, 2, position, scan=False)
+    each = stack.Stack(blocks.Positioned(position, block), 2, scan=False)
+    params = drawn(once, x, context(SEGMENTS))
+    own = params.get("position", {})
+    inside = {name: {"block": params[name]} | ({"position": own} if own else {}) for name in ("layer_0", "layer_1")}
+    inside["norm"] = params["norm"]
+    assert jax.tree.structure(inside) == jax.tree.structure(drawn(each, x, context(SEGMENTS)))
+    expected, y = (
+        jax.jit(lambda params, module=module: module.apply({"params": params}, x, context(SEGMENTS)))(params)
+        for module, params in ((once, params), (each, inside))
+    )
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+def test_layers_may_have_positions_of_their_own():
+    """Local layers rotate fast and global ones slowly (Gemma 3); neither hands its angles on."""
+    x, turns = array(1, 6, 32), (positions.Rope(8), positions.Rope(8, base=1e6))
+    pattern = blocks.Pattern(tuple(blocks.Positioned(turn, tiny.tower().block) for turn in turns))
+    params = drawn(pattern, x, context(SEGMENTS))
+
+    @jax.jit
+    def both(params):
+        y = x
+        for i, turn in enumerate(turns):
+            turned = turn.apply({}, y, context(SEGMENTS))
+            y = tiny.tower().block.apply({"params": params[f"blocks_{i}"]["block"]}, *turned)
+        return pattern.apply({"params": params}, x, context(SEGMENTS)), y
+
+    np.testing.assert_allclose(*both(params), atol=1e-5)
 
 
 @pytest.mark.parametrize("scan", [False, True])

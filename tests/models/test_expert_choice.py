@@ -1,0 +1,121 @@
+"""Experts that choose their tokens, and experts that work on all of them, against slow loops; and over eight devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from models import mlp, moe, routers
+from t5x_like import partitioning
+from tests.models.contexts import array, context, drawn
+
+B, L, D, F, E = 2, 6, 4, 5, 4
+SEGMENTS = np.array([[1, 1, 1, 2, 2, 0], [1] * 6])
+X = jnp.asarray(array(B, L, D))
+CHOICE = {
+    factor: moe.Moe(routers.ExpertChoice(E, factor), F, nn.silu, True, moe.chosen_tokens) for factor in (1.0, 2.0)
+}
+
+
+def gated(params, x):
+    return (jax.nn.silu(x @ params["gate"]) * (x @ params["up"])) @ params["down"]
+
+
+def liked(params):
+    """The real tokens of each row and expert [B][E], the likeliest first."""
+    logits = X @ params["router"]["gate"]["kernel"]
+    probs = np.asarray(jax.nn.softmax(logits))
+    real = [np.flatnonzero(row) for row in SEGMENTS]
+    return [[[int(i) for i in real[b][np.argsort(-probs[b, real[b], e])]] for e in range(E)] for b in range(B)]
+
+
+def slow_choice(params, x, order, capacity):
+    """Experts one by one, each on its likeliest tokens of every row; and the share of tokens nobody chose."""
+    probs = jax.nn.softmax(x @ params["router"]["gate"]["kernel"])
+    rows, dropped = [], []
+    for b in range(B):
+        outputs, chosen = [jnp.zeros(D) for _ in range(L)], set()
+        for e in range(E):
+            own = {name: params[name][e] for name in ("gate", "up", "down")}
+            for i in order[b][e][:capacity]:
+                outputs[i] += probs[b, i, e] * gated(own, x[b, i])
+                chosen.add(i)
+        rows.append(jnp.stack(outputs))
+        dropped.append(1 - len(chosen) / np.count_nonzero(SEGMENTS[b]))
+    return jnp.stack(rows), dropped
+
+
+def with_gradients(function, params):
+    """The output and what is sown, and the gradients of one loss, by parameters and input."""
+
+    def loss(params, x):
+        y, others = function(params, x)
+        return jnp.sum(jnp.sin(y)), (y, others)
+
+    return jax.grad(loss, (0, 1), has_aux=True)(params, X)
+
+
+def applied(layer):
+    return lambda params, x: layer.apply({"params": params}, x, context(SEGMENTS), mutable=["metrics"])
+
+
+def close(ours, others, atol=2e-5):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol), ours, others)
+
+
+@pytest.mark.parametrize(("factor", "capacity"), [(1.0, 2), (2.0, 3)])
+def test_chosen_tokens_are_the_slow_loop(factor, capacity):
+    params = jax.tree.map(lambda p: 3 * p, drawn(CHOICE[factor], X, context(SEGMENTS)))
+    order = liked(params)
+    slow = lambda params, x: slow_choice(params, x, order, capacity)  # noqa: E731
+    grads, (y, sown) = jax.jit(lambda params: with_gradients(applied(CHOICE[factor]), params))(params)
+    slow_grads, (slow_y, dropped) = jax.jit(lambda params: with_gradients(slow, params))(params)
+    close((y, grads), (slow_y, slow_grads))
+    np.testing.assert_allclose(sown["metrics"]["dropped"][0], dropped, atol=1e-6)
+    assert not np.any(y[0, 5])
+
+
+@pytest.mark.parametrize("factor", CHOICE)
+def test_what_stands_in_padding_is_chosen_for_nothing(factor):
+    params = drawn(CHOICE[factor], X, context(SEGMENTS))
+    other = jnp.where(SEGMENTS[..., None] > 0, X, 100.0)
+    one, two = (jax.jit(applied(CHOICE[factor]))(params, x)[0] for x in (X, other))
+    np.testing.assert_allclose(one, two, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["dense", "dropless", "capacity", "chosen"])
+def test_eight_devices_choose_and_work_as_one_does(name):
+    ways = {"dense": moe.dense, "dropless": moe.dropless, "capacity": moe.Capacity(0.75)}
+    layer = CHOICE[1.0] if name == "chosen" else moe.Moe(routers.TopK(E), F, nn.silu, True, ways[name])
+    params = drawn(layer, X, context(SEGMENTS))
+    expected = jax.jit(lambda params: with_gradients(applied(layer), params))(params)
+    mesh = partitioning.make_mesh(data=2, expert=4)
+    boxed = jax.eval_shape(lambda: layer.init(jax.random.key(0), X, context(SEGMENTS)))["params"]
+    split = jax.device_put(params, partitioning.shardings(boxed, mesh))
+    assert split["up"].addressable_shards[0].data.shape == (1, D, F)
+    with partitioning.on(mesh):
+        ours = jax.jit(lambda params: with_gradients(applied(layer), params))(split)
+    close(jax.device_get(ours), expected, 1e-5)
+
+
+@pytest.mark.parametrize("weighed", [False, True])
+def test_a_shared_expert_works_on_every_token(weighed):
+    always = mlp.Mlp(7, nn.silu, gated=True)
+    routed = moe.Moe(routers.TopK(E), F, nn.silu, True, moe.dense)
+    dense = routed.copy(shared=always, shared_gate=weighed)
+    params = jax.tree.map(lambda p: 3 * p, drawn(dense, X, context(SEGMENTS)))
+    assert ("shared_router" in params) == weighed
+
+    @jax.jit
+    def outputs(params):
+        """Of the routed experts alone, then values and gradients with the shared one, dense and dropless."""
+        bare = {name: part for name, part in params.items() if "shared" not in name}
+        layers = dense, dense.copy(dispatch=moe.dropless)
+        return applied(routed)(bare, X)[0], [with_gradients(applied(layer), params) for layer in layers]
+
+    alone, (one, other) = outputs(params)
+    kernels = {name: part["kernel"] for name, part in params["shared"].items()}
+    weight = 1 / (1 + np.exp(-X @ params["shared_router"]["kernel"])) if weighed else 1.0
+    close(one[1][0], alone + weight * gated(kernels, X))
+    close(one, other)
