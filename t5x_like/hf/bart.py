@@ -18,7 +18,8 @@ def build(f: Fields) -> nn.Module:
         f.only(name, value)
     f.only("tie_word_embeddings", True)
     f.only("extra_pos_embeddings", 2)
-    f.unused("num_hidden_layers", "forced_bos_token_id")
+    f.only("replacing_rate", 0)
+    f.unused("num_hidden_layers", "forced_bos_token_id", "force_bos_token_to_be_generated")
 
     def layer(side: str) -> nn.Module:
         num_heads = f(f"{side}_attention_heads")

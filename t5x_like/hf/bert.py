@@ -12,6 +12,8 @@ from t5x_like.hf.modules import Describe, at, kind, stacked, unstacked
 from t5x_like.hf.table import Rules, Table, norm, weights, without_prefix
 
 FIRST = "encoder.layers.0"
+# Multilingual BERT's configuration describes a pooler that its code does not have.
+BERT_POOLER = ("fc_size", "num_attention_heads", "num_fc_layers", "size_per_head")
 
 
 def body(f: Fields, head: Callable, narrow: int, offset: int = 0, shared: bool = False, **rows):
@@ -87,6 +89,8 @@ def masked(f: Fields, fragment: str, activation: Callable | None = None) -> Call
 def build_bert(f: Fields) -> nn.Module:
     classifier = "classifier" if architecture(f) == "SequenceClassification" else "seq_relationship"
     tied(f)
+    f.unused("directionality", *(f"pooler_{x}" for x in BERT_POOLER))
+    f.only("pooler_type", "first_token_transform")
     return body(f, masked(f, "cls.predictions."), f("hidden_size"), **rows(f, "pooler.", classifier))
 
 
@@ -106,7 +110,8 @@ def build_albert(f: Fields) -> nn.Module:
     tied(f)
     for name in ("num_hidden_groups", "inner_group_num"):
         f.only(name, 1)
-    f.unused("down_scale_factor", "net_structure_type", "gap_size", "num_memory_blocks")
+    f.defaults(hidden_act="gelu_new")
+    f.unused("layers_to_keep", "down_scale_factor", "net_structure_type", "gap_size", "num_memory_blocks")
     classifier = "classifier."
     return body(f, masked(f, "predictions."), f("embedding_size", 128), shared=True, **rows(f, "pooler.", classifier))
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ from t5x_like.hf import families, fields, table, tensors
 from t5x_like.hf.table import Entry, Table
 from t5x_like.hf.tensors import Stored
 
+SMALL = 2**20  # elements
 Progress = Callable[[Iterable, int], Iterable]
 
 
@@ -116,31 +118,51 @@ def placed_arrays(
     mesh: Mesh,
     progress: Progress,
 ) -> dict[str, jax.Array]:
-    """Every parameter on its devices; pieces (layers, experts) are written into arrays that are made when the first comes."""
+    """Every parameter on its devices.
+
+    Pieces (layers, experts) of a large one are written into it there; a small one is put together in host memory, which
+    spares compiling programs for it.
+    """
     arrays: dict[str, jax.Array] = {}
+    small = {path: np.empty(x.shape, x.dtype) for path, x in placed.items() if math.prod(x.shape) <= SMALL}
     # File order: a disk is read from front to back.
     names = sorted(entries, key=lambda name: (str(stored[name].path), stored[name].offset))
     for name in progress(names, len(names)):
-        entry, tensor = entries[name], spread(stored[name].read(), mesh)
-        shapes = tuple(target.shape for target in entry.targets)
-        for number, target in enumerate(entry.targets):
-            want, path = placed[target.path], target.path
-            if not target.index:
-                arrays[path] = taker(entry.op, shapes, number, want.dtype, want.sharding)(tensor)
-            else:
-                whole = arrays.get(path)
-                whole = zeros(want.shape, want.dtype, want.sharding)() if whole is None else whole
-                write = writer(entry.op, shapes, number, want.sharding)
-                arrays[path] = write(whole, tensor, np.array(target.index, np.int32))
-            arrays[path].block_until_ready()
-    return arrays
+        entry, tensor = entries[name], stored[name].read()
+        if all(target.path in small for target in entry.targets):
+            pieces = entry.op.split(tensor, [target.shape for target in entry.targets])
+            for target, piece in zip(entry.targets, pieces, strict=True):
+                small[target.path][target.index] = piece
+        else:
+            place(entry, spread(tensor, mesh), placed, arrays)
+    return arrays | {path: on_mesh(x, placed[path].sharding) for path, x in small.items() if path not in arrays}
+
+
+def place(entry: Entry, tensor: jax.Array, placed: Mapping[str, jax.ShapeDtypeStruct], arrays: dict) -> None:
+    """Puts what a tensor holds into `arrays`; returns when it is there, so that the tensor's memory is free."""
+    shapes = tuple(target.shape for target in entry.targets)
+    for number, target in enumerate(entry.targets):
+        want, path = placed[target.path], target.path
+        if not target.index:
+            arrays[path] = taker(entry.op, shapes, number, want.dtype, want.sharding)(tensor)
+        else:
+            whole = arrays.get(path)
+            whole = zeros(want.shape, want.dtype, want.sharding)() if whole is None else whole
+            write = writer(entry.op, shapes, number, want.sharding)
+            arrays[path] = write(whole, tensor, np.array(target.index, np.int32))
+        arrays[path].block_until_ready()
 
 
 def spread(tensor: np.ndarray, mesh: Mesh) -> jax.Array:
     """A tensor of a file on the mesh, its first dimension split over all devices where they divide it."""
     split = tensor.ndim > 0 and tensor.shape[0] % mesh.size == 0
     sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names) if split else PartitionSpec())
-    return jax.make_array_from_callback(tensor.shape, sharding, lambda index: tensor[index])
+    return on_mesh(tensor, sharding)
+
+
+def on_mesh(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """A numpy array that every process has whole, laid out."""
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
 
 @functools.cache

@@ -15,13 +15,14 @@ from t5x_like.hf.table import Rules, Table, norm, weights
 
 
 def build(f: Fields) -> nn.Module:
-    width, num_heads = f("hidden_size"), f("num_attention_heads", f("n_head", 0))
+    width, num_heads = f("hidden_size"), f.either("num_attention_heads", "n_head")
+    count = f.either("num_hidden_layers", "n_layer")
     head_dim, epsilon, bias = width // num_heads, f("layer_norm_epsilon", 1e-5), f("bias", False)
     alibi = f("alibi", False)
     f.only("apply_residual_connection_post_layernorm", False)
-    f.unused(
-        "max_position_embeddings", "rope_theta", "rope_scaling", "rope_parameters", "n_head", "n_layer", "num_kv_heads"
-    )
+    f.unused("max_position_embeddings", "num_kv_heads", "ff_factor")
+    if alibi:
+        f.unused("rope_theta", "rope_scaling", "rope_parameters")
 
     def layer() -> nn.Module:
         mixer = attention.SelfAttention(num_heads, head_dim, groups_of(f, num_heads), use_bias=bias)
@@ -31,7 +32,7 @@ def build(f: Fields) -> nn.Module:
 
     return decoder(
         linear.Embed(f("vocab_size"), width),
-        [layer() for _ in range(f("num_hidden_layers", f("n_layer", 0)))],
+        [layer() for _ in range(count)],
         norms.LayerNorm(epsilon),
         head_of(f, True),
         position=positions.Alibi(num_heads, head_dim**-0.5, jnp.bfloat16) if alibi else rope(f, head_dim),

@@ -56,6 +56,22 @@ class Fields:
             return default[0]
         raise ValueError(f"{self.where} has no {name!r}, which a {self.values.get('model_type')} needs")
 
+    def defaults(self, **values: Any) -> None:
+        """What fields that are absent (null is not) have in this family."""
+        self.used |= set(values) - set(self.values)
+        self.values = values | self.values
+
+    def either(self, name: str, other: str, *default) -> Any:
+        """The value of a field that has two names.
+
+        Raises:
+          ValueError: both are there and differ, or none is and there is no default.
+        """
+        found = [x for x in (self(name, None), self(other, None)) if x is not None]
+        if len(set(found)) > 1:
+            raise ValueError(f"{self.where}: {name}={found[0]!r} and {other}={found[1]!r} should be the same")
+        return found[0] if found else self(name, *default)
+
     def holds(self, fragment: str) -> bool:
         """Whether a tensor has this in its name."""
         return any(fragment in name for name in self.names)

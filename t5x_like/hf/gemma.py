@@ -24,10 +24,13 @@ def model_of(
     position: nn.Module | None,
     wrap: Callable = lambda block, mask: block,
     qk_norm: bool = False,
+    scalar: float | None = None,
+    soft_cap: float | None = None,
+    cap: float | None = None,
 ) -> architectures.DecoderOnly:
-    """A Gemma; `wrap` may give a layer a position encoding of its own."""
+    """A Gemma; `wrap` may give a layer a position encoding of its own, scores are divided by sqrt(`scalar`)."""
     width, num_heads = f("hidden_size"), f("num_attention_heads")
-    head_dim = f("head_dim", 256)
+    head_dim, activation = f("head_dim", 256), activation_of(f)
 
     def scaled() -> norms.RMSNorm:
         return norms.RMSNorm(f("rms_norm_eps", 1e-6), shift=1.0)
@@ -38,21 +41,16 @@ def model_of(
             head_dim,
             f("num_key_value_heads", num_heads),
             use_bias=f("attention_bias", False),
-            scale=f("query_pre_attn_scalar", head_dim) ** -0.5,
-            soft_cap=f("attn_logit_softcapping", None),
+            scale=(scalar or head_dim) ** -0.5,
+            soft_cap=soft_cap,
             qk_norm=scaled() if qk_norm else None,
             mask=mask_of(i),
         )
-        activation = f("hidden_activation", None) or f("hidden_act", TANH)
-        if activation == "gelu" and f("model_type") == "gemma":
-            activation = TANH  # Gemma's first configurations say "gelu" and mean the tanh one
-        f.unused("hidden_act", "hidden_activation")
-        dense = mlp.Mlp(f("intermediate_size"), Fields({"hidden_act": activation}).activation("hidden_act"), gated=True)
+        dense = mlp.Mlp(f("intermediate_size"), activation, gated=True)
         return wrap(blocks.Block(mixer=mixer, mlp=dense, norm=scaled(), placement=placement), mixer.mask)
 
     f.unused("max_position_embeddings")
     f.only("use_bidirectional_attention", False)
-    cap = f("final_logit_softcapping", None)
     head = heads.Tied() if f("tie_word_embeddings", True) else heads.Untied()
     return architectures.DecoderOnly(
         linear.Embed(f("vocab_size"), width, scale=width**0.5),
@@ -61,13 +59,24 @@ def model_of(
     )
 
 
+def activation_of(f: Fields) -> Callable:
+    """Gemma 1 has it in hidden_act, where "gelu" means the tanh one, the later ones in hidden_activation."""
+    old = f("hidden_act", None)
+    old = TANH if old == "gelu" and f("model_type") == "gemma" else old
+    name = Fields({"hidden_activation": f("hidden_activation", None), "hidden_act": old}, f.where)
+    return Fields({"hidden_act": name.either("hidden_activation", "hidden_act", TANH)}, f.where).activation("hidden_act")
+
+
 def build_gemma(f: Fields) -> nn.Module:
     return model_of(f, windows(f, lambda i: False, None), blocks.pre, rope(f, f("head_dim", 256)))
 
 
 def build_gemma2(f: Fields) -> nn.Module:
     mask = windows(f, lambda i: i % 2 == 0, f("sliding_window", 4096))
-    return model_of(f, mask, blocks.sandwich, rope(f, f("head_dim", 256)))
+    f.defaults(attn_logit_softcapping=50.0, final_logit_softcapping=30.0)
+    caps = {"soft_cap": f("attn_logit_softcapping", None), "cap": f("final_logit_softcapping", None)}
+    scalar = f("query_pre_attn_scalar", 256)
+    return model_of(f, mask, blocks.sandwich, rope(f, f("head_dim", 256)), scalar=scalar, **caps)
 
 
 def build_gemma3(f: Fields) -> nn.Module:
@@ -77,7 +86,9 @@ def build_gemma3(f: Fields) -> nn.Module:
     def own_rope(block: nn.Module, mask: Callable) -> blocks.Positioned:
         return blocks.Positioned(rope_of(f, kind(mask) == "Window", head_dim), block)
 
-    return model_of(f, mask, blocks.sandwich, None, own_rope, qk_norm=True)
+    f.only("attn_logit_softcapping", None)
+    scalar, cap = f("query_pre_attn_scalar", 256), f("final_logit_softcapping", None)
+    return model_of(f, mask, blocks.sandwich, None, own_rope, qk_norm=True, scalar=scalar, cap=cap)
 
 
 def rope_of(f: Fields, local: bool, head_dim: int) -> positions.Rope:

@@ -33,7 +33,7 @@ def build_gpt2(f: Fields) -> nn.Module:
     scale = None if f("scale_attn_weights", True) else 1.0
     f.only("scale_attn_by_inverse_layer_idx", False)
     f.only("add_cross_attention", False)
-    f.unused("reorder_and_upcast_attn", "n_ctx")
+    f.unused("reorder_and_upcast_attn", "n_ctx", "n_special", "predict_special_tokens")
 
     def layer() -> nn.Module:
         mixer = attention.SelfAttention(num_heads, width // num_heads, use_bias=True, scale=scale)
@@ -57,6 +57,8 @@ def build_gptj(f: Fields) -> nn.Module:
     """GPT-J and CodeGen: partial rotary positions, attention and MLP side by side behind one norm."""
     width, num_heads, epsilon = f("n_embd"), f("n_head"), f("layer_norm_epsilon", 1e-5)
     f.unused("n_positions", "n_ctx")
+    for name in ("rotary", "scale_attn_weights"):
+        f.only(name, True)
 
     def layer() -> nn.Module:
         mixer = attention.SelfAttention(num_heads, width // num_heads)
@@ -76,7 +78,8 @@ def build_gpt_neox(f: Fields) -> nn.Module:
     width, num_heads, epsilon = f("hidden_size"), f("num_attention_heads"), f("layer_norm_eps", 1e-5)
     placement = blocks.parallel_own_norms if f("use_parallel_residual", True) else blocks.pre
     head_dim, bias = width // num_heads, f("attention_bias", True)
-    f.unused("max_position_embeddings", "partial_rotary_factor", "rotary_emb_base")
+    base = f.either("rope_theta", "rotary_emb_base", 1e4)
+    f.unused("max_position_embeddings", "partial_rotary_factor")
 
     def layer() -> nn.Module:
         mixer = attention.SelfAttention(num_heads, head_dim, use_bias=bias)
@@ -88,7 +91,7 @@ def build_gpt_neox(f: Fields) -> nn.Module:
         [layer() for _ in range(f("num_hidden_layers"))],
         norms.LayerNorm(epsilon),
         head_of(f, False),
-        position=rope(f, rotary_width(f, head_dim, "rotary_pct", 0.25), f("rotary_emb_base", 1e4)),
+        position=rope(f, rotary_width(f, head_dim, "rotary_pct", 0.25), base),
     )
 
 
@@ -113,11 +116,11 @@ def build_phi(f: Fields) -> nn.Module:
 
 
 def build_bloom(f: Fields) -> nn.Module:
-    width, epsilon = f("hidden_size", f("n_embed", 0)), f("layer_norm_epsilon", 1e-5)
-    num_heads = f("n_head", f("num_attention_heads", 0))
+    width, epsilon = f.either("hidden_size", "n_embed"), f("layer_norm_epsilon", 1e-5)
+    num_heads, count = f.either("n_head", "num_attention_heads"), f.either("n_layer", "num_hidden_layers")
     f.only("apply_residual_connection_post_layernorm", False)
     f.unused("slow_but_exact", "attention_softmax_in_fp32", "masked_softmax_fusion", "bias_dropout_fusion")
-    f.unused("offset_alibi", "seq_length", "skip_bias_add", "skip_bias_add_qkv", "unk_token_id", "num_attention_heads")
+    f.unused("offset_alibi", "seq_length", "skip_bias_add", "skip_bias_add_qkv", "unk_token_id")
     f.only("n_inner", 4 * width)
 
     def layer() -> nn.Module:
@@ -127,7 +130,7 @@ def build_bloom(f: Fields) -> nn.Module:
 
     return decoder(
         linear.Embed(f("vocab_size"), width),
-        [layer() for _ in range(f("n_layer", f("num_hidden_layers", 0)))],
+        [layer() for _ in range(count)],
         norms.LayerNorm(epsilon),
         head_of(f, True),
         position=positions.Alibi(num_heads),

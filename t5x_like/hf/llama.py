@@ -45,7 +45,9 @@ def model_of(
         return blocks.Block(mixer=mixer, mlp=mlp_of(i), norm=norm(), placement=placement)
 
     layers = [layer(i) for i in range(f("num_hidden_layers"))]
-    f.unused("max_position_embeddings")
+    f.unused("max_position_embeddings", "max_sequence_length", "is_llama_config")
+    for name in ("rope_interleaved", "use_mrope"):
+        f.only(name, False)
     return architectures.DecoderOnly(
         linear.Embed(f("vocab_size"), width),
         stacked(layers, position=rope(f, rotated or head_dim), norm=norm()),
@@ -63,6 +65,9 @@ def windows(f: Fields, default: Callable[[int], bool], size: int | None) -> Call
     if types is not None and set(types) - {"full_attention", "sliding_attention"}:
         raise ValueError(f"{f.where}: layer_types={sorted(set(types))} has a type that is not supported")
 
+    if size is None and "sliding_attention" in (types or ()):
+        raise ValueError(f"{f.where}: layer_types has sliding_attention, and there is no sliding_window that is used")
+
     def mask(i: int) -> Callable:
         local = default(i) if types is None else types[i] == "sliding_attention"
         return masks.Window(size) if local and size is not None else masks.causal
@@ -70,9 +75,16 @@ def windows(f: Fields, default: Callable[[int], bool], size: int | None) -> Call
     return mask
 
 
+def everywhere(f: Fields) -> Callable[[int], Callable]:
+    """The same window, or none, in every layer."""
+    size = f("sliding_window", None)
+    return lambda i: masks.causal if size is None else masks.Window(size)
+
+
 def qwen_windows(f: Fields) -> Callable[[int], Callable]:
     """Qwen's: a window only where use_sliding_window says so, and only from layer max_window_layers on."""
-    size = f("sliding_window", None) if f("use_sliding_window", False) else None
+    size = f("sliding_window", None)
+    size = size if f("use_sliding_window", False) else None
     first = f("max_window_layers", 28)
     return windows(f, lambda i: size is not None and i >= first, size)
 
@@ -83,9 +95,8 @@ def build_llama(f: Fields) -> nn.Module:
 
 
 def build_mistral(f: Fields) -> nn.Module:
-    size = f.values.get("sliding_window", 4096)
-    f.unused("sliding_window")
-    return model_of(f, lambda i: gated(f), windows(f, lambda i: size is not None, size))
+    f.defaults(sliding_window=4096)
+    return model_of(f, lambda i: gated(f), everywhere(f))
 
 
 def build_qwen2(f: Fields) -> nn.Module:
@@ -102,26 +113,31 @@ def build_qwen3(f: Fields) -> nn.Module:
 
 
 def build_olmo2(f: Fields) -> nn.Module:
+    f.defaults(rms_norm_eps=1e-5)
     options = {"placement": blocks.after, "use_bias": f("attention_bias", False), "qk_norm": qk_norm(f, dims=2)}
     return model_of(f, lambda i: gated(f), lambda i: masks.causal, **options)
 
 
 def build_phi3(f: Fields) -> nn.Module:
-    size = f("sliding_window", None)
+    f.defaults(rms_norm_eps=1e-5)
     head_dim = f("head_dim", f("hidden_size") // f("num_attention_heads"))
     f.unused("original_max_position_embeddings", "embd_pdrop", "resid_pdrop")
+    for name in ("attention_bias", "mlp_bias", "lm_head_bias"):
+        f.only(name, False)
+    for name in ("interpolate_factor", "full_attn_mod"):
+        f.only(name, 1)
     rotated = rotary_width(f, head_dim, "partial_rotary_factor", 1.0)
-    return model_of(f, lambda i: gated(f), windows(f, lambda i: size is not None, size), rotated)
+    return model_of(f, lambda i: gated(f), everywhere(f), rotated)
 
 
 def build_mixtral(f: Fields) -> nn.Module:
-    size = f("sliding_window", None)
+    f.defaults(rms_norm_eps=1e-5, rope_theta=1e6)
 
     def sparse(i: int) -> moe.Moe:
         router = routers.TopK(f("num_local_experts"), f("num_experts_per_tok"))
         return moe.Moe(router, f("intermediate_size"), f.activation("hidden_act", "silu"), True, moe.dropless)
 
-    return model_of(f, sparse, windows(f, lambda i: size is not None, size))
+    return model_of(f, sparse, everywhere(f))
 
 
 def qwen_experts(f: Fields, shared: Callable | None = None) -> Callable[[int], nn.Module]:
@@ -142,13 +158,15 @@ def qwen_experts(f: Fields, shared: Callable | None = None) -> Callable[[int], n
 
 
 def build_qwen3_moe(f: Fields) -> nn.Module:
-    mask = qwen_windows(f)
+    mask = everywhere(f) if f("use_sliding_window", False) else lambda i: masks.causal
+    f.unused("sliding_window", "max_window_layers")
     return model_of(f, qwen_experts(f), mask, use_bias=f("attention_bias", False), qk_norm=qk_norm(f))
 
 
 def build_qwen2_moe(f: Fields) -> nn.Module:
     experts = qwen_experts(f, lambda: gated(f, "shared_expert_intermediate_size"))
     bias = f("qkv_bias", True)
+    f.only("use_sliding_window", False)  # which layers it means differs between implementations
     return model_of(f, experts, qwen_windows(f), use_bias=bias, out_bias=False)
 
 

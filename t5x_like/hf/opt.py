@@ -17,7 +17,9 @@ def build(f: Fields) -> nn.Module:
     width, num_heads, bias = f("hidden_size"), f("num_attention_heads"), f("enable_bias", True)
     narrow, before = f("word_embed_proj_dim", width), f("do_layer_norm_before", True)
     f.only("_remove_final_layer_norm", False)
-    f.only("layer_norm_elementwise_affine", True)
+    for name in ("layer_norm_elementwise_affine", "learned_embeddings"):
+        f.only(name, True)
+    f.only("scale_embeddings", False)
 
     def layer() -> nn.Module:
         mixer = attention.SelfAttention(num_heads, width // num_heads, use_bias=bias)

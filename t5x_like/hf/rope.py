@@ -36,8 +36,8 @@ def rotary_width(f: Fields, head_dim: int, field: str, default: float) -> int:
 
 def scaling(f: Fields, values: dict[str, Any]):
     """The scaling of rope_scaling; every entry is used or refused."""
-    name = values.pop("rope_type", values.pop("type", "default"))
-    values.pop("type", None)
+    name = Fields(values, f"{f.where}: rope_scaling").either("rope_type", "type", "default")
+    values = {key: value for key, value in values.items() if key not in ("rope_type", "type")}
 
     def take(key: str, default: Any = None) -> Any:
         value = values.pop(key, None)

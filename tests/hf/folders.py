@@ -1,0 +1,59 @@
+"""The fixtures of this folder, and batches made of what they expect."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+FIXTURES = Path(__file__).parent / "fixtures"
+NAMES = sorted(path.name for path in FIXTURES.iterdir() if path.is_dir())
+
+
+def expected(name: str) -> dict[str, np.ndarray]:
+    """What the reference library computed."""
+    with np.load(FIXTURES / name / "expected.npz") as arrays:
+        return dict(arrays)
+
+
+def config(name: str) -> dict:
+    return json.loads((FIXTURES / name / "config.json").read_text())
+
+
+def side(name: str, tokens, segments) -> dict[str, np.ndarray]:
+    """One side of a batch; positions count from 0 in every segment."""
+    segments = np.asarray(segments, np.int32)
+    begins = np.diff(segments, axis=1, prepend=-1) != 0
+    starts = np.maximum.accumulate(np.where(begins, np.arange(segments.shape[1]), 0), axis=1)
+    positions = (np.arange(segments.shape[1]) - starts) * (segments > 0)
+    arrays = {"input_tokens": tokens, "positions": positions, "segment_ids": segments}
+    return {f"{name}_{kind}": np.asarray(x, np.int32) for kind, x in arrays.items()}
+
+
+def batch(want: dict[str, np.ndarray], sides: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The batch that the reference was given."""
+    if "decoder_tokens" in want:
+        decoder = want["decoder_tokens"]
+        return side("encoder", want["tokens"], want["mask"]) | side("decoder", decoder, np.ones_like(decoder))
+    result = side(sides[0], want["tokens"], want["mask"])
+    if "token_types" in want:
+        result["encoder_token_types"] = want["token_types"].astype(np.int32)
+    return result
+
+
+def packed(one: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The batch with a row more: its rows 1 and 2 one after the other, without their padding, as two segments."""
+    result = {}
+    for name, x in one.items():
+        two = parts(one[f"{name.split('_', 1)[0]}_segment_ids"] > 0, x)
+        if name.endswith("segment_ids"):
+            two = [np.full_like(part, i + 1) for i, part in enumerate(two)]
+        row = np.concatenate(two)
+        result[name] = np.stack([*x, np.pad(row, (0, x.shape[1] - len(row)))])
+    return result
+
+
+def parts(real: np.ndarray, x: np.ndarray) -> list[np.ndarray]:
+    """The real elements of rows 1 and 2; where both do not fit into a row, the first half of it from each."""
+    two = [x[i][real[i]] for i in (1, 2)]
+    half = x.shape[1] // 2
+    return two if sum(map(len, two)) <= x.shape[1] else [part[:half] for part in two]
