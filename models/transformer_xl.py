@@ -47,14 +47,15 @@ class RelativeAttention(SelfAttention):
     def by_distance(self, q_BLHK: jax.Array, ctx: Context, width: int) -> jax.Array:
         """q r(i - j) for every query and key, float32 [B, H, L, M]."""
         slots = ctx.keys.positions_BL.shape[1]
-        # In decoding no key stands behind the query.
-        back_N = np.arange(slots - 1, -1 if ctx.decode else -slots, -1, dtype=np.float32)
+        # In a decoding step no key stands behind the one query; in a prompt's prefix some do.
+        step = ctx.decode and q_BLHK.shape[1] == 1
+        back_N = np.arange(slots - 1, -1 if step else -slots, -1, dtype=np.float32)
         angles_NK = back_N[:, None] * rotary_frequencies(width, 1e4)
         r_NHK = self.relative(jnp.concatenate([np.sin(angles_NK), np.cos(angles_NK)], axis=-1).astype(q_BLHK.dtype))
         scores_BHLN = jnp.einsum("BLHK,NHK->BHLN", q_BLHK, r_NHK, preferred_element_type=jnp.float32)
         if not ctx.decode:
             return shifted(scores_BHLN, slots)
-        index_B1LM = jnp.clip(ctx.distances_ALM() + slots - 1, 0, slots - 1)[:, None]
+        index_B1LM = jnp.clip(ctx.distances_ALM() + slots - 1, 0, len(back_N) - 1)[:, None]
         return jnp.take_along_axis(scores_BHLN, index_B1LM, axis=-1)
 
     def by_type(self, q_BLHK: jax.Array, ctx: Context) -> jax.Array:

@@ -234,11 +234,16 @@ def test_a_row_longer_than_the_position_table_is_refused_before_compiling():
         jax.eval_shape(lambda params: model.apply(params, one_row(4), decode_length=9, mutable=["cache"]), params)
 
 
-@pytest.mark.parametrize("name", DECODERS)
-def test_decoding_with_the_cache_is_the_whole_forward(name):
-    """Prompts of different lengths side by side, then a token a row."""
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [*((name, False) for name in DECODERS), ("rope", True), ("relative", True), ("transformer_xl", True)],
+)
+def test_decoding_with_the_cache_is_the_whole_forward(name, prefix):
+    """Prompts of different lengths side by side, read causally or (prefix LM) both ways, then a token a row."""
     prompts, new, slots = np.array([2, 5, 4]), 3, 5 + 3
     model, whole = decoder_of(name), one_row(8, rows=3)
+    if prefix:
+        whole["decoder_prefix"] = (np.arange(8) < prompts[:, None]).astype(np.int32)
     params = drawn(model, whole)
     full = np.asarray(jax.jit(model.apply)({"params": params}, whole))
 
