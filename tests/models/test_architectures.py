@@ -177,6 +177,13 @@ def test_16_bit_parameters_give_16_bit_activations_and_float32_logits():
     np.testing.assert_allclose(logits, exact, atol=0.05 * np.abs(exact).max())
 
 
+@pytest.mark.parametrize("name", DECODERS)
+def test_no_decoder_leaves_16_bits(name):
+    model, batch = decoder_of(name), one_row()
+    half = {"params": jax.tree.map(lambda p: p.astype(jnp.bfloat16), drawn(model, batch))}
+    assert jax.eval_shape(lambda: model.apply(half, batch, method="hidden")).dtype == jnp.bfloat16
+
+
 def test_token_types_are_added():
     types = linear.Embed(2, tiny.WIDTH)
     model = tiny.encoder(repeats=1).copy(token_types=types)

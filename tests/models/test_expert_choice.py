@@ -84,6 +84,16 @@ def test_what_stands_in_padding_is_chosen_for_nothing(factor):
     np.testing.assert_allclose(one, two, atol=1e-6)
 
 
+def test_16_bits_stay_16_bits():
+    always = moe.Moe(routers.TopK(E), F, shared=mlp.Mlp(7), shared_gate=True)
+    for layer in (*CHOICE.values(), always):
+        params = jax.tree.map(lambda p: jnp.asarray(p, jnp.bfloat16), drawn(layer, X, context(SEGMENTS)))
+        y = jax.jit(layer.apply)({"params": params}, X.astype(jnp.bfloat16), context(SEGMENTS))
+        wide = jax.jit(layer.apply)({"params": jax.tree.map(jnp.float32, params)}, X, context(SEGMENTS))
+        assert y.dtype == jnp.bfloat16
+        np.testing.assert_allclose(y.astype(np.float32), wide, atol=0.03 * np.abs(wide).max())
+
+
 @pytest.mark.parametrize("name", ["dense", "dropless", "capacity", "chosen"])
 def test_eight_devices_choose_and_work_as_one_does(name):
     ways = {"dense": moe.dense, "dropless": moe.dropless, "capacity": moe.Capacity(0.75)}
