@@ -1,7 +1,7 @@
 """Hugging Face folders in and out: `hf import FOLDER --out=DIR` makes a run directory, `hf export RUN --out=FOLDER` a folder.
 
 A GGUF file of a LLaMA model can be imported too. What was imported can be decoded (`infer --run_dir=DIR`), evaluated, and
-trained on: put DIR/config.gin before the other gin files, and give trainer.train.initial.
+trained on (DIR/config.gin in place of a size, and runs/finetune.gin with --gin.INITIAL=DIR).
 """
 
 import argparse
@@ -116,9 +116,9 @@ def from_gguf(source: Path, options: dict[str, Any]) -> tuple:
     from t5x_like.data import gguf_tokenizer
     from t5x_like.hf import gguf
 
-    with gguf.reading(source) as reader:
-        values = gguf.metadata(reader)
-        config = gguf.config_of(values, [tensor.name for tensor in reader.tensors], str(source))
+    reader = gguf.opened(source)
+    values = gguf.metadata(reader)
+    config = gguf.config_of(values, [tensor.name for tensor in reader.tensors], str(source))
     return *gguf.load(source, **options), config, gguf_tokenizer.from_gguf(values, config["vocab_size"])
 
 

@@ -32,6 +32,8 @@ def model_of(
         raise ValueError(f"{where}: model_type={name!r} is not supported; supported are {', '.join(sorted(FAMILIES))}")
     fields = Fields(config, where, names)
     model = FAMILIES[name].build(fields)
+    for other in ("is_decoder", "add_cross_attention", "tie_encoder_decoder"):
+        fields.only(other, False)
     fields.finish(ignore)
     return FAMILIES[name], model
 

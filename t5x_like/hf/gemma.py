@@ -64,7 +64,9 @@ def activation_of(f: Fields) -> Callable:
     old = f("hidden_act", None)
     old = TANH if old == "gelu" and f("model_type") == "gemma" else old
     name = Fields({"hidden_activation": f("hidden_activation", None), "hidden_act": old}, f.where)
-    return Fields({"hidden_act": name.either("hidden_activation", "hidden_act", TANH)}, f.where).activation("hidden_act")
+    return Fields({"hidden_act": name.either("hidden_activation", "hidden_act", TANH)}, f.where).activation(
+        "hidden_act"
+    )
 
 
 def build_gemma(f: Fields) -> nn.Module:

@@ -1,6 +1,5 @@
 """GGUF files of LLaMA models: metadata as a LLaMA's config.json, tensors dequantized as they are read."""
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -59,23 +58,22 @@ def load(
       ImportError: the `gguf` package is missing. ValueError: no GGUF file, another architecture than llama, or metadata
         and tensors that are not understood, by name.
     """
-    with reading(path) as reader:
-        config = config_of(metadata(reader), [tensor.name for tensor in reader.tensors], str(path))
-        family, model = families.model_of(config, str(path))
-        stored = dict(tensors(reader, config, str(path)))
-        return convert.filled(family, model, stored, str(path), mesh, rules, dtype, scan, progress)
+    reader = opened(path)
+    config = config_of(metadata(reader), [tensor.name for tensor in reader.tensors], str(path))
+    family, model = families.model_of(config, str(path))
+    stored = dict(tensors(reader, config, str(path)))
+    return convert.filled(family, model, stored, str(path), mesh, rules, dtype, scan, progress)
 
 
-@contextlib.contextmanager
-def reading(path) -> Iterator[Any]:
+def opened(path) -> Any:
     """An open GGUF file."""
     try:
         import gguf
     except ImportError as error:
         raise ImportError("reading GGUF needs the package gguf; pip install 't5x_like[gguf]'") from error
     try:
-        yield gguf.GGUFReader(Path(path))
-    except (IndexError, KeyError) as error:
+        return gguf.GGUFReader(Path(path))
+    except (ValueError, IndexError, KeyError) as error:
         raise ValueError(f"{path} is damaged or no GGUF file ({error}); fetch it again") from error
 
 

@@ -78,7 +78,7 @@ def build_gpt_neox(f: Fields) -> nn.Module:
     width, num_heads, epsilon = f("hidden_size"), f("num_attention_heads"), f("layer_norm_eps", 1e-5)
     placement = blocks.parallel_own_norms if f("use_parallel_residual", True) else blocks.pre
     head_dim, bias = width // num_heads, f("attention_bias", True)
-    base = f.either("rope_theta", "rotary_emb_base", 1e4)
+    base = f("rotary_emb_base", 1e4) if f("rope_parameters", None) else f.either("rope_theta", "rotary_emb_base", 1e4)
     f.unused("max_position_embeddings", "partial_rotary_factor")
 
     def layer() -> nn.Module:

@@ -17,7 +17,7 @@ def build(f: Fields) -> nn.Module:
     width, num_heads, bias = f("hidden_size"), f("num_attention_heads"), f("enable_bias", True)
     narrow, before = f("word_embed_proj_dim", width), f("do_layer_norm_before", True)
     f.only("_remove_final_layer_norm", False)
-    for name in ("layer_norm_elementwise_affine", "learned_embeddings"):
+    for name in ("layer_norm_elementwise_affine", "learned_embeddings", "output_projection"):
         f.only(name, True)
     f.only("scale_embeddings", False)
 

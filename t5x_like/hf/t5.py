@@ -23,6 +23,7 @@ def build(
     width, num_heads, head_dim = f("d_model"), f("num_heads"), f("d_kv")
     f.unused("dense_act_fn", "is_gated_act", "n_positions", "feed_forward_proj")
     f.only("is_decoder", False)
+    f.only("scalable_attention", True)
 
     def scaled() -> norms.RMSNorm:
         return norms.RMSNorm(f("layer_norm_epsilon", 1e-6))
@@ -75,6 +76,8 @@ def dense(f: Fields) -> mlp.Mlp:
         raise ValueError(
             f"{f.where}: feed_forward_proj={name!r} is not supported; supported are {', '.join(ACTIVATIONS)}"
         )
+    f.only("dense_act_fn", activation)
+    f.only("is_gated_act", gated)
     return mlp.Mlp(f("d_ff"), ACTIVATIONS[activation], gated=gated)
 
 
@@ -82,7 +85,7 @@ def build_switch(f: Fields) -> architectures.EncoderDecoder:
     """Switch: a mixture of experts in every sparse_step-th layer, one expert a token; nothing is dropped here."""
     f.only("router_bias", False)
     f.unused("expert_capacity", "router_dtype", "router_ignore_padding_tokens", "add_router_probs")
-    f.unused("num_sparse_encoder_layers", "num_sparse_decoder_layers", "router_type")
+    f.unused("num_sparse_encoder_layers", "num_sparse_decoder_layers", "router_type", "batch_prioritized_routing")
     steps = {side: f(f"{side}_sparse_step", sparse_step(f, side)) for side in ("encoder", "decoder")}
 
     def layer(side: str, i: int) -> nn.Module:

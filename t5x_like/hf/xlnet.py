@@ -20,7 +20,9 @@ def build(f: Fields) -> nn.Module:
     for name in ("same_length", "bi_data"):
         f.only(name, False)
     f.only("tie_word_embeddings", True)
-    f.unused("mem_len", "reuse_len", "use_mems_eval", "use_mems_train", "start_n_top", "end_n_top", "max_position_embeddings")
+    f.unused(
+        "mem_len", "reuse_len", "use_mems_eval", "use_mems_train", "start_n_top", "end_n_top", "max_position_embeddings"
+    )
 
     def layer() -> nn.Module:
         head_dim = f("d_head", width // num_heads)

@@ -1,0 +1,189 @@
+"""Reading and writing folders: meshes, layouts, shards, and what is refused before anything is written."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t5x_like import checkpoints, hf, partitioning
+from t5x_like.hf import convert, tensors
+from tests.hf import folders
+from tests.hf.folders import FIXTURES
+
+
+def copied(name, tmp_path):
+    """A fixture's folder to be changed."""
+    shutil.copytree(FIXTURES / name, tmp_path / name)
+    return tmp_path / name
+
+
+def rewritten(folder, change):
+    """Writes the tensors of a folder again, as `change` gives them."""
+    before = {name: tensor.read() for name, tensor in tensors.stored(folder).items()}
+    after = {n: tensors.Stored(x.shape, x.dtype, make=lambda x=x: x) for n, x in change(dict(before)).items()}
+    for path in folder.glob("model*"):
+        path.unlink()
+    tensors.write(folder, after, 10**9, lambda names, total: names)
+
+
+def same(one, two):
+    assert jax.tree.structure(one) == jax.tree.structure(two)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.parametrize("name", ["llama", "mixtral", "bloom", "gemma3_text", "phi3"])
+def test_large_parameters_are_put_together_on_their_devices_alike(name, monkeypatch):
+    _, small = hf.load(FIXTURES / name)
+    monkeypatch.setattr(convert, "SMALL", 0)
+    _, large = hf.load(FIXTURES / name)
+    same(small, large)
+
+
+@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize("limit", [0, 2**20])
+def test_a_mesh_of_eight_devices_gets_its_parts(monkeypatch, scan, limit):
+    monkeypatch.setattr(convert, "SMALL", limit)
+    mesh = partitioning.make_mesh(data=1, fsdp=4, tensor=2)
+    _, split = hf.load(FIXTURES / "llama", mesh, scan=scan, rules=[*partitioning.RULES, ("vocab", None)])
+    _, whole = hf.load(FIXTURES / "llama", partitioning.make_mesh(devices=jax.devices()[:1]), scan=scan)
+    same(split, whole)
+    kernels = {n: x for n, x in checkpoints.named(split).items() if n.endswith("mlp.up.kernel")}
+    for kernel in kernels.values():
+        assert kernel.addressable_shards[0].data.size == kernel.size // 8
+
+
+def test_scanned_and_unrolled_layers_are_the_same():
+    model, params = hf.load(FIXTURES / "gemma3_text")
+    flat, apart = hf.load(FIXTURES / "gemma3_text", scan=False)
+    batch = folders.batch(folders.expected("gemma3_text"), ("decoder",))
+    logits = jax.jit(model.apply)({"params": params}, batch)
+    np.testing.assert_allclose(jax.jit(flat.apply)({"params": apart}, batch), logits, atol=1e-5)
+
+
+def test_dtypes_are_those_stored_or_the_one_asked_for():
+    stored = {x.dtype for x in jax.tree.leaves(hf.load(FIXTURES / "llama_bf16")[1])}
+    asked = {x.dtype for x in jax.tree.leaves(hf.load(FIXTURES / "llama_bf16", dtype=jnp.float32)[1])}
+    assert (stored, asked) == ({jnp.dtype(jnp.bfloat16)}, {jnp.dtype(jnp.float32)})
+
+
+def test_shards_hold_what_one_file_holds(tmp_path):
+    model, params = hf.load(FIXTURES / "llama")
+    hf.save(model, params, tmp_path / "one")
+    hf.save(model, params, tmp_path / "many", shard_bytes=10_000)
+    shards = sorted(path.name for path in (tmp_path / "many").glob("*.safetensors"))
+    assert len(shards) > 3 and shards[0] == f"model-00001-of-{len(shards):05d}.safetensors"
+    one, many = tensors.stored(tmp_path / "one"), tensors.stored(tmp_path / "many")
+    assert {n: x.read().tobytes() for n, x in one.items()} == {n: x.read().tobytes() for n, x in many.items()}
+    index = json.loads((tmp_path / "many" / tensors.INDEX).read_text())
+    assert index["metadata"]["total_size"] == sum(tensors.size(x) for x in one.values())
+
+
+def test_the_safetensors_library_reads_what_is_written(tmp_path):
+    safetensors_numpy = pytest.importorskip("safetensors.numpy")
+    hf.save(*hf.load(FIXTURES / "gpt2"), tmp_path / "out")
+    theirs = safetensors_numpy.load_file(tmp_path / "out" / tensors.SINGLE)
+    ours = tensors.stored(tmp_path / "out")
+    assert set(theirs) == set(ours)
+    for name, x in theirs.items():
+        np.testing.assert_array_equal(x, ours[name].read())
+
+
+def test_an_export_that_fails_leaves_nothing(tmp_path):
+    model, params = hf.load(FIXTURES / "llama")
+
+    def full(folder):
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        hf.save(model, params, tmp_path / "out", finish=full)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_there_is_not_written_over(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").touch()
+    with pytest.raises(FileExistsError, match="out is there already; give a new folder"):
+        hf.save(*hf.load(FIXTURES / "llama"), tmp_path / "out")
+
+
+def test_progress_sees_every_tensor(tmp_path):
+    seen = []
+    model, params = hf.load(FIXTURES / "llama", progress=lambda names, total: seen.append(total) or names)
+    hf.save(model, params, tmp_path / "out", progress=lambda names, total: seen.append(total) or names)
+    assert seen == [len(tensors.stored(FIXTURES / "llama"))] * 2
+
+
+def test_a_tensor_that_is_missing_left_over_or_of_another_shape_is_named(tmp_path):
+    folder = copied("llama", tmp_path)
+
+    def change(content):
+        content["model.extra"] = content.pop("model.norm.weight")
+        content["lm_head.weight"] = content["lm_head.weight"][1:]
+        return content
+
+    rewritten(folder, change)
+    with pytest.raises(ValueError) as error:
+        hf.load(folder)
+    message = str(error.value)
+    assert "model.norm.weight: missing" in message and "model.extra: (24,), not a tensor of this model" in message
+    assert "lm_head.weight: shape (60, 24) in the file, (61, 24) by the configuration" in message
+
+
+def test_a_copy_of_a_tied_table_must_be_one(tmp_path):
+    folder = copied("gpt2", tmp_path)
+    table = "transformer.wte.weight"
+    rewritten(folder, lambda content: content | {"lm_head.weight": content[table].copy()})
+    same(hf.load(folder)[1], hf.load(FIXTURES / "gpt2")[1])
+    rewritten(folder, lambda content: content | {"lm_head.weight": content[table] + 1})
+    with pytest.raises(ValueError, match=r"lm_head.weight should be the same as transformer.wte.weight"):
+        hf.load(folder)
+
+
+@pytest.mark.parametrize("cut", [4, 100, -8])
+def test_a_truncated_file_is_refused(tmp_path, cut):
+    folder = copied("llama", tmp_path)
+    path = folder / tensors.SINGLE
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(ValueError, match=r"model.safetensors is damaged: .*; download or copy it again"):
+        hf.load(folder)
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    folder = copied("llama_sharded", tmp_path)
+    gone = sorted(folder.glob("*.safetensors"))[1]
+    gone.unlink()
+    with pytest.raises(FileNotFoundError, match=rf"names {gone.name}, which is not there"):
+        hf.load(folder)
+
+
+def test_pickles_are_refused_with_the_way_to_convert(tmp_path):
+    folder = copied("llama", tmp_path)
+    (folder / tensors.SINGLE).rename(folder / "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match=r"pytorch_model.bin is not read.*save_pretrained\(OUT, safe_serial"):
+        hf.load(folder)
+
+
+def test_an_unknown_family_is_refused(tmp_path):
+    folder = copied("llama", tmp_path)
+    (folder / "config.json").write_text(json.dumps(folders.config("llama") | {"model_type": "llamba"}))
+    with pytest.raises(ValueError, match=r"model_type='llamba' is not supported; supported are albert, bart"):
+        hf.load(folder)
+
+
+def test_an_unknown_field_is_refused_unless_it_is_ignored(tmp_path):
+    folder = copied("llama", tmp_path)
+    (folder / "config.json").write_text(json.dumps(folders.config("llama") | {"clip_qkv": 8.0}))
+    with pytest.raises(ValueError, match=r"may change what the model computes: clip_qkv=8.0"):
+        hf.load(folder)
+    same(hf.load(folder, ignore=("clip_qkv",))[1], hf.load(FIXTURES / "llama")[1])
+
+
+def test_a_model_that_no_family_holds_is_refused_with_what_would_differ():
+    model, _ = hf.load(FIXTURES / "llama")
+    odd = model.copy(embed=model.embed.copy(scale=3.0))
+    with pytest.raises(ValueError, match=r"no Hugging Face family holds this model; as '\w+' it would differ"):
+        hf.config_of(odd)

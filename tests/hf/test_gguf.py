@@ -1,0 +1,80 @@
+"""GGUF files: a LLaMA written as llama.cpp writes it reads as its own folder does."""
+
+import numpy as np
+import pytest
+
+from t5x_like import hf
+from t5x_like.hf import gguf, tensors
+from tests.hf import folders
+from tests.hf.folders import FIXTURES
+
+library = pytest.importorskip("gguf")
+
+OURS = {theirs: ours for ours, theirs in gguf.TENSORS.items()}
+PARTS = {theirs: ours for ours, theirs in gguf.LAYER.items()}
+
+
+def gguf_name(name: str) -> str:
+    if name in OURS:
+        return OURS[name]
+    _, _, number, rest = name.split(".", 3)
+    part, kind = rest.rsplit(".", 1)
+    return f"blk.{number}.{PARTS[part]}.{kind}"
+
+
+def neighbours(x: np.ndarray, heads: int) -> np.ndarray:
+    """Rotary halves as the neighbouring pairs that llama.cpp wants."""
+    return x.reshape(heads, 2, x.shape[0] // heads // 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
+
+
+def write(path, name="llama", kind=None, drop=(), **fields):
+    """A fixture as a GGUF file, with further metadata, in a quantized `kind`."""
+    config = folders.config(name)
+    writer = library.GGUFWriter(path, "llama")
+    for ours, theirs in gguf.FIELDS.items():
+        value = config[theirs]
+        (writer.add_float32 if isinstance(value, float) else writer.add_uint32)(ours, value)
+    for field, value in fields.items():
+        writer.add_string(f"llama.{field}", value)
+    for key, tensor in tensors.stored(FIXTURES / name).items():
+        x = tensor.read()
+        for part, heads in (("q_proj", config["num_attention_heads"]), ("k_proj", config["num_key_value_heads"])):
+            x = neighbours(x, heads) if part in key else x
+        if key in drop:
+            continue
+        if kind is not None and x.ndim == 2 and x.shape[1] % 32 == 0:
+            writer.add_tensor(gguf_name(key), library.quants.quantize(x, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(gguf_name(key), np.ascontiguousarray(x))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_file_is_the_folder_it_was_made_of(tmp_path):
+    write(tmp_path / "model.gguf")
+    model, params = gguf.load(tmp_path / "model.gguf")
+    hf.save(model, params, tmp_path / "out")
+    before, after = tensors.stored(FIXTURES / "llama"), tensors.stored(tmp_path / "out")
+    assert {n: x.read().tobytes() for n, x in after.items()} == {n: x.read().tobytes() for n, x in before.items()}
+
+
+def test_another_architecture_and_unknown_fields_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"general.architecture='mamba' is not read here, only 'llama'"):
+        gguf.config_of({"general.architecture": "mamba"}, [], "x.gguf")
+    write(tmp_path / "odd.gguf", **{"rope.scaling.type": "yarn"})
+    with pytest.raises(ValueError, match=r"may change what the model computes: llama.rope.scaling.type='yarn'"):
+        gguf.load(tmp_path / "odd.gguf")
+
+
+def test_a_missing_tensor_is_named(tmp_path):
+    write(tmp_path / "short.gguf", drop=("model.norm.weight",))
+    with pytest.raises(ValueError, match=r"model.norm.weight: missing"):
+        gguf.load(tmp_path / "short.gguf")
+
+
+def test_what_is_no_gguf_file_is_refused(tmp_path):
+    (tmp_path / "x.gguf").write_bytes(b"not a model, only some bytes of text that mean nothing at all")
+    with pytest.raises(ValueError, match="x.gguf is damaged or no GGUF file"):
+        gguf.load(tmp_path / "x.gguf")
