@@ -3,11 +3,12 @@
 import functools
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
@@ -70,6 +71,38 @@ def infer(
             made = jax.device_get(decode(params, placed, placed.pop("keys")))
         for row, (number, record) in enumerate(chunk):
             yield completion(record, number, vocabulary, made, row)
+
+
+def embed(
+    model: nn.Module,
+    params,
+    vocabulary: vocabularies.Vocabulary,
+    texts: Sequence[str],
+    batch_size: int = 32,
+) -> np.ndarray:
+    """Vectors of length 1 for texts, float32 [N, D]: the mean of an encoder's last states over all of a text's tokens.
+
+    Sentence encoders (all-MiniLM) are made for this; the cosine of two texts is the product of their vectors.
+
+    Raises:
+      ValueError: a text that is longer than the model's position table.
+    """
+
+    @jax.jit
+    def mean(params, batch):
+        x_BLD = model.apply({"params": params}, batch, method="hidden").astype(jnp.float32)
+        real_BL1 = (batch["encoder_segment_ids"] > 0)[..., None]
+        x_BD = jnp.sum(x_BLD * real_BL1, axis=1)
+        return x_BD / jnp.linalg.norm(x_BD, axis=-1, keepdims=True)
+
+    ids = [vocabulary.encode_special(text) for text in texts]
+    parts = [ids[i : i + batch_size] for i in range(0, len(ids), batch_size)]
+    vectors = []
+    for part in parts:
+        length = round_up(max(len(row) for row in part), BUCKET)
+        filled = part + part[:1] * (batch_size - len(part))
+        vectors.append(np.asarray(mean(params, side(filled, length, "encoder")))[: len(part)])
+    return np.concatenate(vectors)
 
 
 def completion(record: dict, number: int, vocabulary, made, row: int) -> dict[str, Any]:

