@@ -104,5 +104,6 @@ RULES: Rules = {
     **norm("model.decoder.layers.{}.encoder_attn_layer_norm", "decoder.{}.cross_norm"),
 }
 COPIES = {r"lm_head\.weight": "model.shared.weight", r"model\.\w+\.embed_tokens\.weight": "model.shared.weight"}
+VERSIONS = r"(model\.)?(encoder|decoder)\.version"
 
-FAMILIES = (Family("bart", build, DESCRIBE, lambda model: Table(RULES, COPIES, prefix="model.")),)
+FAMILIES = (Family("bart", build, DESCRIBE, lambda model: Table(RULES, COPIES, VERSIONS, "model.")),)

@@ -67,7 +67,7 @@ def filled(
     boxed = train_state.boxed_params(model, families.example(model), mesh, rules, train_state.Precision())
     shardings = partitioning.shardings(boxed, mesh, rules)
     abstract = train_state.abstract(boxed, shardings)
-    entries, copies = matched(family.table(model), model, abstract, stored, where)
+    entries, copies, stored = matched(family.table(model), model, abstract, stored, where)
     dtypes = {
         target.path: np.dtype(dtype or stored[name].dtype)
         for name, entry in entries.items()
@@ -86,8 +86,8 @@ def filled(
 
 def matched(
     rules: Table, model: nn.Module, abstract, stored: Mapping[str, Stored], where: str
-) -> tuple[dict[str, Entry], dict[str, str]]:
-    """What every stored tensor holds, and which are only copies of others.
+) -> tuple[dict[str, Entry], dict[str, str], dict[str, Stored]]:
+    """What every stored tensor holds, which are only copies of others, and the tensors by the names that we have for them.
 
     Raises:
       ValueError: tensors that are missing, left over, or of another shape, by name.
@@ -95,20 +95,20 @@ def matched(
     shapes = {name: x.shape for name, x in checkpoints.named(abstract).items()}
     rules = table.without_prefix(rules, stored)
     entries = table.expand(rules, model, shapes)
+    stored = table.under_our_names(rules, entries, stored)
     left = [name for name in stored if name not in entries and not table.is_ignored(rules, name)]
     copies = {name: original for name in left if (original := table.original_of(rules, name)) in stored}
-    # A tied table may be stored under the name of its copy alone.
-    for name in list(copies):
-        left.remove(name)
     problems = [f"{name}: missing" for name in entries if name not in stored]
-    problems += [f"{name}: {stored[name].shape}, not a tensor of this model" for name in left]
+    problems += [f"{name}: {stored[name].shape}, not a tensor of this model" for name in left if name not in copies]
     for name, entry in entries.items():
         if name in stored and stored[name].shape != (wanted := entry.shape()):
             problems.append(f"{name}: shape {stored[name].shape} in the file, {wanted} by the configuration")
+        elif name in stored and not jnp.issubdtype(stored[name].dtype, jnp.floating):
+            problems.append(f"{name}: stored as {stored[name].dtype}; quantized models are not read")
     if problems:
         shown = "\n  ".join(problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
         raise ValueError(f"{where}: the tensors do not fit the configuration:\n  {shown}")
-    return entries, copies
+    return entries, copies, stored
 
 
 def placed_arrays(

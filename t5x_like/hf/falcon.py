@@ -9,7 +9,7 @@ from t5x_like.hf.family import Family
 from t5x_like.hf.fields import Fields, activation_name
 from t5x_like.hf.gpt import FIRST, H, decoder, fused, head_of, named
 from t5x_like.hf.llama import kv_heads
-from t5x_like.hf.modules import Describe, at, kind, unstacked
+from t5x_like.hf.modules import OMIT, Describe, at, kind, unstacked
 from t5x_like.hf.rope import rope, rope_fields
 from t5x_like.hf.table import Rules, Table, norm, weights
 
@@ -71,7 +71,7 @@ def position_fields() -> Describe:
 
     def unless_alibi(how):
         value = how if callable(how) else lambda model: at(model, how)
-        return lambda model: None if kind(model.decoder.position) == "Alibi" else value(model)
+        return lambda model: OMIT if kind(model.decoder.position) == "Alibi" else value(model)
 
     return {name: unless_alibi(how) for name, how in plain.items()}
 

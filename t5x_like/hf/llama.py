@@ -329,7 +329,12 @@ def causal_lm(name: str) -> Describe:
 
 
 LLAMA = DENSE | BIAS | {"mlp_bias": "decoder.layers.0.mlp.use_bias"} | causal_lm("Llama")
-PHI3_SHARE: Describe = {"partial_rotary_factor": partial_share, "head_dim": constant(OMIT)}
+PHI3_SHARE: Describe = {
+    "partial_rotary_factor": partial_share,
+    "head_dim": constant(OMIT),
+    # Absent it is 32000, which others refuse where there are fewer words.
+    "pad_token_id": lambda model: None if model.embed.vocab_size <= 32000 else OMIT,
+}
 QWEN3_MOE = SHAPE | BIAS | QWEN_WINDOWS | expert_fields("qwen") | {"layer_types": constant(OMIT)}
 QWEN2_MOE: Describe = (
     SHAPE

@@ -138,7 +138,8 @@ def step(side: str) -> Callable[[nn.Module], int]:
 
 
 def first_sparse(model: nn.Module) -> nn.Module:
-    return next(layer.mlp for layer in unstacked(model.encoder) if kind(layer.mlp) == "Moe")
+    sparse = [x.mlp for side in (model.encoder, model.decoder) for x in unstacked(side) if kind(x.mlp) == "Moe"]
+    return sparse[0]
 
 
 SHAPE: Describe = {
@@ -216,6 +217,9 @@ def rules(name: str) -> Rules:
 
 COPIES = {r"(encoder|decoder)\.embed_tokens\.weight": "shared.weight", r"lm_head\.weight": "shared.weight"}
 
+# T5 1.0 was published with a relative bias for its cross-attention, which has none.
+UNUSED = r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
+
 
 def table(name: str) -> Callable[[nn.Module], Table]:
     plain = rules(name)
@@ -224,7 +228,8 @@ def table(name: str) -> Callable[[nn.Module], Table]:
         gated = getattr(block(model).mlp, "gated", False)
         unwanted = ".wi." if gated else ".wi_"
         experts = {n: r for n, r in plain.items() if "expert" in n}
-        return Table({n: r for n, r in plain.items() if unwanted not in n} | (experts if not gated else {}), COPIES)
+        kept = {n: r for n, r in plain.items() if unwanted not in n} | (experts if not gated else {})
+        return Table(kept, COPIES, UNUSED)
 
     return of
 

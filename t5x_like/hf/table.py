@@ -9,6 +9,7 @@ norms and heads that only some models of a family have.
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 from flax import linen as nn
@@ -24,13 +25,14 @@ Rules = Mapping[str, tuple[str | tuple[str, ...], Op]]
 class Table:
     """The rules of a family, and the tensors that are only copies of others (`aliases`) or no parameters (`ignored`).
 
-    `prefix` is what names begin with in a model with a head, and lack in the bare one.
+    `prefix` is what names begin with in a model with a head, and lack in the bare one; `lacks` is one that was taken off.
     """
 
     rules: Rules
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ignored: str = r"$^"
     prefix: str = ""
+    lacks: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +135,29 @@ def without_prefix(table: Table, names: Iterable[str]) -> Table:
     if not table.prefix or any(name.startswith(table.prefix) for name in names):
         return table
     rules = {name.removeprefix(table.prefix): rule for name, rule in table.rules.items()}
-    return dataclasses.replace(table, rules=rules, prefix="")
+    aliases = {
+        copy.removeprefix(re.escape(table.prefix)): original.removeprefix(table.prefix)
+        for copy, original in table.aliases.items()
+    }
+    return dataclasses.replace(table, rules=rules, aliases=aliases, prefix="", lacks=table.prefix)
+
+
+def under_our_names(table: Table, wanted: Iterable[str], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """What is stored, by the names that are `wanted`, where some files have others.
+
+    BERT's first files say gamma and beta, bare models may have their prefix, a tied table may have its copy's name alone.
+    """
+
+    def ours(name: str) -> str:
+        new = re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", name))
+        names = (name, new, name.removeprefix(table.lacks), new.removeprefix(table.lacks))
+        return next((x for x in names if x in wanted), name)
+
+    found = {ours(name): tensor for name, tensor in stored.items()}
+    for name in [name for name in found if name not in wanted]:
+        if (original := original_of(table, name)) in wanted and original not in found:
+            found[original] = found.pop(name)
+    return found
 
 
 def original_of(table: Table, name: str) -> str | None:

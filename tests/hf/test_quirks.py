@@ -1,0 +1,158 @@
+"""Folders as they were published: other names, copies and left-overs of tensors, fields of other programs, absent fields."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from t5x_like import hf
+from t5x_like.hf import families, fields, modules, tensors
+from tests.hf.folders import FIXTURES, NAMES, config
+
+
+def edited(name, folder, rename=lambda name: name, extra=None, drop=(), **changes):
+    """A copy of a fixture with other tensors and fields."""
+    found = {rename(key): x for key, x in load_file(FIXTURES / name / "model.safetensors").items() if key not in drop}
+    save_file(found | (extra or {}), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config(name) | changes))
+    return folder
+
+
+def model_of(name, drop=(), **changes):
+    values = {key: x for key, x in config(name).items() if key not in drop} | changes
+    return families.model_of(values, names=tensors.stored(FIXTURES / name))[1]
+
+
+def same(folder, name):
+    """Whether a folder has the model and the parameters of a fixture."""
+    (model, params), (again, want) = hf.load(folder), hf.load(FIXTURES / name)
+    jax.tree.map(np.testing.assert_array_equal, params, want)
+    return modules.alike(model, again)
+
+
+def tensor(name, key):
+    return load_file(FIXTURES / name / "model.safetensors")[key]
+
+
+def old(name):
+    return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+
+
+@pytest.mark.parametrize("name", ["bert", "bert_base"])
+def test_norms_called_gamma_and_beta(name, tmp_path):
+    assert same(edited(name, tmp_path, old), name)
+
+
+def test_bare_encoder_with_its_prefix(tmp_path):
+    assert same(edited("bert_base", tmp_path, lambda name: f"bert.{name}"), "bert_base")
+
+
+def test_table_under_the_name_of_its_copy(tmp_path):
+    table = {"encoder.embed_tokens.weight": tensor("t5", "shared.weight")}
+    assert same(edited("t5", tmp_path, extra=table, drop=["shared.weight"]), "t5")
+
+
+def test_bare_model_with_a_copy_of_its_table(tmp_path):
+    head = {"lm_head.weight": tensor("gpt2", "transformer.wte.weight")}
+    bare = edited("gpt2", tmp_path, lambda name: name.removeprefix("transformer."), extra=head)
+    assert same(bare, "gpt2")
+
+
+def test_t5_with_a_bias_for_its_cross_attention(tmp_path):
+    bias = {"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight": np.ones((8, 4), np.float32)}
+    assert same(edited("t5", tmp_path, extra=bias), "t5")
+
+
+def test_quantized_tensor_is_refused(tmp_path):
+    name = "model.layers.0.self_attn.q_proj.weight"
+    whole = {name: tensor("llama", name).astype(np.int8)}
+    with pytest.raises(ValueError, match=f"{name}: stored as int8"):
+        hf.load(edited("llama", tmp_path, extra=whole))
+
+
+PUBLISHED = {
+    "gptj": {"rotary": True, "scale_attn_weights": True},
+    "codegen": {"scale_attn_weights": True},
+    "gpt2": {"n_special": 0, "predict_special_tokens": True},
+    "falcon_40b": {"ff_factor": 4},
+    "llama": {"max_sequence_length": 2048, "is_llama_config": True, "rope_interleaved": False},
+    "qwen2": {"use_sliding_window": False, "sliding_window": 4096, "use_mrope": False},
+    "qwen2_moe": {"sliding_window": 0},
+    "phi3": {"attention_bias": False, "lm_head_bias": False, "interpolate_factor": 1},
+    "opt": {"learned_embeddings": True, "scale_embeddings": False},
+    "t5_1_1": {"scalable_attention": True, "dense_act_fn": "gelu_new", "is_gated_act": True},
+    "bert": {"directionality": "bidi", "pooler_fc_size": 768, "pooler_type": "first_token_transform"},
+    "bart": {"force_bos_token_to_be_generated": True, "replacing_rate": 0, "is_decoder": False},
+    "switch": {"add_cross_attention": False, "tie_encoder_decoder": False},
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_fields_of_published_configurations_change_nothing(name):
+    assert modules.alike(model_of(name), model_of(name, **PUBLISHED[name]))
+
+
+ABSENT = {
+    "albert": ("hidden_act", "gelu_new"),
+    "gemma2": ("attn_logit_softcapping", 50.0),
+    "gemma2_scalar": ("query_pre_attn_scalar", 256),
+    "gemma3_text": ("query_pre_attn_scalar", 256),
+    "mixtral": ("rope_theta", 1e6),
+    "olmo2": ("rms_norm_eps", 1e-5),
+    "phi3": ("rms_norm_eps", 1e-5),
+}
+
+
+@pytest.mark.parametrize("case", ABSENT)
+def test_absent_field_is_the_families_own(case):
+    name, (field, value) = case.removesuffix("_scalar"), ABSENT[case]
+    assert modules.alike(model_of(name, drop=[field]), model_of(name, **{field: value}))
+
+
+def test_gemma_1_means_the_tanh_gelu():
+    assert modules.alike(model_of("gemma"), model_of("gemma", hidden_act="gelu", hidden_activation=None))
+
+
+def test_qwen3_moe_has_windows_in_every_layer():
+    model = model_of("qwen3_moe", use_sliding_window=True, sliding_window=3, max_window_layers=1)
+    assert [layer.mixer.mask.size for layer in modules.unstacked(model.decoder)] == [3] * 3
+
+
+REFUSED = {
+    "gemma": {"hidden_act": "relu", "hidden_activation": "gelu_pytorch_tanh"},
+    "gemma3_text": {"attn_logit_softcapping": 2.0},
+    "llama": {"rope_scaling": {"rope_type": "linear", "type": "dynamic", "factor": 2.0}},
+    "mistral": {"layer_types": ["full_attention"] * 3},
+    "qwen2": {"layer_types": ["sliding_attention"] * 3},
+    "qwen2_moe": {"use_sliding_window": True},
+    "t5": {"dense_act_fn": "gelu"},
+    "gpt_neox": {"rotary_emb_base": 77, "rope_theta": 10},
+    "bloom": {"n_head": 6, "num_attention_heads": 3},
+    "falcon_7b": {"num_hidden_layers": 3, "n_layer": 2},
+    "gptj": {"scale_attn_weights": False},
+    "bart": {"add_cross_attention": True},
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_field_that_would_change_the_mathematics_is_refused_by_name(name):
+    with pytest.raises(ValueError, match=next(iter(REFUSED[name])).removesuffix("_act")):
+        model_of(name, **REFUSED[name])
+
+
+def test_switch_whose_encoder_is_dense_is_described():
+    model = model_of("switch", num_layers=1)
+    family, values = families.config_of(model, "switch_transformers")
+    assert modules.alike(family.build(fields.Fields(values)), model)
+
+
+def test_exported_configuration_has_nothing_that_others_refuse():
+    falcon = families.config_of(model_of("falcon_rw"), "falcon")[1]
+    assert not {"rope_theta", "rope_scaling", "max_position_embeddings"} & set(falcon)
+    assert families.config_of(model_of("phi3"), "phi3")[1]["pad_token_id"] is None
+
+
+def test_every_fixture_has_a_family():
+    assert {config(name)["model_type"] for name in NAMES} <= set(families.FAMILIES)
