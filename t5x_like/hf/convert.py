@@ -1,8 +1,6 @@
 """Models from and to Hugging Face folders: config.json and safetensors, a tensor at a time, straight onto a mesh."""
 
-import functools
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -14,15 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from t5x_like import checkpoints, partitioning, train_state
-from t5x_like.hf import families, fields, table, tensors
+from t5x_like.hf import families, fields, placing, table, tensors
 from t5x_like.hf.table import Entry, Table
 from t5x_like.hf.tensors import Stored
 
-SMALL = 2**20  # elements
-Progress = Callable[[Iterable, int], Iterable]
+Progress = placing.Progress
 
 
 def load(
@@ -77,7 +74,7 @@ def filled(
         name: jax.ShapeDtypeStruct(x.shape, dtypes[name], sharding=x.sharding)
         for name, x in checkpoints.named(abstract).items()
     }
-    arrays = placed_arrays(entries, stored, placed, mesh, progress)
+    arrays = placing.arrays(entries, stored, placed, mesh, progress)
     for copy, original in copies.items():
         if not np.array_equal(stored[copy].read(), stored[original].read()):
             raise ValueError(f"{where}: {copy} should be the same as {original} (they are tied), and is not")
@@ -109,84 +106,6 @@ def matched(
         shown = "\n  ".join(problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
         raise ValueError(f"{where}: the tensors do not fit the configuration:\n  {shown}")
     return entries, copies, stored
-
-
-def placed_arrays(
-    entries: Mapping[str, Entry],
-    stored: Mapping[str, Stored],
-    placed: Mapping[str, jax.ShapeDtypeStruct],
-    mesh: Mesh,
-    progress: Progress,
-) -> dict[str, jax.Array]:
-    """Every parameter on its devices.
-
-    Pieces (layers, experts) of a large one are written into it there; a small one is put together in host memory, which
-    spares compiling programs for it.
-    """
-    arrays: dict[str, jax.Array] = {}
-    small = {path: np.empty(x.shape, x.dtype) for path, x in placed.items() if math.prod(x.shape) <= SMALL}
-    # File order: a disk is read from front to back.
-    names = sorted(entries, key=lambda name: (str(stored[name].path), stored[name].offset))
-    for name in progress(names, len(names)):
-        entry, tensor = entries[name], stored[name].read()
-        if all(target.path in small for target in entry.targets):
-            pieces = entry.op.split(tensor, [target.shape for target in entry.targets])
-            for target, piece in zip(entry.targets, pieces, strict=True):
-                small[target.path][target.index] = piece
-        else:
-            place(entry, spread(tensor, mesh), placed, arrays)
-    return arrays | {path: on_mesh(x, placed[path].sharding) for path, x in small.items() if path not in arrays}
-
-
-def place(entry: Entry, tensor: jax.Array, placed: Mapping[str, jax.ShapeDtypeStruct], arrays: dict) -> None:
-    """Puts what a tensor holds into `arrays`; returns when it is there, so that the tensor's memory is free."""
-    shapes = tuple(target.shape for target in entry.targets)
-    for number, target in enumerate(entry.targets):
-        want, path = placed[target.path], target.path
-        if not target.index:
-            arrays[path] = taker(entry.op, shapes, number, want.dtype, want.sharding)(tensor)
-        else:
-            whole = arrays.get(path)
-            whole = zeros(want.shape, want.dtype, want.sharding)() if whole is None else whole
-            write = writer(entry.op, shapes, number, want.sharding)
-            arrays[path] = write(whole, tensor, np.array(target.index, np.int32))
-        arrays[path].block_until_ready()
-
-
-def spread(tensor: np.ndarray, mesh: Mesh) -> jax.Array:
-    """A tensor of a file on the mesh, its first dimension split over all devices where they divide it."""
-    split = tensor.ndim > 0 and tensor.shape[0] % mesh.size == 0
-    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names) if split else PartitionSpec())
-    return on_mesh(tensor, sharding)
-
-
-def on_mesh(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """A numpy array that every process has whole, laid out."""
-    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
-
-
-@functools.cache
-def zeros(shape, dtype, sharding) -> Callable:
-    """A compiled function that makes zeros on their devices."""
-    return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)
-
-
-@functools.cache
-def taker(op, shapes, number: int, dtype, sharding) -> Callable:
-    """A compiled `tensor -> array`: one of the arrays of a tensor, laid out."""
-    return jax.jit(lambda tensor: op.split(tensor, shapes)[number].astype(dtype), out_shardings=sharding)
-
-
-@functools.cache
-def writer(op, shapes, number: int, sharding) -> Callable:
-    """A compiled `(whole, tensor, index) -> whole` that writes one of the arrays of a tensor at an index, in place."""
-
-    def write(whole, tensor, index):
-        piece = op.split(tensor, shapes)[number].astype(whole.dtype)
-        start = [*index, *([0] * piece.ndim)]
-        return jax.lax.dynamic_update_slice(whole, piece[(None,) * len(index)], start)
-
-    return jax.jit(write, donate_argnums=0, out_shardings=sharding)
 
 
 def unrolled(model: nn.Module) -> nn.Module:

@@ -28,7 +28,7 @@ def model_of(
         is not supported, each by name.
     """
     name = config["model_type"]
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise ValueError(f"{where}: model_type={name!r} is not supported; supported are {', '.join(sorted(FAMILIES))}")
     fields = Fields(config, where, names)
     model = FAMILIES[name].build(fields)

@@ -51,10 +51,24 @@ class Fields:
         self.used.add(name)
         value = self.values.get(name)
         if value is not None:
+            self.check(name, value, *default)
             return value
         if default:
             return default[0]
         raise ValueError(f"{self.where} has no {name!r}, which a {self.values.get('model_type')} needs")
+
+    def check(self, name: str, value: Any, *default) -> None:
+        """Refuses a value of another kind than the default's; what has no default is a name or a size."""
+        like = default[0] if default else "" if name == "model_type" else 1
+        if like is None:
+            return
+        number = type(like) in (int, float)
+        fits = isinstance(value, (int, float) if number else type(like)) and isinstance(value, bool) == isinstance(
+            like, bool
+        )
+        if not fits or (number and not default and (value < 1 or value != int(value))):
+            wanted = "a size" if not default else "a number" if number else f"a {type(like).__name__}"
+            raise ValueError(f"{self.where}: {name}={json.dumps(value)} is not {wanted}")
 
     def defaults(self, **values: Any) -> None:
         """What fields that are absent (null is not) have in this family."""

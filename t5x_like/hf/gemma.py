@@ -96,10 +96,11 @@ def build_gemma3(f: Fields) -> nn.Module:
 def rope_of(f: Fields, local: bool, head_dim: int) -> positions.Rope:
     """The rotary encoding of local layers, which has no scaling, or of global ones."""
     both = f("rope_parameters", None)
+    kinds = ("full_attention", "sliding_attention")
     if both is not None:
-        return from_parameters(
-            f, both["sliding_attention" if local else "full_attention"], head_dim, 1e4 if local else 1e6
-        )
+        if set(both) != set(kinds):
+            raise ValueError(f"{f.where}: rope_parameters has {sorted(both)}, and should have {', '.join(kinds)}")
+        return from_parameters(f, both[kinds[local]], head_dim, 1e4 if local else 1e6)
     own = positions.Rope(head_dim, float(f("rope_local_base_freq", 1e4)))
     return own if local else rope(f, head_dim, 1e6)
 

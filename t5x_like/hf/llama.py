@@ -64,21 +64,29 @@ def windows(f: Fields, default: Callable[[int], bool], size: int | None) -> Call
     types = f("layer_types", None)
     if types is not None and set(types) - {"full_attention", "sliding_attention"}:
         raise ValueError(f"{f.where}: layer_types={sorted(set(types))} has a type that is not supported")
+    if types is not None and len(types) != f("num_hidden_layers"):
+        raise ValueError(f"{f.where}: layer_types has {len(types)} layers, num_hidden_layers={f('num_hidden_layers')}")
 
     if size is None and "sliding_attention" in (types or ()):
         raise ValueError(f"{f.where}: layer_types has sliding_attention, and there is no sliding_window that is used")
 
     def mask(i: int) -> Callable:
         local = default(i) if types is None else types[i] == "sliding_attention"
-        return masks.Window(size) if local and size is not None else masks.causal
+        return window(f, size) if local and size is not None else masks.causal
 
     return mask
+
+
+def window(f: Fields, size: int) -> masks.Window:
+    if size < 1:
+        raise ValueError(f"{f.where}: sliding_window={size} is not a size; null is none")
+    return masks.Window(size)
 
 
 def everywhere(f: Fields) -> Callable[[int], Callable]:
     """The same window, or none, in every layer."""
     size = f("sliding_window", None)
-    return lambda i: masks.causal if size is None else masks.Window(size)
+    return lambda i: masks.causal if size is None else window(f, size)
 
 
 def qwen_windows(f: Fields) -> Callable[[int], Callable]:

@@ -60,7 +60,7 @@ def head(f: Fields, tied: bool) -> nn.Module:
     tied = f("tie_word_embeddings", tied)
     scaled = tied
     if "scale_decoder_outputs" in f.values:
-        tied, scaled = tied and not f.holds("lm_head."), f("scale_decoder_outputs")
+        tied, scaled = tied and not f.holds("lm_head."), f("scale_decoder_outputs", False)
     if scaled and not tied:
         raise ValueError(f"{f.where}: scale_decoder_outputs=true with an untied head is not supported")
     return heads.Tied(scale=None if scaled else 1.0) if tied else heads.Untied()

@@ -7,7 +7,7 @@ every file that is opened; data are read with plain file reads, so that no more 
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import ml_dtypes
@@ -46,34 +46,40 @@ class Stored:
         """The tensor, in memory of its own."""
         if self.make is not None:
             return self.make()
-        count = math.prod(self.shape) * self.dtype.itemsize
-        memory = np.empty(count + ALIGNMENT, np.uint8)
-        begin = -memory.ctypes.data % ALIGNMENT
-        data = memory[begin : begin + count]
+        data = aligned(self.shape, self.dtype)
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.offset)
-            view, done = memoryview(data), 0
-            while done < count:  # a read gives at most 2 GiB
+            view, done = memoryview(data.reshape(-1).view(np.uint8)), 0
+            while done < data.nbytes:  # a read gives at most 2 GiB
                 got = file.readinto(view[done:])
                 if not got:
-                    raise ValueError(f"{self.path} ends {count - done} bytes early; download or copy it again")
+                    missing = data.nbytes - done
+                    raise ValueError(f"{self.path} ends {missing} bytes early; download or copy it again")
                 done += got
-        return data.view(self.dtype).reshape(self.shape)
+        return data
+
+
+def aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """An array, not filled, in memory that JAX can use without copying it."""
+    count = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(count + ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % ALIGNMENT
+    return memory[begin : begin + count].view(dtype).reshape(shape)
 
 
 def stored(folder) -> dict[str, Stored]:
-    """Every tensor of a folder's model.safetensors, or of the shards its index names.
+    """Every tensor of a folder's model.safetensors, or else of the shards its index names.
 
     Raises:
       FileNotFoundError: no safetensors, or a shard that the index names is not there.
       ValueError: a damaged file, an index that disagrees with its shards, a dtype that is not supported.
     """
     folder = Path(folder)
-    if (folder / INDEX).exists():
-        return from_index(folder)
-    if not (folder / SINGLE).exists():
+    if (folder / SINGLE).exists():
+        return dict(read_header(folder / SINGLE))
+    if not (folder / INDEX).exists():
         refuse_absent(folder)
-    return dict(read_header(folder / SINGLE))
+    return from_index(folder)
 
 
 def refuse_absent(folder: Path) -> None:
@@ -91,7 +97,7 @@ def from_index(folder: Path) -> dict[str, Stored]:
     """The tensors that an index names, from the shards it names."""
     try:
         where = json.loads((folder / INDEX).read_text())["weight_map"]
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / INDEX} is not an index: {error!r}") from error
     found: dict[str, Stored] = {}
     for shard in sorted(set(where.values())):

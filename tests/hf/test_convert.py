@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from t5x_like import checkpoints, hf, partitioning
-from t5x_like.hf import convert, tensors
+from t5x_like.hf import placing, tensors
 from tests.hf import folders
 from tests.hf.folders import FIXTURES
 
@@ -38,7 +38,7 @@ def same(one, two):
 @pytest.mark.parametrize("name", ["llama", "mixtral", "bloom", "gemma3_text", "phi3"])
 def test_large_parameters_are_put_together_on_their_devices_alike(name, monkeypatch):
     _, small = hf.load(FIXTURES / name)
-    monkeypatch.setattr(convert, "SMALL", 0)
+    monkeypatch.setattr(placing, "SMALL", 0)
     _, large = hf.load(FIXTURES / name)
     same(small, large)
 
@@ -46,7 +46,7 @@ def test_large_parameters_are_put_together_on_their_devices_alike(name, monkeypa
 @pytest.mark.parametrize("scan", [True, False])
 @pytest.mark.parametrize("limit", [0, 2**20])
 def test_a_mesh_of_eight_devices_gets_its_parts(monkeypatch, scan, limit):
-    monkeypatch.setattr(convert, "SMALL", limit)
+    monkeypatch.setattr(placing, "SMALL", limit)
     mesh = partitioning.make_mesh(data=1, fsdp=4, tensor=2)
     _, split = hf.load(FIXTURES / "llama", mesh, scan=scan, rules=[*partitioning.RULES, ("vocab", None)])
     _, whole = hf.load(FIXTURES / "llama", partitioning.make_mesh(devices=jax.devices()[:1]), scan=scan)

@@ -142,6 +142,33 @@ def test_field_that_would_change_the_mathematics_is_refused_by_name(name):
         model_of(name, **REFUSED[name])
 
 
+WRONG = {
+    "llama": (
+        {"num_hidden_layers": 0},
+        {"num_hidden_layers": "3"},
+        {"rms_norm_eps": "1e-6"},
+        {"num_attention_heads": 0},
+    ),
+    "mistral": ({"sliding_window": 0}, {"tie_word_embeddings": "false"}),
+    "gemma2": ({"layer_types": ["full_attention"]},),
+    "gemma3_text_v5": ({"rope_parameters": {"rope_theta": 1.0}},),
+    "bert": ({"architectures": "BertModel"},),
+    "t5": ({"feed_forward_proj": 3}, {"model_type": ["t5"]}),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_value_of_another_kind_is_refused_by_name(name):
+    for changes in WRONG[name]:
+        with pytest.raises(ValueError, match=next(iter(changes))):
+            model_of(name, **changes)
+
+
+def test_one_file_comes_before_an_index(tmp_path):
+    (edited("llama", tmp_path) / tensors.INDEX).write_text("{}")
+    assert same(tmp_path, "llama")
+
+
 def test_switch_whose_encoder_is_dense_is_described():
     model = model_of("switch", num_layers=1)
     family, values = families.config_of(model, "switch_transformers")

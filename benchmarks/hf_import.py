@@ -1,0 +1,117 @@
+"""Seconds to read a 1 GB Hugging Face folder onto the device, beside the disk reading the same files, both from a cold cache.
+
+Every load runs in a process of its own, so that what it compiles is counted; importing JAX is not. Host memory is what the
+process's peak grows by, less the parameters themselves, which on a CPU lie in the same memory; in units of the largest tensor.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import report
+
+LAYERS, WIDTH, MLP, VOCAB = 15, 1024, 2816, 32000  # a LLaMA shape, 1.03 GB in float32
+
+
+def write(folder: Path) -> None:
+    """A folder with random weights, in four shards."""
+    import jax
+    from flax import linen as nn
+
+    from models import architectures, attention, blocks, heads, linear, mlp, norms, positions, stack
+    from t5x_like import hf
+    from t5x_like.hf import families
+
+    block = blocks.Block(
+        mixer=attention.SelfAttention(WIDTH // 64, 64, WIDTH // 64),
+        mlp=mlp.Mlp(MLP, nn.silu, gated=True),
+        norm=norms.RMSNorm(),
+    )
+    decoder = stack.Stack(block=block, repeats=LAYERS, position=positions.Rope(64), norm=norms.RMSNorm())
+    model = architectures.DecoderOnly(linear.Embed(VOCAB, WIDTH), decoder, heads.Untied())
+    batch = {name: jax.numpy.zeros(x.shape, x.dtype) for name, x in families.example(model).items()}
+    params = nn.unbox(jax.jit(model.init)(jax.random.key(0), batch)["params"])
+    hf.save(model, params, folder, shard_bytes=300 * 10**6)
+
+
+def forget(folder: Path) -> None:
+    """Takes the files out of the page cache."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read(folder: Path) -> float:
+    """Seconds to read every file from front to back."""
+    buffer = bytearray(2**23)
+    started = time.perf_counter()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+    return time.perf_counter() - started
+
+
+def memory(kind: str) -> int:
+    """Bytes of this process: "VmRSS" now, "VmHWM" at the most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(kind)) * 1024
+
+
+def load(folder: Path) -> dict[str, float]:
+    """Seconds and memory of one import, in this process."""
+    import jax
+
+    from t5x_like import hf
+    from t5x_like.hf import tensors
+
+    jax.devices()
+    before, started = memory("VmRSS"), time.perf_counter()
+    _, params = hf.load(folder)
+    jax.block_until_ready(params)
+    seconds = time.perf_counter() - started
+    size = sum(x.nbytes for x in jax.tree.leaves(params))
+    largest = max(tensors.size(x) for x in tensors.stored(folder).values())
+    return {"seconds": seconds, "extra": (memory("VmHWM") - before - size) / largest, "bytes": size}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    parser.add_argument("--write", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.write:
+        write(Path(args.write))
+        return
+    if args.folder:
+        print(json.dumps(load(Path(args.folder))))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        subprocess.run([sys.executable, __file__, f"--write={folder}"], check=True)
+        disk, ours = [], []
+        for _ in range(args.rounds):
+            forget(folder)
+            disk.append(read(folder))
+            forget(folder)
+            command = [sys.executable, __file__, f"--folder={folder}"]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            ours.append(json.loads(done.stdout.splitlines()[-1]))
+    size = ours[0]["bytes"]
+    rates = {"disk alone": [size / s / 1e6 for s in disk], "import": [size / r["seconds"] / 1e6 for r in ours]}
+    rows = {f"{name}, MB/s": report.spread(values) for name, values in rates.items()}
+    extra = report.spread([r["extra"] for r in ours])
+    report.show(f"import of {size / 1e9:.2f} GB", rows | {"host memory, largest tensors": extra})
+    disk_rate, our_rate = (row["median"] for row in rows.values())
+    report.finish(ratio=our_rate / disk_rate, megabytes_per_second=our_rate, extra=extra["median"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Stored tensors become parameters on a mesh, a tensor at a time.
+
+Where the only device is the CPU, and for small parameters, pieces (layers, experts) are put together in host memory, which
+the array then is. Elsewhere a tensor goes to the devices as it is stored, and its pieces are written there.
+"""
+
+import concurrent.futures
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from t5x_like.hf import tensors
+from t5x_like.hf.table import Entry
+from t5x_like.hf.tensors import Stored
+
+Progress = Callable[[Iterable, int], Iterable]
+SMALL = 2**20  # elements
+ROWS = 16  # of a transposed tensor that are copied at a time: what the cache holds
+
+
+def arrays(
+    entries: Mapping[str, Entry],
+    stored: Mapping[str, Stored],
+    placed: Mapping[str, jax.ShapeDtypeStruct],
+    mesh: Mesh,
+    progress: Progress,
+) -> dict[str, jax.Array]:
+    """Every parameter, of the shape, dtype and sharding that `placed` says."""
+    made: dict[str, jax.Array] = {}
+    host: dict[str, np.ndarray] = {}
+    one_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
+    # File order: a disk is read from front to back.
+    names = sorted(entries, key=lambda name: (str(stored[name].path), stored[name].offset))
+    tensors_read = read_ahead([stored[name] for name in progress(names, len(names))])
+    for name, tensor in zip(names, tensors_read, strict=True):
+        entry = entries[name]
+        if one_cpu or all(math.prod(placed[target.path].shape) <= SMALL for target in entry.targets):
+            assemble(entry, tensor, placed, host)
+        else:
+            write_pieces(entry, spread(tensor, mesh), placed, made)
+    return made | {path: on_mesh(x, placed[path].sharding) for path, x in host.items()}
+
+
+def read_ahead(wanted: Sequence[Stored]) -> Iterator[np.ndarray]:
+    """The tensors in turn; the next one is read meanwhile if both together are hardly larger than the largest."""
+    room = 1.2 * max(map(tensors.size, wanted), default=0)
+    with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="tensors") as thread:
+        coming = None
+        for i, tensor in enumerate(wanted):
+            now = tensor.read() if coming is None else coming.result()
+            both = sum(map(tensors.size, wanted[i : i + 2]))
+            coming = thread.submit(wanted[i + 1].read) if i + 1 < len(wanted) and both <= room else None
+            yield now
+            del now
+
+
+def assemble(entry: Entry, tensor: np.ndarray, placed: Mapping[str, jax.ShapeDtypeStruct], host: dict) -> None:
+    """Puts what a tensor holds into the numpy arrays of `host`."""
+    pieces = entry.op.split(tensor, [target.shape for target in entry.targets])
+    for target, piece in zip(entry.targets, pieces, strict=True):
+        want = placed[target.path]
+        if not target.index and piece.dtype == want.dtype and piece.flags.c_contiguous:
+            host[target.path] = piece
+            continue
+        if target.path not in host:
+            host[target.path] = tensors.aligned(want.shape, want.dtype)
+        fill(host[target.path][target.index], piece)
+
+
+def fill(target: np.ndarray, piece: np.ndarray) -> None:
+    """target[...] = piece, several times faster where the piece is transposed."""
+    if target.dtype == piece.dtype and target.dtype.itemsize == 2:
+        target, piece = target.view(np.uint16), piece.view(np.uint16)
+    if piece.flags.c_contiguous or piece.ndim < 2:
+        target[...] = piece
+        return
+    axis = int(np.argmax(piece.strides))
+    rows = ROWS if axis == piece.ndim - 1 else 1
+    target, piece = np.moveaxis(target, axis, 0), np.moveaxis(piece, axis, 0)
+    for i in range(0, len(piece), rows):
+        target[i : i + rows] = piece[i : i + rows]
+
+
+def write_pieces(entry: Entry, tensor: jax.Array, placed: Mapping[str, jax.ShapeDtypeStruct], made: dict) -> None:
+    """Puts what a tensor holds into `made`; returns when it is there, so that the tensor's memory is free."""
+    shapes = tuple(target.shape for target in entry.targets)
+    for number, target in enumerate(entry.targets):
+        want, path = placed[target.path], target.path
+        if not target.index:
+            made[path] = taker(entry.op, shapes, number, want.dtype, want.sharding)(tensor)
+        else:
+            whole = made.get(path)
+            whole = zeros(want.shape, want.dtype, want.sharding)() if whole is None else whole
+            write = writer(entry.op, shapes, number, want.sharding)
+            made[path] = write(whole, tensor, np.array(target.index, np.int32))
+        made[path].block_until_ready()
+
+
+def spread(tensor: np.ndarray, mesh: Mesh) -> jax.Array:
+    """A tensor of a file on the mesh, its first dimension split over all devices where they divide it."""
+    split = tensor.ndim > 0 and tensor.shape[0] % mesh.size == 0
+    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names) if split else PartitionSpec())
+    return on_mesh(tensor, sharding)
+
+
+def on_mesh(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """A numpy array that every process has whole, laid out."""
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+
+@functools.cache
+def zeros(shape, dtype, sharding) -> Callable:
+    """A compiled function that makes zeros on their devices."""
+    return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)
+
+
+@functools.cache
+def taker(op, shapes, number: int, dtype, sharding) -> Callable:
+    """A compiled `tensor -> array`: one of the arrays of a tensor, laid out."""
+    return jax.jit(lambda tensor: op.split(tensor, shapes)[number].astype(dtype), out_shardings=sharding)
+
+
+@functools.cache
+def writer(op, shapes, number: int, sharding) -> Callable:
+    """A compiled `(whole, tensor, index) -> whole` that writes one of the arrays of a tensor at an index, in place."""
+
+    def write(whole, tensor, index):
+        piece = op.split(tensor, shapes)[number].astype(whole.dtype)
+        start = [*index, *([0] * piece.ndim)]
+        return jax.lax.dynamic_update_slice(whole, piece[(None,) * len(index)], start)
+
+    return jax.jit(write, donate_argnums=0, out_shardings=sharding)
