@@ -63,9 +63,8 @@ class Fields:
         if like is None:
             return
         number = type(like) in (int, float)
-        fits = isinstance(value, (int, float) if number else type(like)) and isinstance(value, bool) == isinstance(
-            like, bool
-        )
+        kinds = (int, float) if number else type(like)
+        fits = isinstance(value, kinds) and isinstance(value, bool) == isinstance(like, bool)
         if not fits or (number and not default and (value < 1 or value != int(value))):
             wanted = "a size" if not default else "a number" if number else f"a {type(like).__name__}"
             raise ValueError(f"{self.where}: {name}={json.dumps(value)} is not {wanted}")

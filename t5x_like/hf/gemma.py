@@ -6,13 +6,13 @@ from typing import Any
 from flax import linen as nn
 
 from models import architectures, attention, blocks, heads, linear, mlp, norms, positions
-from t5x_like.hf import llama
+from t5x_like.hf import llama, ops
 from t5x_like.hf.family import Family
 from t5x_like.hf.fields import Fields, activation_name
 from t5x_like.hf.llama import causal_lm, kv_heads, layer_types, window_size, windows
 from t5x_like.hf.modules import Describe, at, kind, stacked, unstacked
-from t5x_like.hf.rope import from_parameters, rope, rope_fields, scaling_fields
-from t5x_like.hf.table import Rules, norm
+from t5x_like.hf.rope import from_parameters, rope, rope_fields, scaled_length, scaling_fields
+from t5x_like.hf.table import Rules, Table, norm
 
 TANH = "gelu_pytorch_tanh"
 
@@ -53,7 +53,7 @@ def model_of(
     f.only("use_bidirectional_attention", False)
     head = heads.Tied() if f("tie_word_embeddings", True) else heads.Untied()
     return architectures.DecoderOnly(
-        linear.Embed(f("vocab_size"), width, scale=width**0.5),
+        linear.Embed(f("vocab_size"), width, scale=None),
         stacked([layer(i) for i in range(f("num_hidden_layers"))], position=position, norm=scaled()),
         head if cap is None else heads.SoftCapped(head, cap),
     )
@@ -63,10 +63,9 @@ def activation_of(f: Fields) -> Callable:
     """Gemma 1 has it in hidden_act, where "gelu" means the tanh one, the later ones in hidden_activation."""
     old = f("hidden_act", None)
     old = TANH if old == "gelu" and f("model_type") == "gemma" else old
-    name = Fields({"hidden_activation": f("hidden_activation", None), "hidden_act": old}, f.where)
-    return Fields({"hidden_act": name.either("hidden_activation", "hidden_act", TANH)}, f.where).activation(
-        "hidden_act"
-    )
+    both = Fields({"hidden_activation": f("hidden_activation", None), "hidden_act": old}, f.where)
+    name = both.either("hidden_activation", "hidden_act", TANH)
+    return Fields({"hidden_act": name}, f.where).activation("hidden_act", TANH)
 
 
 def build_gemma(f: Fields) -> nn.Module:
@@ -177,6 +176,7 @@ GEMMA3: Describe = {
     "rope_theta": lambda model: first(model, local=False).position.base,
     "rope_local_base_freq": lambda model: first(model, local=True).position.base,
     "rope_scaling": lambda model: scaling_fields(first(model, local=False).position.scaling),
+    "max_position_embeddings": lambda model: scaled_length(first(model, local=False).position.scaling),
 }
 FOUR_NORMS: Rules = {
     **norm(llama.LAYER + "input_layernorm", "decoder.{}.mixer_norm"),
@@ -185,18 +185,25 @@ FOUR_NORMS: Rules = {
     **norm(llama.LAYER + "post_feedforward_layernorm", "decoder.{}.mlp_post_norm"),
 }
 
+
+def table(*rules: Rules) -> Callable[[nn.Module], Table]:
+    """LLaMA's table of these rules; a soft cap stands around the head."""
+    plain, capped = llama.table(*rules), llama.table(*rules, {"lm_head.weight": ("head.head.table", ops.same)})
+    return lambda model: (capped if kind(model.head) == "SoftCapped" else plain)(model)
+
+
 FAMILIES = (
     Family("gemma", build_gemma, GEMMA | causal_lm("Gemma"), llama.table(llama.ATTENTION, llama.MLP, llama.NORMS)),
     Family(
         "gemma2",
         build_gemma2,
         GEMMA2 | {"sliding_window": window_size, "layer_types": layer_types} | causal_lm("Gemma2"),
-        llama.table(llama.ATTENTION, llama.MLP, FOUR_NORMS),
+        table(llama.ATTENTION, llama.MLP, FOUR_NORMS),
     ),
     Family(
         "gemma3_text",
         build_gemma3,
         shape(OWN) | later(OWN) | GEMMA3 | causal_lm("Gemma3"),
-        llama.table(llama.ATTENTION, llama.MLP, FOUR_NORMS),
+        table(llama.ATTENTION, llama.MLP, FOUR_NORMS),
     ),
 )

@@ -76,16 +76,16 @@ def yarn(f: Fields, take) -> rope_scaling.Yarn:
 
 def rope_fields(path: str) -> Describe:
     """rope_theta, rope_scaling and, where the scaling needs it, max_position_embeddings of the Rope at a path."""
-
-    def length(model) -> Any:
-        stretch = at(model, path).scaling
-        return stretch.original_length if kind(stretch) == "DynamicNtk" else OMIT
-
     return {
         "rope_theta": f"{path}.base",
         "rope_scaling": lambda model: scaling_fields(at(model, path).scaling),
-        "max_position_embeddings": length,
+        "max_position_embeddings": lambda model: scaled_length(at(model, path).scaling),
     }
+
+
+def scaled_length(stretch) -> Any:
+    """max_position_embeddings, where a scaling needs it."""
+    return stretch.original_length if kind(stretch) == "DynamicNtk" else OMIT
 
 
 def scaling_fields(stretch) -> dict[str, Any] | None:

@@ -82,17 +82,18 @@ def dense(f: Fields) -> mlp.Mlp:
 
 
 def build_switch(f: Fields) -> architectures.EncoderDecoder:
-    """Switch: a mixture of experts in every sparse_step-th layer, one expert a token; nothing is dropped here."""
+    """Switch: a mixture of experts in every sparse_step-th layer, one expert a token, `expert_capacity` tokens an expert."""
     f.only("router_bias", False)
-    f.unused("expert_capacity", "router_dtype", "router_ignore_padding_tokens", "add_router_probs")
+    f.unused("router_dtype", "router_ignore_padding_tokens", "add_router_probs")
     f.unused("num_sparse_encoder_layers", "num_sparse_decoder_layers", "router_type", "batch_prioritized_routing")
+    dispatch = moe.Capacity(tokens=f("expert_capacity", 64))
     steps = {side: f(f"{side}_sparse_step", sparse_step(f, side)) for side in ("encoder", "decoder")}
 
     def layer(side: str, i: int) -> nn.Module:
         if not steps[side] or i % steps[side] != (1 if steps[side] > 1 else 0):
             return mlp.Mlp(f("d_ff"), f.activation("dense_act_fn", "relu"))
         router = routers.TopK(f("num_experts"), 1, normalize=False)
-        return moe.Moe(router, f("d_ff"), f.activation("dense_act_fn", "relu"), dispatch=moe.dropless)
+        return moe.Moe(router, f("d_ff"), f.activation("dense_act_fn", "relu"), dispatch=dispatch)
 
     return build(f, mlp_of=layer)
 
@@ -160,8 +161,8 @@ SHAPE: Describe = {
 SWITCH: Describe = {
     "num_experts": lambda model: first_sparse(model).router.num_experts,
     "dense_act_fn": lambda model: activation_name(first_sparse(model).activation),
-    # Reading a folder drops nothing; other implementations drop what an expert cannot hold of a row.
-    "expert_capacity": lambda model: 64,
+    # A capacity that grows with the length cannot be said there: the family's own number is.
+    "expert_capacity": lambda model: getattr(first_sparse(model).dispatch, "tokens", None) or 64,
     **{f"{side}_sparse_step": step(side) for side in ("encoder", "decoder")},
     "num_sparse_encoder_layers": lambda model: sparse_layers(model, "encoder"),
     "num_sparse_decoder_layers": lambda model: sparse_layers(model, "decoder"),

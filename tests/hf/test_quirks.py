@@ -169,6 +169,18 @@ def test_one_file_comes_before_an_index(tmp_path):
     assert same(tmp_path, "llama")
 
 
+def test_untied_gemma_2_has_a_table_in_its_soft_cap(tmp_path):
+    table = tensor("gemma2", "model.embed_tokens.weight")
+    folder = edited("gemma2", tmp_path, extra={"lm_head.weight": 2 * table}, tie_word_embeddings=False)
+    params = hf.load(folder)[1]
+    np.testing.assert_array_equal(params["head"]["head"]["table"], 2 * table)
+
+
+def test_gemma_3_with_dynamic_scaling_is_described():
+    model = model_of("gemma3_text", rope_scaling={"rope_type": "dynamic", "factor": 2.0}, max_position_embeddings=32)
+    assert families.config_of(model, "gemma3_text")[1]["max_position_embeddings"] == 32
+
+
 def test_switch_whose_encoder_is_dense_is_described():
     model = model_of("switch", num_layers=1)
     family, values = families.config_of(model, "switch_transformers")
