@@ -57,7 +57,7 @@ class EncoderOnly(nn.Module):
     classifier: nn.Module | None = None
 
     def __call__(self, batch, train: bool = False) -> jax.Array:
-        if self.is_initializing() and self.pooler is not None:
+        if self.is_initializing() and (self.pooler or self.classifier) is not None:
             self.classified(batch)
         return self.logits(self.hidden(batch, train))
 
@@ -78,6 +78,8 @@ class EncoderOnly(nn.Module):
 
     def classified(self, batch, train: bool = False) -> jax.Array:
         """Logits of the classes [B, C] (C = 2, next sentence or not, in BERT); without a classifier what `pooled` gives."""
+        if self.pooler is None:
+            raise ValueError("EncoderOnly.classifier classifies what a pooler gives; set EncoderOnly.pooler too")
         x_BD = self.pooled(batch, train)
         return x_BD if self.classifier is None else self.classifier(x_BD)
 

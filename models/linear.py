@@ -66,12 +66,15 @@ class Dense(nn.Module):
 
 
 class Embed(nn.Module):
-    """A table of `vocab_size` vectors; `scale` multiplies what is looked up, not what a tied head reads."""
+    """A table of `vocab_size` vectors.
+
+    `scale` multiplies what is looked up, not what a tied head reads; None is sqrt(width) (Gemma).
+    """
 
     vocab_size: int
     width: int
     table_init: Initializer = nn.initializers.normal(1.0)
-    scale: float = 1.0
+    scale: float | None = 1.0
 
     def setup(self):
         init = nn.with_logical_partitioning(self.table_init, ("vocab", "embed"))
@@ -80,7 +83,8 @@ class Embed(nn.Module):
     def __call__(self, tokens_BL):
         # Gathered over `embed` first: a lookup in a table split there cannot be laid out by rows of the batch.
         x_BLD = jnp.take(constrain(self.table_VD, "vocab", None), tokens_BL, axis=0)
-        return constrain(x_BLD if self.scale == 1.0 else x_BLD * self.scale, "batch", "length", "embed")
+        scale = self.width**0.5 if self.scale is None else self.scale
+        return constrain(x_BLD if scale == 1.0 else x_BLD * scale, "batch", "length", "embed")
 
 
 class Projected(nn.Module):

@@ -45,17 +45,21 @@ def dropless(experts: Callable, x_BLD: jax.Array, routing: Routing) -> tuple[jax
 
 @dataclasses.dataclass(frozen=True)
 class Capacity:
-    """Each expert holds C = ceil(factor * k * L / E) tokens of a row; what does not fit is dropped (GShard, Switch).
+    """Each expert holds C = ceil(factor * k * L / E) tokens of a row, or just `tokens`; what does not fit is dropped (GShard,
+    Switch).
 
     First choices go before second ones, then earlier tokens before later ones. So with more than one choice a token
     can lose its second one to a later token's first: strictly causal only for top_k = 1, `dense` and `dropless` always.
     """
 
     factor: float = 1.25
+    tokens: int | None = None
 
     def __call__(self, experts: Callable, x_BLD: jax.Array, routing: Routing) -> tuple[jax.Array, jax.Array]:
         top_k = routing.experts_BLS.shape[-1]
-        capacity = math.ceil(self.factor * top_k * x_BLD.shape[1] / routing.num_experts)
+        length = x_BLD.shape[1]
+        capacity = math.ceil(self.factor * top_k * length / routing.num_experts)
+        capacity = capacity if self.tokens is None else min(self.tokens, top_k * length)
         dispatch_BLSEC = slots_of(routing, capacity)
         dispatch_BLEC = jnp.sum(dispatch_BLSEC, axis=2).astype(x_BLD.dtype)
         axes = ("expert", "expert_batch", "capacity", "embed")

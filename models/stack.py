@@ -49,18 +49,20 @@ class Stack(nn.Module):
         return drop(x_BLD if self.norm is None else self.norm(x_BLD))
 
     def repeated(self, x_BLD: jax.Array, ctx: Context) -> jax.Array:
-        def step(block, x_BLD, ctx):
+        def plain(block, x_BLD, ctx):
             return constrain(block(x_BLD, ctx), "batch", "length", "embed"), None
 
         scan = self.scan or self.shared
-        if self.remat is not None:
-            step = nn.remat(step, policy=self.remat, prevent_cse=not scan)
+        step = plain if self.remat is None else nn.remat(plain, policy=self.remat, prevent_cse=not scan)
         if scan:
             x_BLD = self.scanned(step)(self.block.copy(name="layers"), x_BLD, ctx)[0]
         else:
             for i in range(self.repeats):
                 x_BLD, _ = step(self.block.copy(name=f"layer_{i}"), x_BLD, ctx)
-        return x_BLD if self.tail is None else step(self.tail, x_BLD, ctx)[0]
+        if self.tail is None:
+            return x_BLD
+        last = step if self.remat is None else nn.remat(plain, policy=self.remat)
+        return last(self.tail, x_BLD, ctx)[0]
 
     def scanned(self, step: Callable) -> Callable:
         """`step` repeated, with the parameters of every repetition along axis 0, or the same for all."""

@@ -43,7 +43,7 @@ def build(f: Fields) -> nn.Module:
 
     biased = f.holds("final_logits_bias") if f.names else True
     return architectures.EncoderDecoder(
-        linear.Embed(f("vocab_size"), width, scale=width**0.5 if f("scale_embedding", False) else 1.0),
+        linear.Embed(f("vocab_size"), width, scale=None if f("scale_embedding", False) else 1.0),
         tower("encoder"),
         tower("decoder"),
         heads.Tied(use_bias=biased),
@@ -64,7 +64,7 @@ DESCRIBE: Describe = {
     "d_model": "embed.width",
     "activation_function": lambda model: activation_name(at(model, "encoder.layers.0").mlp.activation),
     "max_position_embeddings": "encoder.position.max_length",
-    "scale_embedding": lambda model: model.embed.scale != 1.0,
+    "scale_embedding": lambda model: model.embed.scale is None,
     "tie_word_embeddings": lambda model: kind(model.head) == "Tied",
     "is_encoder_decoder": lambda model: True,
     "architectures": lambda model: ["BartForConditionalGeneration"],

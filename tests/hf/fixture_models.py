@@ -128,6 +128,7 @@ MODELS = {
     ),
     "umt5": ("UMT5ForConditionalGeneration", _T5 | {"tie_word_embeddings": False}),
     "switch": ("SwitchTransformersForConditionalGeneration", _SWITCH),
+    "switch_capacity": ("SwitchTransformersForConditionalGeneration", _SWITCH | {"expert_capacity": 2}),
     "bart": ("BartForConditionalGeneration", _BART),
     "bart_scaled": ("BartForConditionalGeneration", _BART | {"scale_embedding": True}),
     "bert": ("BertForPreTraining", _BERT),

@@ -16,7 +16,9 @@ from tests.hf.folders import FIXTURES, NAMES
 TOLERANCE = 3e-5  # a tenth of what an epsilon or an activation that is nearly right would change
 DECODING = [name for name in NAMES if "greedy" in folders.expected(name)]
 # Its frequencies depend on the length, and keys stay in a cache as they were rotated when they were written.
-UNCACHED = {"llama_dynamic"}
+# Experts of `switch_capacity` are full sooner the longer a row is.
+UNCACHED = {"llama_dynamic", "switch_capacity"}
+UNPACKED = {"switch_capacity"}
 
 
 @functools.lru_cache(maxsize=1)
@@ -40,6 +42,8 @@ def test_logits_are_the_reference_s_alone_padded_and_packed(name):
     got = got[..., 0] if logits.ndim == 2 else got
     length = real.shape[1]
     np.testing.assert_allclose(got[:3, :length][real], logits[real], atol=TOLERANCE, rtol=TOLERANCE)
+    if name in UNPACKED:
+        return
     two = np.concatenate(folders.parts(real, logits))
     np.testing.assert_allclose(got[3, : len(two)], two, atol=TOLERANCE, rtol=TOLERANCE)
 
