@@ -9,8 +9,8 @@ from models import architectures, attention, blocks, heads, linear, mlp, norms, 
 from t5x_like.hf import llama, ops
 from t5x_like.hf.family import Family
 from t5x_like.hf.fields import Fields, activation_name
-from t5x_like.hf.llama import causal_lm, kv_heads, layer_types, window_size, windows
-from t5x_like.hf.modules import Describe, at, kind, stacked, unstacked
+from t5x_like.hf.llama import causal_lm, kv_heads, layer_types, windows
+from t5x_like.hf.modules import OMIT, Describe, at, kind, stacked, unstacked
 from t5x_like.hf.rope import from_parameters, rope, rope_fields, scaled_length, scaling_fields
 from t5x_like.hf.table import Rules, Table, norm
 
@@ -157,9 +157,10 @@ def exact(scale: float) -> float:
     return round(near) if round(near) ** -0.5 == scale else near
 
 
-def local_sizes(model: nn.Module) -> int | None:
+def local_sizes(model: nn.Module) -> Any:
+    """The size of the windows; others need one, so where there is none the field is left out."""
     sizes = [inner(x).mixer.mask.size for x in unstacked(model.decoder) if kind(inner(x).mixer.mask) == "Window"]
-    return sizes[0] if sizes else None
+    return sizes[0] if sizes else OMIT
 
 
 def local_types(model: nn.Module) -> list[str]:
@@ -197,7 +198,7 @@ FAMILIES = (
     Family(
         "gemma2",
         build_gemma2,
-        GEMMA2 | {"sliding_window": window_size, "layer_types": layer_types} | causal_lm("Gemma2"),
+        GEMMA2 | {"sliding_window": local_sizes, "layer_types": layer_types} | causal_lm("Gemma2"),
         table(llama.ATTENTION, llama.MLP, FOUR_NORMS),
     ),
     Family(

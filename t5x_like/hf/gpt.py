@@ -309,6 +309,7 @@ FAMILIES = (
         | rope_fields("decoder.position")
         | {
             "attention_bias": f"{FIRST}.mixer.use_bias",
+            "rotary_emb_base": "decoder.position.base",  # its name for rope_theta, which transformers 5 does not read
             "rotary_pct": share,
             "use_parallel_residual": lambda model: at(model, FIRST).placement.__name__ == "parallel_own_norms",
         }

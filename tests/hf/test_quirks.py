@@ -191,6 +191,10 @@ def test_exported_configuration_has_nothing_that_others_refuse():
     falcon = families.config_of(model_of("falcon_rw"), "falcon")[1]
     assert not {"rope_theta", "rope_scaling", "max_position_embeddings"} & set(falcon)
     assert families.config_of(model_of("phi3"), "phi3")[1]["pad_token_id"] is None
+    assert families.config_of(model_of("gpt_neox"), "gpt_neox")[1]["rotary_emb_base"] == 1e4
+    for name, count in {"gemma2": 4, "gemma3_text": 8}.items():
+        model = model_of(name, layer_types=["full_attention"] * count)
+        assert "sliding_window" not in families.config_of(model, config(name)["model_type"])[1]
 
 
 def test_every_fixture_has_a_family():
