@@ -113,13 +113,14 @@ def from_folder(source: Path, options: dict[str, Any]) -> tuple:
 
 def from_gguf(source: Path, options: dict[str, Any]) -> tuple:
     """(model, params, config.json, vocabulary) of a GGUF file."""
+    from t5x_like import hf
     from t5x_like.data import gguf_tokenizer
     from t5x_like.hf import gguf
 
     reader = gguf.opened(source)
     values = gguf.metadata(reader)
     config = gguf.config_of(values, [tensor.name for tensor in reader.tensors], str(source))
-    return *gguf.load(source, **options), config, gguf_tokenizer.from_gguf(values, config["vocab_size"])
+    return *hf.load(source, **options), config, gguf_tokenizer.from_gguf(values, config["vocab_size"])
 
 
 def write_run(folder: Path, model, params, config: dict[str, Any], vocabulary) -> None:

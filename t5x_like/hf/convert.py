@@ -31,7 +31,7 @@ def load(
     ignore: Iterable[str] = (),
     progress: Progress = lambda names, total: names,
 ) -> tuple[nn.Module, Any]:
-    """(model, params) of a folder with config.json and safetensors, every array born on its devices of `mesh`.
+    """(model, params) of a folder with config.json and safetensors, or of a LLaMA's .gguf file, laid out on `mesh`.
 
     `dtype` None keeps what is stored. `scan` False unrolls the layers. `ignore` names fields of config.json that are to be
     passed over. One tensor at a time is in host memory.
@@ -41,6 +41,10 @@ def load(
         field, tensors that are missing or left over, or of another shape.
     """
     folder = Path(folder)
+    if folder.is_file():
+        from t5x_like.hf import gguf  # stands on this file
+
+        return gguf.load(folder, mesh, rules, dtype, scan, progress)
     config = fields.read(folder)
     stored = tensors.stored(folder)
     family, model = families.model_of(config, str(folder / "config.json"), ignore, stored)

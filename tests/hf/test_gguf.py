@@ -54,7 +54,7 @@ def write(path, name="llama", kind=None, drop=(), **fields):
 
 def test_a_gguf_file_is_the_folder_it_was_made_of(tmp_path):
     write(tmp_path / "model.gguf")
-    model, params = gguf.load(tmp_path / "model.gguf")
+    model, params = hf.load(tmp_path / "model.gguf")
     hf.save(model, params, tmp_path / "out")
     before, after = tensors.stored(FIXTURES / "llama"), tensors.stored(tmp_path / "out")
     assert {n: x.read().tobytes() for n, x in after.items()} == {n: x.read().tobytes() for n, x in before.items()}
