@@ -1,0 +1,7 @@
+"""Cleaning of text before it becomes tokens: every rule is a pure function document -> document or Dropped(rule).
+
+steps        what a step is, and the first one: a document that can be read at all
+reading      documents from files, whatever is in them
+pipeline     steps one after another over a stream; report counts and shows what they did
+c4, gopher, repetition, fineweb      published heuristics, thresholds as fields
+"""

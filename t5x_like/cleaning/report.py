@@ -1,0 +1,141 @@
+"""What a cleaning run did: counts by rule, and examples of kept and dropped documents, as JSON and one HTML page."""
+
+import html
+import json
+import zlib
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from t5x_like.cleaning.steps import Document, Dropped
+
+KEPT = "kept"
+
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Cleaning report</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
+table {{ border-collapse: collapse; margin: 1rem 0 }}
+td, th {{ padding: .2rem .8rem; border-bottom: 1px solid #ddd; text-align: right }}
+td:first-child, th:first-child {{ text-align: left }}
+.bar {{ background: #4a78b5; height: .7rem; display: inline-block }}
+pre {{ white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f5f2; padding: .6rem; margin: .3rem 0 1rem }}
+</style>
+<h1>Cleaning report</h1>
+<p>{kept:,} of {read:,} documents kept ({share:.1%}); {characters_kept:,} of {characters_read:,} characters.</p>
+<h2>Dropped, by rule</h2>
+{dropped}
+<h2>Edits, by rule</h2>
+{edits}
+<h2>Examples</h2>
+{examples}
+</html>
+"""
+
+
+@dataclass
+class Report:
+    """Counts of one run, or of several added by merge(). Examples are a sample by hash of id, so repeatable."""
+
+    examples_per_rule: int = 5
+    excerpt: int = 800
+    read: int = 0
+    kept: int = 0
+    characters_read: int = 0
+    characters_kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    edits: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[tuple[int, dict[str, str]]]] = field(default_factory=dict)
+
+    def add_kept(self, before: Document, after: Document) -> None:
+        """A document that came through."""
+        self.read += 1
+        self.kept += 1
+        self.characters_read += len(before["text"])
+        self.characters_kept += len(after["text"])
+        self.add_example(KEPT, after, "")
+
+    def add_dropped(self, document: Any, dropped: Dropped) -> None:
+        """A document that did not; it may be anything, or the Dropped of a source that could not read it."""
+        self.read += 1
+        self.dropped[dropped.rule] += 1
+        text = document.get("text") if isinstance(document, dict) else None
+        self.characters_read += len(text) if isinstance(text, str | bytes) else 0
+        self.add_example(dropped.rule, document if isinstance(document, dict) else {}, dropped.detail)
+
+    def add_example(self, rule: str, document: Document, detail: str) -> None:
+        """Keeps the document if the hash of its id is among the smallest under this rule."""
+        name = str(document.get("id", "")).encode("utf-8", "replace").decode()
+        rank = zlib.crc32(name.encode())
+        held = self.examples.setdefault(rule, [])
+        if len(held) >= self.examples_per_rule and (not held or rank >= held[-1][0]):
+            return
+        held.append((rank, {"id": name, "detail": detail, "text": shown(document.get("text"), self.excerpt)}))
+        held.sort(key=lambda example: example[0])
+        del held[self.examples_per_rule :]
+
+    def merge(self, other: "Report") -> None:
+        """Adds the counts and examples of another worker's report."""
+        for name in ("read", "kept", "characters_read", "characters_kept"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.dropped += other.dropped
+        self.edits += other.edits
+        for rule, theirs in other.examples.items():
+            both = sorted([*self.examples.get(rule, []), *theirs], key=lambda example: example[0])
+            self.examples[rule] = both[: self.examples_per_rule]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        names = ("read", "kept", "characters_read", "characters_kept")
+        counts = {name: getattr(self, name) for name in names}
+        examples = {rule: [example for _, example in held] for rule, held in self.examples.items()}
+        return {**counts, "dropped": dict(self.dropped), "edits": dict(self.edits), "examples": examples}
+
+    def write(self, folder: Path | str) -> None:
+        """Writes cleaning.json and cleaning.html, which needs no other file."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.as_dict(), indent=1, ensure_ascii=False)
+        (folder / "cleaning.json").write_text(text, encoding="utf-8")
+        (folder / "cleaning.html").write_text(self.page(), encoding="utf-8")
+
+    def page(self) -> str:
+        """The HTML page."""
+        rules = [rule for rule, _ in self.dropped.most_common()]
+        return PAGE.format(
+            **{name: getattr(self, name) for name in ("read", "kept", "characters_read", "characters_kept")},
+            share=self.kept / max(self.read, 1),
+            dropped=table(self.dropped, self.read),
+            edits=table(self.edits, sum(self.edits.values())),
+            examples="\n".join(section(rule, self.examples.get(rule, [])) for rule in (KEPT, *rules)),
+        )
+
+
+def shown(text: Any, length: int) -> str:
+    """The beginning of a text that may not be one."""
+    if isinstance(text, bytes):
+        text = text[: 4 * length].decode("utf-8", "replace")
+    return str(text)[:length].encode("utf-8", "replace").decode()
+
+
+def table(counts: Counter[str], whole: int) -> str:
+    """Rules, most frequent first, with their share of `whole`."""
+    if not counts:
+        return "<p>None.</p>"
+    rows = (
+        f"<tr><td>{html.escape(rule)}<td>{count:,}<td>{count / whole:.2%}"
+        f'<td style="text-align:left"><span class="bar" style="width:{200 * count / whole:.0f}px"></span>'
+        for rule, count in counts.most_common()
+    )
+    return "<table><tr><th>rule<th>count<th>share<th>\n" + "\n".join(rows) + "</table>"
+
+
+def section(rule: str, examples: list[tuple[int, dict[str, str]]]) -> str:
+    """The examples of one rule, folded."""
+    items = (
+        f"<div><b>{html.escape(example['id'])}</b> {html.escape(example['detail'])}"
+        f"<pre>{html.escape(example['text'])}</pre></div>"
+        for _, example in examples
+    )
+    return f"<details><summary>{html.escape(rule)}</summary>{''.join(items)}</details>"

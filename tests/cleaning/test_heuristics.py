@@ -1,0 +1,203 @@
+"""Published heuristics: of every rule one document that is just kept and one that is just dropped."""
+
+import random
+
+import numpy as np
+import pytest
+
+from t5x_like.cleaning.c4 import C4, sentences
+from t5x_like.cleaning.fineweb import FineWebQuality
+from t5x_like.cleaning.gopher import GopherQuality
+from t5x_like.cleaning.repetition import GopherRepetition, duplicate_characters, repeated_ngrams, top_characters
+from tests.cleaning.planted import WORDS, document, prose, rule, text
+
+FIVE = "One is here. Two is here. Three is here. Four is here. Five is here."
+
+
+BULLET = "- one of the balls is going round\n"
+ELLIPSIS = "the ball is going round and round and round...\n"
+PLAIN = "and the other one is not going round at all\n"
+
+
+def letters(count: int, *extra: str) -> str:
+    """`count` words: two stop words, `extra`, and words of five letters."""
+    fill = [word for word in WORDS if len(word) == 5][: count - len(extra) - 2]
+    return " ".join(["the", "and", *extra, *fill])
+
+
+def filled(size: int, count: int, stop: str = "the and") -> str:
+    """`count` words of `size` letters after two stop words."""
+    return " ".join([stop, *["x" * size] * count])
+
+
+GOPHER = [
+    ("word_count", letters(50), letters(49)),
+    ("word_count", filled(4, 99_998), filled(4, 99_999)),
+    ("mean_word_length", filled(3, 60), filled(2, 60)),
+    ("mean_word_length", filled(10, 60), filled(11, 600)),
+    ("hash_ratio", letters(100, *["a#b"] * 10), letters(100, *["a#b"] * 11)),
+    ("ellipsis_ratio", letters(100, *["ab…"] * 10), letters(100, *["ab…"] * 11)),
+    ("bullet_lines", BULLET * 45 + PLAIN * 5, BULLET * 46 + PLAIN * 5),
+    ("ellipsis_lines", ELLIPSIS * 3 + PLAIN * 7, ELLIPSIS * 4 + PLAIN * 7),
+    ("alphabetic_words", letters(100, *["1234"] * 20), letters(100, *["1234"] * 21)),
+    ("stop_words", filled(5, 60, "The and"), filled(5, 60, "the the")),
+]
+
+
+@pytest.mark.parametrize(("name", "kept", "dropped"), GOPHER)
+def test_gopher_quality(name, kept, dropped):
+    assert rule(GopherQuality()(document(kept))) == "kept"
+    assert rule(GopherQuality()(document(dropped))) == f"gopher_quality.{name}"
+
+
+def test_thresholds_are_fields():
+    assert rule(GopherQuality(min_words=3)(document("the ball and"))) == "kept"
+    assert "allowed at least 50" in GopherQuality()(document("the ball")).detail
+
+
+def different(count: int, length: int) -> list[str]:
+    """Different lines of one length."""
+    return ["".join(random.Random(number).choices("abcdefghijklmn", k=length)) for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "dropped"),
+    [
+        ("lines", ["x"] * 31 + different(69, 9), ["x"] * 32 + different(69, 9)),  # 30 and 31 copies
+        ("line_characters", ["x" * 18] * 3 + different(15, 9), ["x" * 18] * 4 + different(15, 9)),
+    ],
+)
+def test_gopher_repetition_of_lines_and_paragraphs(name, kept, dropped):
+    for separator, part in (("\n", name), ("\n\n", name.replace("line", "paragraph"))):
+        own = separator == "\n"
+        step = GopherRepetition(max_lines=0.3 if own else 1, max_line_characters=0.2 if own else 1, top=(), repeated=())
+        assert rule(step(document(separator.join(kept)))) == "kept"
+        assert rule(step(document(separator.join(dropped)))) == f"gopher_repetition.{part}"
+
+
+def spelled_top(words: list[str], n: int) -> int:
+    """Characters of the most frequent n-gram, as datatrove counts them, where it repeats."""
+    grams = [" ".join(words[i : i + n]) for i in range(len(words) - n + 1)]
+    top = max(grams, key=grams.count, default="")
+    return len(top) * grams.count(top) if grams.count(top) > 1 else 0
+
+
+def spelled_duplicates(words: list[str], n: int) -> int:
+    """Characters of the words covered by n-grams seen before."""
+    seen, covered = set(), set()
+    for start in range(len(words) - n + 1):
+        gram = tuple(words[start : start + n])
+        if gram in seen:
+            covered.update(range(start, start + n))
+        seen.add(gram)
+    return sum(len(words[place]) for place in covered)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_ngram_counts_equal_their_definitions(seed):
+    drawn = random.Random(seed)
+    words = drawn.choices(WORDS[: drawn.choice((2, 5, 40))], k=drawn.randint(0, 90))
+    words += words[5 : drawn.randint(5, 60)]
+    ends = np.concatenate([[0], np.cumsum([len(word) for word in words])]).astype(np.int64)
+    for n, positions, labels in repeated_ngrams(words, 10):
+        assert top_characters(n, positions, labels, ends) == spelled_top(words, n)
+        assert duplicate_characters(n, positions, labels, ends) == spelled_duplicates(words, n)
+
+
+@pytest.mark.parametrize(("n", "most"), GopherRepetition().top)
+def test_gopher_top_ngram(n, most):
+    """An n-gram of six-letter words, repeated between words of their own, around its bound."""
+    gram = ["aaaaaa", "bbbbbb", "cccccc", "dddddd"][:n]
+    step = GopherRepetition(top=((n, most),), repeated=())
+    others = iter(different(1000, 6))
+    body = [word for _ in range(10) for word in (*gram, next(others))]
+    while len(" ".join(body)) * most < 10 * (7 * n - 1):
+        body.append(next(others))
+    assert rule(step(document(" ".join(body)))) == "kept"
+    assert rule(step(document(" ".join(body[:-1])))) == f"gopher_repetition.top_{n}_gram"
+
+
+@pytest.mark.parametrize(("n", "most"), GopherRepetition().repeated)
+def test_gopher_duplicate_ngram(n, most):
+    step = GopherRepetition(top=(), repeated=((n, most),))
+    body = different(n, 6) * 2
+    others = iter(different(1000, 6)[n:])
+    while len(" ".join(body)) * most < 6 * n:
+        body.append(next(others))
+    assert rule(step(document(" ".join(body)))) == "kept"
+    assert rule(step(document(" ".join(body[:-1])))) == f"gopher_repetition.duplicate_{n}_gram"
+
+
+@pytest.mark.parametrize(
+    ("line", "removed"),
+    [
+        ("A line with no mark at its end", "c4.line_terminal_mark"),
+        ("A line that fades away...", "c4.line_terminal_mark"),
+        ("Two words.", "c4.line_words"),
+        ("Please enable JavaScript to go on.", "c4.line_javascript"),
+        ("This site uses cookies for you.", "c4.line_policy"),
+        (f"One long {'x' * 1001} word.", "c4.line_long_word"),
+    ],
+)
+def test_c4_removes_lines(line, removed):
+    result = C4()(document(f"{FIVE}\n{line}"))
+    assert result.counts == {removed: 1}
+    assert result.document == document(FIVE)
+
+
+@pytest.mark.parametrize(
+    "line", ["Now three words.", 'He said "now."', f"One long {'x' * 1000} word.", "Is it so?", "Curly { without end"]
+)
+def test_c4_keeps_lines(line):
+    passed = line[-1] in '.?!"'
+    assert text(C4()(document(f"{FIVE}\n{line}"))) == (f"{FIVE}\n{line}" if passed else FIVE)
+
+
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [
+        (FIVE, "kept"),
+        (FIVE.replace(" Five is here.", ""), "c4.sentences"),
+        (f"{FIVE}\nHere is {{ code.", "c4.curly_bracket"),
+        (f"{FIVE}\nHere is Lorem Ipsum text.", "c4.lorem_ipsum"),
+        ("", "c4.sentences"),
+    ],
+)
+def test_c4_pages(page, name):
+    assert rule(C4()(document(page))) == name
+
+
+def test_c4_cuts_citations():
+    assert text(C4()(document(FIVE.replace("One", "One[12][citation needed]")))) == FIVE
+
+
+def test_sentences():
+    assert sentences("It cost 3.50 in all. He paid! Did she? Yes") == 3
+    assert sentences("no mark") == 1
+    assert sentences("We met e.g. at noon.") == 1
+
+
+LONG = "the line goes on for more than thirty characters here"
+LONG_LINES = [f"{LONG} {number}" for number in range(9)]
+LONG_ENDED = [f"{LONG} {number:03d}." for number in range(120)]
+SHORT_LINES = [f"w{number} is not so very long." for number in range(70)]
+WIDE = f"{'x' * 30} {'y' * 20}."
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "dropped"),
+    [
+        ("terminal_lines", [*LONG_LINES[:7], f"{LONG}."], [*LONG_LINES[:8], f"{LONG}."]),
+        ("short_lines", SHORT_LINES[:67] + LONG_ENDED[:33], SHORT_LINES[:68] + LONG_ENDED[:33]),
+        ("duplicate_line_characters", [*LONG_ENDED, LONG_ENDED[0]], [*LONG_ENDED, *LONG_ENDED[:2]]),
+        ("line_breaks", [WIDE, WIDE.replace("y", "z y")], [WIDE.replace("x", n) for n in "abcde"]),
+    ],
+)
+def test_fineweb(name, kept, dropped):
+    assert rule(FineWebQuality()(document("\n".join(kept)))) == "kept"
+    assert rule(FineWebQuality()(document("\n".join(dropped)))) == f"fineweb.{name}"
+
+
+def test_plain_prose_is_kept_by_all():
+    for step in (C4(), GopherQuality(), GopherRepetition(), FineWebQuality()):
+        assert rule(step(document(prose(1)))) == "kept"

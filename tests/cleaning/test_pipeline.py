@@ -1,0 +1,146 @@
+"""The pipeline: order, counts, the report, and input that is no text at all."""
+
+import gzip
+import json
+import random
+
+import pytest
+
+from t5x_like.cleaning.c4 import C4
+from t5x_like.cleaning.gopher import GopherQuality
+from t5x_like.cleaning.pipeline import Pipeline
+from t5x_like.cleaning.reading import jsonl, text_lines
+from t5x_like.cleaning.report import Report
+from t5x_like.cleaning.steps import Dropped, Edited, Readable
+from tests.cleaning.planted import document, prose, rule
+
+WEB = Pipeline((C4(), GopherQuality()))
+
+
+def run(pipeline: Pipeline, documents) -> tuple[list, Report]:
+    report = Report()
+    return list(pipeline(documents, report)), report
+
+
+def test_steps_come_in_their_order_and_each_document_is_counted_once():
+    seen = []
+
+    def first(document):
+        seen.append(("first", document["id"]))
+        return (
+            Dropped("first.even")
+            if int(document["id"]) % 2 == 0
+            else Edited({**document, "text": "changed"}, {"first.edit": 2})
+        )
+
+    def second(document):
+        seen.append(("second", document["id"]))
+        assert document["text"] == "changed"
+        return Dropped("second.three") if document["id"] == "3" else document
+
+    kept, report = run(Pipeline((first, second)), ({"text": "some text"} for _ in range(6)))
+    assert [document["id"] for document in kept] == ["1", "5"]
+    assert seen[:3] == [("first", "0"), ("first", "1"), ("second", "1")]
+    assert report.dropped == {"first.even": 3, "second.three": 1}
+    assert report.edits == {"first.edit": 4}  # not those of the document that was dropped later
+    assert (report.read, report.kept) == (6, 2)
+    assert (report.characters_read, report.characters_kept) == (6 * 9, 2 * 7)
+
+
+def test_it_streams():
+    """Nothing is read before it is asked for."""
+    asked = []
+    source = ({"text": prose(n), "id": asked.append(n)} for n in range(100))
+    next(WEB(source, Report()))
+    assert len(asked) == 1
+
+
+JUNK = [
+    ("no_text", {"id": "a"}),
+    ("no_text", {"text": None}),
+    ("no_text", {"text": 3}),
+    ("no_text", "a string"),
+    ("no_text", None),
+    ("empty", {"text": ""}),
+    ("empty", {"text": " \n\t"}),
+    ("invalid_utf8", {"text": b"caf\xe9"}),
+    ("invalid_utf8", {"text": "half \ud83d"}),
+    ("invalid_utf8", {"text": "half", "id": 3} | {"text": b"\xff\xfe\x00"}),
+    ("binary", {"text": random.Random(0).randbytes(4000).decode("latin-1")}),
+    ("binary", {"text": bytes(1000)}),
+    ("binary", {"text": "what was\ufffd\ufffd not UTF-8"}),
+    ("too_long", {"text": "x" * 10_000_001}),
+]
+
+
+@pytest.mark.parametrize(("name", "junk"), JUNK)
+def test_junk_is_a_counted_drop(name, junk, tmp_path):
+    kept, report = run(WEB, [junk, document(prose(0))])
+    assert len(kept) == 1
+    assert report.dropped == {f"readable.{name}": 1}
+    report.write(tmp_path)
+
+
+def test_few_control_characters_are_removed_and_counted():
+    kept, report = run(Pipeline(()), [document("e\u0301" + "text " * 100 + "\x00")])
+    assert kept[0]["text"] == "\u00e9" + "text " * 100
+    assert report.edits == {"readable.control_characters": 1}
+
+
+def test_bytes_become_text():
+    assert Readable()({"text": "naïve".encode()})["text"] == "naïve"
+
+
+def test_jsonl_with_every_kind_of_line(tmp_path):
+    lines = [
+        json.dumps(document(prose(0), "good")).encode(),
+        b"",
+        b'{"text": "caf\xe9"}',
+        b"{not json",
+        b"[1, 2]",
+        b"[" * 200_000,
+        b'{"text": "' + b"x" * 2_000_000 + b'"}',
+        json.dumps({"text": prose(1), "url": "u"}).encode(),
+    ]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    kept, report = run(WEB, jsonl(tmp_path / "a.jsonl", max_bytes=1_000_000))
+    assert [document["id"] for document in kept] == ["good", "a.jsonl:8"]
+    assert kept[1]["url"] == "u"
+    assert report.dropped == {"reading.invalid_utf8": 1, "reading.invalid_json": 3, "reading.long_line": 1}
+
+
+def test_a_line_of_100_megabytes_is_one_drop(tmp_path):
+    with open(tmp_path / "a.txt", "wb") as file:
+        file.truncate(100_000_000)
+        file.seek(0, 2)
+        file.write(b"\nshort\r\n")
+    found = list(text_lines(tmp_path / "a.txt"))
+    assert rule(found[0]) == "reading.long_line" and "100000001 bytes" in found[0].detail
+    assert found[1] == {"text": b"short", "id": "a.txt:2"}
+
+
+def test_a_cut_gzip_file_is_counted(tmp_path):
+    whole = gzip.compress("\n".join(prose(n).replace("\n", " ") for n in range(200)).encode())
+    (tmp_path / "a.gz").write_bytes(whole[: len(whole) // 2])
+    found = list(text_lines(tmp_path / "a.gz"))
+    assert len(found) > 10 and rule(found[-1]) == "reading.damaged_file"
+
+
+def test_the_report_is_one_page_and_json(tmp_path):
+    documents = [document(f"<script>{number}", f"<b>{number}") for number in range(30)]
+    _, report = run(WEB, [*documents, document(prose(0))])
+    report.write(tmp_path / "new")
+    page = (tmp_path / "new" / "cleaning.html").read_text("utf-8")
+    assert "<script" not in page and "http" not in page and "&lt;script" in page
+    assert "1 of 31 documents kept" in page and "c4.sentences" in page
+    written = json.loads((tmp_path / "new" / "cleaning.json").read_text("utf-8"))
+    assert written["dropped"] == {"c4.sentences": 30}
+    assert len(written["examples"]["c4.sentences"]) == report.examples_per_rule
+
+
+def test_merged_reports_equal_one_run():
+    documents = [document(prose(n, sentences=n % 9 + 1), str(n)) for n in range(60)]
+    _, whole = run(WEB, documents)
+    (_, left), (_, right) = run(WEB, documents[:25]), run(WEB, documents[25:])
+    left.merge(right)
+    assert left.as_dict() == whole.as_dict()
