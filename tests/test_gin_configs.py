@@ -21,6 +21,12 @@ FAMILIES = {
     "switch_t5": ("seq2seq", "pairs"),
     "bart": ("seq2seq", "pairs"),
 }
+# objective: (family, task) where no family above is trained with it
+OBJECTIVES = {
+    "ul2": ("ul2", "tiny"),
+    "ul2_prefix_lm": ("llama", "tiny"),
+}
+PAIRED = ("span_corruption", "seq2seq", "ul2")  # objectives with two lengths
 SMALL = {
     "STEPS": 2,
     "WARMUP_STEPS": 1,
@@ -32,9 +38,9 @@ SMALL = {
 SHORT = {"LENGTH": 32}, {"INPUTS_LENGTH": 48, "TARGETS_LENGTH": 32}
 
 
-def train(root, run_dir, family, *files, optimizer="adamw", **macros):
-    objective, task = FAMILIES[family]
-    macros = SMALL | SHORT[objective in ("span_corruption", "seq2seq")] | {"TASK": task, "RUN_DIR": run_dir} | macros
+def train(root, run_dir, family, *files, optimizer="adamw", objective=None, **macros):
+    objective, task = FAMILIES[family] if objective is None else (objective, OBJECTIVES[objective][1])
+    macros = SMALL | SHORT[objective in PAIRED] | {"TASK": task, "RUN_DIR": run_dir} | macros
     overrides = [f"--gin.{name}={value}" for name, value in macros.items()]
     overrides.append(f"--gin.token_cache.TokenCache.root={root}")
     names = (f"sizes/{family}/tiny", f"objectives/{objective}", f"optimizers/{optimizer}", "runs/pretrain", *files)
@@ -49,6 +55,11 @@ def train(root, run_dir, family, *files, optimizer="adamw", **macros):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_kind_of_family_trains(tiny_root, tmp_path, family):
     train(tiny_root, tmp_path, family)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_trains(tiny_root, tmp_path, objective):
+    train(tiny_root, tmp_path, OBJECTIVES[objective][0], objective=objective)
 
 
 @pytest.mark.parametrize("optimizer", ["adafactor", "lion", "sgd"])
@@ -92,6 +103,7 @@ def test_no_file_is_left_out():
     used |= {f"optimizers/{name}" for name in ("adafactor", "lion", "sgd")}
     used |= {f"meshes/{name}" for name in ("fsdp", "data_fsdp_tensor", "data_expert")}
     used |= {f"objectives/{objective}" for objective, _ in FAMILIES.values()}
+    used |= {f"objectives/{objective}" for objective in OBJECTIVES}
     used |= {f"architectures/{family_of(size)}" for size in TINY}
     # decoding/ is built above, tasks/ are read in tests/tasks, sizes/ are counted in test_families
     found = {str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.gin")}

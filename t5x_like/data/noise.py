@@ -58,13 +58,9 @@ def text_length(inputs_length: int, targets_length: int, density: float, mean_sp
     return length
 
 
-def corrupt_spans(tokens_nT, uniform_nT, density: float, mean_span: float, sentinel: int, eos: int):
-    """T5's span corruption (Raffel et al. 2020): (inputs, targets), each [n, same length for every row].
-
-    Every noise span becomes one sentinel in the inputs; the targets are sentinel, span, sentinel, span, ... Sentinels
-    count down from `sentinel`.
-    """
-    rows, length = tokens_nT.shape
+def span_numbers(uniform_nT, density: float, mean_span: float) -> np.ndarray:
+    """Texts cut into spans by turns: 0, 2, 4, ... is text that stays, 1, 3, 5, ... is noise."""
+    rows, length = uniform_nT.shape
     noise, spans = span_counts(length, density, mean_span)
     kept = length - noise
     kept_nS = span_lengths(uniform_nT[:, : kept - 1], kept, spans)
@@ -72,7 +68,17 @@ def corrupt_spans(tokens_nT, uniform_nT, density: float, mean_span: float, senti
     starts_nS = np.cumsum(np.stack([kept_nS, noise_nS], axis=2).reshape(rows, -1), axis=1)[:, :-1]
     switches = np.zeros((rows, length), np.int32)
     np.put_along_axis(switches, starts_nS, 1, axis=1)
-    span_nT = np.cumsum(switches, axis=1)  # 0, 2, 4, ... is text that stays, 1, 3, 5, ... is noise
+    return np.cumsum(switches, axis=1)
+
+
+def corrupt_spans(tokens_nT, uniform_nT, density: float, mean_span: float, sentinel: int, eos: int):
+    """T5's span corruption (Raffel et al. 2020): (inputs, targets), each [n, same length for every row].
+
+    Every noise span becomes one sentinel in the inputs; the targets are sentinel, span, sentinel, span, ... Sentinels
+    count down from `sentinel`.
+    """
+    rows, length = tokens_nT.shape
+    span_nT = span_numbers(uniform_nT, density, mean_span)
     is_noise = span_nT % 2 == 1
     first = np.ones((rows, length), bool)
     first[:, 1:] = span_nT[:, 1:] != span_nT[:, :-1]
@@ -85,6 +91,20 @@ def corrupt_spans(tokens_nT, uniform_nT, density: float, mean_span: float, senti
         return np.concatenate([shown, end], axis=1)
 
     return joined(is_noise), joined(~is_noise)
+
+
+def compacted(values_nW, keep_nW, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """(the kept values of every row moved to its left and padded with 0 to `length`, how many they are).
+
+    Raises:
+      ValueError: more of them than `length`.
+    """
+    count_n = keep_nW.sum(axis=1)
+    if (longest := count_n.max(initial=0)) > length:
+        raise ValueError(f"a row has {longest} tokens after noising, its length is {length}; raise the length")
+    result = np.zeros((len(values_nW), length), np.int32)
+    result[np.arange(length) < count_n[:, None]] = values_nW[keep_nW]
+    return result, count_n
 
 
 def mask_tokens(tokens_nL, choose_nL, what_nL, which_nL, rate: float, mask_id: int, text_ids):

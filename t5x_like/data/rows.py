@@ -74,6 +74,12 @@ def pieces(cache: TokenCache, length: int, index_n: np.ndarray, start: int):
     return inputs, targets, positions, segments
 
 
+def texts(cache: TokenCache, length: int, index_n: np.ndarray) -> np.ndarray:
+    """Rows of `length` consecutive tokens of all documents joined, int32 [n, L]."""
+    flat, count = cache.tokens("targets"), whole_rows(cache, length)
+    return flat[: count * length].reshape(count, length)[index_n].astype(np.int32)
+
+
 def whole_rows(cache: TokenCache, length: int) -> int:
     """Rows of `length` tokens in a cache; a tail shorter than that is left out."""
     return len(cache.tokens("targets")) // length
@@ -172,8 +178,7 @@ class SpanCorruption(Rows):
                 f"{spans} noise spans a row need as many sentinels, the vocabulary has {self.vocabulary.extra_ids}; "
                 "shorten inputs_length or raise mean_span_length"
             )
-        flat = self.cache.tokens("targets")
-        tokens = flat[: len(self) * self.text_length].reshape(-1, self.text_length)[index_n].astype(np.int32)
+        tokens = texts(self.cache, self.text_length, index_n)
         draw = noise.uniform(seed, epoch_n, index_n, self.text_length, purpose=2)
         sentinel, eos = self.vocabulary.first_sentinel, vocabularies.end_id(self.vocabulary)
         made = noise.corrupt_spans(tokens, draw, self.noise_density, self.mean_span_length, sentinel, eos)
@@ -182,26 +187,41 @@ class SpanCorruption(Rows):
         return one_segment("encoder", inputs, self.inputs_length) | decoder
 
 
+def ragged(side: str, tokens_nL: np.ndarray, count_n: np.ndarray) -> Batch:
+    """Input tokens, positions and segments of rows that hold one segment of `count_n` tokens, padding being 0."""
+    real = np.arange(tokens_nL.shape[1]) < count_n[:, None]
+    positions = np.where(real, np.arange(tokens_nL.shape[1], dtype=np.int32), 0)
+    return {
+        f"{side}_input_tokens": tokens_nL,
+        f"{side}_positions": positions,
+        f"{side}_segment_ids": real.astype(np.int32),
+    }
+
+
+def ragged_targets(tokens_nL: np.ndarray, count_n: np.ndarray, start: int) -> Batch:
+    """Decoder arrays of rows whose targets are one segment; the first input is `start`."""
+    shifted = np.zeros_like(tokens_nL)
+    shifted[:, 0] = start
+    shifted[:, 1:] = tokens_nL[:, :-1]
+    batch = ragged("decoder", shifted, count_n)
+    batch["decoder_input_tokens"] *= batch["decoder_segment_ids"]
+    batch["decoder_target_tokens"] = tokens_nL
+    batch["decoder_loss_weights"] = batch["decoder_segment_ids"].astype(np.float32)
+    return batch
+
+
 def one_segment(side: str, tokens_nT: np.ndarray, length: int) -> Batch:
-    """Input tokens, positions and segments of rows that hold one segment, padded to `length`."""
+    """As `ragged`, of rows that are all as long, padded to `length`."""
     rows, real = tokens_nT.shape
     padded = np.zeros((rows, length), np.int32)
     padded[:, :real] = tokens_nT
-    positions = np.zeros((rows, length), np.int32)
-    positions[:, :real] = np.arange(real)
-    segments = np.zeros((rows, length), np.int32)
-    segments[:, :real] = 1
-    return {f"{side}_input_tokens": padded, f"{side}_positions": positions, f"{side}_segment_ids": segments}
+    return ragged(side, padded, np.full(rows, real))
 
 
 def targets_of_one_segment(tokens_nT: np.ndarray, length: int, start: int) -> Batch:
-    """Decoder arrays of rows whose targets are one segment; the first input is `start`."""
-    shifted = np.full_like(tokens_nT, start)
-    shifted[:, 1:] = tokens_nT[:, :-1]
-    batch = one_segment("decoder", shifted, length)
-    batch["decoder_target_tokens"] = one_segment("decoder", tokens_nT, length)["decoder_input_tokens"]
-    batch["decoder_loss_weights"] = batch["decoder_segment_ids"].astype(np.float32)
-    return batch
+    """As `ragged_targets`, of rows that are all as long, padded to `length`."""
+    padded = one_segment("decoder", tokens_nT, length)["decoder_input_tokens"]
+    return ragged_targets(padded, np.full(len(padded), tokens_nT.shape[1]), start)
 
 
 @dataclasses.dataclass(frozen=True)

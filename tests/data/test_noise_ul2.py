@@ -1,0 +1,133 @@
+"""UL2's denoisers against the paper: every text comes back, every denoiser hides what it says, as often as it should."""
+
+import collections
+import re
+
+import numpy as np
+import pytest
+
+from t5x_like.data import noise, noise_ul2, rows_ul2, vocabularies
+from t5x_like.data.noise_ul2 import Denoiser
+from t5x_like.data.token_cache import TokenCache
+
+
+@pytest.fixture(scope="module")
+def cache(tiny_root):
+    return TokenCache("tiny", "train", root=str(tiny_root))
+
+
+def everything(made, epoch=0, seed=0):
+    return made.fetch(np.arange(len(made)), np.full(len(made), epoch), seed)
+
+
+def restored(inputs, targets, lowest):
+    """The text of a pair: every sentinel of the inputs replaced by what follows it in the targets."""
+    spans = collections.defaultdict(list)
+    for token in targets:
+        if token >= lowest:
+            sentinel = token
+        else:
+            spans[sentinel].append(token)
+    return [t for token in inputs for t in (spans[token] if token >= lowest else [token])]
+
+
+def source(made):
+    flat = np.asarray(made.cache.tokens("targets"))
+    return flat[: len(made) * made.text_length].reshape(len(made), -1).tolist()
+
+
+def test_every_denoiser_gives_the_text_back(cache):
+    made = rows_ul2.MixtureOfDenoisers(cache, 64, 48)
+    batch, text = everything(made), source(made)
+    sentinels = made.vocabulary.vocab_size - made.vocabulary.extra_ids
+    modes = collections.Counter()
+    for row in range(len(made)):
+        inputs = batch["encoder_input_tokens"][row][batch["encoder_segment_ids"][row] > 0].tolist()
+        targets = batch["decoder_target_tokens"][row][batch["decoder_segment_ids"][row] > 0].tolist()
+        assert inputs[-1] == targets[-1] == vocabularies.EOS
+        assert restored(inputs[1:-1], targets[:-1], sentinels) == text[row]
+        modes[sentinels + 2 - inputs[0]] += 1
+        read = batch["decoder_input_tokens"][row][: len(targets)].tolist()
+        assert read == [0, *targets[:-1]]
+    assert set(modes) == {0, 1, 2}
+
+
+def test_as_prefix_lm_every_text_comes_back_and_only_what_was_hidden_counts(cache):
+    made = rows_ul2.PrefixMixtureOfDenoisers(cache, 96)
+    batch, text = everything(made), source(made)
+    lowest = made.vocabulary.vocab_size - made.vocabulary.extra_ids
+    for row in range(len(made)):
+        real = batch["decoder_segment_ids"][row] > 0
+        tokens = batch["decoder_target_tokens"][row][real]
+        counts = batch["decoder_loss_weights"][row][real] > 0
+        shown = batch["decoder_prefix"][row][real]
+        inputs, targets = tokens[~counts].tolist(), tokens[counts].tolist()
+        assert inputs[0] in (lowest, lowest + 1, lowest + 2) and targets[-1] == vocabularies.EOS
+        assert restored(inputs[1:], targets[:-1], lowest) == text[row]
+        # The start and all inputs are seen by each other; nothing that counts is.
+        np.testing.assert_array_equal(shown, np.arange(real.sum()) <= len(inputs))
+
+
+def test_which_denoiser_a_row_gets_has_the_given_rates():
+    denoisers = (Denoiser("R", 0.15, 3.0, rate=1), Denoiser("S", 0.25, rate=2), Denoiser("X", 0.5, 3.0, rate=5))
+    n = 20_000
+    draw = noise.uniform(0, np.zeros(n, int), np.arange(n), 1, purpose=10)[:, 0]
+    found = np.bincount(noise_ul2.chosen(draw, denoisers), minlength=3) / n
+    rates = np.array([1, 2, 5]) / 8
+    assert (abs(found - rates) < 4 * np.sqrt(rates * (1 - rates) / n)).all()
+
+
+@pytest.mark.parametrize("denoiser", noise_ul2.PAPER)
+def test_a_denoiser_hides_its_share_in_spans_of_its_length(denoiser):
+    rows, length = 400, 512
+    draw = noise.uniform(0, np.zeros(rows, int), np.arange(rows), length, purpose=11)
+    hidden = denoiser.hidden(draw)
+    first = hidden & ~np.pad(hidden, ((0, 0), (1, 0)))[:, :-1]
+    count = hidden.sum(axis=1)
+    if denoiser.mean_span is None:  # uniform on 1 .. 2 * density * length - 1
+        assert (first.sum(axis=1) == 1).all() and hidden[:, -1].all() and not hidden[:, 0].any()
+        spread = 2 * denoiser.density * length / np.sqrt(12)
+        assert abs(count.mean() - denoiser.density * length) < 4 * spread / np.sqrt(rows)
+        return
+    assert (count == round(denoiser.density * length)).all()
+    assert abs(first.sum() / rows - count.mean() / denoiser.mean_span) <= 0.5  # a whole number of spans a row
+
+
+def slow_split(tokens, hidden, sentinel):
+    inputs, targets = [], []
+    for place, token in enumerate(tokens):
+        if hidden[place]:
+            if place == 0 or not hidden[place - 1]:
+                inputs.append(sentinel)
+                targets.append(sentinel)
+                sentinel -= 1
+            targets.append(token)
+        else:
+            inputs.append(token)
+    return inputs, targets
+
+
+def test_splitting_equals_a_slow_loop_whatever_is_hidden():
+    random = np.random.default_rng(0)
+    tokens, hidden = random.integers(3, 50, (50, 20)), random.random((50, 20)) < random.random((50, 1))
+    made = noise_ul2.split(tokens, hidden, 99, (20, 40))
+    for row in range(50):
+        expected = slow_split(tokens[row].tolist(), hidden[row], 99)
+        assert tuple(side[row][: count[row]].tolist() for side, count in made) == expected
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda cache: Denoiser("Q", 0.15, 3.0), "mode='Q' is none of R, S, X"),
+        (lambda cache: Denoiser("S", 0.6), "density=0.6 is not between 0 and 0.5"),
+        (lambda cache: Denoiser("R", 0.15, 0.2), "mean_span=0.2"),
+        (lambda cache: Denoiser("R", 0.15, 3.0, rate=0), "rate=0"),
+        (lambda cache: len(rows_ul2.MixtureOfDenoisers(cache, 32, 2)), "leave no room for a corrupted text"),
+        (lambda cache: rows_ul2.MixtureOfDenoisers(cache, 2048, 2048).mode_ids, "and 3 modes need"),
+        (lambda cache: rows_ul2.MixtureOfDenoisers(cache, 64, 48, modes=(1, 2)).mode_ids, "modes=(1, 2) are not three"),
+    ],
+)
+def test_bad_choices_are_refused(cache, make, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make(cache)
