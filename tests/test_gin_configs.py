@@ -25,6 +25,7 @@ FAMILIES = {
 OBJECTIVES = {
     "ul2": ("ul2", "tiny"),
     "ul2_prefix_lm": ("llama", "tiny"),
+    "bart": ("bart", "tiny"),
 }
 PAIRED = ("span_corruption", "seq2seq", "ul2")  # objectives with two lengths
 SMALL = {

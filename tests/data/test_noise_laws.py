@@ -4,13 +4,17 @@ import numpy as np
 import pytest
 
 from t5x_like import batches
-from t5x_like.data import rows_ul2
+from t5x_like.data import noise_bart, rows_bart, rows_ul2
 from t5x_like.data.stream import Stream
 from t5x_like.data.token_cache import TokenCache
 
 KINDS = {
     "ul2": lambda cache: rows_ul2.MixtureOfDenoisers(cache, 48, 40),
     "ul2_prefix": lambda cache: rows_ul2.PrefixMixtureOfDenoisers(cache, 64),
+    "bart": lambda cache: rows_bart.Denoising(cache, 32),
+    "bart_others": lambda cache: rows_bart.Denoising(
+        cache, 32, (noise_bart.DocumentRotation(), noise_bart.TokenDeletion(), noise_bart.TokenMasking())
+    ),
 }
 
 
