@@ -26,6 +26,9 @@ OBJECTIVES = {
     "ul2": ("ul2", "tiny"),
     "ul2_prefix_lm": ("llama", "tiny"),
     "bart": ("bart", "tiny"),
+    "whole_word_masked_lm": ("roberta", "tiny"),
+    "next_sentence": ("bert", "tiny"),
+    "sentence_order": ("albert", "tiny"),
 }
 PAIRED = ("span_corruption", "seq2seq", "ul2")  # objectives with two lengths
 SMALL = {

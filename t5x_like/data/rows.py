@@ -6,10 +6,11 @@
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import numpy as np
 
-from t5x_like.data import noise, packing, vocabularies
+from t5x_like.data import noise, noise_words, packing, vocabularies
 from t5x_like.data.stream import permuted
 from t5x_like.data.token_cache import TokenCache
 
@@ -229,6 +230,7 @@ class MaskedLM(Joined):
     """BERT's objective: a fresh 15% of the tokens in every epoch, masked 80/10/10."""
 
     mask_rate: float = 0.15
+    whole_words: ClassVar[bool] = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -241,9 +243,8 @@ class MaskedLM(Joined):
 
     def fetch(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> Batch:
         _, tokens, positions, segments = pieces(self.cache, self.length, index_n, start=0)
-        draws = (noise.uniform(seed, epoch_n, index_n, self.length, purpose) for purpose in (3, 4, 5))
-        mask, text = vocabularies.mask_id(self.vocabulary), vocabularies.text_ids(self.vocabulary)
-        inputs, chosen = noise.mask_tokens(tokens, *draws, self.mask_rate, mask, text)
+        draws = [noise.uniform(seed, epoch_n, index_n, self.length, purpose) for purpose in (3, 4, 5)]
+        inputs, chosen = noise_words.masked(self.vocabulary, tokens, segments, draws, self.mask_rate, self.whole_words)
         return {
             "encoder_input_tokens": inputs,
             "encoder_target_tokens": tokens,
@@ -252,6 +253,13 @@ class MaskedLM(Joined):
             "encoder_token_types": np.zeros_like(tokens),
             "encoder_loss_weights": chosen.astype(np.float32),
         }
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeWordMaskedLM(MaskedLM):
+    """As MaskedLM, but all tokens of a word are chosen together, each then masked 80/10/10 for itself."""
+
+    whole_words: ClassVar[bool] = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,13 @@ class LanguageModel:
 
 def cross_entropy(options, apply, params, batch, rng, side: str):
     """The objective above on one side of the batch; `options` has z_loss, label_smoothing and chunk."""
+    sums, sown = token_sums(apply, params, batch, rng, side, terms(options, rng is None), options.chunk)
+    total, weight, metrics = gathered(sums, sown, jnp.sum(batch[f"{side}_loss_weights"]))
+    return total, weight, jax.lax.stop_gradient(metrics)
+
+
+def terms(options, evaluating: bool):
+    """What `token_sums` is to sum: the objective's `total` and what it is made of, by name."""
 
     def per_token(logits_BLV, targets_BL):
         logp_BL, lse_BL = token_logps(logits_BLV, targets_BL)
@@ -36,16 +43,19 @@ def cross_entropy(options, apply, params, batch, rng, side: str):
         if options.z_loss:
             values["z_loss"] = options.z_loss * jnp.square(lse_BL)
             values["total"] += values["z_loss"]
-        if rng is None:
+        if evaluating:
             values["accuracy"] = (jnp.argmax(logits_BLV, axis=-1) == targets_BL).astype(jnp.float32)
         return values
 
-    weight = jnp.sum(batch[f"{side}_loss_weights"])
-    sums, sown = token_sums(apply, params, batch, rng, side, per_token, options.chunk)
+    return per_token
+
+
+def gathered(sums, sown, weight: jax.Array):
+    """(total, weight, metrics) of the sums of `terms` and of what the model sowed."""
     total = sums.pop("total")
     metrics = {name: (value, weight) for name, value in sums.items()}
     for name, (value, layers) in sown.items():
         if name.startswith("losses/"):
             total += value
         metrics[name.split("/")[1]] = (value / layers, weight)
-    return total, weight, jax.lax.stop_gradient(metrics)
+    return total, weight, metrics

@@ -47,28 +47,32 @@ def token_sums(
     pass, so that [B, L, V] never exists. Returns (sums by name, what the model sowed by collection/name, summed over
     layers and weighted by each row's weight).
     """
+    x_BLD, sown = hidden_states(apply, params, batch, rng)
+    sums = head_sums(apply, params, x_BLD, batch, side, per_token, chunk)
+    return sums, row_sums(sown, batch[f"{side}_loss_weights"])
+
+
+def hidden_states(apply: Callable, params, batch, rng: jax.Array | None, method: str = "hidden"):
+    """(x_BLD, what the model sowed): the model up to its head, in training mode where there is an `rng`."""
+    rngs = None if rng is None else {"dropout": rng}
+    return apply({"params": params}, batch, rng is not None, rngs=rngs, mutable=["losses", "metrics"], method=method)
+
+
+def head_sums(apply, params, x_BLD, batch, side: str, per_token, chunk: int | None) -> dict[str, jax.Array]:
+    """The sums that `token_sums` returns, from hidden states."""
     targets_BL, weights_BL = batch[f"{side}_target_tokens"], batch[f"{side}_loss_weights"]
-    variables = {"params": params}
-    x_BLD, sown = apply(
-        variables,
-        batch,
-        rng is not None,
-        rngs=None if rng is None else {"dropout": rng},
-        mutable=["losses", "metrics"],
-        method="hidden",
-    )
 
     def sums(x_BLD, targets_BL, weights_BL):
-        values = per_token(apply(variables, x_BLD, method="logits"), targets_BL)
+        values = per_token(apply({"params": params}, x_BLD, method="logits"), targets_BL)
         return {name: jnp.sum(value_BL * weights_BL) for name, value_BL in values.items()}
 
     if chunk is None or chunk >= targets_BL.shape[1]:
-        return sums(x_BLD, targets_BL, weights_BL), row_sums(sown, weights_BL)
+        return sums(x_BLD, targets_BL, weights_BL)
     if targets_BL.shape[1] % chunk:
         raise ValueError(f"chunk={chunk} does not divide the length {targets_BL.shape[1]}; use a divisor of it")
     pieces = jax.tree.map(lambda y: split(y, chunk), (x_BLD, targets_BL, weights_BL))
     each = jax.lax.map(lambda piece: jax.checkpoint(sums)(*piece), pieces)
-    return jax.tree.map(jnp.sum, each), row_sums(sown, weights_BL)
+    return jax.tree.map(jnp.sum, each)
 
 
 def split(y_BL: jax.Array, chunk: int) -> jax.Array:

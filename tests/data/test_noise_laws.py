@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from t5x_like import batches
-from t5x_like.data import noise_bart, rows_bart, rows_ul2
+from t5x_like.data import noise_bart, rows, rows_bart, rows_pairs, rows_ul2
 from t5x_like.data.stream import Stream
 from t5x_like.data.token_cache import TokenCache
 
@@ -15,6 +15,9 @@ KINDS = {
     "bart_others": lambda cache: rows_bart.Denoising(
         cache, 32, (noise_bart.DocumentRotation(), noise_bart.TokenDeletion(), noise_bart.TokenMasking())
     ),
+    "whole_words": lambda cache: rows.WholeWordMaskedLM(cache, 48),
+    "next_sentence": lambda cache: rows_pairs.NextSentence(cache, 48),
+    "sentence_order": lambda cache: rows_pairs.SentenceOrder(cache, 48),
 }
 
 

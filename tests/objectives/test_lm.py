@@ -62,7 +62,7 @@ def test_logits_in_chunks_give_the_same_loss_and_gradients(make, side):
     whole, whole_grads = mean_loss(kind(z_loss=1e-3), model, batch)(params)
     chunked, grads = mean_loss(kind(z_loss=1e-3, chunk=4), model, batch)(params)
     np.testing.assert_allclose(whole, chunked, rtol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), whole_grads, grads)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), whole_grads, grads)
 
 
 def test_a_chunk_that_does_not_divide_the_length_is_refused():

@@ -1,0 +1,67 @@
+"""The labels' loss on top of the masked tokens': the formula, ln 2 at the start, sums that add up."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models import heads, linear
+from t5x_like.data.rows_pairs import LABEL
+from t5x_like.objectives.masked_lm import MaskedLanguageModel
+from t5x_like.objectives.sentence_pairs import MaskedAndPaired
+from tests import tiny
+
+CLASSIFIER = linear.Dense((2,), ("embed", "router"), 1, True, heads.NORMAL)
+MODEL = tiny.encoder().copy(pooler=heads.Pooler(), classifier=CLASSIFIER)
+
+
+def labelled():
+    batch = tiny.batch(sides=("encoder",))
+    return batch | {LABEL: np.array([0, 1, 1, 0, 1, 0, 0, 1], np.int32)[:, None]}
+
+
+def test_the_objective_is_the_masked_tokens_loss_and_the_labels():
+    batch = labelled()
+    params = tiny.init(MODEL, batch)
+    total, weight, metrics = MaskedAndPaired(pair_weight=0.5)(MODEL.apply, params, batch)
+    masked, _, _ = MaskedLanguageModel()(MODEL.apply, params, batch)
+    logits = np.asarray(MODEL.apply({"params": params}, batch, method="classified"), np.float64)
+    logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    each = -logp[np.arange(8), batch[LABEL][:, 0]]
+    rows = batch["encoder_loss_weights"].sum(axis=1)
+    np.testing.assert_allclose(total, masked + 0.5 * (each * rows).sum(), rtol=1e-5)
+    np.testing.assert_allclose(weight, rows.sum())
+    np.testing.assert_allclose(metrics["pair_loss"][0] / metrics["pair_loss"][1], each.mean(), rtol=1e-5)
+
+
+def test_labels_cost_ln_2_at_the_start_and_can_be_learnt():
+    batch = labelled()
+    params = tiny.init(MODEL, batch)
+    objective = MaskedAndPaired()
+
+    def loss(params):
+        total, weight, metrics = objective(MODEL.apply, params, batch, jax.random.key(0))
+        return total / weight, metrics
+
+    step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (_, metrics), grads = step(params)
+    np.testing.assert_allclose(metrics["pair_loss"][0] / 8, np.log(2), atol=0.02)
+    assert jnp.abs(grads["classifier"]["kernel"]).max() > 0
+    for _ in range(80):
+        (_, metrics), grads = step(params)
+        params = jax.tree.map(lambda p, g: p - 0.2 * g, params, grads)
+    assert metrics["pair_loss"][0] / 8 < 0.3
+
+
+def test_split_batches_add_up():
+    batch = labelled()
+    params = tiny.init(MODEL, batch)
+    run = jax.jit(lambda b: MaskedAndPaired()(MODEL.apply, params, b))
+    whole, parts = run(batch), [run({k: v[part] for k, v in batch.items()}) for part in (slice(0, 4), slice(4, 8))]
+    jax.tree.map(lambda x, *y: np.testing.assert_allclose(x, sum(y), rtol=1e-5), whole, *parts)
+
+
+def test_a_model_without_a_classifier_is_refused():
+    model, batch = tiny.encoder(), labelled()
+    with pytest.raises(ValueError, match="EncoderOnly.pooler=None: pairs need both"):
+        MaskedAndPaired()(model.apply, tiny.init(model, batch), batch)
