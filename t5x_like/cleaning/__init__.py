@@ -3,5 +3,8 @@
 steps        what a step is, and the first one: a document that can be read at all
 reading      documents from files, whatever is in them
 pipeline     steps one after another over a stream; report counts and shows what they did
-c4, gopher, repetition, fineweb      published heuristics, thresholds as fields
+c4, gopher, repetition, fineweb, word_list      published heuristics, thresholds as fields
+ngram_classifier, classified                    language and quality by hashed n-grams, trained here
+dedup, minhash, contamination                   copies of documents, lines and test items
+pii                                             personal data and keys
 """

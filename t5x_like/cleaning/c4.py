@@ -22,7 +22,7 @@ class C4:
 
     Lines: no word over max_word_characters; citations cut; ends in a terminal mark and not in an ellipsis; min_line_words;
     no "javascript"; no policy notice. Pages: no "lorem ipsum", no curly bracket in a line that passed so far,
-    min_sentences in the lines left. C4's list of bad words is not among them.
+    min_sentences in the lines left. C4's list of bad words is `word_list.WordList`.
     """
 
     terminal: tuple[str, ...] = (".", "?", "!", '"')

@@ -1,0 +1,143 @@
+"""Documents a second on one core: Gopher's and C4's rules here and in datatrove, on the same text in the same process.
+
+The text is Python's own: the language reference, the docstrings of every library module, and the modules' sources. Every
+filter sees every document, so that both sides do the same work. datatrove splits words with spaCy; "datatrove, by white
+space" has our way of finding words and sentences put in its place, so that only the rules differ. Its agreement with us is
+printed by filter. Without datatrove (pip install datatrove spacy) only our side is measured.
+"""
+
+import argparse
+import ast
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import report
+from t5x_like.cleaning.c4 import C4, SENTENCE_END
+from t5x_like.cleaning.gopher import GopherQuality
+from t5x_like.cleaning.minhash import MinHash
+from t5x_like.cleaning.pii import RedactPII
+from t5x_like.cleaning.pipeline import Pipeline
+from t5x_like.cleaning.repetition import GopherRepetition
+from t5x_like.cleaning.report import Report
+from t5x_like.cleaning.steps import Dropped
+
+STEPS = {"gopher repetition": GopherRepetition(), "gopher quality": GopherQuality(), "c4": C4()}
+LEFT_OUT = {"test", "tests", "site-packages", "__pycache__", "pydoc_data", "lib2to3"}
+
+
+def texts() -> list[str]:
+    """Topics of the language reference, then docstrings and source of each module."""
+    from pydoc_data.topics import topics
+
+    found = list(topics.values())
+    root = Path(sysconfig.get_path("stdlib"))
+    for path in sorted(root.rglob("*.py")):
+        if not LEFT_OUT & set(path.relative_to(root).parts):
+            source = path.read_text(encoding="utf-8", errors="replace")
+            found += [docstrings(source), source]
+    return [text for text in found if text.strip()]
+
+
+def docstrings(source: str) -> str:
+    """All docstrings of a module."""
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError):
+        return ""
+    documented = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)
+    return "\n\n".join(ast.get_docstring(node) or "" for node in nodes if isinstance(node, documented))
+
+
+def ours(documents: list[str]) -> dict[str, list[bool]]:
+    """Which documents each of our steps keeps."""
+    return {
+        name: [not isinstance(step({"text": text, "id": ""}), Dropped) for text in documents]
+        for name, step in STEPS.items()
+    }
+
+
+def whitespace_tokenizer(language: str) -> SimpleNamespace:
+    """datatrove's tokenizer interface with our words and sentences."""
+
+    def spans(text: str) -> list[tuple[int, int]]:
+        ends = [match.end() for match in SENTENCE_END.finditer(text)] or [len(text)]
+        return list(zip([0, *ends], ends, strict=False))
+
+    return SimpleNamespace(word_tokenize=str.split, span_tokenize=spans)
+
+
+def datatrove_side(documents: list[str], tokenizer: Callable | None) -> Callable[[], dict[str, list[bool]]]:
+    """A function that runs datatrove's filters."""
+    from datatrove.data import Document
+    from datatrove.pipeline.filters import C4QualityFilter, GopherQualityFilter, GopherRepetitionFilter
+    from datatrove.utils import word_tokenizers
+
+    filters = (GopherRepetitionFilter(), GopherQualityFilter(), C4QualityFilter())
+    load = tokenizer or word_tokenizers.load_word_tokenizer
+
+    def side() -> dict[str, list[bool]]:
+        word_tokenizers.load_word_tokenizer, before = load, word_tokenizers.load_word_tokenizer
+        try:
+            return {
+                name: [each.filter(Document(text=text, id="")) is True for text in documents]
+                for name, each in zip(STEPS, filters, strict=True)
+            }
+        finally:
+            word_tokenizers.load_word_tokenizer = before
+
+    return side
+
+
+def kept_alike(one: dict[str, list[bool]], other: dict[str, list[bool]]) -> dict[str, float]:
+    """By filter, the share of documents on which two sides agree."""
+    alike = {name: [a == b for a, b in zip(one[name], other[name], strict=True)] for name in one}
+    return {name: sum(same) / len(same) for name, same in alike.items()}
+
+
+def parts(documents: list[str]) -> dict[str, Callable[[], object]]:
+    """Our other steps, for their cost."""
+    pipeline, redact, minhash = Pipeline(tuple(STEPS.values())), RedactPII(), MinHash()
+    return {
+        "pipeline with report": lambda: list(pipeline(({"text": text} for text in documents), Report())),
+        "pii": lambda: [redact({"text": text}) for text in documents],
+        "minhash signature": lambda: [minhash.signature(text) for text in documents],
+    }
+
+
+def figures(seconds: list[tuple[float, float]], documents: list[str]) -> dict[str, float]:
+    """Documents and megabytes a second of CPU time; median, and the slowest and fastest round."""
+    rates = report.spread([len(documents) / cpu for _, cpu in seconds])
+    megabytes = sum(map(len, documents)) / 1e6
+    return {"documents/s": rates["median"], "min": rates["min"], "max": rates["max"]} | {
+        "MB/s": rates["median"] * megabytes / len(documents)
+    }
+
+
+def main() -> None:
+    """Prints the table, the agreement and one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--documents", type=int, default=600, help="how many, spread over the corpus")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    every = texts()
+    documents = every[:: max(len(every) // arguments.documents, 1)][: arguments.documents]
+    sides = {"t5x_like": lambda: ours(documents)}
+    try:
+        sides["datatrove"] = datatrove_side(documents, None)
+        sides["datatrove, by white space"] = datatrove_side(documents, whitespace_tokenizer)
+    except ImportError as error:
+        print(f"datatrove is not here ({error}): only our side")
+    kept = {name: side() for name, side in sides.items()}
+    seconds = report.interleaved({**sides, **parts(documents)}, arguments.rounds, warmup=0)
+    rows = {name: figures(found, documents) for name, found in seconds.items()}
+    report.show(f"Gopher and C4 rules, {len(documents)} documents, one core", rows)
+    agreement = {name: kept_alike(kept["t5x_like"], found) for name, found in kept.items() if name != "t5x_like"}
+    if agreement:
+        report.show("Agreement with us", agreement)
+    report.finish(documents=len(documents), rates=rows, agreement=agreement)
+
+
+if __name__ == "__main__":
+    main()

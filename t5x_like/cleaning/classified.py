@@ -1,0 +1,66 @@
+"""Filters that ask a classifier: the language, and the quality."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from t5x_like.cleaning.hashing import word_hash
+from t5x_like.cleaning.steps import Document, Dropped
+
+
+@dataclass(frozen=True)
+class LanguageFilter:
+    """Keeps a document whose most probable language is wanted; 0.65 is FineWeb's bound (arXiv:2406.17557, section 3.3).
+
+    `identify` gives (language, probability): NgramClassifier.best, or py3langid_identify().
+    """
+
+    identify: Callable[[str], tuple[str, float]]
+    languages: tuple[str, ...] = ("en",)
+    min_probability: float = 0.65
+
+    def __call__(self, document: Document) -> Document | Dropped:
+        language, probability = self.identify(document["text"])
+        if language not in self.languages:
+            return Dropped("language.other", f"{language} ({probability:.2f}), wanted {', '.join(self.languages)}")
+        if probability < self.min_probability:
+            return Dropped(
+                "language.uncertain", f"{language} {probability:.2f}, allowed at least {self.min_probability:g}"
+            )
+        return document
+
+
+def py3langid_identify(languages: tuple[str, ...] = ()) -> Callable[[str], tuple[str, float]]:
+    """py3langid (97 languages, its model inside the package), with probabilities; among `languages` only if any are given."""
+    try:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    except ImportError as error:
+        raise ImportError("py3langid_identify needs py3langid: pip install py3langid") from error
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    if languages:
+        identifier.set_languages(list(languages))
+    return lambda text: (lambda found: (found[0], float(found[1])))(identifier.classify(text))
+
+
+@dataclass(frozen=True)
+class QualityFilter:
+    """Keeps a document of high score; with `pareto`, poor ones sometimes too.
+
+    GPT-3 (Brown et al. 2020, appendix A) keeps where a draw of numpy's pareto(9) exceeds 1 - score, so that the corpus is not
+    only what looks like the reference. The draw is a function of the document's id.
+    """
+
+    score: Callable[[str], float]
+    min_score: float = 0.5
+    pareto: float | None = None
+
+    def __call__(self, document: Document) -> Document | Dropped:
+        score = self.score(document["text"])
+        least = self.min_score if self.pareto is None else 1 - lomax(self.pareto, str(document.get("id")))
+        if score < least:
+            return Dropped("quality.score", f"{score:.3f}, allowed at least {least:.3f}")
+        return document
+
+
+def lomax(shape: float, name: str) -> float:
+    """A Lomax (numpy's pareto) draw, by inversion: u**(-1 / shape) - 1 for u uniform by the hash of a name."""
+    return ((word_hash(f"quality {name}") + 1) / 2.0**64) ** (-1 / shape) - 1
