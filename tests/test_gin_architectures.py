@@ -3,6 +3,7 @@
 How many parameters each size has is in test_families.
 """
 
+import dataclasses
 import functools
 import math
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from models import masks
+from models import masks, mlp
 from tests.gin_models import TINY, batch_for, batch_of, family_of, model_of
 from tests.models.contexts import drawn
 
@@ -105,7 +106,25 @@ def windowed(block: nn.Module) -> bool:
     return isinstance(block.mixer.mask, masks.Window)
 
 
+def submodules(module: nn.Module):
+    """A module and all that it is made of."""
+    yield module
+    for field in dataclasses.fields(module):
+        value = getattr(module, field.name)
+        for inner in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(inner, nn.Module) and field.name != "parent":
+                yield from submodules(inner)
+
+
 @pytest.mark.parametrize("size", TINY)
+def test_dropout_is_set_wherever_there_is_any(size):
+    """On stacks, blocks and attention; within MLPs only where the family has it."""
+    for module in submodules(model_of(size, "--gin.DROPOUT=0.5")):
+        if hasattr(module, "dropout") and not isinstance(module, mlp.Mlp):
+            assert module.dropout == 0.5, type(module).__name__
+
+
+@pytest.mark.parametrize("size", [f"sizes/{name}/tiny.gin" for name in ("gpt2", "mixtral", "t5_1_1", "bert")])
 def test_dropout_reaches_the_model(size):
     model = model_of(size, "--gin.DROPOUT=0.5", "--gin.SCAN=True")
     batch = batch_for(model, rows=1)

@@ -7,6 +7,7 @@ the array then is. Elsewhere a tensor goes to the devices as it is stored, and i
 import concurrent.futures
 import functools
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import jax
@@ -20,7 +21,8 @@ from t5x_like.hf.tensors import Stored
 
 Progress = Callable[[Iterable, int], Iterable]
 SMALL = 2**20  # elements
-ROWS = 16  # of a transposed tensor that are copied at a time: what the cache holds
+BLOCK, ROWS = 2**16, 16  # elements that are copied at a time (what the cache holds), and whole lines of it
+COPIERS = concurrent.futures.ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="copy")  # numpy lets go of the lock
 
 
 def arrays(
@@ -73,17 +75,20 @@ def assemble(entry: Entry, tensor: np.ndarray, placed: Mapping[str, jax.ShapeDty
 
 
 def fill(target: np.ndarray, piece: np.ndarray) -> None:
-    """target[...] = piece, several times faster where the piece is transposed."""
+    """target[...] = piece, several times faster where the piece is transposed or large."""
     if target.dtype == piece.dtype and target.dtype.itemsize == 2:
         target, piece = target.view(np.uint16), piece.view(np.uint16)
-    if piece.flags.c_contiguous or piece.ndim < 2:
+    if piece.size < SMALL:
         target[...] = piece
         return
     axis = int(np.argmax(piece.strides))
-    rows = ROWS if axis == piece.ndim - 1 else 1
     target, piece = np.moveaxis(target, axis, 0), np.moveaxis(piece, axis, 0)
-    for i in range(0, len(piece), rows):
-        target[i : i + rows] = piece[i : i + rows]
+    rows = max(1 if axis < piece.ndim - 1 else ROWS, BLOCK // (piece.size // len(piece)))
+
+    def copy(start: int) -> None:
+        target[start : start + rows] = piece[start : start + rows]
+
+    list(COPIERS.map(copy, range(0, len(piece), rows)))
 
 
 def write_pieces(entry: Entry, tensor: jax.Array, placed: Mapping[str, jax.ShapeDtypeStruct], made: dict) -> None:

@@ -7,6 +7,7 @@ norms and heads that only some models of a family have.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -53,8 +54,13 @@ class Entry:
 
     def shape(self) -> tuple[int, ...]:
         """The tensor's shape, from those of our parameters."""
-        arrays = [jax.ShapeDtypeStruct(target.shape, "float32") for target in self.targets]
-        return jax.eval_shape(self.op.join, arrays).shape
+        return shape_of(self.op, tuple(target.shape for target in self.targets))
+
+
+@functools.cache
+def shape_of(op: Op, shapes: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+    """The shape of the tensor that `op` joins arrays of these shapes into."""
+    return jax.eval_shape(op.join, [jax.ShapeDtypeStruct(shape, "float32") for shape in shapes]).shape
 
 
 def weights(theirs: str, ours: str | Sequence[str], op: Op | None = None, bias: Op = ops.vector) -> Rules:

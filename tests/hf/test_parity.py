@@ -1,6 +1,7 @@
 """Imported models give the reference library's logits: padded, packed, decoded with a cache; exports are bit-equal."""
 
 import functools
+import re
 
 import jax
 import numpy as np
@@ -14,7 +15,9 @@ from tests.hf import folders
 from tests.hf.folders import FIXTURES, NAMES
 
 TOLERANCE = 3e-5  # a tenth of what an epsilon or an activation that is nearly right would change
-DECODING = [name for name in NAMES if "greedy" in folders.expected(name)]
+# Those of transformers 5 and of several shards only say the same things in another way.
+SAME = re.compile(r".*_v5|llama_sharded|llama_yarn_betas")
+DECODING = [name for name in NAMES if "greedy" in folders.expected(name) and not SAME.fullmatch(name)]
 # Its frequencies depend on the length, and keys stay in a cache as they were rotated when they were written.
 # Experts of `switch_capacity` are full sooner the longer a row is.
 UNCACHED = {"llama_dynamic", "switch_capacity"}
