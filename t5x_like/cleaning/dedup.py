@@ -22,7 +22,7 @@ def same_words(text: str) -> str:
 
 
 def ccnet_line(line: str) -> str:
-    """Lower case, digits as 0, no punctuation (CCNet, Wenzek et al. 2020, arXiv:1911.00359, section 3.1)."""
+    """Lower case, digits as 0, no punctuation (CCNet's deduplication, Wenzek et al. 2020, arXiv:1911.00359)."""
     return " ".join(NOT_WORD.sub("", DIGIT.sub("0", line.lower())).split())
 
 
@@ -48,7 +48,7 @@ class ExactDedup:
 
 @dataclass(frozen=True)
 class LineDedup:
-    """Removes lines seen before, in this document or an earlier one (CCNet section 3.1: boilerplate, menus, licences).
+    """Removes lines seen before, in this document or an earlier one (CCNet: boilerplate, menus, licences).
 
     64-bit hashes, as CCNet. Lines below min_line_words stay. A document left with fewer than min_words_left is dropped, and
     its lines do not count as seen.

@@ -28,13 +28,15 @@ def word_ids(words: list[str]) -> np.ndarray:
 
 
 def repeated_ngrams(words: list[str], longest: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """(n, positions, labels) of the n-grams that occur more than once, for n = 1 ... longest; labels are exact, not hashed.
+    """(n, positions, labels) of the n-grams that occur more than once, n = 1 ... longest; labels are exact, not hashed.
 
     An n-gram can only repeat where its first n-1 words do, so each n looks at the positions that the last one left.
     """
     ids = word_ids(words)
-    positions, labels = np.arange(len(ids)), np.zeros(len(ids), np.int64)
-    for n in range(1, longest + 1):
+    positions = np.flatnonzero(np.bincount(ids, minlength=1)[ids] > 1)
+    labels = ids[positions]
+    yield 1, positions, labels
+    for n in range(2, longest + 1):
         inside = positions + n <= len(ids)
         positions = positions[inside]
         keys = labels[inside] * (len(ids) + 1) + ids[positions + n - 1]

@@ -47,8 +47,7 @@ def first_outside(step: str, measures: Iterable[Measure]) -> Dropped | None:
 
 
 # Control characters but tab, line feed, vertical tab, form feed and carriage return; and the replacement character.
-CONTROL = "".join(chr(c) for c in (*range(9), *range(14, 32), *range(127, 160), 0xFFFD))
-CONTROL_RUN = re.compile(f"[{re.escape(CONTROL)}]+")
+CONTROL_RUN = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffd]+")
 
 
 def decode(text: str | bytes) -> str:
