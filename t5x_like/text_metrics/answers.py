@@ -1,0 +1,98 @@
+"""Answers to questions: exact match and token F1 after normalisation, and final numbers. All in percent."""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+from t5x_like.text_metrics.pairs import answers_of, paired, percent
+
+ARTICLES = re.compile(r"\b(a|an|the)\b")
+SQUAD_PUNCTUATION = str.maketrans("", "", string.punctuation)
+TRIVIA_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`", " "))
+NUMBER = re.compile(r"(?<![\w.])[-+−]?\$?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)")
+MARKS = ("####", "\\boxed{", "answer is")
+
+
+def squad_normalised(text: str) -> str:
+    """Lower case without punctuation, articles and extra spaces (Rajpurkar et al. 2016, evaluate-v1.1)."""
+    return " ".join(ARTICLES.sub(" ", text.lower().translate(SQUAD_PUNCTUATION)).split())
+
+
+def trivia_normalised(text: str) -> str:
+    """As SQuAD's, but punctuation becomes a space (Joshi et al. 2017, triviaqa_evaluation.py)."""
+    return " ".join(ARTICLES.sub(" ", text.lower().translate(TRIVIA_PUNCTUATION)).split())
+
+
+def token_f1(target: str, prediction: str) -> float:
+    """Harmonic mean of precision and recall of the words, counted (0-1); of two empty texts 1 (SQuAD 2.0)."""
+    wanted, given = target.split(), prediction.split()
+    if not wanted or not given:
+        return float(wanted == given)
+    same = (Counter(wanted) & Counter(given)).total()
+    return 2 * same / (len(wanted) + len(given))
+
+
+def of_answers(targets: Sequence, predictions: Sequence[str], normalised: Callable[[str], str]) -> dict[str, float]:
+    """Exact match and F1 with the best of each example's answers; no answer at all means an empty one."""
+    em, best = [], []
+    for target, prediction in zip(*paired(targets, predictions), strict=True):
+        answers = [normalised(answer) for answer in answers_of(target)] or [""]
+        # SQuAD 2.0 drops gold answers that normalise to nothing where there are others.
+        answers = [answer for answer in answers if answer] or [""]
+        given = normalised(prediction)
+        em.append(given in answers)
+        best.append(max(token_f1(answer, given) for answer in answers))
+    return {"em": percent(em), "f1": percent(best)}
+
+
+def squad(targets: Sequence, predictions: Sequence[str]) -> dict[str, float]:
+    """`em` and `f1` in percent; a target is an answer, several, or none where the question has none."""
+    return of_answers(targets, predictions, squad_normalised)
+
+
+def trivia_qa(targets: Sequence, predictions: Sequence[str]) -> dict[str, float]:
+    """`em` and `f1` in percent after TriviaQA's normalisation; a target is an answer or its aliases."""
+    return of_answers(targets, predictions, trivia_normalised)
+
+
+def knowledge_f1(targets: Sequence, predictions: Sequence[str]) -> dict[str, float]:
+    """Word F1 of responses with the knowledge they should rest on, in percent (Shuster et al. 2021)."""
+    return {"knowledge_f1": of_answers(targets, predictions, squad_normalised)["f1"]}
+
+
+def exact_match(targets: Sequence, predictions: Sequence[str]) -> dict[str, float]:
+    """Percent of predictions that are one of their answers, but for space around them."""
+    pairs = zip(*paired(targets, predictions), strict=True)
+    hits = [prediction.strip() in [answer.strip() for answer in answers_of(target)] for target, prediction in pairs]
+    return {"exact_match": percent(hits)}
+
+
+def final_number(text: str) -> Fraction | None:
+    """The first number behind the last of `MARKS` that has one, or the last number of the text; commas, $ are ignored."""
+    starts = sorted((text.rfind(mark) + len(mark) for mark in MARKS if mark in text), reverse=True)
+    found = next((match for start in starts if (match := NUMBER.search(text[start:].split("\n")[0]))), None)
+    if found is None:
+        found = next(iter(reversed(list(NUMBER.finditer(text)))), None)
+    return None if found is None else Fraction(re.sub(r"[$,+]", "", found.group()).replace("−", "-"))
+
+
+def number_match(targets: Sequence, predictions: Sequence[str]) -> dict[str, float]:
+    """Percent of final numbers that are equal (GSM8K, Cobbe et al. 2021), and of predictions with a number in them.
+
+    A target is a text (GSM8K's `#### 1,234` or a bare number) or a number.
+
+    Raises:
+      ValueError: a target without a number.
+    """
+    hits, answered = [], []
+    for target, prediction in zip(*paired(targets, predictions), strict=True):
+        wanted, given = final_number(str(target)), final_number(prediction)
+        if wanted is None:
+            raise ValueError(
+                f"the target {str(target)[:80]!r} has no number in it; give the answer as '#### 42' or '42'"
+            )
+        hits.append(wanted == given)
+        answered.append(given is not None)
+    return {"exact_match": percent(hits), "answered": percent(answered)}

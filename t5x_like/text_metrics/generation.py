@@ -1,0 +1,79 @@
+"""Overlap of generated with reference texts: BLEU, chrF, ROUGE, edit distance."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from t5x_like.text_metrics.pairs import answers_of, library, paired
+
+ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+
+
+def references(targets: Sequence) -> list[tuple]:
+    """sacrebleu's form: the first references of all texts, then the second, None where a text has fewer."""
+    return list(itertools.zip_longest(*map(answers_of, targets)))
+
+
+def bleu(
+    targets: Sequence, predictions: Sequence[str], tokenize: str = "13a", lowercase: bool = False
+) -> dict[str, float]:
+    """Corpus BLEU, 0-100, by sacrebleu (Post 2018), exponential smoothing; T5 reports tokenize="intl".
+
+    A target is a reference or several. `bleu_length_ratio` is words given over words wanted.
+    """
+    targets, predictions = paired(targets, predictions)
+    sacrebleu = library("sacrebleu", "sacrebleu")
+    made = sacrebleu.corpus_bleu(predictions, references(targets), tokenize=tokenize, lowercase=lowercase)
+    return {"bleu": float(made.score), "bleu_length_ratio": float(made.ratio)}
+
+
+def chrf(targets: Sequence, predictions: Sequence[str], word_order: int = 0) -> dict[str, float]:
+    """Corpus chrF2, 0-100, by sacrebleu (Popović 2015); chrF++ with `word_order=2`."""
+    targets, predictions = paired(targets, predictions)
+    made = library("sacrebleu", "sacrebleu").corpus_chrf(predictions, references(targets), word_order=word_order)
+    return {"chrf": float(made.score)}
+
+
+def rouge(targets: Sequence, predictions: Sequence[str], use_stemmer: bool = False) -> dict[str, float]:
+    """Mean F of ROUGE-1, -2, -L and -Lsum, 0-100, by rouge-score (Lin 2004); the best of several references.
+
+    Lsum takes a line as a sentence; `use_stemmer` is Porter's, English only.
+    """
+    targets, predictions = paired(targets, predictions)
+    scorer = library("rouge_score.rouge_scorer", "rouge-score").RougeScorer(list(ROUGE), use_stemmer=use_stemmer)
+    made = [scorer.score_multi(answers_of(t), p) for t, p in zip(targets, predictions, strict=True)]
+    return {name: 100 * float(np.mean([one[name].fmeasure for one in made])) for name in ROUGE}
+
+
+def levenshtein(wanted: Sequence, given: Sequence) -> int:
+    """Insertions, deletions and substitutions from one sequence to the other (Levenshtein 1966); O(mn) time, O(n) memory."""
+    codes = {symbol: i for i, symbol in enumerate(dict.fromkeys([*wanted, *given]))}
+    given_N = np.array([codes[symbol] for symbol in given], np.int64)
+    steps_N = np.arange(len(given) + 1)
+    costs_N = steps_N
+    for count, symbol in enumerate(wanted, 1):
+        changed_N = np.minimum(costs_N[1:] + 1, costs_N[:-1] + (given_N != codes[symbol]))
+        # The cheapest way along the row: costs_N[j] = min over i <= j of changed_N[i] + (j - i).
+        costs_N = np.minimum.accumulate(np.concatenate([[count], changed_N]) - steps_N) + steps_N
+    return int(costs_N[-1])
+
+
+def edit_distance(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+    """Mean distance in characters; character and word error rate in percent of the targets' (over 100 is possible).
+
+    Raises:
+      ValueError: targets without any word.
+    """
+    targets, predictions = paired(targets, predictions)
+    words = sum(len(target.split()) for target in targets)
+    if not words:
+        raise ValueError(f"the {len(targets)} targets hold no word, so there is no error rate; give texts")
+    pairs = list(zip(targets, predictions, strict=True))
+    by_character = sum(levenshtein(target, prediction) for target, prediction in pairs)
+    by_word = sum(levenshtein(target.split(), prediction.split()) for target, prediction in pairs)
+    return {
+        "edit_distance": by_character / len(targets),
+        "character_error_rate": 100 * by_character / sum(map(len, targets)),
+        "word_error_rate": 100 * by_word / words,
+    }

@@ -1,0 +1,63 @@
+"""Targets and what the model made of them, checked; and the libraries that are installed on demand."""
+
+import importlib
+from collections.abc import Sequence
+from types import ModuleType
+
+import numpy as np
+
+
+def paired(targets: Sequence, outputs: Sequence, name: str = "predictions") -> tuple[list, list]:
+    """Both as lists.
+
+    Raises:
+      ValueError: none, or not as many of one as of the other.
+    """
+    if len(targets) != len(outputs):
+        raise ValueError(f"{len(targets)} targets and {len(outputs)} {name}: give one of {name} for each target")
+    if not len(targets):
+        raise ValueError(f"targets and {name} are empty, which has no metric; give at least one example")
+    return list(targets), list(outputs)
+
+
+def numbers(values: Sequence, name: str) -> np.ndarray:
+    """Float64 of one number per example.
+
+    Raises:
+      ValueError: something else, or NaN.
+    """
+    try:
+        values_N = np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} are to be one number per example: {error}") from error
+    if values_N.ndim != 1:
+        raise ValueError(f"{name} have shape {values_N.shape}; give one number per example")
+    if np.isnan(values_N).any():
+        raise ValueError(f"{name}[{int(np.isnan(values_N).argmax())}] is NaN; give numbers, -inf for the impossible")
+    return values_N
+
+
+def answers_of(target: str | Sequence[str]) -> list[str]:
+    """The accepted answers of a target: itself where it is a text."""
+    return [target] if isinstance(target, str) else list(target)
+
+
+def percent(values: Sequence) -> float:
+    """100 times the mean."""
+    return 100 * float(np.mean(values))
+
+
+def library(module: str, package: str) -> ModuleType:
+    """A module of an optional package.
+
+    Raises:
+      ImportError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != module.partition(".")[0]:
+            raise
+        raise ImportError(
+            f"this metric needs the package {package}; install it with: pip install 't5x_like[metrics]'"
+        ) from error

@@ -1,0 +1,42 @@
+"""How many of several samples are right: pass@k."""
+
+import operator
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from t5x_like.text_metrics.pairs import paired
+
+
+def unbiased(samples: int, right: int, k: int) -> float:
+    """1 - C(n - c, k) / C(n, k): the chance (0-1) that one of k samples drawn from n, c of them right, is right.
+
+    As a product that cannot overflow (Chen et al. 2021, Codex).
+
+    Raises:
+      ValueError: fewer samples than k.
+    """
+    if not 0 < k <= samples or not 0 <= right <= samples:
+        raise ValueError(f"k={k}, {right} right of {samples} samples: needs 1 <= k <= samples; draw more or lower k")
+    if samples - right < k:
+        return 1.0
+    return float(1 - np.prod(1 - k / np.arange(samples - right + 1, samples + 1)))
+
+
+def pass_at_k(
+    targets: Sequence,
+    predictions: Sequence[Sequence],
+    k: int | Sequence[int] = 1,
+    passes: Callable[..., bool] = operator.eq,
+) -> dict[str, float]:
+    """`pass@k` in percent for each k, the mean over problems; predictions are the samples of each.
+
+    `passes(target, sample)` decides, for instance by running a target's unit tests in a sandbox.
+    """
+    targets, predictions = paired(targets, predictions)
+    counts = [
+        (len(samples), sum(bool(passes(target, sample)) for sample in samples))
+        for target, samples in zip(targets, predictions, strict=True)
+    ]
+    ks = [k] if isinstance(k, int) else list(k)
+    return {f"pass@{k}": 100 * float(np.mean([unbiased(*count, k) for count in counts])) for k in ks}
