@@ -1,0 +1,86 @@
+"""Mixtures: shares to the row, every component's rows all used, the same on any number of hosts."""
+
+import numpy as np
+import pytest
+
+from t5x_like.data import mixing, rows
+from t5x_like.data.mixing import Mixture, Proportional
+from t5x_like.data.stream import Stream
+from tests import tiny_cache
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """Rows of two tasks whose tokens tell them apart: one of many rows, one of few."""
+    root = tmp_path_factory.mktemp("mixing")
+    texts = {"many": tiny_cache.documents(200, 0), "few": ["x" * 60 + str(i % 10) for i in range(20)]}
+    caches = [tiny_cache.write(root, {"targets": text}, task) for task, text in texts.items()]
+    return [rows.CausalLM(cache, length=16) for cache in caches]
+
+
+def task_of(batch, parts) -> np.ndarray:
+    """1 for the rows of `few`, which consist of x and digits."""
+    few = {b + 3 for b in b"x0123456789"} | {1}
+    return np.array([set(row.tolist()) <= few for row in batch["decoder_target_tokens"]]).astype(int)
+
+
+def test_shares_are_exact_in_every_window(parts):
+    stream = Stream(Mixture(parts, (3.0, 1.0), window=64), batch_size=16)
+    for window in range(6):
+        tasks = np.concatenate([task_of(stream[4 * window + i], parts) for i in range(4)])
+        assert tasks.sum() == 16
+
+
+def test_every_row_of_a_component_is_used_once_an_epoch(parts):
+    mixture = Mixture(parts, (1.0, 1.0), window=2 * len(parts[1]))
+    stream = Stream(mixture, batch_size=len(mixture))
+    orders = []
+    for step in range(3):
+        batch = stream[step]
+        few = batch["decoder_target_tokens"][task_of(batch, parts) == 1]
+        whole = parts[1].fetch(np.arange(len(parts[1])), np.zeros(len(parts[1]), np.int64), 0)
+        assert sorted(map(tuple, few)) == sorted(map(tuple, whole["decoder_target_tokens"]))
+        orders.append(few.tobytes())
+    assert len(set(orders)) == 3
+
+
+def test_parts_of_a_batch_are_the_batch(parts):
+    stream = Stream(Mixture(parts, (2.0, 1.0), window=96), batch_size=12, seed=3)
+    whole = stream[7]
+    for name, x in whole.items():
+        pieces = [stream.slice(7, start, start + 4)[name] for start in (0, 4, 8)]
+        np.testing.assert_array_equal(np.concatenate(pieces), x)
+
+
+def test_one_component_is_itself(parts):
+    mixture = Mixture([parts[0]], (1.0,), window=len(parts[0]))
+    got = Stream(mixture, batch_size=len(mixture))[0]["decoder_target_tokens"]
+    whole = Stream(parts[0], batch_size=len(parts[0]))[0]["decoder_target_tokens"]
+    assert sorted(map(tuple, got)) == sorted(map(tuple, whole))
+
+
+def test_proportional_rates_are_capped_and_tempered():
+    np.testing.assert_allclose(Proportional()([1, 3]), [1, 3])
+    np.testing.assert_allclose(Proportional(cap=2)([1, 100]), [1, 2])
+    np.testing.assert_allclose(Proportional(temperature=2.0)([4, 9]), [2, 3])
+
+
+def test_other_shares_are_another_stream(parts):
+    one, two = (Stream(Mixture(parts, rates), batch_size=8).fingerprint for rates in ((1.0, 1.0), (1.0, 2.0)))
+    assert one != two
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda parts: Mixture([]), "at least one kind of rows"),
+        (lambda parts: Mixture(parts, (1.0,)), r"rates=\[1.0\] are not 2 positive numbers"),
+        (lambda parts: Mixture(parts, (1.0, -1.0)), r"rates=\[1.0, -1.0\] are not 2 positive numbers"),
+        (lambda parts: Mixture(parts, (1.0, 1e-9)), r"window=8192 gives the components \[8192, 0\] rows"),
+        (lambda parts: Mixture([parts[0], rows.CausalLM(parts[1].cache, 8)]), r"differ in their lengths"),
+        (lambda parts: Mixture(parts, mixing.Proportional(temperature=0.0)), "must be positive"),
+    ],
+)
+def test_what_is_no_mixture_is_refused(parts, make, message):
+    with pytest.raises(ValueError, match=message):
+        make(parts)
