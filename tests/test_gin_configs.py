@@ -29,7 +29,10 @@ OBJECTIVES = {
     "whole_word_masked_lm": ("roberta", "tiny"),
     "next_sentence": ("bert", "tiny"),
     "sentence_order": ("albert", "tiny"),
+    "replaced_tokens": ("electra_discriminator", "tiny"),
+    "permutation_lm": ("xlnet", "tiny"),
 }
+NEEDED = {"replaced_tokens": {"GENERATOR_WIDTH": 32, "GENERATOR_HEADS": 2, "GENERATOR_MLP_DIM": 64}}
 PAIRED = ("span_corruption", "seq2seq", "ul2")  # objectives with two lengths
 SMALL = {
     "STEPS": 2,
@@ -63,7 +66,7 @@ def test_every_kind_of_family_trains(tiny_root, tmp_path, family):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_trains(tiny_root, tmp_path, objective):
-    train(tiny_root, tmp_path, OBJECTIVES[objective][0], objective=objective)
+    train(tiny_root, tmp_path, OBJECTIVES[objective][0], objective=objective, **NEEDED.get(objective, {}))
 
 
 @pytest.mark.parametrize("optimizer", ["adafactor", "lion", "sgd"])

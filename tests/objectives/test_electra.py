@@ -1,0 +1,98 @@
+"""ELECTRA: one table for both, labels where the sample is not the original, no gradient through the sampling."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models import electra, heads, linear
+from t5x_like.objectives.electra import ReplacedTokenDetection, detected, replaced
+from t5x_like.objectives.masked_lm import MaskedLanguageModel
+from tests import tiny
+
+DISCRIMINATOR = tiny.encoder().copy(head=heads.Detector())
+MODEL = electra.Electra(linear.Embed(tiny.VOCAB, tiny.WIDTH), tiny.encoder(repeats=1), DISCRIMINATOR)
+
+
+def masked(seed=0):
+    """A batch where a third of the tokens are masked."""
+    batch = tiny.batch(sides=("encoder",), seed=seed)
+    chosen = np.random.default_rng(seed).random(batch["encoder_loss_weights"].shape) < 0.3
+    tokens = batch["encoder_target_tokens"]
+    return batch | {
+        "encoder_input_tokens": np.where(chosen, 1, tokens),
+        "encoder_loss_weights": batch["encoder_loss_weights"] * chosen,
+    }
+
+
+BATCH = masked()
+PARAMS = tiny.init(MODEL, BATCH)
+
+
+def test_both_read_one_table():
+    assert "embed" in PARAMS and "embed" not in PARAMS["generator"] and "embed" not in PARAMS["discriminator"]
+    moved = dict(PARAMS, embed=jax.tree.map(lambda x: x + jnp.arange(tiny.WIDTH), PARAMS["embed"]))
+    for method in ("generated", None):
+        one, other = (MODEL.apply({"params": p}, BATCH, method=method) for p in (PARAMS, moved))
+        assert not np.allclose(one, other)
+
+
+def test_the_discriminator_is_the_encoder_it_was_made_of():
+    own = {"embed": PARAMS["embed"], **PARAMS["discriminator"]}
+    alone = DISCRIMINATOR.apply({"params": own}, BATCH)
+    np.testing.assert_allclose(MODEL.apply({"params": PARAMS}, BATCH), alone, rtol=1e-6)
+
+
+def test_labels_are_where_the_sample_is_not_the_original():
+    logits = MODEL.apply({"params": PARAMS}, BATCH, method="generated")
+    shown = np.asarray(replaced(logits, BATCH, jax.random.key(0)))
+    chosen, tokens = BATCH["encoder_loss_weights"] > 0, BATCH["encoder_target_tokens"]
+    np.testing.assert_array_equal(shown[~chosen], tokens[~chosen])
+    _, weight, metrics = ReplacedTokenDetection()(MODEL.apply, PARAMS, BATCH)
+    fakes = (shown != tokens)[chosen].sum()
+    assert 0 < fakes == metrics["replaced"][0] and weight == chosen.sum()
+    # A generator that is sure of the original leaves nothing to find.
+    sure = 1e4 * jax.nn.one_hot(tokens, tiny.VOCAB)
+    np.testing.assert_array_equal(replaced(sure, BATCH, jax.random.key(0)), tokens)
+
+
+def test_samples_have_the_generators_distribution():
+    logits = jnp.tile(jnp.log(jnp.array([0.5, 0.3, 0.2])), (100, 100, 1))
+    batch = {"encoder_loss_weights": jnp.ones((100, 100)), "encoder_target_tokens": jnp.zeros((100, 100), jnp.int32)}
+    found = np.bincount(np.asarray(replaced(logits, batch, jax.random.key(1))).reshape(-1)) / 1e4
+    assert (abs(found - [0.5, 0.3, 0.2]) < 4 * 0.005).all()
+
+
+def test_the_objective_is_the_formula():
+    total, _, metrics = ReplacedTokenDetection()(MODEL.apply, PARAMS, BATCH)
+    logits = MODEL.apply({"params": PARAMS}, BATCH, method="generated")
+    shown = replaced(logits, BATCH, jax.random.key(0))
+    found, _ = detected(MODEL.apply, PARAMS, BATCH | {"encoder_input_tokens": shown}, None)
+    p = 1 / (1 + np.exp(-np.asarray(found, np.float64)))
+    fake, real = np.asarray(shown) != BATCH["encoder_target_tokens"], BATCH["encoder_segment_ids"] > 0
+    each = -np.where(fake, np.log(p), np.log(1 - p)) * real
+    rows = BATCH["encoder_loss_weights"].sum(axis=1)
+    generator = {"embed": PARAMS["embed"], **PARAMS["generator"]}
+    plain, _, _ = MaskedLanguageModel()(tiny.encoder(repeats=1).apply, generator, BATCH)
+    np.testing.assert_allclose(total, plain + 50 * (each.sum(1) / real.sum(1) * rows).sum(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["detector_loss"][0], each.sum(), rtol=1e-5)
+
+
+def test_no_gradient_crosses_the_sampling():
+    def detection(params, weight):
+        total, _, _ = ReplacedTokenDetection(weight=weight)(MODEL.apply, params, BATCH, jax.random.key(0))
+        return total
+
+    both, without = (jax.grad(detection)(PARAMS, weight) for weight in (50.0, 0.0))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), both["generator"], without["generator"])
+    assert all(jnp.abs(x).max() == 0 for x in jax.tree.leaves(without["discriminator"]))
+    assert jnp.abs(both["embed"]["table"] - without["embed"]["table"]).max() > 1e-3
+
+
+def test_split_batches_add_up():
+    # One sample a token whatever the batch: the generator is made sure of itself.
+    params = jax.tree.map(lambda x: x, PARAMS)
+    bias = params["generator"]["head"]["output"]["bias"]
+    params["generator"]["head"]["output"]["bias"] = bias.at[7].set(1e4)
+    run = jax.jit(lambda b: ReplacedTokenDetection()(MODEL.apply, params, b))
+    parts = [run({k: v[part] for k, v in BATCH.items()}) for part in (slice(0, 4), slice(4, 8))]
+    jax.tree.map(lambda x, *y: np.testing.assert_allclose(x, sum(y), rtol=1e-4), run(BATCH), *parts)
