@@ -10,6 +10,7 @@ punctuation out of the mean length, and skips overlapping repeated n-grams where
 
 import argparse
 import ast
+import random
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,8 @@ from types import SimpleNamespace
 import report
 from t5x_like.cleaning.c4 import C4, SENTENCE_END
 from t5x_like.cleaning.gopher import GopherQuality
-from t5x_like.cleaning.minhash import MinHash
+from t5x_like.cleaning.hashing import normal_words
+from t5x_like.cleaning.minhash import MinHash, NearDedup
 from t5x_like.cleaning.pii import RedactPII
 from t5x_like.cleaning.pipeline import Pipeline
 from t5x_like.cleaning.repetition import GopherRepetition
@@ -118,6 +120,40 @@ def figures(seconds: list[tuple[float, float]], documents: list[str]) -> dict[st
     }
 
 
+def edited(text: str, share: float, drawn: random.Random) -> str:
+    """The text with a share of its words replaced."""
+    words = text.split()
+    return " ".join(f"w{drawn.getrandbits(40)}" if drawn.random() < share else word for word in words)
+
+
+def true_jaccard(one: str, other: str) -> float:
+    """Of the sets of five-word shingles, spelled out."""
+    left, right = (
+        {tuple(words[i : i + 5]) for i in range(len(words) - 4)} for words in map(normal_words, (one, other))
+    )
+    return len(left & right) / max(len(left | right), 1)
+
+
+def near_duplicates(documents: list[str]) -> dict[str, dict[str, float]]:
+    """The share of planted copies that NearDedup drops, by their true Jaccard index with the original."""
+    drawn, dedup = random.Random(0), NearDedup()
+    found: dict[str, list[bool]] = {"below 0.7": [], "0.7 to 0.8": [], "0.8 to 0.9": [], "0.9 and above": []}
+    for text in (text for text in documents if 50 <= len(normal_words(text)) < 5000):
+        for share in (0.002, 0.005, 0.01, 0.02, 0.04, 0.1):
+            copy = edited(text, share, drawn)
+            exact = true_jaccard(text, copy)
+            band = list(found)[sum(exact >= bound for bound in (0.7, 0.8, 0.9))]
+            found[band].append(dropped_copy(dedup, text, copy))
+    return {name: {"pairs": len(hits), "found": sum(hits) / max(len(hits), 1)} for name, hits in found.items()}
+
+
+def dropped_copy(dedup: NearDedup, text: str, copy: str) -> bool:
+    """Whether a copy is dropped after its original."""
+    step = dedup.start()
+    step({"text": text, "id": "original"})
+    return isinstance(step({"text": copy, "id": "copy"}), Dropped)
+
+
 def main() -> None:
     """Prints the table, the agreement and one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -139,7 +175,9 @@ def main() -> None:
     agreement = {name: kept_alike(kept["t5x_like"], found) for name, found in kept.items() if name != "t5x_like"}
     if agreement:
         report.show("Agreement with us", agreement)
-    report.finish(documents=len(documents), rates=rows, agreement=agreement)
+    copies = near_duplicates(documents)
+    report.show("Planted near copies dropped, by their Jaccard index (threshold 0.75)", copies)
+    report.finish(documents=len(documents), rates=rows, agreement=agreement, near_copies=copies)
 
 
 if __name__ == "__main__":

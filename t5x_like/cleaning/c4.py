@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from t5x_like.cleaning.steps import Document, Dropped, Edited
 
 CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
-SENTENCE_END = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s+[^\sa-z]|\s*$)")
+SENTENCE_END = re.compile(r"[.!?](?<![.!?].)[.!?]*+[\"'”’)\]]*+(?=\s++[^a-z]|\s*+$)")
 POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 
 

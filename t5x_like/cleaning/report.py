@@ -71,7 +71,8 @@ class Report:
         held = self.examples.setdefault(rule, [])
         if len(held) >= self.examples_per_rule and (not held or rank >= held[-1][0]):
             return
-        held.append((rank, {"id": name, "detail": detail, "text": shown(document.get("text"), self.excerpt)}))
+        text = shown(document.get("text"), self.excerpt)
+        held.append((rank, {"id": name, "detail": shown(detail, self.excerpt), "text": text}))
         held.sort(key=lambda example: example[0])
         del held[self.examples_per_rule :]
 

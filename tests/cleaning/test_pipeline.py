@@ -3,15 +3,24 @@
 import gzip
 import json
 import random
+import time
 
 import pytest
 
 from t5x_like.cleaning.c4 import C4
+from t5x_like.cleaning.classified import LanguageFilter, QualityFilter
+from t5x_like.cleaning.contamination import Decontaminate
+from t5x_like.cleaning.dedup import ExactDedup, LineDedup
+from t5x_like.cleaning.fineweb import FineWebQuality
 from t5x_like.cleaning.gopher import GopherQuality
+from t5x_like.cleaning.minhash import NearDedup
+from t5x_like.cleaning.pii import RedactPII
 from t5x_like.cleaning.pipeline import Pipeline
 from t5x_like.cleaning.reading import jsonl, text_lines
+from t5x_like.cleaning.repetition import GopherRepetition
 from t5x_like.cleaning.report import Report
 from t5x_like.cleaning.steps import Dropped, Edited, Readable
+from t5x_like.cleaning.word_list import WordList
 from tests.cleaning.planted import document, prose, rule
 
 WEB = Pipeline((C4(), GopherQuality()))
@@ -144,3 +153,62 @@ def test_merged_reports_equal_one_run():
     (_, left), (_, right) = run(WEB, documents[:25]), run(WEB, documents[25:])
     left.merge(right)
     assert left.as_dict() == whole.as_dict()
+
+
+ALPHABETS = (
+    "a .\n",
+    "#-•….\n ",
+    "\u3042\u4e2d。\n ",
+    "\u0645\u0631 \u0661\n",
+    "0123456789 -+.:@()",
+    "{}[]\"' \t\x1c\x85\u2028",
+    "\U0001f600\u200b\u0301 ",
+)
+EVERY = (
+    RedactPII(),
+    LanguageFilter(lambda text: ("en", 1.0)),
+    QualityFilter(lambda text: 1.0),
+    WordList(frozenset({"a", "b c"}), max_share=1),
+    GopherQuality(min_words=1, min_stop_words=0, min_mean_word_length=0, min_alphabetic_words=0, max_symbol_ratio=9),
+    GopherRepetition(max_lines=1, max_paragraphs=1, max_line_characters=1, max_paragraph_characters=1),
+    FineWebQuality(
+        min_terminal_lines=0, max_short_lines=1, max_duplicate_line_characters=1, max_line_breaks_per_word=9
+    ),
+    C4(terminal=("",), min_line_words=0, min_sentences=0, banned_in_page=()),
+    LineDedup(min_line_words=0),
+    ExactDedup(),
+    NearDedup(),
+    Decontaminate({"item": "one two three four five six seven eight nine"}),
+)
+
+
+@pytest.mark.parametrize("pick", range(len(EVERY)))
+def test_every_step_takes_any_text(pick):
+    """Drawn strings of odd characters: kept, edited or dropped by a rule of the step, never an error; and counts add up."""
+    drawn = random.Random(pick)
+    texts = ["".join(drawn.choices(drawn.choice(ALPHABETS), k=drawn.randint(1, 200))) for _ in range(150)]
+    kept, report = run(Pipeline((EVERY[pick],)), ({"text": text} for text in texts))
+    assert len(kept) == report.kept and report.read == 150 == report.kept + sum(report.dropped.values())
+    assert all(document["text"].strip() or pick == 7 for document in kept)
+
+
+def test_the_whole_pipeline_on_prose():
+    documents = [document(prose(number, 20), str(number)) for number in range(40)]
+    kept, report = run(Pipeline(EVERY), [*documents, *({**each, "id": "again"} for each in documents)])
+    assert [document["id"] for document in kept] == [str(number) for number in range(40)]
+    assert report.dropped == {"line_dedup.words_left": 40}
+
+
+@pytest.mark.parametrize("unit", [".", '?"', ". ", "[1", "a.\n", "\n", "#"])
+def test_no_text_makes_the_heuristics_slow(unit):
+    began = time.process_time()
+    for step in (C4(max_word_characters=10**7), GopherQuality(), GopherRepetition(), FineWebQuality()):
+        step(document(unit * (100_000 // len(unit)) + "x."))
+    assert time.process_time() - began < 2
+
+
+def test_odd_names_are_written(tmp_path):
+    same = {"text": "the same", "id": "half \ud83d"}
+    _, report = run(Pipeline((ExactDedup(),)), [same, same])
+    report.write(tmp_path)
+    assert json.loads((tmp_path / "cleaning.json").read_text("utf-8"))["dropped"] == {"exact_dedup.copy": 1}
