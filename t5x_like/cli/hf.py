@@ -94,7 +94,8 @@ def import_model(args: argparse.Namespace, out: Path) -> None:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    print(f"imported {args.source} as {args.out}; try: t5x_like infer --run_dir={args.out} --prompt='...'")
+    hint = "" if vocabulary is None else f"; try: t5x_like infer --run_dir={args.out} --prompt='...'"
+    print(f"imported {args.source} as {args.out}{hint}")
 
 
 def from_folder(source: Path, options: dict[str, Any]) -> tuple:
