@@ -7,4 +7,5 @@ c4, gopher, repetition, fineweb, word_list      published heuristics, thresholds
 ngram_classifier, classified                    language and quality by hashed n-grams, trained here
 dedup, minhash, contamination                   copies of documents, lines and test items
 pii                                             personal data and keys
+presets      published pipelines
 """

@@ -22,7 +22,7 @@ class C4:
 
     Lines: no word over max_word_characters; citations cut; ends in a terminal mark and not in an ellipsis; min_line_words;
     no "javascript"; no policy notice. Pages: no "lorem ipsum", no curly bracket in a line that passed so far,
-    min_sentences in the lines left. C4's list of bad words is `word_list.WordList`.
+    min_sentences in the lines left. An empty tuple switches its rule off. Bad words are `word_list.WordList`.
     """
 
     terminal: tuple[str, ...] = (".", "?", "!", '"')
@@ -57,7 +57,7 @@ class C4:
             return line, "line_long_word"
         if "[" in line:
             line = CITATION.sub("", line)
-        if not line.endswith(self.terminal) or line.endswith("..."):
+        if self.terminal and (not line.endswith(self.terminal) or line.endswith("...")):
             return line, "line_terminal_mark"
         if len(words) < self.min_line_words:
             return line, "line_words"
