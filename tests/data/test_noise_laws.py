@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from t5x_like import batches
-from t5x_like.data import noise_bart, rows, rows_bart, rows_pairs, rows_ul2, rows_xlnet
+from t5x_like.data import noise_bart, rows, rows_bart, rows_fim, rows_pairs, rows_ul2, rows_xlnet
 from t5x_like.data.stream import Stream
 from t5x_like.data.token_cache import TokenCache
 
@@ -19,6 +19,7 @@ KINDS = {
     "next_sentence": lambda cache: rows_pairs.NextSentence(cache, 48),
     "sentence_order": lambda cache: rows_pairs.SentenceOrder(cache, 48),
     "permutation": lambda cache: rows_xlnet.PermutationLM(cache, 48),
+    "middle": lambda cache: rows_fim.FillInTheMiddle(cache, 48, rate=1.0),
 }
 
 
