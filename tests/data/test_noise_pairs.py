@@ -7,7 +7,9 @@ import pytest
 
 from t5x_like.data import rows_pairs, vocabularies
 from t5x_like.data.token_cache import TokenCache
+from t5x_like.data.tokenizer_json import TokenizerVocabulary
 from tests import tiny_cache
+from tests.data import tiny_tokenizers
 
 KINDS = {"next": rows_pairs.NextSentence, "order": rows_pairs.SentenceOrder}
 
@@ -93,6 +95,12 @@ def test_one_document_has_no_other(tmp_path):
     made = rows_pairs.NextSentence(cache, 16)
     with pytest.raises(ValueError, match="has one document .* use SentenceOrder"):
         made.fetch(np.zeros(1, int), np.zeros(1, int), 0)
+
+
+def test_a_vocabulary_with_special_tokens_of_its_own_uses_them():
+    made = tiny_tokenizers.wordpiece()
+    vocabulary = TokenizerVocabulary(made.to_str(), 200)
+    assert rows_pairs.around(vocabulary) == (made.token_to_id("[CLS]"), made.token_to_id("[SEP]"))
 
 
 @pytest.mark.parametrize("make, message", [

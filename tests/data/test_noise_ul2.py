@@ -68,6 +68,28 @@ def test_as_prefix_lm_every_text_comes_back_and_only_what_was_hidden_counts(cach
         np.testing.assert_array_equal(shown, np.arange(real.sum()) <= len(inputs))
 
 
+def test_every_mode_hides_what_its_denoisers_do(cache):
+    made = rows_ul2.MixtureOfDenoisers(cache, 64, 48)
+    lowest, length = made.vocabulary.vocab_size - made.vocabulary.extra_ids, made.text_length
+    allowed = {mode: {d.counts(length) for d in noise_ul2.PAPER if d.mode == mode} for mode in "RX"}
+    found, rows = collections.defaultdict(set), collections.Counter()
+    for epoch in range(6):
+        batch = everything(made, epoch)
+        for row in range(len(made)):
+            inputs = batch["encoder_input_tokens"][row][batch["encoder_segment_ids"][row] > 0]
+            targets = batch["decoder_target_tokens"][row][batch["decoder_segment_ids"][row] > 0][:-1]
+            mode, spans = "XSR"[inputs[0] - lowest], (targets >= lowest).sum()
+            rows[mode] += 1
+            found[mode].add((len(targets) - spans, spans))
+            if mode == "S":
+                assert inputs[-2] == made.vocabulary.first_sentinel
+    assert {mode: found[mode] for mode in "RX"} == allowed
+    assert found["S"] == {(n, 1) for n in range(1, made.denoisers[2].longest_end(length) + 1)}
+    n = sum(rows.values())
+    for mode, rate in (("R", 2 / 7), ("S", 1 / 7), ("X", 4 / 7)):
+        assert abs(rows[mode] / n - rate) < 4 * np.sqrt(rate * (1 - rate) / n)
+
+
 def test_which_denoiser_a_row_gets_has_the_given_rates():
     denoisers = (Denoiser("R", 0.15, 3.0, rate=1), Denoiser("S", 0.25, rate=2), Denoiser("X", 0.5, 3.0, rate=5))
     n = 20_000
