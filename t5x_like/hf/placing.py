@@ -38,8 +38,8 @@ def arrays(
     one_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
     # File order: a disk is read from front to back.
     names = sorted(entries, key=lambda name: (str(stored[name].path), stored[name].offset))
-    tensors_read = read_ahead([stored[name] for name in progress(names, len(names))])
-    for name, tensor in zip(names, tensors_read, strict=True):
+    read = read_ahead([stored[name] for name in names], [is_whole(entries[name]) for name in names])
+    for name, tensor in zip(progress(names, len(names)), read, strict=True):
         entry = entries[name]
         if one_cpu or all(math.prod(placed[target.path].shape) <= SMALL for target in entry.targets):
             assemble(entry, tensor, placed, host)
@@ -48,15 +48,30 @@ def arrays(
     return made | {path: on_mesh(x, placed[path].sharding) for path, x in host.items()}
 
 
-def read_ahead(wanted: Sequence[Stored]) -> Iterator[np.ndarray]:
-    """The tensors in turn; the next one is read meanwhile if both together are hardly larger than the largest."""
+def is_whole(entry: Entry) -> bool:
+    """Whether a tensor is one parameter, which may then stay in the memory that it was read into."""
+    return len(entry.targets) == 1 and not entry.targets[0].index
+
+
+def read_ahead(wanted: Sequence[Stored], own: Sequence[bool]) -> Iterator[np.ndarray]:
+    """The tensors in turn; the next one is read meanwhile if both together are hardly larger than the largest.
+
+    Those with `own` are read into memory of their own, the others into memory that is used again: what is read for the
+    first time has to be fetched from the system page by page.
+    """
     room = 1.2 * max(map(tensors.size, wanted), default=0)
+    passing = max((tensors.size(t) for t, mine in zip(wanted, own, strict=True) if not mine), default=0)
+    scratch = [tensors.aligned((passing,), np.uint8) for _ in range(2)]
+
+    def read(i: int) -> np.ndarray:
+        return wanted[i].read(None if own[i] else scratch[i % 2])
+
     with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="tensors") as thread:
         coming = None
-        for i, tensor in enumerate(wanted):
-            now = tensor.read() if coming is None else coming.result()
+        for i in range(len(wanted)):
+            now = read(i) if coming is None else coming.result()
             both = sum(map(tensors.size, wanted[i : i + 2]))
-            coming = thread.submit(wanted[i + 1].read) if i + 1 < len(wanted) and both <= room else None
+            coming = thread.submit(read, i + 1) if i + 1 < len(wanted) and both <= room else None
             yield now
             del now
 
@@ -66,7 +81,7 @@ def assemble(entry: Entry, tensor: np.ndarray, placed: Mapping[str, jax.ShapeDty
     pieces = entry.op.split(tensor, [target.shape for target in entry.targets])
     for target, piece in zip(entry.targets, pieces, strict=True):
         want = placed[target.path]
-        if not target.index and piece.dtype == want.dtype and piece.flags.c_contiguous:
+        if is_whole(entry) and piece.dtype == want.dtype and piece.flags.c_contiguous:
             host[target.path] = piece
             continue
         if target.path not in host:

@@ -7,6 +7,7 @@ every file that is opened; data are read with plain file reads, so that no more 
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -42,11 +43,14 @@ class Stored:
     offset: int = 0
     make: Callable[[], np.ndarray] | None = None
 
-    def read(self) -> np.ndarray:
-        """The tensor, in memory of its own."""
+    def read(self, scratch: np.ndarray | None = None) -> np.ndarray:
+        """The tensor, in memory of its own, or in the bytes of `scratch`, which are used again."""
         if self.make is not None:
             return self.make()
-        data = aligned(self.shape, self.dtype)
+        if scratch is None:
+            data = aligned(self.shape, self.dtype)
+        else:
+            data = scratch[: size(self)].view(self.dtype).reshape(self.shape)
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.offset)
             view, done = memoryview(data.reshape(-1).view(np.uint8)), 0
@@ -115,6 +119,8 @@ def read_header(path: Path) -> Iterator[tuple[str, Stored]]:
         with safetensors.safe_open(path, framework="numpy"):
             pass
         with path.open("rb") as file:
+            if hasattr(os, "posix_fadvise"):  # the system may begin to read what will be needed
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
             size = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(size))
     except (safetensors.SafetensorError, ValueError) as error:
