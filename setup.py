@@ -19,6 +19,8 @@ LEAN = [line for line in text("requirements-lean.txt").splitlines() if line and 
 # seqio reads tasks; tensorflow-datasets needs importlib_resources and does not say so.
 TASKS = ["seqio>=0.0.20", "tensorflow>=2.21", "tensorflow-datasets>=4.9.10", "importlib_resources"]
 
+# BLEU and ROUGE as they are reported.
+METRICS = ["sacrebleu>=2.4", "rouge-score>=0.1.2"]
 # Reads checkpoints of llama.cpp.
 GGUF = ["gguf>=0.17"]
 
@@ -40,7 +42,9 @@ setup(
         "tpu": ["jax[tpu]>=0.10"],
         "gpu": ["jax[cuda13]>=0.10"],
         "gguf": GGUF,
-        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", *GGUF],
+        "metrics": METRICS,
+        "cleaning": ["py3langid>=0.3"],
+        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", *GGUF, *METRICS],
     },
     entry_points={"console_scripts": ["t5x_like = t5x_like.cli.main:main"]},
 )

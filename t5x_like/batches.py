@@ -7,6 +7,8 @@
 {encoder,decoder}_loss_weights   float32; 0 where a target does not count
 decoder_prefix                   1 where attention is bidirectional (prefix LM)
 encoder_token_types              BERT's sentence A (0) or B (1)
+encoder_order                    the rank at which a token is predicted (permutation LM)
+encoder_labels                   the class of a row as a whole, [B, 1] (next sentence, sentence order)
 """
 
 from collections.abc import Mapping
@@ -20,6 +22,8 @@ FEATURES = (
     *(f"{side}_{what}" for side in SIDES for what in ("target_tokens", "loss_weights")),
     "decoder_prefix",
     "encoder_token_types",
+    "encoder_order",
+    "encoder_labels",
 )
 
 

@@ -9,9 +9,6 @@ from t5x_like.data import noise, noise_words, vocabularies
 from t5x_like.data.rows import Batch, Rows, ragged
 from t5x_like.data.token_cache import TokenCache
 
-# Where a row's label stands in the batch, [B, 1]: the only name of t5x_like.batches that says nothing else of an encoder.
-LABEL = "decoder_input_tokens"
-
 
 def chunks(cache: TokenCache, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(begin, size, document) of pieces of at most `length` tokens, none across documents, their last eos left out.
@@ -90,7 +87,7 @@ class Pairs(Rows):
             "encoder_target_tokens": tokens,
             "encoder_token_types": types,
             "encoder_loss_weights": chosen.astype(np.float32),
-            LABEL: label_n[:, None].astype(np.int32),
+            "encoder_labels": label_n[:, None].astype(np.int32),
         }
 
 

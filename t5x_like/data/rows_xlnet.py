@@ -7,9 +7,6 @@ import numpy as np
 from t5x_like.data import noise
 from t5x_like.data.rows import Batch, Joined, pieces
 
-# Where the order stands in the batch: the rank of a token among those predicted, as a decoder's positions are.
-ORDER = "decoder_positions"
-
 
 def orders(uniform_nL: np.ndarray, positions_nL: np.ndarray, segments_nL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(rank of every token in its segment, all orders equally likely; tokens of its segment), int32 [n, L]."""
@@ -52,5 +49,5 @@ class PermutationLM(Joined):
             "encoder_positions": positions,
             "encoder_segment_ids": segments,
             "encoder_loss_weights": counts.astype(np.float32),
-            ORDER: rank,
+            "encoder_order": rank,
         }

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-from t5x_like.data.rows_xlnet import ORDER
 from t5x_like.objectives.lm import cross_entropy
 
 
@@ -15,4 +14,4 @@ class PermutationLanguageModel:
     chunk: int | None = None
 
     def __call__(self, apply, params, batch, rng=None):
-        return cross_entropy(self, apply, params, batch | {"encoder_order": batch[ORDER]}, rng, "encoder")
+        return cross_entropy(self, apply, params, batch, rng, "encoder")

@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from t5x_like.data.rows_pairs import LABEL
 from t5x_like.objectives.lm import gathered, terms
 from t5x_like.objectives.tokens import head_sums, hidden_states, row_sums
 
@@ -29,7 +28,7 @@ class MaskedAndPaired:
         sums = head_sums(apply, params, x_BLD, batch, "encoder", terms(self, rng is None), self.chunk)
         total, weight, metrics = gathered(sums, row_sums(sown, weights_BL), jnp.sum(weights_BL))
         logits_BC = apply({"params": params}, x_BLD, method=row_logits).astype(jnp.float32)
-        label_B1, real_B = batch[LABEL], (batch["encoder_segment_ids"][:, 0] > 0).astype(jnp.float32)
+        label_B1, real_B = batch["encoder_labels"], (batch["encoder_segment_ids"][:, 0] > 0).astype(jnp.float32)
         loss_B = -jnp.take_along_axis(jax.nn.log_softmax(logits_BC), label_B1, axis=-1)[:, 0]
         right_B = (jnp.argmax(logits_BC, axis=-1) == label_B1[:, 0]).astype(jnp.float32)
         for name, value_B in {"pair_loss": loss_B, "pair_accuracy": right_B}.items():

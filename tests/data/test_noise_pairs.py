@@ -36,7 +36,7 @@ def pairs(made, epoch=0):
         assert (tokens[~real] == 0).all() and (types[~real] == 0).all()
         special = np.isin(tokens, (cls, sep))
         assert not (batch["encoder_loss_weights"][row] * (special | ~real)).any()
-        yield a[1:-1], b[:-1], int(batch[rows_pairs.LABEL][row, 0])
+        yield a[1:-1], b[:-1], int(batch["encoder_labels"][row, 0])
 
 
 def test_pieces_are_the_documents(cache):

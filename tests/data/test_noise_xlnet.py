@@ -18,7 +18,7 @@ def cache(tiny_root):
 def test_orders_of_segments_and_what_of_them_is_predicted(cache, partial):
     made = rows_xlnet.PermutationLM(cache, 64, partial)
     batch = made.fetch(np.arange(len(made)), np.zeros(len(made), int), 0)
-    order, weights, segments = batch[rows_xlnet.ORDER], batch["encoder_loss_weights"], batch["encoder_segment_ids"]
+    order, weights, segments = batch["encoder_order"], batch["encoder_loss_weights"], batch["encoder_segment_ids"]
     several = 0
     for row in range(len(made)):
         for segment in range(1, segments[row].max() + 1):

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from t5x_like.data.rows_xlnet import ORDER, PermutationLM
+from t5x_like.data.rows_xlnet import PermutationLM
 from t5x_like.data.token_cache import TokenCache
 from t5x_like.objectives.permutation_lm import PermutationLanguageModel
 from tests import tiny
@@ -15,7 +15,7 @@ MODEL = model_of("sizes/xlnet/tiny.gin")
 def test_a_words_loss_depends_on_no_word_after_it_and_not_on_itself(tiny_root):
     made = PermutationLM(TokenCache("tiny", "train", root=str(tiny_root)), 16)
     batch = made.fetch(np.arange(1), np.zeros(1, int), 0)
-    order, size = batch[ORDER][0], 16
+    order, size = batch["encoder_order"][0], 16
     last = int(np.argmax(order * (batch["encoder_segment_ids"][0] == 1)))
     batch["encoder_loss_weights"][:] = 0
     middle = int(np.flatnonzero((order == order[last] // 2) & (batch["encoder_segment_ids"][0] == 1))[0])
@@ -35,7 +35,7 @@ def test_the_objective_is_the_two_stream_cross_entropy(tiny_root):
     batch = made.fetch(np.arange(4), np.zeros(4, int), 0)
     params = tiny.init(MODEL, batch)
     total, weight, _ = PermutationLanguageModel()(MODEL.apply, params, batch)
-    logits = np.asarray(MODEL.apply({"params": params}, batch | {"encoder_order": batch[ORDER]}), np.float64)
+    logits = np.asarray(MODEL.apply({"params": params}, batch), np.float64)
     logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     each = np.take_along_axis(logp, batch["encoder_target_tokens"][..., None], -1)[..., 0]
     np.testing.assert_allclose(total, -(each * batch["encoder_loss_weights"]).sum(), rtol=1e-5)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from models import heads, linear
-from t5x_like.data.rows_pairs import LABEL
 from t5x_like.objectives.masked_lm import MaskedLanguageModel
 from t5x_like.objectives.sentence_pairs import MaskedAndPaired
 from tests import tiny
@@ -17,7 +16,7 @@ MODEL = tiny.encoder().copy(pooler=heads.Pooler(), classifier=CLASSIFIER)
 
 def labelled():
     batch = tiny.batch(sides=("encoder",))
-    return batch | {LABEL: np.array([0, 1, 1, 0, 1, 0, 0, 1], np.int32)[:, None]}
+    return batch | {"encoder_labels": np.array([0, 1, 1, 0, 1, 0, 0, 1], np.int32)[:, None]}
 
 
 def test_the_objective_is_the_masked_tokens_loss_and_the_labels():
@@ -27,7 +26,7 @@ def test_the_objective_is_the_masked_tokens_loss_and_the_labels():
     masked, _, _ = MaskedLanguageModel()(MODEL.apply, params, batch)
     logits = np.asarray(MODEL.apply({"params": params}, batch, method="classified"), np.float64)
     logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    each = -logp[np.arange(8), batch[LABEL][:, 0]]
+    each = -logp[np.arange(8), batch["encoder_labels"][:, 0]]
     rows = batch["encoder_loss_weights"].sum(axis=1)
     np.testing.assert_allclose(total, masked + 0.5 * (each * rows).sum(), rtol=1e-5)
     np.testing.assert_allclose(weight, rows.sum())
