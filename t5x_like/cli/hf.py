@@ -80,11 +80,9 @@ def import_model(args: argparse.Namespace, out: Path) -> None:
     if args.gin_file:
         mesh = gin_runtime.from_flags(args).evaluate("trainer.train.mesh")
     options = {"mesh": mesh, "dtype": dtype, "scan": not args.unrolled, "progress": bar("import")}
-    model, params, config, vocabulary = (
-        from_gguf(source, options)
-        if source.is_file()
-        else from_folder(source, options | {"ignore": tuple(filter(None, args.ignore.split(",")))})
-    )
+    options["ignore"] = tuple(filter(None, args.ignore.split(",")))
+    read = from_gguf if source.is_file() else from_folder
+    model, params, config, vocabulary = read(source, options)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     try:

@@ -199,7 +199,7 @@ def unigram(texts, vocab_size: int, extra_ids: int, chat: tuple[str, ...], optio
     """SentencePiece's Unigram (Kudo 2018) as a tokenizer.json, T5's fast kind: NFKC, white space of all kinds one space."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-    # The tokenizers library's own trainer learns other pieces from run to run.
+    # Not by the tokenizers library's own trainer: SentencePiece's gives the same pieces in every run.
     ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
     size = vocab_size - extra_ids - len(chat)
     processor = SentencePieceModel(trained(texts, "unigram", size, 3, **ids), vocab_size).processor

@@ -42,6 +42,10 @@ def load(
     """
     folder = Path(folder)
     if folder.is_file():
+        if tuple(ignore):
+            raise ValueError(
+                f"ignore={tuple(ignore)} names fields of a config.json, and {folder} is a GGUF file; leave it out"
+            )
         from t5x_like.hf import gguf  # stands on this file
 
         return gguf.load(folder, mesh, rules, dtype, scan, progress)

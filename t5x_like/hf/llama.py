@@ -1,6 +1,7 @@
 """LLaMA and the families that differ from it in a few fields: Mistral, Qwen 2 and 3, OLMo 2, Phi 3, Mixtral, Qwen MoE."""
 
 from collections.abc import Callable
+from typing import Any
 
 from flax import linen as nn
 
@@ -141,11 +142,11 @@ def build_phi3(f: Fields) -> nn.Module:
 def build_mixtral(f: Fields) -> nn.Module:
     f.defaults(rms_norm_eps=1e-5, rope_theta=1e6)
 
-    def sparse(i: int) -> moe.Moe:
+    def layer(i: int) -> moe.Moe:
         router = routers.TopK(f("num_local_experts"), f("num_experts_per_tok"))
         return moe.Moe(router, f("intermediate_size"), f.activation("hidden_act", "silu"), True, moe.dropless)
 
-    return model_of(f, sparse, everywhere(f))
+    return model_of(f, layer, everywhere(f))
 
 
 def qwen_experts(f: Fields, shared: Callable | None = None) -> Callable[[int], nn.Module]:
@@ -224,37 +225,37 @@ def sparse_layers(model: nn.Module) -> list[int]:
     return [i for i, layer in enumerate(unstacked(model.decoder)) if kind(layer.mlp) == "Moe"]
 
 
-def expert_fields(prefix: str) -> Describe:
-    """Experts' fields, read at the first sparse layer."""
+def sparse(path: str) -> Callable[[nn.Module], Any]:
+    """The value at a path of the first layer of experts."""
+    return lambda model: at(model, f"decoder.layers.{sparse_layers(model)[0]}.mlp.{path}")
 
-    def first(path: str) -> Callable:
-        return lambda model: at(model, f"decoder.layers.{sparse_layers(model)[0]}.mlp.{path}")
 
-    def dense_width(model: nn.Module):
-        dense = [layer.mlp.hidden_dim for layer in unstacked(model.decoder) if kind(layer.mlp) == "Mlp"]
-        return dense[0] if dense else first("hidden_dim")(model)
+def dense_width(model: nn.Module) -> int:
+    """The width of the MLPs that are no experts; where there is none, that of an expert."""
+    dense = [layer.mlp.hidden_dim for layer in unstacked(model.decoder) if kind(layer.mlp) == "Mlp"]
+    return dense[0] if dense else sparse("hidden_dim")(model)
 
-    if prefix == "mixtral":
-        return {
-            "num_local_experts": first("router.num_experts"),
-            "num_experts_per_tok": first("router.top_k"),
-            "intermediate_size": first("hidden_dim"),
-            "hidden_act": lambda model: activation_name(first("activation")(model)),
-        }
-    return {
-        "num_experts": first("router.num_experts"),
-        "num_experts_per_tok": first("router.top_k"),
-        "norm_topk_prob": first("router.normalize"),
-        "moe_intermediate_size": first("hidden_dim"),
-        "intermediate_size": dense_width,
-        "hidden_act": lambda model: activation_name(first("activation")(model)),
-        "decoder_sparse_step": constant(1),
-        "mlp_only_layers": lambda model: sorted(set(range(len(unstacked(model.decoder)))) - set(sparse_layers(model))),
-    }
+
+EXPERTS: Describe = {
+    "num_experts_per_tok": sparse("router.top_k"),
+    "hidden_act": lambda model: activation_name(sparse("activation")(model)),
+}
+MIXTRAL_FIELDS: Describe = EXPERTS | {
+    "num_local_experts": sparse("router.num_experts"),
+    "intermediate_size": sparse("hidden_dim"),
+}
+QWEN_FIELDS: Describe = EXPERTS | {
+    "num_experts": sparse("router.num_experts"),
+    "norm_topk_prob": sparse("router.normalize"),
+    "moe_intermediate_size": sparse("hidden_dim"),
+    "intermediate_size": dense_width,
+    "decoder_sparse_step": constant(1),
+    "mlp_only_layers": lambda model: sorted(set(range(len(unstacked(model.decoder)))) - set(sparse_layers(model))),
+}
 
 
 def shared_width(model: nn.Module) -> int:
-    return at(model, f"decoder.layers.{sparse_layers(model)[0]}.mlp.shared.hidden_dim")
+    return sparse("shared.hidden_dim")(model)
 
 
 def partial_share(model: nn.Module) -> float:
@@ -343,11 +344,11 @@ PHI3_SHARE: Describe = {
     # Absent it is 32000, which others refuse where there are fewer words.
     "pad_token_id": lambda model: None if model.embed.vocab_size <= 32000 else OMIT,
 }
-QWEN3_MOE = SHAPE | BIAS | QWEN_WINDOWS | expert_fields("qwen") | {"layer_types": constant(OMIT)}
+QWEN3_MOE = SHAPE | BIAS | QWEN_WINDOWS | QWEN_FIELDS | {"layer_types": constant(OMIT)}
 QWEN2_MOE: Describe = (
     SHAPE
     | QWEN_WINDOWS
-    | expert_fields("qwen")
+    | QWEN_FIELDS
     | {"shared_expert_intermediate_size": shared_width, "qkv_bias": "decoder.layers.0.mixer.use_bias"}
 )
 
@@ -361,7 +362,7 @@ FAMILIES = (
     Family(
         "mixtral",
         build_mixtral,
-        SHAPE | WINDOWS | expert_fields("mixtral") | causal_lm("Mixtral"),
+        SHAPE | WINDOWS | MIXTRAL_FIELDS | causal_lm("Mixtral"),
         table(ATTENTION, MIXTRAL_EXPERTS, NORMS),
     ),
     Family("qwen3_moe", build_qwen3_moe, QWEN3_MOE | causal_lm("Qwen3Moe"), table(ATTENTION, MLP, QWEN_EXPERTS, NORMS)),

@@ -68,6 +68,12 @@ def test_another_architecture_and_unknown_fields_are_refused(tmp_path):
         gguf.load(tmp_path / "odd.gguf")
 
 
+def test_fields_of_a_config_json_cannot_be_ignored_where_there_is_none(tmp_path):
+    write(tmp_path / "model.gguf")
+    with pytest.raises(ValueError, match=r"ignore=\('clip_qkv',\) names fields of a config.json.*leave it out"):
+        hf.load(tmp_path / "model.gguf", ignore=("clip_qkv",))
+
+
 def test_a_missing_tensor_is_named(tmp_path):
     write(tmp_path / "short.gguf", drop=("model.norm.weight",))
     with pytest.raises(ValueError, match=r"model.norm.weight: missing"):
