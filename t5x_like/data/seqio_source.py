@@ -10,6 +10,7 @@ import fcntl
 import functools
 import importlib
 import inspect
+import json
 import os
 import shutil
 import sys
@@ -31,18 +32,35 @@ from t5x_like.progress import Bar
 OWN_PACKAGES = ("seqio",)  # told apart by version; every other module that defines a task by the hash of its source
 
 
-def find_task(name: str, module: str) -> seqio.Task:
-    """The task `name`, after importing `module`.
+def find_task(name: str, module: str, arguments: dict | None = None) -> seqio.Task:
+    """The task `name`, after importing `module`; where there are arguments, `module.define(name, **arguments)` makes it.
 
     Raises:
-      ValueError: no such task, with those of similar names.
+      ValueError: no such task, with those of similar names; arguments that the module does not take.
     """
-    importlib.import_module(module)
+    imported = importlib.import_module(module)
+    if arguments:
+        define(imported, name, arguments)
     if name not in seqio.TaskRegistry.names():
         near = difflib.get_close_matches(name, seqio.TaskRegistry.names(), 5, 0.3)
         known = ", ".join(near or sorted(seqio.TaskRegistry.names())[:10])
         raise ValueError(f"no seqio task {name!r} in module {module!r}; did you mean one of: {known}?")
     return seqio.TaskRegistry.get(name)
+
+
+def define(module, name: str, arguments: dict) -> None:
+    """Has a module register a task to order, unless it did before."""
+    if not hasattr(module, "define"):
+        raise ValueError(
+            f"arguments={arguments}: module {module.__name__!r} has no `define(name, **arguments)` to make a task with them"
+        )
+    try:
+        inspect.signature(module.define).bind(name, **arguments)
+    except TypeError as error:
+        takes = inspect.signature(module.define)
+        raise ValueError(f"arguments={arguments} do not fit {module.__name__}.define{takes}: {error}") from error
+    if name not in seqio.TaskRegistry.names():
+        module.define(name, **arguments)
 
 
 def cached_part(task: seqio.Task) -> list:
@@ -71,7 +89,7 @@ def data_patterns(source: seqio.DataSource) -> list[str]:
     return sorted({str(p) for one in given for p in ([one] if isinstance(one, str | os.PathLike) else one)})
 
 
-def inputs_of(task: seqio.Task, module: str) -> dict:
+def inputs_of(task: seqio.Task, module: str, arguments: dict | None = None) -> dict:
     """Everything a cache of the task depends on, as JSON: see `token_cache`."""
     source, defining = described(getattr(task.source, "_dataset_fn", type(task.source)))
     steps = [described(step) for step in cached_part(task)]
@@ -86,6 +104,7 @@ def inputs_of(task: seqio.Task, module: str) -> dict:
     return {
         "format": 1,
         "task": task.name,
+        **({"arguments": arguments} if arguments else {}),
         "source": source,
         "features": features,
         "preprocessors": [text for text, _ in steps],
@@ -126,14 +145,14 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def build(name: str, split: str, module: str, root: str) -> Path:
+def build(name: str, split: str, module: str, root: str, arguments: dict | None = None) -> Path:
     """Tokenizes one split of a task unless a fresh cache is there; a cache appears whole or not at all.
 
     Raises:
       ValueError: unknown task or split, ids outside the vocabulary, no example.
       OSError: the cache folder cannot be written.
     """
-    task = find_task(name, module)
+    task = find_task(name, module, arguments)
     if split not in task.splits:
         raise ValueError(f"task {name!r} has no split {split!r}; it has {', '.join(task.splits)}")
     check_vocabularies(task)
@@ -146,10 +165,10 @@ def build(name: str, split: str, module: str, root: str) -> Path:
             "folder that can"
         ) from error
     with locked(parent / f".{split}.lock"):
-        fresh = TokenCache(name, split, module, root).find()
+        fresh = TokenCache(name, split, module, root, arguments=arguments or {}).find()
         if fresh is not None:
             return fresh
-        inputs = inputs_of(task, module)
+        inputs = inputs_of(task, module, arguments)
         target = parent / token_cache.fingerprint_of(inputs) / split
         target.parent.mkdir(exist_ok=True)
         for left in parent.glob(f".building_{split}_*"):
@@ -175,9 +194,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", required=True)
     parser.add_argument("--module", default="tasks.pretraining")
     parser.add_argument("--root", default=str(token_cache.default_root()))
+    parser.add_argument("--arguments", type=json.loads, default={}, help="JSON; what module.define(task, **it) takes")
     args = parser.parse_args(argv)
     try:
-        build(args.task, args.split, args.module, args.root)
+        build(args.task, args.split, args.module, args.root, args.arguments)
     except (ValueError, OSError, ImportError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

@@ -20,8 +20,10 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +40,18 @@ def default_root() -> Path:
 def fingerprint_of(inputs: dict) -> str:
     """Hash of what a cache is made of."""
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def as_json(values: Mapping[str, Any]) -> dict:
+    """Values as they come back from JSON (tuples as lists).
+
+    Raises:
+      ValueError: a value that JSON has no form for.
+    """
+    try:
+        return json.loads(json.dumps(dict(values)))
+    except TypeError as error:
+        raise ValueError(f"arguments={values!r}: {error}; give texts, numbers, lists and dictionaries") from error
 
 
 def source_hash(module: str) -> str | None:
@@ -83,9 +97,10 @@ def current(inputs: dict) -> dict:
 class TokenCache:
     """One split of a task; opened at first use, and built then if it is missing or stale.
 
-    `module` is what to import so that the task is registered. `fingerprint` pins a cache that was carried from another
-    machine: it is read as it is, whatever the sources here say. Building runs in a process of its own, so that
-    TensorFlow is never loaded beside a training run.
+    `module` is what to import so that the task is registered; where there are `arguments` (plain values by name),
+    `module.define(task, **arguments)` registers it. `fingerprint` pins a cache that was carried from another machine: it
+    is read as it is, whatever the sources here say. Building runs in a process of its own, so that TensorFlow is never
+    loaded beside a training run.
 
     Raises (at first use):
       FileNotFoundError: a pinned cache that is not there, or no way to build it here.
@@ -97,6 +112,7 @@ class TokenCache:
     module: str = "tasks.pretraining"
     root: str | None = None
     fingerprint: str | None = None
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def folder_of_task(self) -> Path:
@@ -107,9 +123,15 @@ class TokenCache:
         pattern = f"{self.fingerprint or '*'}/{self.split}/{MANIFEST}"
         for manifest in sorted(self.folder_of_task.glob(pattern)):
             content = json.loads(manifest.read_text())
-            if self.fingerprint or fingerprint_of(current(content["inputs"])) == content["fingerprint"]:
+            if self.fingerprint or self.is_fresh(content):
                 return manifest.parent
         return None
+
+    def is_fresh(self, manifest: dict) -> bool:
+        """Whether a cache is of this task as it is defined here and now."""
+        inputs = manifest["inputs"]
+        same = inputs.get("arguments", {}) == as_json(self.arguments)
+        return same and fingerprint_of(current(inputs)) == manifest["fingerprint"]
 
     def ensure(self) -> Path:
         """The folder of the cache, which is built first where there is none."""
@@ -133,6 +155,7 @@ class TokenCache:
         if importlib.util.find_spec("seqio") is None or importlib.util.find_spec("tensorflow") is None:
             return
         flags = {"task": self.task, "split": self.split, "module": self.module, "root": str(self.folder_of_task.parent)}
+        flags["arguments"] = json.dumps(as_json(self.arguments))
         command = [sys.executable, "-m", "t5x_like.data.seqio_source", *(f"--{k}={v}" for k, v in flags.items())]
         path = os.pathsep.join(p for p in sys.path if p)
         run = subprocess.run(
