@@ -1,7 +1,7 @@
 """Cleaning of text before it becomes tokens: every rule is a pure function document -> document or Dropped(rule).
 
 steps        what a step is, and the first one: a document that can be read at all
-reading      documents from files, whatever is in them
+opening, reading      documents from files (text, JSONL, TSV, CSV, Parquet; .gz, .zst), whatever is in them
 pipeline     steps one after another over a stream; report counts and shows what they did
 c4, gopher, repetition, fineweb, word_list      published heuristics, thresholds as fields
 ngram_classifier, classified                    language and quality by hashed n-grams, trained here

@@ -1,6 +1,5 @@
 """The pipeline: order, counts, the report, and input that is no text at all."""
 
-import gzip
 import json
 import random
 import time
@@ -17,12 +16,11 @@ from t5x_like.cleaning.minhash import NearDedup
 from t5x_like.cleaning.pii import RedactPII
 from t5x_like.cleaning.pipeline import Pipeline
 from t5x_like.cleaning.presets import fineweb
-from t5x_like.cleaning.reading import jsonl, text_lines
 from t5x_like.cleaning.repetition import GopherRepetition
 from t5x_like.cleaning.report import Report
 from t5x_like.cleaning.steps import Dropped, Edited, Readable
 from t5x_like.cleaning.word_list import WordList
-from tests.cleaning.planted import document, prose, rule
+from tests.cleaning.planted import document, prose
 
 WEB = Pipeline((C4(), GopherQuality()))
 
@@ -99,41 +97,6 @@ def test_few_control_characters_are_removed_and_counted():
 
 def test_bytes_become_text():
     assert Readable()({"text": "naïve".encode()})["text"] == "naïve"
-
-
-def test_jsonl_with_every_kind_of_line(tmp_path):
-    lines = [
-        json.dumps(document(prose(0), "good")).encode(),
-        b"",
-        b'{"text": "caf\xe9"}',
-        b"{not json",
-        b"[1, 2]",
-        b"[" * 200_000,
-        b'{"text": "' + b"x" * 2_000_000 + b'"}',
-        json.dumps({"text": prose(1), "url": "u"}).encode(),
-    ]
-    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
-    kept, report = run(WEB, jsonl(tmp_path / "a.jsonl", max_bytes=1_000_000))
-    assert [document["id"] for document in kept] == ["good", "a.jsonl:8"]
-    assert kept[1]["url"] == "u"
-    assert report.dropped == {"reading.invalid_utf8": 1, "reading.invalid_json": 3, "reading.long_line": 1}
-
-
-def test_a_line_of_100_megabytes_is_one_drop(tmp_path):
-    with open(tmp_path / "a.txt", "wb") as file:
-        file.truncate(100_000_000)
-        file.seek(0, 2)
-        file.write(b"\nshort\r\n")
-    found = list(text_lines(tmp_path / "a.txt"))
-    assert rule(found[0]) == "reading.long_line" and "100000001 bytes" in found[0].detail
-    assert found[1] == {"text": b"short", "id": "a.txt:2"}
-
-
-def test_a_cut_gzip_file_is_counted(tmp_path):
-    whole = gzip.compress("\n".join(prose(n).replace("\n", " ") for n in range(200)).encode())
-    (tmp_path / "a.gz").write_bytes(whole[: len(whole) // 2])
-    found = list(text_lines(tmp_path / "a.gz"))
-    assert len(found) > 10 and rule(found[-1]) == "reading.damaged_file"
 
 
 def test_the_report_is_one_page_and_json(tmp_path):

@@ -1,0 +1,220 @@
+"""Files of every kind, whole and damaged: documents come back as they were written, and what is lost is counted."""
+
+import csv
+import gzip
+import json
+import tracemalloc
+
+import pytest
+
+from t5x_like.cleaning.c4 import C4
+from t5x_like.cleaning.gopher import GopherQuality
+from t5x_like.cleaning.pipeline import Pipeline
+from t5x_like.cleaning.reading import FORMATS, jsonl, matching, read, text_lines, tsv, whole_file
+from t5x_like.cleaning.report import Report
+from tests.cleaning.planted import document, prose, rule
+
+WEB = Pipeline((C4(), GopherQuality()))
+RECORDS = [{"id": f"r{n}", "text": f"naïve line {n}", "note": f"n{n}"} for n in range(600)]
+
+
+def zstandard():
+    return pytest.importorskip("zstandard")
+
+
+def compressed(content: bytes, ending: str) -> bytes:
+    """As .gz or .zst, in two members or frames."""
+    half = len(content) // 2
+    press = {"": bytes, ".gz": gzip.compress, ".zst": lambda part: zstandard().compress(part)}[ending]
+    return press(content[:half]) + press(content[half:])
+
+
+def written(suffix: str) -> bytes:
+    """RECORDS in a format."""
+    names = list(RECORDS[0])
+    if suffix == ".txt":
+        lines = [record["text"] for record in RECORDS]
+    elif suffix == ".jsonl":
+        lines = [json.dumps(record) for record in RECORDS]
+    else:
+        mark = "\t" if suffix == ".tsv" else ","
+        lines = [mark.join(names), *(mark.join(record.values()) for record in RECORDS)]
+    return "\n".join(lines).encode()
+
+
+def run(pipeline: Pipeline, documents) -> tuple[list, Report]:
+    report = Report()
+    return list(pipeline(documents, report)), report
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("suffix", [suffix for suffix in FORMATS if suffix != ".parquet"])
+def test_documents_come_back(suffix, ending, tmp_path):
+    path = tmp_path / f"a{suffix}{ending}"
+    path.write_bytes(compressed(written(suffix), ending))
+    found = list(read(path))
+    if suffix == ".txt":
+        assert [each["text"] for each in found] == [record["text"] for record in RECORDS]
+        assert len({each["id"] for each in found}) == len(RECORDS)
+    else:
+        assert found == RECORDS
+
+
+def test_parquet_comes_back_in_batches(tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(RECORDS), path, row_group_size=100)
+    assert list(read(path)) == RECORDS
+    assert [rule(each) for each in read(path, max_bytes=10)] == ["reading.long_row"] * 600
+    path.write_bytes(path.read_bytes()[:-100])
+    assert [rule(each) for each in read(path)] == ["reading.damaged_file"]
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".tsv", ".csv"])
+def test_a_cut_file_is_one_drop_after_what_could_be_read(suffix, ending, tmp_path):
+    content = compressed(written(suffix), ending)
+    path = tmp_path / f"a{suffix}{ending}"
+    path.write_bytes(content[: -len(content) // 4])
+    found = list(read(path))
+    assert rule(found[-1]) == "reading.damaged_file" and "what follows is lost" in found[-1].detail
+    whole = [each["text"] for each in found if rule(each) == "kept"]
+    assert 200 < len(whole) < 600 and whole[:-1] == [record["text"] for record in RECORDS[: len(whole) - 1]]
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.zst", "a.parquet"])
+def test_what_is_no_such_file_is_a_drop(name, tmp_path):
+    if ".zst" in name:
+        zstandard()
+    (tmp_path / name).write_bytes(b"something else entirely")
+    assert [rule(each) for each in read(tmp_path / name)] == ["reading.damaged_file"]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.tsv", "a.csv.gz", "a.parquet", "a.txt.zst"])
+def test_an_empty_file_has_no_documents(name, tmp_path):
+    (tmp_path / name).write_bytes(b"")
+    assert list(read(tmp_path / name)) == []
+
+
+def test_missing_fields_are_counted_one_by_one(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"body": "one", "text": "other", "n": 1}\n{"title": "two"}\n{"text": null}\n')
+    found = list(read(tmp_path / "a.jsonl", field="body"))
+    assert found[0] == {"id": "a.jsonl:1", "text": "one", "n": 1}
+    assert [rule(each) for each in found[1:]] == ["reading.missing_field"] * 2
+    assert "a.jsonl:2: no field 'body' (found: title)" in found[1].detail
+    assert [rule(each) for each in read(tmp_path / "a.jsonl")] == ["kept", "reading.missing_field", "kept"]
+    assert list(read(tmp_path / "a.jsonl", field=None))[1] == {"id": "a.jsonl:2", "title": "two"}
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".tsv", ".csv"])
+def test_invalid_utf8_loses_only_its_record(suffix, tmp_path):
+    content = written(suffix).replace("naïve line 5\n".encode(), b"na\xefve line 5\n")
+    content = content.replace("naïve line 5".encode() + b'"', b'na\xefve line 5"')
+    content = content.replace("naïve line 5\t".encode(), b"na\xefve line 5\t").replace(
+        "naïve line 5,".encode(), b"\xef,"
+    )
+    if suffix == ".jsonl":
+        content = content.replace(b'na\\u00efve line 5"', b'na\xefve line 5"')
+    (tmp_path / f"a{suffix}").write_bytes(content)
+    rules = [rule(each) for each in read(tmp_path / f"a{suffix}")]
+    assert [n for n, each in enumerate(rules) if each == "reading.invalid_utf8"] == [5] and len(rules) == 600
+
+
+def test_csv_has_quotes_and_line_ends_in_fields_and_tsv_does_not(tmp_path):
+    rows = [("text", "note"), ('two\nlines, "quoted"', "a"), ("plain", "b"), ("too", "many", "fields")]
+    with open(tmp_path / "a.csv", "w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file).writerows(rows)
+    found = list(read(tmp_path / "a.csv"))
+    assert [each["text"] for each in found[:2]] == [rows[1][0], "plain"] and rule(found[2]) == "reading.columns"
+    (tmp_path / "a.tsv").write_text('"open\tb\n\nc"\td\n')
+    headless = tsv(tmp_path / "a.tsv", columns=("text", "note"))
+    assert [each["text"] for each in headless] == ['"open', 'c"']
+
+
+def test_an_open_quote_loses_bounded_memory_and_is_counted(tmp_path):
+    with open(tmp_path / "a.csv", "w") as file:
+        file.write('text\n"never closed')
+        for _ in range(300):
+            file.write("some words\n" * 1000)
+    rules = {rule(each) for each in read(tmp_path / "a.csv", max_bytes=1 << 20)}
+    assert "reading.invalid_csv" in rules
+
+
+def test_one_document_a_file(tmp_path):
+    (tmp_path / "a.py.gz").write_bytes(gzip.compress(b"x = 1\n\ny = 2\n"))
+    assert list(read(tmp_path / "a.py.gz", reader=whole_file)) == [{"id": "a.py.gz", "text": "x = 1\n\ny = 2\n"}]
+    assert [rule(each) for each in read(tmp_path / "a.py.gz", reader=whole_file, max_bytes=5)] == ["reading.long_file"]
+
+
+def test_unknown_suffixes_are_refused(tmp_path):
+    for name in ("a.docx", "a", "a.parquet.gz"):
+        (tmp_path / name).write_bytes(b"x")
+    for name in ("a.docx", "a"):
+        with pytest.raises(ValueError, match=r"known are \.txt, \.jsonl, \.tsv"):
+            read(tmp_path / name)
+    with pytest.raises(ValueError, match="unpack the file around it"):
+        read(tmp_path / "a.parquet.gz")
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path / "none.txt")
+
+
+def test_a_missing_package_says_what_to_install(tmp_path, monkeypatch):
+    for name, package in (("a.txt.zst", "zstandard"), ("a.parquet", "pyarrow")):
+        monkeypatch.setitem(__import__("sys").modules, package, None)
+        (tmp_path / name).write_bytes(b"x")
+        with pytest.raises(ImportError, match=f"pip install {package}"):
+            list(read(tmp_path / name))
+
+
+def test_globs(tmp_path):
+    for name in ("b.txt", "a.txt", "in/c.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert [path.name for path in matching([f"{tmp_path}/*.txt", tmp_path / "a.txt"])] == ["a.txt", "b.txt"]
+    assert len(matching([f"{tmp_path}/**/*.txt"])) == 3
+    with pytest.raises(ValueError, match="none.txt matches no file"):
+        matching([f"{tmp_path}/none.txt"])
+
+
+def test_jsonl_with_every_kind_of_line(tmp_path):
+    lines = [
+        json.dumps(document(prose(0), "good")).encode(),
+        b"",
+        b'{"text": "caf\xe9"}',
+        b"{not json",
+        b"[1, 2]",
+        b"[" * 200_000,
+        b'{"text": "' + b"x" * 2_000_000 + b'"}',
+        json.dumps({"text": prose(1), "url": "u"}).encode(),
+    ]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    kept, report = run(WEB, jsonl(tmp_path / "a.jsonl", max_bytes=1_000_000))
+    assert [document["id"] for document in kept] == ["good", "a.jsonl:8"]
+    assert kept[1]["url"] == "u"
+    assert report.dropped == {"reading.invalid_utf8": 1, "reading.invalid_json": 3, "reading.long_line": 1}
+
+
+def test_a_line_of_100_megabytes_is_one_drop(tmp_path):
+    with open(tmp_path / "a.txt", "wb") as file:
+        file.truncate(100_000_000)
+        file.seek(0, 2)
+        file.write(b"\nshort\r\n")
+    found = list(text_lines(tmp_path / "a.txt"))
+    assert rule(found[0]) == "reading.long_line" and "100000001 bytes" in found[0].detail
+    assert found[1] == {"text": "short", "id": "a.txt:2"}
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
+def test_a_line_of_100_megabytes_takes_bounded_memory(ending, tmp_path):
+    with open(tmp_path / "whole.txt", "wb") as file:
+        file.truncate(100_000_000)
+        file.seek(0, 2)
+        file.write(b"\nshort\n")
+    path = tmp_path / f"a.txt{ending}"
+    path.write_bytes(compressed((tmp_path / "whole.txt").read_bytes(), ending))
+    tracemalloc.start()
+    found = list(read(path, max_bytes=1_000_000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rule(found[0]) == "reading.long_line" and found[1]["text"] == "short"
+    assert peak < 30_000_000
