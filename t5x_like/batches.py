@@ -9,6 +9,7 @@ decoder_prefix                   1 where attention is bidirectional (prefix LM)
 encoder_token_types              BERT's sentence A (0) or B (1)
 encoder_order                    the rank at which a token is predicted (permutation LM)
 encoder_labels                   the class of a row as a whole, [B, 1] (next sentence, sentence order)
+task_one_hot                     float32 [B, T], 1 at the row's task in a mixture of T
 """
 
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ FEATURES = (
     "encoder_token_types",
     "encoder_order",
     "encoder_labels",
+    "task_one_hot",
 )
 
 

@@ -1,8 +1,9 @@
 """Evaluation: an objective's metrics over one pass of some rows, with perplexity and bits per byte."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from t5x_like import partitioning
+from t5x_like.data import mixing
 from t5x_like.data.stream import Stream
 
 
@@ -37,28 +39,58 @@ class Evaluator:
 
         object.__setattr__(self, "step", jax.jit(step))
 
+    @functools.cached_property
+    def parts(self) -> dict[str, Any]:
+        """The rows by task: those of a mixture are measured one after the other."""
+        return mixing.parts(self.rows)
+
     def __len__(self) -> int:
         """How many batches one evaluation reads."""
-        all_batches = -(-len(self.rows) // self.batch_size)
-        return all_batches if self.batches is None else min(self.batches, all_batches)
+        return sum(self.batches_of(rows) for rows in self.parts.values())
+
+    def batches_of(self, rows) -> int:
+        """How many batches are read of one task."""
+        whole = -(-len(rows) // self.batch_size)
+        return whole if self.batches is None else min(self.batches, whole)
 
     def __call__(self, params, progress: Callable[[Iterator], Iterator] = iter) -> dict[str, float]:
-        """Metrics by name; `params` in the dtype to compute in; `progress` wraps the iterator of batches."""
-        stream = Stream(self.rows, self.batch_size, shuffle=False)
+        """Metrics by name; `params` in the dtype to compute in; `progress` wraps the iterator of batches.
+
+        Of a mixture there are those of each task as `task/metric`, and those of all tasks together.
+        """
+        sums: dict[str, dict[str, np.ndarray]] = {name: {} for name in self.parts}
+        target_bytes = dict.fromkeys(self.parts, 0)
         sharding = partitioning.batch_sharding(self.mesh, self.rules)
-        sums: dict[str, np.ndarray] = {}
-        target_bytes = 0
         with partitioning.on(self.mesh, self.rules):
-            for batch in progress(first(stream.once(), len(self))):
-                target_bytes += bytes_of_targets(batch, self.rows.vocabulary)
+            for task, batch in progress(self.planned()):
+                target_bytes[task] += bytes_of_targets(batch, self.rows.vocabulary)
                 placed = partitioning.global_batch(
                     lambda start, stop, batch=batch: {k: x[start:stop] for k, x in batch.items()},
                     self.batch_size,
                     sharding,
                 )
-                for name, pair in jax.device_get(self.step(params, placed)).items():
-                    sums[name] = sums.get(name, 0.0) + np.asarray(pair, np.float64)
-        return summarize(sums, target_bytes)
+                add(sums[task], jax.device_get(self.step(params, placed)))
+        whole: dict[str, np.ndarray] = {}
+        for one in sums.values():
+            add(whole, one)
+        results = summarize(whole, sum(target_bytes.values()))
+        for task in self.parts if len(self.parts) > 1 else ():
+            each = summarize(sums[task], target_bytes[task])
+            results |= {f"{task}/{name}": value for name, value in each.items()}
+        return results
+
+    def planned(self) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        """(task, batch) of everything that is measured."""
+        for task, rows in self.parts.items():
+            stream = Stream(rows, self.batch_size, shuffle=False)
+            for batch in first(stream.once(), self.batches_of(rows)):
+                yield task, batch
+
+
+def add(sums: dict[str, np.ndarray], pairs: Mapping[str, Any]) -> None:
+    """Adds (total, count) pairs by name."""
+    for name, pair in pairs.items():
+        sums[name] = sums.get(name, 0.0) + np.asarray(pair, np.float64)
 
 
 def first(batches: Iterator, count: int) -> Iterator:

@@ -21,6 +21,7 @@ class Meter:
 
     flops_per_step: float
     peak_flops: float  # of all devices together
+    tasks: tuple[str, ...] = ()  # of metrics that have an entry for each task
     sums: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     steps: int = 0
     tokens: int = 0
@@ -42,7 +43,7 @@ class Meter:
 
     def read(self) -> dict[str, float]:
         """Scalars since the last reading; speed/mfu = model FLOP/s over the devices' peak."""
-        scalars = {name: float(total / max(count, 1e-9)) for name, (total, count) in self.sums.items()}
+        scalars = means(self.sums, self.tasks)
         seconds = max(self.seconds, 1e-9)
         rate = self.flops_per_step * self.steps / seconds
         scalars |= {
@@ -54,6 +55,16 @@ class Meter:
         }
         self.sums, self.steps, self.tokens, self.seconds, self.waited = {}, 0, 0, 0.0, 0.0
         return scalars
+
+
+def means(sums: dict[str, np.ndarray], tasks: tuple[str, ...] = ()) -> dict[str, float]:
+    """total / count of every metric; one with an entry for each task is `name/task`, for tasks that counted."""
+    scalars = {name: float(x[0] / max(x[1], 1e-9)) for name, x in sums.items() if x.ndim == 1}
+    for name, x in sums.items():
+        if x.ndim == 2:
+            each = zip(tasks, x[0], x[1], strict=True)
+            scalars |= {f"{name}/{task}": float(total / count) for task, total, count in each if count > 0}
+    return scalars
 
 
 class Bar:

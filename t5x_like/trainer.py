@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from t5x_like import batches, checkpoints, optimizers, partitioning, train_state, writers
+from t5x_like.data import mixing
 from t5x_like.data.prefetch import Prefetch
 from t5x_like.data.stream import Stream
 from t5x_like.evaluator import Evaluator
@@ -79,7 +80,7 @@ def train(
     evaluate = evaluator(model, objective, eval_rows, batch_size, mesh, rules, eval_batches)
     row = flops.per_row(model, layout.boxed.params, train_rows.lengths)
     peak, peak_source = flops.peak_per_device()
-    meter = Meter(row.train * batch_size, peak * mesh.size)
+    meter = Meter(row.train * batch_size, peak * mesh.size, tuple(mixing.parts(train_rows)))
     fetch = fetcher(stream, partitioning.batch_sharding(mesh, rules))
     with (
         partitioning.on(mesh, rules),

@@ -33,6 +33,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, float]:
     """Metrics of the run that `args` name, and the step they are of."""
     from t5x_like import batches
     from t5x_like.cli import launch
+    from t5x_like.data import mixing
     from t5x_like.evaluator import Evaluator
     from t5x_like.progress import track
 
@@ -46,4 +47,5 @@ def evaluate(args: argparse.Namespace) -> dict[str, float]:
     measure = Evaluator(run.model.apply, objective, rows, size, run.mesh, run.rules, args.batches)
     params = run.params(batches.abstract(rows, size))
     metrics = measure(params, lambda batches: track(batches, "eval", len(measure)))
-    return {"step": run.step, "task": rows.cache.task, "split": rows.cache.split} | metrics
+    tasks = " + ".join(mixing.parts(rows)) if len(rows.caches) > 1 else rows.caches[0].task
+    return {"step": run.step, "task": tasks, "split": rows.caches[0].split} | metrics

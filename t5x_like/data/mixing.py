@@ -1,17 +1,19 @@
 """Several kinds of rows mixed at given rates while they are streamed: another rate re-tokenizes nothing.
 
 A mixture is rows like any others. An epoch of it is a window in which every component has its share, to the row; which of
-its rows come next in a component is a function of the window's number, so the stream stays a function of the step.
+its rows come next in a component is a function of the window's number, so the stream stays a function of the step. Rates
+are shares of rows, and rows are of one length: so they are shares of the tokens that are trained on, not of documents.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from t5x_like.data.stream import permuted
+from t5x_like.data.token_cache import TokenCache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Proportional:
 class Mixture:
     """Rows of several kinds, drawn at `rates`: numbers, one a component, or a function of their sizes.
 
-    Every component runs through its own epochs, shuffled anew in each. Shares are exact in every `window` rows.
+    Every component runs through its own epochs, shuffled anew in each. Shares are exact in every `window` rows. Batches say
+    by `task_one_hot` [B, T] which component a row is of.
 
     Raises:
       ValueError: components that do not go into one batch, rates that are no shares, a window too short for the smallest.
@@ -71,6 +74,20 @@ class Mixture:
         whole[np.argsort(whole - exact, kind="stable")[: self.window - whole.sum()]] += 1
         return whole
 
+    @functools.cached_property
+    def parts(self) -> dict[str, Any]:
+        """The components by the names of their tasks; the second of a name is `name_2`, and so on."""
+        parts: dict[str, Any] = {}
+        for rows in self.rows:
+            name = "+".join(dict.fromkeys(cache.task for cache in rows.caches))
+            same = sum(other == name or other.startswith(f"{name}_") for other in parts)
+            parts[f"{name}_{same + 1}" if name in parts else name] = rows
+        return parts
+
+    @property
+    def caches(self) -> tuple[TokenCache, ...]:
+        return tuple(cache for rows in self.rows for cache in rows.caches)
+
     @property
     def vocabulary(self):
         return self.rows[0].vocabulary
@@ -92,7 +109,9 @@ class Mixture:
         """Rows `index_n` of windows `epoch_n`."""
         ends = np.cumsum(self.quotas)
         component_n = np.searchsorted(ends, index_n, side="right")
-        batch: dict[str, np.ndarray] = {}
+        batch: dict[str, np.ndarray] = {
+            "task_one_hot": (component_n[:, None] == np.arange(len(self.rows))).astype(np.float32)
+        }
         for number in np.unique(component_n):
             rows, chosen = self.rows[number], np.flatnonzero(component_n == number)
             # How many rows of this component came before, since the beginning of the run.
@@ -100,10 +119,37 @@ class Mixture:
             count_m = epoch_n[chosen] * self.quotas[number] + index_n[chosen] - before
             own_epoch_m, own_index_m = np.divmod(count_m, len(rows))
             part = rows.fetch(permuted(own_index_m, len(rows), seed, own_epoch_m), own_epoch_m, seed)
+            part.pop("task_one_hot", None)  # of a mixture among the components
             for name, x in part.items():
                 whole = batch.setdefault(name, np.zeros((len(index_n), *x.shape[1:]), x.dtype))
                 whole[chosen] = x
         return batch
+
+
+def of_tasks(
+    rows: Callable[..., Any],
+    cache: Callable[..., TokenCache],
+    tasks: str | Sequence[str] | Mapping[str, float],
+    rates: Callable[[Sequence[int]], np.ndarray] = Proportional(),
+) -> Any:
+    """Rows of one task, or a mixture of several: `rows(cache=cache(task=name))` of each.
+
+    `tasks` is a name, several names, which are mixed at `rates` of their sizes, or {name: rate}.
+
+    Raises:
+      ValueError: no task.
+    """
+    if isinstance(tasks, str):
+        return rows(cache=cache(task=tasks))
+    if not tasks:
+        raise ValueError(f"tasks={tasks!r} names no task; give one name, several, or {{name: rate}}")
+    given = tuple(tasks.values()) if isinstance(tasks, Mapping) else rates
+    return Mixture([rows(cache=cache(task=name)) for name in tasks], given)
+
+
+def parts(rows: Any) -> dict[str, Any]:
+    """The components of a mixture by name; other rows as they are, under ""."""
+    return rows.parts if isinstance(rows, Mixture) else {"": rows}
 
 
 def shown(value: Any) -> str:

@@ -24,6 +24,11 @@ class Rows:
     cache: TokenCache
 
     @property
+    def caches(self) -> tuple[TokenCache, ...]:
+        """All caches that rows are made from."""
+        return (self.cache,)
+
+    @property
     def vocabulary(self) -> vocabularies.Vocabulary:
         return self.cache.vocabulary
 
@@ -34,6 +39,44 @@ class Rows:
         shown = ", ".join(f"{name}={value!r}" for name, value in options.items())
         source = f"{self.cache.task}/{self.cache.split}/{self.cache.manifest['fingerprint']}"
         return f"{type(self).__name__}({source}, {shown})"
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The features of the task that rows are made from."""
+        return ("targets",)
+
+    @property
+    def used(self) -> int:
+        """Tokens of the cache that the rows of an epoch are made from."""
+        raise NotImplementedError
+
+    @property
+    def truncated(self) -> dict[str, int]:
+        """Tokens cut off examples that are longer than a row, by feature."""
+        return dict.fromkeys(self.features, 0)
+
+    @property
+    def left_out(self) -> int:
+        """Tokens in no row, for what they belong to fills none."""
+        return sum(len(self.cache.tokens(name)) for name in self.features) - self.used - sum(self.truncated.values())
+
+    @functools.cached_property
+    def fill(self) -> dict[str, float]:
+        """Share of the positions of a row that are no padding, by side: of 256 rows spread over epoch 0."""
+        index_n = np.unique(np.linspace(0, len(self) - 1, 256).astype(np.int64))
+        batch = self.fetch(index_n, np.zeros_like(index_n), 0)
+        return {side: float((batch[f"{side}_segment_ids"] > 0).mean()) for side in self.lengths}
+
+    @property
+    def report(self) -> dict[str, int | float]:
+        """What becomes of the cache: tokens are those used, left out and truncated; see the properties of these names."""
+        tokens = {
+            "tokens": sum(len(self.cache.tokens(name)) for name in self.features),
+            "used": self.used,
+            "left_out": self.left_out,
+        }
+        cut = {f"truncated_{name}": count for name, count in self.truncated.items()}
+        return {"rows": len(self), **tokens, **cut, **{f"fill_{side}": share for side, share in self.fill.items()}}
 
 
 def check_length(name: str, length: int) -> None:
@@ -77,31 +120,47 @@ def pieces(cache: TokenCache, length: int, index_n: np.ndarray, start: int):
 
 def texts(cache: TokenCache, length: int, index_n: np.ndarray) -> np.ndarray:
     """Rows of `length` consecutive tokens of all documents joined, int32 [n, L]."""
-    flat, count = cache.tokens("targets"), whole_rows(cache, length)
+    flat = cache.tokens("targets")
+    count = len(flat) // length
     return flat[: count * length].reshape(count, length)[index_n].astype(np.int32)
 
 
-def whole_rows(cache: TokenCache, length: int) -> int:
-    """Rows of `length` tokens in a cache; a tail shorter than that is left out."""
-    return len(cache.tokens("targets")) // length
+def segment_sizes(segments_nL: np.ndarray) -> np.ndarray:
+    """Tokens of each segment of a row, [n, L + 1] by segment; 0 are the padding's."""
+    rows, width = segments_nL.shape[0], segments_nL.shape[1] + 1
+    numbers = segments_nL + (np.arange(rows) * width)[:, None]
+    return np.bincount(numbers.reshape(-1), minlength=rows * width).reshape(rows, width)
 
 
 @dataclasses.dataclass(frozen=True)
-class Joined(Rows):
-    """Rows of `length` tokens cut from all documents joined."""
+class Texts(Rows):
+    """Rows made from texts of `text_length` tokens, cut from all documents joined; a tail shorter than that is left out."""
+
+    @property
+    def text_length(self) -> int:
+        """Tokens of text per row, before noise."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.cache.tokens("targets")) // self.text_length
+
+    @property
+    def used(self) -> int:
+        return len(self) * self.text_length
+
+
+@dataclasses.dataclass(frozen=True)
+class Joined(Texts):
+    """Texts as long as the row."""
 
     length: int
 
     def __post_init__(self):
         check_length("length", self.length)
 
-    def __len__(self) -> int:
-        return whole_rows(self.cache, self.length)
-
     @property
-    def left_out(self) -> int:
-        """Tokens at the end that do not fill a row."""
-        return len(self.cache.tokens("targets")) - len(self) * self.length
+    def text_length(self) -> int:
+        return self.length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,12 +190,10 @@ class PrefixLM(CausalLM):
     def fetch(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> Batch:
         batch = super().fetch(index_n, epoch_n, seed)
         positions, segments = batch["decoder_positions"], batch["decoder_segment_ids"]
-        draw_nL = noise.uniform(seed, epoch_n, index_n, self.length, purpose=1)
-        size_nL = np.zeros_like(positions)
-        rows = np.broadcast_to(np.arange(len(index_n))[:, None], segments.shape)
-        np.add.at(size_nL, (rows, segments - 1), 1)
-        length_nL = 1 + (draw_nL * size_nL).astype(np.int32)  # by segment - 1
-        prefix_nL = np.take_along_axis(length_nL, segments - 1, axis=1)
+        most = int(segments.max(initial=0))
+        size_nS = segment_sizes(segments)[:, 1 : most + 1]
+        length_nS = 1 + noise.below(noise.bits(seed, epoch_n, index_n, most, purpose=1), size_nS).astype(np.int32)
+        prefix_nL = length_nS.reshape(-1).take(segments + (np.arange(len(segments)) * most - 1)[:, None])
         # The input after the prefix's last one is the first that is not shown, so its target is the first that counts.
         batch["decoder_prefix"] = (positions < prefix_nL).astype(np.int32)
         batch["decoder_loss_weights"] = (positions >= prefix_nL - 1).astype(np.float32)
@@ -144,7 +201,7 @@ class PrefixLM(CausalLM):
 
 
 @dataclasses.dataclass(frozen=True)
-class SpanCorruption(Rows):
+class SpanCorruption(Texts):
     """T5's objective on documents joined and cut so that the corrupted text fills both lengths."""
 
     inputs_length: int
@@ -165,9 +222,6 @@ class SpanCorruption(Rows):
         """Tokens of text per row, before corruption."""
         return noise.text_length(self.inputs_length, self.targets_length, self.noise_density, self.mean_span_length)
 
-    def __len__(self) -> int:
-        return whole_rows(self.cache, self.text_length)
-
     @property
     def lengths(self) -> dict[str, int]:
         return {"encoder": self.inputs_length, "decoder": self.targets_length}
@@ -179,22 +233,36 @@ class SpanCorruption(Rows):
                 f"{spans} noise spans a row need as many sentinels, the vocabulary has {self.vocabulary.extra_ids}; "
                 "shorten inputs_length or raise mean_span_length"
             )
-        tokens = texts(self.cache, self.text_length, index_n)
-        draw = noise.uniform(seed, epoch_n, index_n, self.text_length, purpose=2)
+        length, lengths = self.text_length, (self.inputs_length, self.targets_length)
+        cuts = noise.spans(
+            noise.bits(seed, epoch_n, index_n, length, purpose=2), self.noise_density, self.mean_span_length
+        )
         sentinel, eos = self.vocabulary.first_sentinel, vocabularies.end_id(self.vocabulary)
-        made = noise.corrupt_spans(tokens, draw, self.noise_density, self.mean_span_length, sentinel, eos)
-        inputs, targets = made
-        decoder = targets_of_one_segment(targets, self.targets_length, vocabularies.start_id(self.vocabulary))
-        return one_segment("encoder", inputs, self.inputs_length) | decoder
+        inputs, targets = noise.corrupted(self.cache.tokens("targets"), index_n * length, *cuts, sentinel, lengths)
+        counts = (
+            np.full(len(index_n), real - 1)
+            for real in noise.corrupted_lengths(length, self.noise_density, self.mean_span_length)
+        )
+        (inputs, read_n), (targets, made_n) = (
+            ended(*side, eos) for side in zip((inputs, targets), counts, strict=True)
+        )
+        return ragged("encoder", inputs, read_n) | ragged_targets(
+            targets, made_n, vocabularies.start_id(self.vocabulary)
+        )
+
+
+def ended(tokens_nL, count_n, eos: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows with `eos` behind their last token."""
+    tokens_nL[np.arange(len(tokens_nL)), count_n] = eos
+    return tokens_nL, count_n + 1
 
 
 def ragged(side: str, tokens_nL: np.ndarray, count_n: np.ndarray) -> Batch:
     """Input tokens, positions and segments of rows that hold one segment of `count_n` tokens, padding being 0."""
     real = np.arange(tokens_nL.shape[1]) < count_n[:, None]
-    positions = np.where(real, np.arange(tokens_nL.shape[1], dtype=np.int32), 0)
     return {
         f"{side}_input_tokens": tokens_nL,
-        f"{side}_positions": positions,
+        f"{side}_positions": np.arange(tokens_nL.shape[1], dtype=np.int32) * real,
         f"{side}_segment_ids": real.astype(np.int32),
     }
 
@@ -211,26 +279,12 @@ def ragged_targets(tokens_nL: np.ndarray, count_n: np.ndarray, start: int) -> Ba
     return batch
 
 
-def one_segment(side: str, tokens_nT: np.ndarray, length: int) -> Batch:
-    """As `ragged`, of rows that are all as long, padded to `length`."""
-    rows, real = tokens_nT.shape
-    padded = np.zeros((rows, length), np.int32)
-    padded[:, :real] = tokens_nT
-    return ragged(side, padded, np.full(rows, real))
-
-
-def targets_of_one_segment(tokens_nT: np.ndarray, length: int, start: int) -> Batch:
-    """As `ragged_targets`, of rows that are all as long, padded to `length`."""
-    padded = one_segment("decoder", tokens_nT, length)["decoder_input_tokens"]
-    return ragged_targets(padded, np.full(len(padded), tokens_nT.shape[1]), start)
-
-
 @dataclasses.dataclass(frozen=True)
 class MaskedLM(Joined):
     """BERT's objective: a fresh 15% of the tokens in every epoch, masked 80/10/10."""
 
     mask_rate: float = 0.15
-    whole_words: ClassVar[bool] = False
+    word_start_V: ClassVar[np.ndarray | None] = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -243,8 +297,8 @@ class MaskedLM(Joined):
 
     def fetch(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> Batch:
         _, tokens, positions, segments = pieces(self.cache, self.length, index_n, start=0)
-        draws = [noise.uniform(seed, epoch_n, index_n, self.length, purpose) for purpose in (3, 4, 5)]
-        inputs, chosen = noise_words.masked(self.vocabulary, tokens, segments, draws, self.mask_rate, self.whole_words)
+        keys = seed, epoch_n, index_n
+        inputs, chosen = noise_words.masked(self.vocabulary, tokens, segments, keys, self.mask_rate, self.word_start_V)
         return {
             "encoder_input_tokens": inputs,
             "encoder_target_tokens": tokens,
@@ -259,7 +313,9 @@ class MaskedLM(Joined):
 class WholeWordMaskedLM(MaskedLM):
     """As MaskedLM, but all tokens of a word are chosen together, each then masked 80/10/10 for itself."""
 
-    whole_words: ClassVar[bool] = True
+    @functools.cached_property
+    def word_start_V(self) -> np.ndarray:
+        return noise_words.word_starts(self.vocabulary)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,8 +353,24 @@ class PackedExamples(Rows):
         return np.minimum(self.whole_lengths_NF, list(self.capacity.values()))
 
     @property
+    def features(self) -> tuple[str, ...]:
+        return tuple(self.capacity)
+
+    @functools.cached_property
+    def used(self) -> int:
+        return int(self.lengths_NF.sum())
+
+    @functools.cached_property
+    def fill(self) -> dict[str, float]:
+        """Share of all positions of an epoch that are no padding, by side."""
+        real = self.lengths_NF.sum(axis=0).tolist()
+        return {
+            side: count / (len(self) * length)
+            for (side, length), count in zip(self.lengths.items(), real, strict=True)
+        }
+
+    @functools.cached_property
     def truncated(self) -> dict[str, int]:
-        """Tokens cut off, by feature."""
         cut = (self.whole_lengths_NF - self.lengths_NF).sum(axis=0)
         return dict(zip(self.capacity, cut.tolist(), strict=True))
 
@@ -317,25 +389,16 @@ class PackedExamples(Rows):
         return {sides[name]: length for name, length in self.capacity.items()}
 
     def fetch(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> Batch:
-        starts, stops = self.packing.starts[index_n], self.packing.starts[index_n + 1]
-        count_n = stops - starts
-        row_K = np.repeat(np.arange(len(index_n)), count_n)
-        nth_K = np.arange(len(row_K)) - np.repeat(np.cumsum(count_n) - count_n, count_n)
-        example_K = self.packing.examples[np.repeat(starts, count_n) + nth_K]
+        example_K, row_K, nth_K = self.packing.pieces(index_n)
         batch: Batch = {}
         for column, (feature, length) in enumerate(self.capacity.items()):
-            length_K = self.lengths_NF[example_K, column]
-            before_K = np.cumsum(length_K) - length_K
-            column_K = before_K - np.repeat(before_K[np.cumsum(count_n) - count_n], count_n)
-            shape = (len(index_n), length)
-            begin_K = self.cache.offsets(feature)[example_K]
-            tokens = packing.gathered(self.cache.tokens(feature), begin_K, length_K, row_K, column_K, shape)
-            zeros_K = np.zeros_like(begin_K)
-            positions = packing.gathered(np.arange(length), zeros_K, length_K, row_K, column_K, shape)
-            # Each piece is copied from a run of its own number.
-            numbers = np.repeat(nth_K + 1, length_K)
-            run_K = np.cumsum(length_K) - length_K
-            segments = packing.gathered(numbers, run_K, length_K, row_K, column_K, shape)
+            tokens, positions, segments = packing.gathered(
+                self.cache.tokens(feature),
+                self.cache.offsets(feature)[example_K],
+                self.lengths_NF[example_K, column],
+                (row_K, nth_K),
+                (len(index_n), length),
+            )
             if feature == "inputs":
                 batch |= {
                     "encoder_input_tokens": tokens,
@@ -343,10 +406,11 @@ class PackedExamples(Rows):
                     "encoder_segment_ids": segments,
                 }
                 continue
-            shifted = np.zeros_like(tokens)
+            shifted = np.empty_like(tokens)
             shifted[:, 1:] = tokens[:, :-1]
-            first = positions == 0  # padding too, which stays 0
-            shifted[first] = np.where(segments[first] > 0, vocabularies.start_id(self.vocabulary), 0)
+            shifted *= positions > 0
+            first_K = np.flatnonzero((positions == 0) & (segments > 0))
+            shifted.reshape(-1)[first_K] = vocabularies.start_id(self.vocabulary)
             batch |= {
                 "decoder_input_tokens": shifted,
                 "decoder_target_tokens": tokens,

@@ -27,8 +27,8 @@ class ReplacedTokenDetection:
         keys = (None, jax.random.key(0), None) if rng is None else jax.random.split(rng, 3)
         logits_BLV, sown = hidden_states(apply, params, batch, keys[0], method="generated")
         values = terms(self, rng is None)(logits_BLV, targets_BL)
-        sums = {name: jnp.sum(value_BL * weights_BL) for name, value_BL in values.items()}
-        total, weight, metrics = gathered(sums, row_sums(sown, weights_BL), jnp.sum(weights_BL))
+        sums = {name: jnp.sum(value_BL * weights_BL, axis=1) for name, value_BL in values.items()}
+        total, weight, metrics = gathered(sums, row_sums(sown, weights_BL), batch, "encoder")
 
         shown_BL = replaced(logits_BLV, batch, keys[1])
         fake_BL = (shown_BL != targets_BL).astype(jnp.float32)

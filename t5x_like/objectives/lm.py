@@ -27,7 +27,7 @@ class LanguageModel:
 def cross_entropy(options, apply, params, batch, rng, side: str):
     """The objective above on one side of the batch; `options` has z_loss, label_smoothing and chunk."""
     sums, sown = token_sums(apply, params, batch, rng, side, terms(options, rng is None), options.chunk)
-    total, weight, metrics = gathered(sums, sown, jnp.sum(batch[f"{side}_loss_weights"]))
+    total, weight, metrics = gathered(sums, sown, batch, side)
     return total, weight, jax.lax.stop_gradient(metrics)
 
 
@@ -50,12 +50,24 @@ def terms(options, evaluating: bool):
     return per_token
 
 
-def gathered(sums, sown, weight: jax.Array):
-    """(total, weight, metrics) of the sums of `terms` and of what the model sowed."""
-    total = sums.pop("total")
-    metrics = {name: (value, weight) for name, value in sums.items()}
+def gathered(sums, sown, batch, side: str):
+    """(total, weight, metrics) of the rows' sums of `terms` on one side of the batch, and of what the model sowed.
+
+    Rows of several tasks (`task_one_hot`) have metrics of each: `task_loss` [T], `task_rate`, the share of rows, and
+    `task_tokens`, the share of target tokens.
+    """
+    weight_B = jnp.sum(batch[f"{side}_loss_weights"], axis=1)
+    weight = jnp.sum(weight_B)
+    total = jnp.sum(sums["total"])
+    metrics = {name: (jnp.sum(value_B), weight) for name, value_B in sums.items() if name != "total"}
     for name, (value, layers) in sown.items():
         if name.startswith("losses/"):
             total += value
         metrics[name.split("/")[1]] = (value / layers, weight)
+    if "task_one_hot" in batch:
+        rows_BT = batch["task_one_hot"]
+        weight_T, whole_T = weight_B @ rows_BT, jnp.ones(rows_BT.shape[1])
+        metrics["task_loss"] = (sums["loss"] @ rows_BT, weight_T)
+        metrics["task_rate"] = (jnp.sum(rows_BT, axis=0), rows_BT.shape[0] * whole_T)
+        metrics["task_tokens"] = (weight_T, weight * whole_T)
     return total, weight, metrics

@@ -26,7 +26,7 @@ class MaskedAndPaired:
         weights_BL = batch["encoder_loss_weights"]
         x_BLD, sown = hidden_states(apply, params, batch, rng)
         sums = head_sums(apply, params, x_BLD, batch, "encoder", terms(self, rng is None), self.chunk)
-        total, weight, metrics = gathered(sums, row_sums(sown, weights_BL), jnp.sum(weights_BL))
+        total, weight, metrics = gathered(sums, row_sums(sown, weights_BL), batch, "encoder")
         logits_BC = apply({"params": params}, x_BLD, method=row_logits).astype(jnp.float32)
         label_B1, real_B = batch["encoder_labels"], (batch["encoder_segment_ids"][:, 0] > 0).astype(jnp.float32)
         loss_B = -jnp.take_along_axis(jax.nn.log_softmax(logits_BC), label_B1, axis=-1)[:, 0]

@@ -41,10 +41,10 @@ def token_sums(
     per_token: Callable[[jax.Array, jax.Array], Mapping[str, jax.Array]],
     chunk: int | None = None,
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    """Sums of weight * per_token(logits_BLV, targets_BL)[name] over one side of the batch, and the model's own losses.
+    """Each row's sums of weight * per_token(logits_BLV, targets_BL)[name] over one side, and the model's own losses.
 
     `chunk` is how many positions of a row have logits at a time; their logits are worked out again in the backward
-    pass, so that [B, L, V] never exists. Returns (sums by name, what the model sowed by collection/name, summed over
+    pass, so that [B, L, V] never exists. Returns (sums [B] by name, what the model sowed by collection/name, summed over
     layers and weighted by each row's weight).
     """
     x_BLD, sown = hidden_states(apply, params, batch, rng)
@@ -59,12 +59,12 @@ def hidden_states(apply: Callable, params, batch, rng: jax.Array | None, method:
 
 
 def head_sums(apply, params, x_BLD, batch, side: str, per_token, chunk: int | None) -> dict[str, jax.Array]:
-    """The sums that `token_sums` returns, from hidden states."""
+    """The sums [B] that `token_sums` returns, from hidden states."""
     targets_BL, weights_BL = batch[f"{side}_target_tokens"], batch[f"{side}_loss_weights"]
 
     def sums(x_BLD, targets_BL, weights_BL):
         values = per_token(apply({"params": params}, x_BLD, method="logits"), targets_BL)
-        return {name: jnp.sum(value_BL * weights_BL) for name, value_BL in values.items()}
+        return {name: jnp.sum(value_BL * weights_BL, axis=1) for name, value_BL in values.items()}
 
     if chunk is None or chunk >= targets_BL.shape[1]:
         return sums(x_BLD, targets_BL, weights_BL)
@@ -72,7 +72,7 @@ def head_sums(apply, params, x_BLD, batch, side: str, per_token, chunk: int | No
         raise ValueError(f"chunk={chunk} does not divide the length {targets_BL.shape[1]}; use a divisor of it")
     pieces = jax.tree.map(lambda y: split(y, chunk), (x_BLD, targets_BL, weights_BL))
     each = jax.lax.map(lambda piece: jax.checkpoint(sums)(*piece), pieces)
-    return jax.tree.map(jnp.sum, each)
+    return jax.tree.map(lambda part_NB: jnp.sum(part_NB, axis=0), each)
 
 
 def split(y_BL: jax.Array, chunk: int) -> jax.Array:
