@@ -131,10 +131,11 @@ def of_tasks(
     cache: Callable[..., TokenCache],
     tasks: str | Sequence[str] | Mapping[str, float],
     rates: Callable[[Sequence[int]], np.ndarray] = Proportional(),
+    window: int = 2**13,
 ) -> Any:
     """Rows of one task, or a mixture of several: `rows(cache=cache(task=name))` of each.
 
-    `tasks` is a name, several names, which are mixed at `rates` of their sizes, or {name: rate}.
+    `tasks` is a name, several names, which are mixed at `rates` of their sizes, or {name: rate}; see `Mixture`.
 
     Raises:
       ValueError: no task.
@@ -144,7 +145,7 @@ def of_tasks(
     if not tasks:
         raise ValueError(f"tasks={tasks!r} names no task; give one name, several, or {{name: rate}}")
     given = tuple(tasks.values()) if isinstance(tasks, Mapping) else rates
-    return Mixture([rows(cache=cache(task=name)) for name in tasks], given)
+    return Mixture([rows(cache=cache(task=name)) for name in tasks], given, window)
 
 
 def parts(rows: Any) -> dict[str, Any]:

@@ -70,6 +70,41 @@ def test_other_shares_are_another_stream(parts):
     assert one != two
 
 
+def test_batches_say_which_task_a_row_is_of(parts):
+    mixture = Mixture(parts, (3.0, 1.0), window=64)
+    batch = Stream(mixture, batch_size=64)[2]
+    np.testing.assert_array_equal(batch["task_one_hot"].sum(axis=1), 1)
+    np.testing.assert_array_equal(batch["task_one_hot"].argmax(axis=1), task_of(batch, parts))
+    assert list(mixture.parts) == ["many", "few"]
+
+
+def test_a_mixture_of_mixtures_is_one_of_its_parts(parts):
+    inner = Mixture(parts, (1.0, 1.0), window=8)
+    outer = Mixture([inner, parts[0]], (1.0, 1.0), window=32)
+    batch = Stream(outer, batch_size=32)[0]
+    assert batch["task_one_hot"].shape == (32, 2) and task_of(batch, parts).sum() == 8
+    assert list(outer.parts) == ["many+few", "many"] and len(outer.caches) == 3
+
+
+def test_the_same_task_twice_keeps_two_names(parts):
+    assert list(Mixture([parts[0]] * 3, (1, 1, 1)).parts) == ["many", "many_2", "many_3"]
+
+
+def test_tasks_are_one_several_or_several_with_rates(parts):
+    caches = {rows.cache.task: rows.cache for rows in parts}
+
+    def made(tasks, **options):
+        return mixing.of_tasks(lambda cache: rows.CausalLM(cache, 16), lambda task: caches[task], tasks, **options)
+
+    assert made("few").fingerprint == parts[1].fingerprint
+    sizes = [len(part) for part in parts]
+    assert made(("many", "few")).quotas == pytest.approx(np.array(sizes) / sum(sizes) * 2**13, abs=1)
+    assert made({"many": 3, "few": 1}).quotas.tolist() == [6144, 2048]
+    assert made(("many", "few"), rates=Proportional(cap=1)).quotas.tolist() == [4096, 4096]
+    with pytest.raises(ValueError, match="names no task"):
+        made(())
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
