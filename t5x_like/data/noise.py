@@ -8,22 +8,60 @@ import numpy as np
 
 from t5x_like.data.stream import mixed
 
+GOLDEN, FIRST, SECOND = map(np.uint32, (0x9E3779B9, 0x7FEB352D, 0x846CA68B))
 
-def uniform(seed: int, epoch_n: np.ndarray, index_n: np.ndarray, width: int, purpose: int) -> np.ndarray:
-    """float32 in [0, 1), [n, width]; `purpose` separates the draws of one row."""
+
+def bits(seed: int, epoch_n: np.ndarray, index_n: np.ndarray, width: int, purpose: int) -> np.ndarray:
+    """Random uint32 [n, width]; `purpose` separates the draws of one row, which are its key's permutation of 0, 1, 2, ..."""
     with np.errstate(over="ignore"):
         key_n = mixed(np.uint64((seed * 1_000_003 + purpose) % 2**64) * np.uint64(0x9E3779B97F4A7C15))
         key_n = mixed(key_n + epoch_n.astype(np.uint64))
-        key_n = mixed(key_n + index_n.astype(np.uint64))
-        bits = mixed(key_n[:, None] + np.arange(width, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-    return (bits >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+        key_n = mixed(key_n + index_n.astype(np.uint64))[:, None]
+    x = np.arange(width, dtype=np.uint32) * GOLDEN + key_n.astype(np.uint32)
+    # An integer hash with low bias; the key's other half comes in between, so that no two rows are parts of one sequence.
+    shifted = np.right_shift(x, 16)
+    x ^= shifted
+    x *= FIRST
+    x += (key_n >> np.uint64(32)).astype(np.uint32)
+    for shift, factor in ((15, SECOND), (16, FIRST)):
+        x ^= np.right_shift(x, shift, out=shifted)
+        x *= factor
+    x ^= np.right_shift(x, 15, out=shifted)
+    return x
 
 
-def span_lengths(uniform_nI: np.ndarray, items: int, spans: int) -> np.ndarray:
-    """`items` split into `spans` lengths of at least 1, every split equally likely; uniform_nI is [n, items - 1]."""
-    rows = uniform_nI.shape[0]
-    cuts = np.argpartition(uniform_nI, spans - 2, axis=1)[:, : spans - 1] if spans > 1 else np.zeros((rows, 0), int)
-    edges = np.concatenate([np.zeros((rows, 1), int), np.sort(cuts, axis=1) + 1, np.full((rows, 1), items)], axis=1)
+def uniform(seed: int, epoch_n: np.ndarray, index_n: np.ndarray, width: int, purpose: int) -> np.ndarray:
+    """float32 in [0, 1), [n, width], of these `bits`."""
+    return (bits(seed, epoch_n, index_n, width, purpose) >> 8).astype(np.float32) * np.float32(2.0**-24)
+
+
+def below(bits_n: np.ndarray, limit) -> np.ndarray:
+    """Whole numbers 0 .. limit - 1 of random bits, int64."""
+    return (bits_n.astype(np.uint64) * np.asarray(limit, np.uint64) >> np.uint64(32)).astype(np.int64)
+
+
+def keys(bits_nW: np.ndarray) -> np.ndarray:
+    """Different random numbers along every row: the low bits are the place. Numbers are sorted much faster than places."""
+    width = bits_nW.shape[1]
+    low = np.uint32(2 ** (width - 1).bit_length() - 1)
+    return (bits_nW & ~low) | np.arange(width, dtype=np.uint32)
+
+
+def chosen_places(bits_nW: np.ndarray, count: int) -> np.ndarray:
+    """`count` places of every row in increasing order, int64 [n, count], all choices equally likely."""
+    rows, width = bits_nW.shape
+    if count == 0:
+        return np.zeros((rows, 0), np.int64)
+    keys_nW = keys(bits_nW)
+    chosen = keys_nW <= np.partition(keys_nW, count - 1, axis=1)[:, count - 1 : count]
+    return np.flatnonzero(chosen).reshape(rows, count) - np.arange(rows)[:, None] * width
+
+
+def span_lengths(bits_nI: np.ndarray, items: int, spans: int) -> np.ndarray:
+    """`items` split into `spans` lengths of at least 1, every split equally likely; bits_nI are [n, items - 1]."""
+    edges = np.empty((len(bits_nI), spans + 1), np.int64)
+    edges[:, 0], edges[:, -1] = 0, items
+    edges[:, 1:-1] = chosen_places(bits_nI, spans - 1) + 1
     return np.diff(edges, axis=1)
 
 
@@ -58,39 +96,42 @@ def text_length(inputs_length: int, targets_length: int, density: float, mean_sp
     return length
 
 
-def span_numbers(uniform_nT, density: float, mean_span: float) -> np.ndarray:
-    """Texts cut into spans by turns: 0, 2, 4, ... is text that stays, 1, 3, 5, ... is noise."""
-    rows, length = uniform_nT.shape
-    noise, spans = span_counts(length, density, mean_span)
+def spans(bits_nT: np.ndarray, density: float, mean_span: float) -> tuple[np.ndarray, np.ndarray]:
+    """(kept, noise): the lengths [n, S] of the spans by turns that texts of T tokens are cut into, kept ones first."""
+    length = bits_nT.shape[1]
+    noise, count = span_counts(length, density, mean_span)
     kept = length - noise
-    kept_nS = span_lengths(uniform_nT[:, : kept - 1], kept, spans)
-    noise_nS = span_lengths(uniform_nT[:, kept - 1 : length - 2], noise, spans)
-    starts_nS = np.cumsum(np.stack([kept_nS, noise_nS], axis=2).reshape(rows, -1), axis=1)[:, :-1]
-    switches = np.zeros((rows, length), np.int32)
-    np.put_along_axis(switches, starts_nS, 1, axis=1)
-    return np.cumsum(switches, axis=1)
+    return span_lengths(bits_nT[:, : kept - 1], kept, count), span_lengths(
+        bits_nT[:, kept - 1 : length - 2], noise, count
+    )
 
 
-def corrupt_spans(tokens_nT, uniform_nT, density: float, mean_span: float, sentinel: int, eos: int):
-    """T5's span corruption (Raffel et al. 2020): (inputs, targets), each [n, same length for every row].
+def corrupted(flat, begin_n, kept_nS, noise_nS, sentinel: int, lengths: tuple[int, int]):
+    """T5's span corruption (Raffel et al. 2020) of texts that begin at `begin_n` of all tokens: (inputs, targets) [n, L].
 
     Every noise span becomes one sentinel in the inputs; the targets are sentinel, span, sentinel, span, ... Sentinels
-    count down from `sentinel`.
+    count down from `sentinel`. Rows are padded with 0 to `lengths`, which leave room.
     """
-    rows, length = tokens_nT.shape
-    span_nT = span_numbers(uniform_nT, density, mean_span)
-    is_noise = span_nT % 2 == 1
-    first = np.ones((rows, length), bool)
-    first[:, 1:] = span_nT[:, 1:] != span_nT[:, :-1]
-    marks_nT = sentinel - span_nT // 2
-    end = np.full((rows, 1), eos, tokens_nT.dtype)
+    marks_nS = np.cumsum(kept_nS + 1, axis=1) - 1
+    inputs = _joined(flat, begin_n, marks_nS[:, :-1] + 1, noise_nS[:, :-1] - 1, marks_nS[:, -1] + 1, lengths[0])
+    starts_nS = np.cumsum(noise_nS + 1, axis=1)
+    count_n = starts_nS[:, -1].copy()
+    starts_nS -= noise_nS + 1
+    targets = _joined(flat, begin_n, starts_nS, kept_nS - 1, count_n, lengths[1])
+    for side, places_nS in ((inputs, marks_nS), (targets, starts_nS)):
+        np.put_along_axis(side, places_nS, sentinel - np.arange(places_nS.shape[1], dtype=np.int32)[None], axis=1)
+    return inputs, targets
 
-    def joined(hidden):
-        # A hidden span leaves its sentinel behind, what is not hidden stays.
-        shown = np.where(hidden, marks_nT, tokens_nT)[~hidden | first].reshape(rows, -1)
-        return np.concatenate([shown, end], axis=1)
 
-    return joined(is_noise), joined(~is_noise)
+def _joined(flat, begin_n, at_nS, jump_nS, count_n, length: int) -> np.ndarray:
+    """Tokens from `begin_n` on, `jump_nS` of which are left out before column `at_nS` of the result; 0 behind `count_n`."""
+    source = np.ones((len(begin_n), length), np.int64)
+    source[:, 0] = begin_n
+    source.reshape(-1)[(at_nS + np.arange(len(begin_n))[:, None] * length).reshape(-1)] += jump_nS.reshape(-1)
+    np.cumsum(source, axis=1, out=source)
+    result = np.asarray(flat).take(source, mode="clip").astype(np.int32)
+    result *= np.arange(length) < count_n[:, None]
+    return result
 
 
 def compacted(values_nW, keep_nW, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -107,11 +148,12 @@ def compacted(values_nW, keep_nW, length: int) -> tuple[np.ndarray, np.ndarray]:
     return result, count_n
 
 
-def mask_tokens(tokens_nL, choose_nL, what_nL, which_nL, rate: float, mask_id: int, text_ids):
-    """BERT's masking: (inputs, chosen); of the chosen tokens 80% become the mask, 10% a random one of `text_ids`, 10% stay."""
-    is_text_V = np.zeros(1 + max(tokens_nL.max(initial=0), text_ids[-1]), bool)
-    is_text_V[text_ids] = True
-    chosen = (choose_nL < rate) & is_text_V[tokens_nL]
-    random = text_ids.astype(tokens_nL.dtype)[(which_nL * len(text_ids)).astype(np.int32)]
-    replaced = np.where(what_nL < 0.8, mask_id, np.where(what_nL < 0.9, random, tokens_nL))
-    return np.where(chosen, replaced, tokens_nL).astype(np.int32), chosen
+def mask_tokens(tokens_nL, chosen_nL, bits_nL, mask_id: int, text_ids) -> np.ndarray:
+    """BERT's masking: of the chosen tokens 80% become the mask, 10% a random one of `text_ids`, 10% stay."""
+    inputs, place_K = tokens_nL.copy(), np.flatnonzero(chosen_nL)
+    tenths_K = bits_nL.reshape(-1)[place_K].astype(np.uint64) * np.uint64(10)
+    which_K = below(tenths_K & np.uint64(2**32 - 1), len(text_ids))
+    tenth_K = tenths_K >> np.uint64(32)
+    now_K = np.where(tenth_K < 8, mask_id, np.where(tenth_K < 9, text_ids[which_K], inputs.reshape(-1)[place_K]))
+    inputs.reshape(-1)[place_K] = now_K
+    return inputs

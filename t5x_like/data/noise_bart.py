@@ -1,7 +1,7 @@
 """BART's noisers (Lewis et al. 2020, arXiv:1910.13461, section 2.2), which compose: each changes what the one before left.
 
 A noiser is `noiser(tokens_nW, count_n, draw, vocabulary) -> (tokens_nW, count_n)` on rows of `count_n` tokens, the rest 0;
-none makes a row longer. `draw(width)` gives fresh uniform float32 [n, width].
+none makes a row longer. `draw(width)` gives fresh random uint32 [n, width].
 """
 
 import dataclasses
@@ -14,13 +14,14 @@ import numpy as np
 from t5x_like.data import noise, vocabularies
 
 Draw = Callable[[int], np.ndarray]
+LAST = np.uint32(2**32 - 1)  # after all keys of tokens
 FIRST_PURPOSE = 1000  # noisers' draws have numbers from here on
 
 
 def drawer(seed: int, epoch_n: np.ndarray, index_n: np.ndarray) -> Draw:
     """Draws for the rows of these keys; every call gives others."""
     purposes = itertools.count(FIRST_PURPOSE)
-    return lambda width: noise.uniform(seed, epoch_n, index_n, width, next(purposes))
+    return lambda width: noise.bits(seed, epoch_n, index_n, width, next(purposes))
 
 
 def check_rate(rate: float, most: float = 1.0) -> None:
@@ -28,11 +29,16 @@ def check_rate(rate: float, most: float = 1.0) -> None:
         raise ValueError(f"rate={rate} is not above 0 and at most {most}; BART's infilling uses 0.3")
 
 
-def selected(uniform_nW: np.ndarray, count_n: np.ndarray, rate: float) -> np.ndarray:
+def first(bits_nW: np.ndarray, places_n: np.ndarray, count_n: np.ndarray) -> np.ndarray:
+    """bool [n, W]: `count_n` of the first `places_n` places, all choices equally likely."""
+    keys_nW = np.where(np.arange(bits_nW.shape[1]) < places_n[:, None], noise.keys(bits_nW), LAST)
+    last_n1 = np.take_along_axis(np.sort(keys_nW, axis=1), np.maximum(count_n - 1, 0)[:, None], axis=1)
+    return (keys_nW <= last_n1) & (count_n > 0)[:, None]
+
+
+def selected(bits_nW: np.ndarray, count_n: np.ndarray, rate: float) -> np.ndarray:
     """bool [n, W]: exactly round(rate * count) of every row's tokens, all choices equally likely."""
-    keys_nW = np.where(np.arange(uniform_nW.shape[1]) < count_n[:, None], uniform_nW, 2.0)
-    rank_nW = np.argsort(np.argsort(keys_nW, axis=1, kind="stable"), axis=1, kind="stable")
-    return rank_nW < np.rint(rate * count_n).astype(np.int64)[:, None]
+    return first(bits_nW, count_n, np.rint(rate * count_n).astype(np.int64))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,12 +91,10 @@ class TextInfilling:
         most = int(hidden_n.max(initial=0))
         lengths_nS, spans_n = filled_lengths(poisson(draw(most), self.mean_span), hidden_n)
         # A span's place is the gap before the k-th token that stays.
-        gap_nS = gaps(draw(width + 1), count_n - hidden_n + 1, spans_n, most)
-        opens, before = np.zeros((rows, width + 1), bool), np.zeros((rows, width + 1), np.int64)
-        row_K, span_K = np.nonzero(np.arange(most) < spans_n[:, None])
-        opens[row_K, gap_nS[row_K, span_K]] = True
-        before[row_K, gap_nS[row_K, span_K]] = lengths_nS[row_K, span_K]
-        place = np.minimum(np.arange(width + 1) + np.cumsum(before, axis=1), width - 1)
+        opens = first(draw(width + 1), count_n - hidden_n + 1, spans_n)
+        before = np.zeros((rows, width + 1), np.int32)
+        before[opens] = lengths_nS[np.arange(most) < spans_n[:, None]]
+        place = np.minimum(np.arange(width + 1) + np.cumsum(before, axis=1, dtype=np.int32), width - 1)
         kept = np.take_along_axis(tokens_nW, place, axis=1)
         stays = np.arange(width + 1) < (count_n - hidden_n)[:, None]
         mask = np.full_like(kept, vocabularies.mask_id(vocabulary))
@@ -98,11 +102,11 @@ class TextInfilling:
         return noise.compacted(*(x.reshape(rows, -1) for x in both), width)
 
 
-def poisson(uniform_nS: np.ndarray, mean: float) -> np.ndarray:
-    """Poisson(mean) from uniforms by the inverse of its distribution, int64."""
+def poisson(bits_nS: np.ndarray, mean: float) -> np.ndarray:
+    """Poisson(mean) by the inverse of its distribution, int64."""
     most = int(mean + 10 * math.sqrt(mean) + 10)
     logs = [k * math.log(mean) - mean - math.lgamma(k + 1) for k in range(most)]
-    return np.searchsorted(np.cumsum(np.exp(logs)), uniform_nS, side="right")
+    return np.searchsorted(np.cumsum(np.exp(logs)) * 2.0**32, bits_nS.astype(np.float64), side="right")
 
 
 def filled_lengths(drawn_nS: np.ndarray, total_n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -115,13 +119,6 @@ def filled_lengths(drawn_nS: np.ndarray, total_n: np.ndarray) -> tuple[np.ndarra
     number = np.arange(width)
     lengths_nS = np.where(number == last_n[:, None], total_n[:, None] - before_nS, drawn_nS)
     return lengths_nS, np.where(total_n > 0, last_n + 1, 0)
-
-
-def gaps(uniform_nW: np.ndarray, gaps_n: np.ndarray, spans_n: np.ndarray, most: int) -> np.ndarray:
-    """Increasing, int64 [n, most]: `spans_n` different ones of the first `gaps_n` places, every choice equally likely."""
-    keys_nW = np.where(np.arange(uniform_nW.shape[1]) < gaps_n[:, None], uniform_nW, 2.0)
-    order_nS = np.argsort(keys_nW, axis=1, kind="stable")[:, :most]
-    return np.sort(np.where(np.arange(order_nS.shape[1]) < spans_n[:, None], order_nS, uniform_nW.shape[1]), axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,9 +139,9 @@ class SentencePermutation:
         ends = np.isin(tokens_nW, self.end_ids_of(vocabulary))
         sentence_nW = np.cumsum(ends, axis=1) - ends
         keys_nW = np.take_along_axis(draw(width + 1), sentence_nW, axis=1)
-        keys_nW = np.where(np.arange(width) < count_n[:, None], keys_nW, 2.0)
-        # Two sentences that drew the same stay apart, and tokens in order.
-        order = np.lexsort((np.broadcast_to(np.arange(width), keys_nW.shape), sentence_nW, keys_nW), axis=1)
+        keys_nW = np.where(np.arange(width) < count_n[:, None], keys_nW, LAST).astype(np.int64)
+        # Sentences that drew the same stay apart, and tokens in order: the low bits are the place.
+        order = np.sort(keys_nW << 31 | np.arange(width), axis=1) & (2**31 - 1)
         return np.take_along_axis(tokens_nW, order, axis=1), count_n
 
 
@@ -154,7 +151,7 @@ class DocumentRotation:
 
     def __call__(self, tokens_nW, count_n, draw: Draw, vocabulary):
         column = np.arange(tokens_nW.shape[1])
-        first_n = (draw(1)[:, 0] * count_n).astype(np.int64)
+        first_n = noise.below(draw(1)[:, 0], count_n)
         source = np.where(
             column < count_n[:, None], (column + first_n[:, None]) % np.maximum(count_n, 1)[:, None], column
         )

@@ -48,13 +48,13 @@ class Denoiser:
         hidden, spans = self.counts(length)
         return length - (1 if self.mean_span is None else hidden) + spans, hidden + spans
 
-    def hidden(self, uniform_nT: np.ndarray) -> np.ndarray:
-        """bool [n, T], what is noise."""
-        length = uniform_nT.shape[1]
+    def spans(self, bits_nT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(kept, noise): the lengths [n, S] of the spans by turns that texts are cut into, kept ones first."""
+        length = bits_nT.shape[1]
         if self.mean_span is not None:
-            return noise.span_numbers(uniform_nT, self.density, self.mean_span) % 2 == 1
-        end_n = 1 + (uniform_nT[:, 0] * self.longest_end(length)).astype(np.int32)
-        return np.arange(length) >= length - end_n[:, None]
+            return noise.spans(bits_nT, self.density, self.mean_span)
+        end_n1 = 1 + noise.below(bits_nT[:, :1], self.longest_end(length))
+        return length - end_n1, end_n1
 
 
 # The seven of the paper's table 1, equally often.
@@ -75,26 +75,18 @@ def chosen(uniform_n: np.ndarray, denoisers: tuple[Denoiser, ...]) -> np.ndarray
     return np.searchsorted(edges[:-1] / edges[-1], uniform_n, side="right")
 
 
-def hidden(uniform_nT: np.ndarray, which_n: np.ndarray, denoisers: tuple[Denoiser, ...]) -> np.ndarray:
-    """bool [n, T], what each row's denoiser hides."""
-    result = np.zeros(uniform_nT.shape, bool)
-    for number, denoiser in enumerate(denoisers):
-        rows = np.flatnonzero(which_n == number)
-        if rows.size:
-            result[rows] = denoiser.hidden(uniform_nT[rows])
-    return result
+def corrupted(
+    flat, begin_n, bits_nT, which_n, denoisers: tuple[Denoiser, ...], sentinel: int, lengths: tuple[int, int]
+):
+    """((inputs, their counts), (targets, their counts)) as each row's denoiser has them, padded to `lengths`, without ends.
 
-
-def split(tokens_nT, hidden_nT, sentinel: int, lengths: tuple[int, int]):
-    """((inputs, their counts), (targets, their counts)) of texts with hidden spans, padded to `lengths`, without ends.
-
-    As T5's: a hidden span becomes a sentinel in the inputs, the targets are sentinel, span, sentinel, span, ...
+    Texts begin at `begin_n` of all tokens `flat`. See `noise.corrupted`.
     """
-    first_nT = hidden_nT.copy()
-    first_nT[:, 1:] &= ~hidden_nT[:, :-1]
-    marks_nT = sentinel + 1 - np.cumsum(first_nT, axis=1)
-    inputs = noise.compacted(np.where(first_nT, marks_nT, tokens_nT), ~hidden_nT | first_nT, lengths[0])
-    both_nW, keep_nW = (
-        np.stack(pair, axis=2).reshape(len(tokens_nT), -1) for pair in ((marks_nT, tokens_nT), (first_nT, hidden_nT))
-    )
-    return inputs, noise.compacted(both_nW, keep_nW, lengths[1])
+    sides = tuple((np.empty((len(begin_n), length), np.int32), np.empty(len(begin_n), np.int64)) for length in lengths)
+    for number, denoiser in enumerate(denoisers):
+        row_m = np.flatnonzero(which_n == number)
+        cuts = denoiser.spans(bits_nT[row_m])
+        made = noise.corrupted(flat, begin_n[row_m], *cuts, sentinel, lengths)
+        for (tokens, count_n), part, length_mS in zip(sides, made, cuts, strict=True):
+            tokens[row_m], count_n[row_m] = part, (length_mS + 1).sum(axis=1)
+    return sides

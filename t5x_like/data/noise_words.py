@@ -43,20 +43,18 @@ def words(tokens_nL: np.ndarray, segments_nL: np.ndarray, start_V: np.ndarray, t
     return np.cumsum(begins, axis=1)
 
 
-def choices(uniform_nL: np.ndarray, word_nL: np.ndarray) -> np.ndarray:
-    """One draw a word, for all of its tokens."""
-    return np.take_along_axis(uniform_nL, word_nL, axis=1)
+def masked(vocabulary, tokens_nL, segments_nL, keys, rate: float, start_V: np.ndarray | None):
+    """(inputs, chosen) of BERT's masking by the vocabulary's ids; padding is never chosen.
 
-
-def masked(vocabulary, tokens_nL, segments_nL, draws, rate: float, whole_words: bool):
-    """`noise.mask_tokens` by the vocabulary's ids, of whole words or single tokens; padding is never chosen.
-
-    `draws` are three uniforms [n, L]: whether a token (or word) is chosen, what becomes of it, and which one.
+    `keys` are seed, epoch_n and index_n. Where `start_V` says which tokens begin a word, words are chosen whole.
     """
-    choose_nL, what_nL, which_nL = draws
-    text = vocabularies.text_ids(vocabulary)
-    if whole_words:
-        text_V = vocabulary.bytes_per_token_V > 0
-        choose_nL = choices(choose_nL, words(tokens_nL, segments_nL, word_starts(vocabulary), text_V))
-    choose_nL = np.where(segments_nL > 0, choose_nL, 2.0)
-    return noise.mask_tokens(tokens_nL, choose_nL, what_nL, which_nL, rate, vocabularies.mask_id(vocabulary), text)
+    text_V = vocabulary.bytes_per_token_V > 0
+    width = tokens_nL.shape[1]
+    chosen = noise.bits(*keys, width, purpose=3) < np.uint32(rate * 2**32)
+    if start_V is not None:
+        chosen = np.take_along_axis(chosen, words(tokens_nL, segments_nL, start_V, text_V), axis=1)
+    chosen &= text_V[tokens_nL]
+    chosen &= segments_nL > 0
+    what_nL = noise.bits(*keys, width, purpose=4)
+    mask = vocabularies.mask_id(vocabulary)
+    return noise.mask_tokens(tokens_nL, chosen, what_nL, mask, vocabularies.text_ids(vocabulary)), chosen

@@ -18,6 +18,15 @@ class Packing:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
+    def pieces(self, row_n: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(example, row by its place in `row_n`, which of its row's examples: 0, 1, ...) of all examples of some rows."""
+        starts_n = self.starts[row_n]
+        count_n = self.starts[row_n + 1] - starts_n
+        row_K = np.repeat(np.arange(len(row_n)), count_n)
+        before_n = np.cumsum(count_n) - count_n
+        nth_K = np.arange(len(row_K)) - before_n[row_K]
+        return self.examples[starts_n[row_K] + nth_K], row_K, nth_K
+
 
 def first_fit(lengths_NF: np.ndarray, capacity_F: tuple[int, ...], order_N: np.ndarray) -> Packing:
     """Puts every example into the first row of its window that has room for all of its F features.
@@ -44,18 +53,31 @@ def _places(lengths_NF: np.ndarray, capacity_F: tuple[int, ...]) -> np.ndarray:
     room_FWN[:] = np.asarray(capacity_F)[:, None, None]
     place_WN = np.empty((windows, WINDOW), np.int64)
     each = np.arange(windows)
+    opened = 0  # rows, in the window that has most
     for n in range(WINDOW):
         need_FW = need_WNF[:, n].T
-        fits_FWN = room_FWN[:, :, : n + 1] >= need_FW[:, :, None]  # n examples have opened n rows at most
+        fits_FWN = room_FWN[:, :, : opened + 1] >= need_FW[:, :, None]
         place_WN[:, n] = fits_FWN.all(axis=0).argmax(axis=1)
         room_FWN[:, each, place_WN[:, n]] -= need_FW
+        opened = min(max(opened, place_WN[:, n].max() + 1), WINDOW - 1)
     return place_WN.reshape(-1)[:count]
 
 
-def gathered(tokens, starts_K, lengths_K, row_K, column_K, shape) -> np.ndarray:
-    """An int32 array of `shape`, zero but for K pieces: tokens[start : start + length] at (row, column)."""
-    result = np.zeros(shape, np.int32)
-    within = np.arange(lengths_K.sum()) - np.repeat(np.cumsum(lengths_K) - lengths_K, lengths_K)
-    place = np.repeat(row_K * shape[1] + column_K, lengths_K) + within
-    result.reshape(-1)[place] = tokens[np.repeat(starts_K, lengths_K) + within]
-    return result
+def gathered(tokens, begin_K, length_K, place_K: tuple[np.ndarray, np.ndarray], shape):
+    """(tokens, positions, segments), int32 of `shape`: K pieces of `tokens`, put side by side from a row's left, then 0.
+
+    `place_K` are each piece's row, increasing, and its number in it; segments are these numbers from 1.
+    """
+    row_K, nth_K = place_K
+    rows, length = shape
+    real_n = np.bincount(row_K, length_K, rows).astype(np.int64)
+    # What is left of a row is a piece as well, the last one; so all pieces together are all places.
+    last_n = np.searchsorted(row_K, np.arange(rows), side="right")
+    each_K = np.insert(length_K, last_n, length - real_n)
+    column = np.arange(rows * length, dtype=np.int32)
+    starts_K = (np.cumsum(each_K) - each_K).astype(np.int32)
+    positions = column - np.repeat(starts_K, each_K)
+    segments = np.repeat(np.insert(nth_K + 1, last_n, 0).astype(np.int32), each_K)
+    made = np.asarray(tokens).take(np.repeat(np.insert(begin_K, last_n, 0), each_K) + positions, mode="clip")
+    real = segments > 0
+    return tuple(x.reshape(shape) for x in (made.astype(np.int32) * real, positions * real, segments))

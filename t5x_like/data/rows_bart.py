@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 
 from t5x_like.data import noise_bart, vocabularies
-from t5x_like.data.rows import Batch, Rows, check_length, ragged, ragged_targets, texts, whole_rows
+from t5x_like.data.arrays import Batch, ended, ragged, ragged_targets, texts
+from t5x_like.data.rows import Texts, check_length
 
 
 @dataclasses.dataclass(frozen=True)
-class Denoising(Rows):
+class Denoising(Texts):
     """Inputs are `length` - 1 tokens of text after all `noisers`, targets the text itself; both end with eos.
 
     BART was trained with sentence permutation, then text infilling.
@@ -24,23 +25,22 @@ class Denoising(Rows):
         if not self.noisers:
             raise ValueError("noisers=() leaves the text as it is; give at least one, such as noise_bart.TextInfilling")
 
-    def __len__(self) -> int:
-        return whole_rows(self.cache, self.length - 1)
+    @property
+    def text_length(self) -> int:
+        return self.length - 1
 
     @property
     def lengths(self) -> dict[str, int]:
         return {"encoder": self.length, "decoder": self.length}
 
     def fetch(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> Batch:
-        text = texts(self.cache, self.length - 1, index_n)
-        noised, count_n = text, np.full(len(text), self.length - 1)
+        text = texts(self.cache, self.text_length, index_n)
+        noised, count_n = text, np.full(len(text), self.text_length)
         draw = noise_bart.drawer(seed, epoch_n, index_n)
         for noiser in self.noisers:
             noised, count_n = noiser(noised, count_n, draw, self.vocabulary)
-        end = np.full((len(text), 1), vocabularies.end_id(self.vocabulary), np.int32)
-        targets = np.concatenate([text, end], axis=1)
-        inputs = np.concatenate([noised, np.zeros_like(end)], axis=1)
-        np.put_along_axis(inputs, count_n[:, None], end, axis=1)
-        start = vocabularies.start_id(self.vocabulary)
+        targets, inputs = (np.pad(side, ((0, 0), (0, 1))) for side in (text, noised))
+        start, eos = vocabularies.start_id(self.vocabulary), vocabularies.end_id(self.vocabulary)
+        targets[:, -1] = eos
         whole_n = np.full(len(text), self.length)
-        return ragged("encoder", inputs, count_n + 1) | ragged_targets(targets, whole_n, start)
+        return ragged("encoder", *ended(inputs, count_n, eos)) | ragged_targets(targets, whole_n, start)

@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 
 from t5x_like.data import noise, noise_fim, vocabularies
-from t5x_like.data.rows import Batch, Rows, check_length, pieces, whole_rows
+from t5x_like.data.arrays import Batch, pieces
+from t5x_like.data.rows import Texts, check_length
 
 
 @dataclasses.dataclass(frozen=True)
-class FillInTheMiddle(Rows):
+class FillInTheMiddle(Texts):
     """As CausalLM, but the longest text of a row has its middle moved behind it, in `rate` of the rows, anew every epoch.
 
     `spm_rate` of those show the suffix first. `special` are the ids of PRE, SUF and MID; None takes the first three
@@ -29,8 +30,9 @@ class FillInTheMiddle(Rows):
                     f"{name}={getattr(self, name)} is not in 0 .. 1; the paper uses 0.5 to 0.9, and 0.5 for SPM"
                 )
 
-    def __len__(self) -> int:
-        return whole_rows(self.cache, self.length - 4)
+    @property
+    def text_length(self) -> int:
+        return self.length - 4
 
     @property
     def lengths(self) -> dict[str, int]:

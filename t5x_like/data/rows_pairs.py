@@ -6,7 +6,8 @@ import functools
 import numpy as np
 
 from t5x_like.data import noise, noise_words, vocabularies
-from t5x_like.data.rows import Batch, Rows, ragged
+from t5x_like.data.arrays import Batch, ragged
+from t5x_like.data.rows import Rows
 from t5x_like.data.token_cache import TokenCache
 
 
@@ -62,6 +63,16 @@ class Pairs(Rows):
     def __len__(self) -> int:
         return len(self.chunks[0])
 
+    @functools.cached_property
+    def used(self) -> int:
+        """Tokens of all pieces; of those NextSentence leaves some out in one epoch and shows others twice."""
+        return int(self.chunks[1].sum())
+
+    @functools.cached_property
+    def word_start_V(self) -> np.ndarray | None:
+        """Which tokens begin a word, where whole words are masked."""
+        return noise_words.word_starts(self.vocabulary) if self.whole_words else None
+
     @property
     def lengths(self) -> dict[str, int]:
         return {"encoder": self.length}
@@ -79,9 +90,8 @@ class Pairs(Rows):
         a, b, label_n = self.parts(index_n, epoch_n, seed)
         tokens, types, count_n = joined(self.cache.tokens("targets"), a, b, around(self.vocabulary), self.length)
         batch = ragged("encoder", tokens, count_n)
-        draws = [noise.uniform(seed, epoch_n, index_n, self.length, purpose) for purpose in (3, 4, 5)]
-        segments = batch["encoder_segment_ids"]
-        inputs, chosen = noise_words.masked(self.vocabulary, tokens, segments, draws, self.mask_rate, self.whole_words)
+        keys, segments = (seed, epoch_n, index_n), batch["encoder_segment_ids"]
+        inputs, chosen = noise_words.masked(self.vocabulary, tokens, segments, keys, self.mask_rate, self.word_start_V)
         return batch | {
             "encoder_input_tokens": inputs,
             "encoder_target_tokens": tokens,

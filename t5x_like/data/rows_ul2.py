@@ -7,20 +7,13 @@ from collections.abc import Callable
 import numpy as np
 
 from t5x_like.data import noise, noise_ul2, vocabularies
-from t5x_like.data.rows import Batch, Rows, check_length, ragged, ragged_targets, texts, whole_rows
+from t5x_like.data.arrays import Batch, ended, ragged, ragged_targets
+from t5x_like.data.rows import Texts, check_length
 
 
 @dataclasses.dataclass(frozen=True)
-class Denoised(Rows):
-    """What both kinds share: the text, which denoiser it gets and what that makes of it."""
-
-    @property
-    def text_length(self) -> int:
-        """Tokens of text per row, before corruption."""
-        raise NotImplementedError
-
-    def __len__(self) -> int:
-        return whole_rows(self.cache, self.text_length)
+class Denoised(Texts):
+    """What both kinds share: which denoiser a text gets and what that makes of it."""
 
     @functools.cached_property
     def mode_ids(self) -> np.ndarray:
@@ -38,13 +31,13 @@ class Denoised(Rows):
             raise ValueError(f"modes={self.modes} are not three ids; give those of R, S and X")
         return np.array([given[noise_ul2.MODES.index(denoiser.mode)] for denoiser in self.denoisers], np.int32)
 
-    def split(self, index_n, epoch_n, seed: int, lengths: tuple[int, int]):
-        """(mode token of every row, inputs, targets); the latter two as `noise_ul2.split` gives them."""
+    def corrupted(self, index_n, epoch_n, seed: int, lengths: tuple[int, int]):
+        """(mode token of every row, inputs, targets); the latter two as `noise_ul2.corrupted` gives them."""
         which_n = noise_ul2.chosen(noise.uniform(seed, epoch_n, index_n, 1, purpose=10)[:, 0], self.denoisers)
-        draw = noise.uniform(seed, epoch_n, index_n, self.text_length, purpose=11)
-        hidden = noise_ul2.hidden(draw, which_n, self.denoisers)
-        tokens = texts(self.cache, self.text_length, index_n)
-        return self.mode_ids[which_n], *noise_ul2.split(tokens, hidden, self.vocabulary.first_sentinel, lengths)
+        bits = noise.bits(seed, epoch_n, index_n, self.text_length, purpose=11)
+        text = self.cache.tokens("targets"), index_n * self.text_length
+        sentinel = self.vocabulary.first_sentinel
+        return self.mode_ids[which_n], *noise_ul2.corrupted(*text, bits, which_n, self.denoisers, sentinel, lengths)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +68,7 @@ class MixtureOfDenoisers(Denoised):
 
     def fetch(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> Batch:
         lengths = self.inputs_length, self.targets_length
-        mode_n, inputs, targets = self.split(index_n, epoch_n, seed, lengths)
+        mode_n, inputs, targets = self.corrupted(index_n, epoch_n, seed, lengths)
         eos, start = vocabularies.end_id(self.vocabulary), vocabularies.start_id(self.vocabulary)
         shown, count_n = ended(*inputs, eos)
         shown = np.concatenate([mode_n[:, None], shown[:, :-1]], axis=1)
@@ -106,7 +99,7 @@ class PrefixMixtureOfDenoisers(Denoised):
         return {"decoder": self.length}
 
     def fetch(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> Batch:
-        mode_n, (inputs, shown_n), hidden = self.split(index_n, epoch_n, seed, (self.length, self.length))
+        mode_n, (inputs, shown_n), hidden = self.corrupted(index_n, epoch_n, seed, (self.length, self.length))
         targets, count_n = ended(*hidden, vocabularies.end_id(self.vocabulary))
         both = np.concatenate([mode_n[:, None], inputs, targets], axis=1)
         column = np.arange(self.length)
@@ -118,12 +111,6 @@ class PrefixMixtureOfDenoisers(Denoised):
         batch["decoder_prefix"] = (column < prefix_n).astype(np.int32) * real
         batch["decoder_loss_weights"] = ((column >= prefix_n - 1) * real).astype(np.float32)
         return batch
-
-
-def ended(tokens_nL, count_n, eos: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows with `eos` behind their last token."""
-    tokens_nL[np.arange(len(tokens_nL)), count_n] = eos
-    return tokens_nL, count_n + 1
 
 
 def longest_text(denoisers, fits: Callable[[noise_ul2.Denoiser, int], bool], given: str) -> int:

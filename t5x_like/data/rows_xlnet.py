@@ -5,20 +5,26 @@ import dataclasses
 import numpy as np
 
 from t5x_like.data import noise
-from t5x_like.data.rows import Batch, Joined, pieces
+from t5x_like.data.arrays import Batch, pieces, segment_sizes
+from t5x_like.data.rows import Joined
 
 
-def orders(uniform_nL: np.ndarray, positions_nL: np.ndarray, segments_nL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def orders(bits_nL: np.ndarray, positions_nL: np.ndarray, segments_nL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(rank of every token in its segment, all orders equally likely; tokens of its segment), int32 [n, L]."""
-    width = positions_nL.shape[1]
-    order = np.argsort(segments_nL + uniform_nL.astype(np.float64), axis=1, kind="stable")
-    rank = np.empty((len(order), width), np.int32)
-    np.put_along_axis(rank, order, np.broadcast_to(np.arange(width, dtype=np.int32), rank.shape), axis=1)
+    rows, width = positions_nL.shape
+    row_n1 = np.arange(rows)[:, None]
+    # Keys are segment, random bits and place, so that sorting numbers gives the order.
+    places = width.bit_length()
+    random = min(32, 63 - 2 * places)
+    keys_nL = segments_nL.astype(np.int64) << random | bits_nL >> np.uint32(32 - random)
+    order = np.sort(keys_nL << places | np.arange(width), axis=1) & (2**places - 1)
+    rank = np.empty((rows, width), np.int32)
+    rank.reshape(-1)[order + row_n1 * width] = np.arange(width, dtype=np.int32)
     # Segments are contiguous: what stands before one in the row comes before it in the order.
-    begin_nL = np.arange(width, dtype=np.int32) - positions_nL
-    counts = np.zeros((len(order), width + 1), np.int32)
-    np.add.at(counts, (np.broadcast_to(np.arange(len(order))[:, None], segments_nL.shape), segments_nL), 1)
-    return rank - begin_nL, np.take_along_axis(counts, segments_nL, axis=1)
+    rank += positions_nL
+    rank -= np.arange(width, dtype=np.int32)
+    sizes = segment_sizes(segments_nL).astype(np.int32)
+    return rank, sizes.reshape(-1).take(segments_nL + row_n1 * sizes.shape[1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +47,7 @@ class PermutationLM(Joined):
 
     def fetch(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> Batch:
         _, tokens, positions, segments = pieces(self.cache, self.length, index_n, start=0)
-        rank, size = orders(noise.uniform(seed, epoch_n, index_n, self.length, purpose=30), positions, segments)
+        rank, size = orders(noise.bits(seed, epoch_n, index_n, self.length, purpose=30), positions, segments)
         counts = (rank >= size - -(-size // self.partial)) & (rank > 0)
         return {
             "encoder_input_tokens": tokens,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 ROUNDS = 6
-ORDER = 2  # part of the fingerprint; to be raised when the same seed comes to mean another order or other noise
+ORDER = 3  # part of the fingerprint; to be raised when the same seed comes to mean another order or other noise
 GOLDEN, FIRST, SECOND = map(np.uint64, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 ONE, A, B, C = map(np.uint64, (1, 30, 27, 31))
 

@@ -102,17 +102,16 @@ def test_which_denoiser_a_row_gets_has_the_given_rates():
 @pytest.mark.parametrize("denoiser", noise_ul2.PAPER)
 def test_a_denoiser_hides_its_share_in_spans_of_its_length(denoiser):
     rows, length = 400, 512
-    draw = noise.uniform(0, np.zeros(rows, int), np.arange(rows), length, purpose=11)
-    hidden = denoiser.hidden(draw)
-    first = hidden & ~np.pad(hidden, ((0, 0), (1, 0)))[:, :-1]
+    kept, hidden = denoiser.spans(noise.bits(0, np.zeros(rows, int), np.arange(rows), length, purpose=11))
     count = hidden.sum(axis=1)
+    assert (kept.sum(axis=1) + count == length).all() and min(kept.min(), hidden.min()) >= 1
     if denoiser.mean_span is None:  # uniform on 1 .. 2 * density * length - 1
-        assert (first.sum(axis=1) == 1).all() and hidden[:, -1].all() and not hidden[:, 0].any()
+        assert hidden.shape == (rows, 1)
         spread = 2 * denoiser.density * length / np.sqrt(12)
         assert abs(count.mean() - denoiser.density * length) < 4 * spread / np.sqrt(rows)
         return
     assert (count == round(denoiser.density * length)).all()
-    assert abs(first.sum() / rows - count.mean() / denoiser.mean_span) <= 0.5  # a whole number of spans a row
+    assert abs(hidden.shape[1] - count.mean() / denoiser.mean_span) <= 0.5  # a whole number of spans a row
 
 
 def slow_split(tokens, hidden, sentinel):
@@ -129,13 +128,19 @@ def slow_split(tokens, hidden, sentinel):
     return inputs, targets
 
 
-def test_splitting_equals_a_slow_loop_whatever_is_hidden():
+def test_corruption_equals_a_slow_loop_whatever_the_spans():
     random = np.random.default_rng(0)
-    tokens, hidden = random.integers(3, 50, (50, 20)), random.random((50, 20)) < random.random((50, 1))
-    made = noise_ul2.split(tokens, hidden, 99, (20, 40))
-    for row in range(50):
-        expected = slow_split(tokens[row].tolist(), hidden[row], 99)
-        assert tuple(side[row][: count[row]].tolist() for side, count in made) == expected
+    for spans in (1, 2, 5):
+        kept, noised = random.integers(1, 6, (30, spans)), random.integers(1, 4, (30, spans))
+        length = (kept + noised).sum(axis=1)
+        begin = np.cumsum(length) - length
+        flat = random.integers(3, 50, length.sum()).astype(np.uint16)
+        made = noise.corrupted(flat, begin, kept, noised, 99, (40, 30))
+        for row in range(30):
+            hidden = np.repeat(np.tile([0, 1], spans), np.stack([kept[row], noised[row]], axis=1).reshape(-1))
+            expected = slow_split(flat[begin[row] :][: length[row]].tolist(), hidden, 99)
+            for side, tokens in zip(made, expected, strict=True):
+                assert side[row].tolist() == tokens + [0] * (side.shape[1] - len(tokens))
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_orders_of_segments_and_what_of_them_is_predicted(cache, partial):
 
 def test_all_orders_are_equally_likely():
     n = 24_000
-    draw = noise.uniform(0, np.zeros(n, int), np.arange(n), 6, purpose=30)
+    draw = noise.bits(0, np.zeros(n, int), np.arange(n), 6, purpose=30)
     positions, segments = np.tile([0, 1, 2, 3, 0, 1], (n, 1)), np.tile([1, 1, 1, 1, 2, 2], (n, 1))
     rank, size = rows_xlnet.orders(draw, positions, segments)
     assert (size == [4, 4, 4, 4, 2, 2]).all()

@@ -106,8 +106,8 @@ def test_t5s_lengths():
 
 
 def test_span_lengths_are_every_split_equally_often():
-    uniform = noise.uniform(0, np.zeros(60_000, int), np.arange(60_000), 4, 0)
-    made = collections.Counter(map(tuple, noise.span_lengths(uniform, 5, 3).tolist()))
+    bits = noise.bits(0, np.zeros(60_000, int), np.arange(60_000), 4, 0)
+    made = collections.Counter(map(tuple, noise.span_lengths(bits, 5, 3).tolist()))
     assert len(made) == 6 and all(abs(count - 10_000) < 500 for count in made.values())
 
 
