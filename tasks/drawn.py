@@ -1,0 +1,48 @@
+"""Examples that a program draws: a function of (name, split, draws, seed), the same on every machine."""
+
+import functools
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from t5x_like.prompting.templates import Template
+from tasks import corpora
+
+Draw = Callable[[random.Random], dict]
+
+
+@dataclass(frozen=True)
+class World:
+    """A generated task: what draws an example, the fields that tell examples apart, and its wordings.
+
+    `choices` says that templates list the answers to rank, `cluster` which tasks of the same kind are held out together.
+    """
+
+    draw: Draw
+    key: tuple[str, ...]
+    templates: tuple[Template, ...]
+    cluster: str
+    draws: int = 20_000
+
+
+def examples(name: str, draw: Draw, key: tuple[str, ...], draws: int, split: str, seed: int = 0) -> Iterator[dict]:
+    """The distinct ones of `draws` examples that belong to a split, by the hash of their key fields (1 in 20 validates)."""
+    seen = set()
+    for index in range(draws):
+        example = draw(random.Random(f"{name} {seed} {index}"))
+        text = repr([example[field] for field in key])
+        if text not in seen and corpora.split_of(f"{name} {text}") == split:
+            seen.add(text)
+            yield example
+
+
+def source(name: str, world: World, seed: int = 0) -> Callable[[str], Iterator[dict]]:
+    """A world as a function of the split."""
+    return functools.partial(examples, name, world.draw, world.key, world.draws, seed=seed)
+
+
+def worded(
+    *inputs: str, targets: str = "{{ answer }}", choices: str | tuple[str, ...] | None = None
+) -> tuple[Template, ...]:
+    """Templates of one answer in several wordings, named by their number."""
+    return tuple(Template(f"wording_{n}", text, targets, choices) for n, text in enumerate(inputs, 1))
