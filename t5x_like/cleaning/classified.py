@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
 
 from t5x_like.cleaning.hashing import word_hash
+from t5x_like.cleaning.ngram_classifier import NgramClassifier
 from t5x_like.cleaning.steps import Document, Dropped
 
 
@@ -11,7 +14,7 @@ from t5x_like.cleaning.steps import Document, Dropped
 class LanguageFilter:
     """Keeps a document whose most probable language is wanted; 0.65 is FineWeb's bound (arXiv:2406.17557, section 3.3).
 
-    `identify` gives (language, probability): NgramClassifier.best, or py3langid_identify().
+    `identify` gives (language, probability): NgramClassifier.best, or Py3LangId().
     """
 
     identify: Callable[[str], tuple[str, float]]
@@ -29,16 +32,39 @@ class LanguageFilter:
         return document
 
 
-def py3langid_identify(languages: tuple[str, ...] = ()) -> Callable[[str], tuple[str, float]]:
+@dataclass(frozen=True)
+class Py3LangId:
     """py3langid (97 languages, its model inside the package), with probabilities; among `languages` only if any are given."""
-    try:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
-    except ImportError as error:
-        raise ImportError("py3langid_identify needs py3langid: pip install py3langid") from error
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    if languages:
-        identifier.set_languages(list(languages))
-    return lambda text: (lambda found: (found[0], float(found[1])))(identifier.classify(text))
+
+    languages: tuple[str, ...] = ()
+
+    @cached_property
+    def identifier(self):
+        try:
+            from py3langid.langid import MODEL_FILE, LanguageIdentifier
+        except ImportError as error:
+            raise ImportError("Py3LangId needs py3langid: pip install py3langid") from error
+        identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+        if self.languages:
+            identifier.set_languages(list(self.languages))
+        return identifier
+
+    def __call__(self, text: str) -> tuple[str, float]:
+        language, probability = self.identifier.classify(text)
+        return language, float(probability)
+
+
+def classifier_language(path: Path | str) -> Callable[[str], tuple[str, float]]:
+    """What a classifier of languages in a file says."""
+    return NgramClassifier.load(path).best
+
+
+def classifier_score(path: Path | str, label: str = "good") -> Callable[[str], float]:
+    """The probability that a classifier in a file gives `label`."""
+    classifier = NgramClassifier.load(path)
+    if label not in classifier.labels:
+        raise ValueError(f"label={label!r} is not among those of {path}: {', '.join(classifier.labels)}")
+    return partial(classifier.probability, label)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
 """Near copies: MinHash signatures (Broder 1997) and locality-sensitive hashing in bands (Leskovec et al., chapter 3)."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from t5x_like.cleaning.hashing import ngram_hashes, normal_words, word_hashes
-from t5x_like.cleaning.steps import Document, Dropped, Step
+from t5x_like.cleaning.steps import Document, Dropped, Remembering
 
 CHUNK = 4096
 
@@ -53,7 +54,7 @@ def jaccard(one: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class NearDedup:
+class NearDedup(Remembering):
     """Drops a document whose estimated Jaccard index with an earlier kept one reaches `threshold`.
 
     Documents are compared where one of `bands` parts of their signatures is equal: with r = hashes / bands rows each, a pair
@@ -71,14 +72,15 @@ class NearDedup:
                 f"bands={self.bands} does not divide hashes={self.minhash.hashes}; use 14 bands of 112 hashes"
             )
 
-    def start(self) -> Step:
-        """The step of one run."""
+    def sketch(self, document: Document) -> np.ndarray:
+        return self.minhash.signature(document["text"])
+
+    def judge(self) -> Callable[[np.ndarray, object], Dropped | None]:
         tables: list[dict[bytes, list[int]]] = [defaultdict(list) for _ in range(self.bands)]
         signatures: list[np.ndarray] = []
         names: list[object] = []
 
-        def step(document: Document) -> Document | Dropped:
-            signature = self.minhash.signature(document["text"])
+        def verdict(signature: np.ndarray, name: object) -> Dropped | None:
             keys = [band.tobytes() for band in signature.reshape(self.bands, -1)]
             met = sorted({other for table, key in zip(tables, keys, strict=True) for other in table.get(key, ())})
             alike = jaccard(signature, np.stack([signatures[other] for other in met])) if met else np.zeros(1)
@@ -87,7 +89,7 @@ class NearDedup:
             for table, key in zip(tables, keys, strict=True):
                 table[key].append(len(signatures))
             signatures.append(signature)
-            names.append(document.get("id"))
-            return document
+            names.append(name)
+            return None
 
-        return step
+        return verdict

@@ -24,6 +24,7 @@ pre {{ white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f5f2; padd
 </style>
 <h1>Cleaning report</h1>
 <p>{kept:,} of {read:,} documents kept ({share:.1%}); {characters_kept:,} of {characters_read:,} characters.</p>
+{empty}
 <h2>Dropped, by rule</h2>
 {dropped}
 <h2>Edits, by rule</h2>
@@ -47,21 +48,22 @@ class Report:
     dropped: Counter[str] = field(default_factory=Counter)
     edits: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[tuple[int, dict[str, str]]]] = field(default_factory=dict)
+    empty_files: list[str] = field(default_factory=list)
 
-    def add_kept(self, before: Document, after: Document) -> None:
-        """A document that came through."""
+    def add_kept(self, document: Document, characters: int, edits: Counter[str]) -> None:
+        """A document that came through, the characters it was read with, and its edits."""
         self.read += 1
         self.kept += 1
-        self.characters_read += len(before["text"])
-        self.characters_kept += len(after["text"])
-        self.add_example(KEPT, after, "")
+        self.characters_read += characters
+        self.characters_kept += len(document["text"])
+        self.edits += edits
+        self.add_example(KEPT, document, "")
 
-    def add_dropped(self, document: Any, dropped: Dropped) -> None:
-        """A document that did not; it may be anything, or the Dropped of a source that could not read it."""
+    def add_dropped(self, document: Any, characters: int, dropped: Dropped) -> None:
+        """A document that did not, as it stood then; it may be anything, or the Dropped of a source that could not read it."""
         self.read += 1
         self.dropped[dropped.rule] += 1
-        text = document.get("text") if isinstance(document, dict) else None
-        self.characters_read += len(text) if isinstance(text, str | bytes) else 0
+        self.characters_read += characters
         self.add_example(dropped.rule, document if isinstance(document, dict) else {}, dropped.detail)
 
     def add_example(self, rule: str, document: Document, detail: str) -> None:
@@ -82,6 +84,7 @@ class Report:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.dropped += other.dropped
         self.edits += other.edits
+        self.empty_files += other.empty_files
         for rule, theirs in other.examples.items():
             both = sorted([*self.examples.get(rule, []), *theirs], key=lambda example: example[0])
             self.examples[rule] = both[: self.examples_per_rule]
@@ -91,15 +94,35 @@ class Report:
         names = ("read", "kept", "characters_read", "characters_kept")
         counts = {name: getattr(self, name) for name in names}
         examples = {rule: [example for _, example in held] for rule, held in self.examples.items()}
-        return {**counts, "dropped": dict(self.dropped), "edits": dict(self.edits), "examples": examples}
+        return {**counts, "dropped": dict(self.dropped), "edits": dict(self.edits)} | {
+            "empty_files": self.empty_files,
+            "examples": examples,
+        }
+
+    @classmethod
+    def from_json(cls, path: Path | str) -> "Report":
+        """The counts of a report.json; its examples stay there."""
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        counts = {name: Counter(found[name]) for name in ("dropped", "edits")}
+        del found["examples"]
+        return cls(**found | counts)
 
     def write(self, folder: Path | str) -> None:
-        """Writes cleaning.json and cleaning.html, which needs no other file."""
+        """Writes report.html, which needs no other file, and report.json, which comes last."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "report.html").write_text(self.page(), encoding="utf-8")
         text = json.dumps(self.as_dict(), indent=1, ensure_ascii=False)
-        (folder / "cleaning.json").write_text(text, encoding="utf-8")
-        (folder / "cleaning.html").write_text(self.page(), encoding="utf-8")
+        (folder / "report.json").write_text(text, encoding="utf-8")
+
+    def summary(self) -> str:
+        """What happened, in a few lines: one for each rule."""
+        share = self.kept / max(self.read, 1)
+        lines = [f"{self.kept:,} of {self.read:,} documents kept ({share:.1%})"]
+        lines[0] += f", {self.characters_kept:,} of {self.characters_read:,} characters"
+        lines += [f"  dropped  {count:>12,}  {rule}" for rule, count in self.dropped.most_common()]
+        lines += [f"  edited   {count:>12,}  {rule}" for rule, count in self.edits.most_common()]
+        return "\n".join(lines + [f"  no document in {name}" for name in self.empty_files])
 
     def page(self) -> str:
         """The HTML page."""
@@ -107,6 +130,7 @@ class Report:
         return PAGE.format(
             **{name: getattr(self, name) for name in ("read", "kept", "characters_read", "characters_kept")},
             share=self.kept / max(self.read, 1),
+            empty=f"<p>No document in: {html.escape(', '.join(self.empty_files))}</p>" if self.empty_files else "",
             dropped=table(self.dropped, self.read),
             edits=table(self.edits, sum(self.edits.values())),
             examples="\n".join(section(rule, self.examples.get(rule, [])) for rule in (KEPT, *rules)),

@@ -34,6 +34,29 @@ def begin(step) -> Step:
     return step.start() if hasattr(step, "start") else step
 
 
+class Remembering:
+    """A step whose verdict on a document depends on those before it, in three parts.
+
+    sketch(document) is pure, so that processes may share that work; judge() gives a function (sketch, id) -> verdict that
+    remembers, to be called in the documents' order; apply(document, verdict) is pure again.
+    """
+
+    def sketch(self, document: Document) -> Any:
+        raise NotImplementedError
+
+    def judge(self) -> Callable[[Any, Any], Any]:
+        raise NotImplementedError
+
+    def apply(self, document: Document, verdict: Any) -> Document | Edited | Dropped:
+        """A verdict is None, to keep the document as it is, or a Dropped."""
+        return document if verdict is None else verdict
+
+    def start(self) -> Step:
+        """The step of one run in one process."""
+        judge = self.judge()
+        return lambda document: self.apply(document, judge(self.sketch(document), document.get("id")))
+
+
 Measure = tuple[str, float, float, float]  # rule, value, least and most allowed
 
 

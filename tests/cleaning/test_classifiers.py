@@ -7,7 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from t5x_like.cleaning.classified import LanguageFilter, QualityFilter, lomax, py3langid_identify
+from t5x_like.cleaning.classified import (
+    LanguageFilter,
+    Py3LangId,
+    QualityFilter,
+    classifier_language,
+    classifier_score,
+    lomax,
+)
 from t5x_like.cleaning.ngram_classifier import CharacterNgrams, NgramClassifier, WordNgrams, gradient, softmax, train
 from t5x_like.cleaning.word_list import WordList, read_word_list
 from tests.cleaning.planted import STOP, WORDS, document, rule
@@ -73,6 +80,10 @@ def test_training_repeats_and_is_saved(quality, tmp_path):
     text = page(True, random.Random(3))
     assert again.labels == quality.labels and again.features == quality.features
     assert (again.probabilities(text) == quality.probabilities(text)).all()
+    assert classifier_score(tmp_path / "quality.npz")(text) == quality.probability("good", text)
+    assert classifier_language(tmp_path / "quality.npz")(text) == quality.best(text)
+    with pytest.raises(ValueError, match="label='fine' is not among those of .*: good, poor"):
+        classifier_score(tmp_path / "quality.npz", "fine")
 
 
 def test_gradient_equals_differences():
@@ -110,18 +121,18 @@ def test_language_filter(found, name):
 
 def test_py3langid_knows_languages():
     pytest.importorskip("py3langid")
-    identify = py3langid_identify()
+    identify = Py3LangId()
     texts = {"en": "This is a plain sentence, and that is another one.", "de": "Das ist ein Satz, und noch einer dazu."}
     assert {label: identify(text)[0] for label, text in texts.items()} == {"en": "en", "de": "de"}
     assert 0.65 < identify(texts["en"])[1] <= 1
-    assert py3langid_identify(("de", "fr"))(texts["en"])[0] in ("de", "fr")
+    assert Py3LangId(("de", "fr"))(texts["en"])[0] in ("de", "fr")
 
 
 def test_py3langid_missing_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "py3langid.langid", None)
     monkeypatch.setitem(sys.modules, "py3langid", SimpleNamespace())
     with pytest.raises(ImportError, match="pip install py3langid"):
-        py3langid_identify()
+        Py3LangId()("text")
 
 
 def test_quality_filter():

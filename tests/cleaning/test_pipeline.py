@@ -103,10 +103,10 @@ def test_the_report_is_one_page_and_json(tmp_path):
     documents = [document(f"<script>{number}", f"<b>{number}") for number in range(30)]
     _, report = run(WEB, [*documents, document(prose(0))])
     report.write(tmp_path / "new")
-    page = (tmp_path / "new" / "cleaning.html").read_text("utf-8")
+    page = (tmp_path / "new" / "report.html").read_text("utf-8")
     assert "<script" not in page and "http" not in page and "&lt;script" in page
     assert "1 of 31 documents kept" in page and "c4.sentences" in page
-    written = json.loads((tmp_path / "new" / "cleaning.json").read_text("utf-8"))
+    written = json.loads((tmp_path / "new" / "report.json").read_text("utf-8"))
     assert written["dropped"] == {"c4.sentences": 30}
     assert len(written["examples"]["c4.sentences"]) == report.examples_per_rule
 
@@ -175,7 +175,7 @@ def test_odd_names_are_written(tmp_path):
     same = {"text": "the same", "id": "half \ud83d"}
     _, report = run(Pipeline((ExactDedup(),)), [same, same])
     report.write(tmp_path)
-    assert json.loads((tmp_path / "cleaning.json").read_text("utf-8"))["dropped"] == {"exact_dedup.copy": 1}
+    assert json.loads((tmp_path / "report.json").read_text("utf-8"))["dropped"] == {"exact_dedup.copy": 1}
 
 
 def test_fineweb_from_end_to_end():
