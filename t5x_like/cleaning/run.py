@@ -115,8 +115,9 @@ class Job:
         if not done.exists():
             report, passed = Report(), 0
             with self.taking(stage, place, report) as take:
-                for passed, found in enumerate(self.kept(stage, place, report), 1):
+                for found in self.kept(stage, place, report):
                     take(found)
+                    passed += 1
             if stage == 0 and not passed and not report.read:
                 report.empty_files.append(str(self.inputs[place]))
             shards.write_pickles(done, [report])
