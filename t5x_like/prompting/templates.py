@@ -1,9 +1,9 @@
-"""Templates: an example's fields worded as inputs and targets, many wordings a task (FLAN, Wei et al. 2021; P3, Sanh et al. 2022).
+"""Templates word the fields of an example as inputs and targets, many a task (FLAN, Wei et al. 2021; P3, Sanh et al. 2022).
 
 >>> add = Template("add", "What is {{ a }} + {{ b }}?", "{{ a + b }}")
 >>> render(add, {"a": 2, "b": 3})
 {'inputs': 'What is 2 + 3?', 'targets': '5'}
->>> asked = Template("nli", "{{ text }} Is that so?", "{{ ['no', 'yes'][label] }}", ("no", "yes"))
+>>> asked = Template("asked", "{{ text }} Is that so?", "{{ ['no', 'yes'][label] }}", ("no", "yes"))
 >>> render(asked, {"text": "Snow is white.", "label": 1})["choices"]
 ['no', 'yes']
 """
@@ -11,7 +11,7 @@
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import jinja2
@@ -53,7 +53,7 @@ def environment() -> jinja2.Environment:
 ENVIRONMENT = environment()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def compiled(text: str) -> jinja2.Template:
     """A part of a template, compiled once."""
     return ENVIRONMENT.from_string(text)
@@ -86,20 +86,33 @@ def render(template: Template, example: Mapping) -> dict:
 
 
 def drawn(*key) -> int:
-    """64 bits that depend on `key` alone, which is texts and numbers: the same in every process and on every machine."""
+    """64 bits that depend on `key` alone, texts and numbers: the same in every process and on every machine."""
     return int.from_bytes(hashlib.blake2b(json.dumps(key).encode(), digest_size=8).digest(), "big")
 
 
-def chosen(templates: Sequence[Template], task: str, key, renditions: int, seed: int = 0) -> list[Template]:
+def shuffled(size: int, *key) -> Iterator[int]:
+    """0 .. size - 1 in an order drawn by hash; only what is asked for is worked out (Fisher and Yates)."""
+    moved: dict[int, int] = {}
+    for first in range(size):
+        other = first + drawn(*key, first) % (size - first)
+        yield moved.get(other, other)
+        moved[other] = moved.get(first, first)
+
+
+def chosen(templates: Sequence[Template], task: str, renditions: int, seed: int, key: str) -> list[Template]:
     """The templates an example is rendered with, by hash of (task, key, seed): all different while templates last.
 
-    `key` tells the examples of a task apart: an index or a name.
+    `key` tells the examples of a task apart.
+
+    Raises:
+      ValueError: no template, two of the same name, or renditions below 1.
     """
-    if not templates:
-        raise ValueError(f"task {task!r} has no templates; give at least 1")
+    if not templates or len({template.name for template in templates}) < len(templates):
+        names = [template.name for template in templates]
+        raise ValueError(f"templates={names} of task {task!r}: give at least one, each with a name of its own")
     if renditions < 1:
         raise ValueError(
             f"renditions={renditions} of task {task!r} is below 1; every example is rendered at least once"
         )
-    order = sorted(range(len(templates)), key=lambda i: drawn("template", task, key, seed, i))
-    return [templates[order[i % len(order)]] for i in range(renditions)]
+    order = list(shuffled(len(templates), "template", task, key, seed))
+    return [templates[order[number % len(order)]] for number in range(renditions)]
