@@ -20,25 +20,31 @@ def pieces(cache: TokenCache, length: int, index_n: np.ndarray, start: int):
     inputs[:, 1:] = targets[:, :-1]
     begin_n = index_n * length
     inputs[:, 0] = np.where(begin_n > 0, flat[np.maximum(begin_n - 1, 0)], start)
-    positions = np.empty_like(targets)
-    positions[:] = np.arange(length, dtype=np.int32)
-    segments = np.ones_like(targets)
-
     first_n, last_n = np.searchsorted(offsets, begin_n), np.searchsorted(offsets, begin_n + length)
     count_n = last_n - first_n
-    if not count_n.any():
-        return inputs, targets, positions, segments
     row_K = np.repeat(np.arange(len(index_n)), count_n)
-    within_K = np.arange(len(row_K)) - np.repeat(np.cumsum(count_n) - count_n, count_n)
+    within_K = np.arange(len(row_K)) - (np.cumsum(count_n) - count_n)[row_K]
     column_K = offsets[first_n[row_K] + within_K] - begin_n[row_K]
     inputs[row_K, column_K] = start
-    # Only rows where a document begins after the first token hold more than one segment.
-    split = np.unique(row_K[column_K > 0])
-    starts = np.zeros((len(index_n), length), np.int32)
-    starts[row_K, column_K] = column_K
-    positions[split] -= np.maximum.accumulate(starts[split], axis=1)
-    segments[split] += np.cumsum(starts[split] > 0, axis=1, dtype=np.int32)
-    return inputs, targets, positions, segments
+    # An empty document begins where the next one does, and the row's start is a segment's in any case.
+    return inputs, targets, *segmented(np.unique((row_K * length + column_K)[column_K > 0]), targets.shape)
+
+
+def segmented(later_K: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """(positions, segments) of full rows, in which segments begin at `later_K` of all places, besides each row's start."""
+    rows, length = shape
+    before_n = np.searchsorted(later_K, np.arange(rows) * length)
+    starts_K = np.insert(later_K, before_n, np.arange(rows) * length)
+    number_K = np.arange(len(starts_K)) - (before_n + np.arange(rows))[starts_K // length] + 1
+    return tuple(x.reshape(shape) for x in numbered(starts_K, number_K, rows * length))
+
+
+def numbered(starts_K: np.ndarray, number_K: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray]:
+    """(distance from the start of its piece, number of its piece) of every place, int32; pieces stand side by side."""
+    length_K = np.diff(starts_K, append=places)
+    distance = np.arange(places, dtype=np.int32)
+    distance -= np.repeat(starts_K.astype(np.int32), length_K)
+    return distance, np.repeat(number_K.astype(np.int32), length_K)
 
 
 def texts(cache: TokenCache, length: int, index_n: np.ndarray) -> np.ndarray:

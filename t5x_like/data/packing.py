@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from t5x_like.data.arrays import numbered
+
 WINDOW = 512  # examples that are packed among themselves
 WINDOWS_AT_ONCE = 256  # bounds the memory of packing
 
@@ -74,10 +76,8 @@ def gathered(tokens, begin_K, length_K, place_K: tuple[np.ndarray, np.ndarray], 
     # What is left of a row is a piece as well, the last one; so all pieces together are all places.
     last_n = np.searchsorted(row_K, np.arange(rows), side="right")
     each_K = np.insert(length_K, last_n, length - real_n)
-    column = np.arange(rows * length, dtype=np.int32)
-    starts_K = (np.cumsum(each_K) - each_K).astype(np.int32)
-    positions = column - np.repeat(starts_K, each_K)
-    segments = np.repeat(np.insert(nth_K + 1, last_n, 0).astype(np.int32), each_K)
+    number_K = np.insert(nth_K + 1, last_n, 0)
+    positions, segments = numbered(np.cumsum(each_K) - each_K, number_K, rows * length)
     made = np.asarray(tokens).take(np.repeat(np.insert(begin_K, last_n, 0), each_K) + positions, mode="clip")
     real = segments > 0
     return tuple(x.reshape(shape) for x in (made.astype(np.int32) * real, positions * real, segments))

@@ -17,7 +17,11 @@ import numpy as np
 ROUNDS = 6
 ORDER = 3  # part of the fingerprint; to be raised when the same seed comes to mean another order or other noise
 GOLDEN, FIRST, SECOND = map(np.uint64, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
-ONE, A, B, C = map(np.uint64, (1, 30, 27, 31))
+ONE, A, B, C, HALF = map(np.uint64, (1, 30, 27, 31, 32))
+
+# Once an array as large has been freed, glibc's malloc keeps the memory of batches; faulting it in anew takes longer than
+# filling it.
+np.empty(2**25 - 2**16, np.uint8)
 
 
 def mixed(x: np.ndarray) -> np.ndarray:
@@ -43,8 +47,10 @@ def _rounds(x_n: np.ndarray, key_n: np.ndarray, sides: tuple[np.uint64, np.uint6
     """One pass of the network over the cells of a rectangle; each round moves one coordinate by a hash of the other."""
     here, there = np.divmod(x_n, sides[1])
     for turn in range(ROUNDS):
-        # Halved, the hash leaves room for the sum.
-        here = (here + (mixed(there + key_n + np.uint64(turn * 0x1000193)) >> ONE)) % sides[turn % 2]
+        hashed = (there + (key_n + np.uint64(turn * 0x1000193))) * FIRST
+        hashed ^= hashed >> HALF
+        hashed *= SECOND
+        here = (here + (hashed >> HALF)) % sides[turn % 2]
         here, there = there, here
     return here * sides[1] + there
 
