@@ -5,7 +5,7 @@ import io
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import sentencepiece
@@ -17,11 +17,14 @@ from tasks import corpora
 
 
 class Wrapped(seqio.Vocabulary):
-    """A light vocabulary as a seqio one, loaded at first use; `light` is what training reads without TensorFlow."""
+    """A light vocabulary as a seqio one, loaded at first use; `light` is what training reads without TensorFlow.
 
-    def __init__(self, load: Callable[[], vocabularies.Vocabulary]):
+    `files` are patterns of the files it is loaded from: another tokenizer in their place is another vocabulary.
+    """
+
+    def __init__(self, load: Callable[[], vocabularies.Vocabulary], files: Sequence[str] = ()):
         super().__init__(extra_ids=0)
-        self._load = load
+        self._load, self.files = load, tuple(files)
 
     @functools.cached_property
     def light(self) -> vocabularies.Vocabulary:
@@ -109,7 +112,8 @@ def lines_of(texts: Iterable[str], limit: int = 4000) -> Iterable[str]:
 
 def pretrained(folder, vocab_size: int | None = None) -> Wrapped:
     """The tokenizer of a Hugging Face folder; see `tokenizer_folder.read_folder`."""
-    return Wrapped(functools.partial(tokenizer_folder.read_folder, folder, vocab_size))
+    load = functools.partial(tokenizer_folder.read_folder, folder, vocab_size)
+    return Wrapped(load, [f"{folder}/*.{suffix}" for suffix in ("json", "model", "txt", "jinja")])
 
 
 BYTES = Wrapped(vocabularies.ByteVocabulary)
