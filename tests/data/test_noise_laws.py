@@ -4,28 +4,12 @@ import numpy as np
 import pytest
 
 from t5x_like import batches
-from t5x_like.data import noise_bart, rows, rows_bart, rows_fim, rows_pairs, rows_ul2, rows_xlnet
-from t5x_like.data.stream import Stream
-from t5x_like.data.token_cache import TokenCache
-
-KINDS = {
-    "ul2": lambda cache: rows_ul2.MixtureOfDenoisers(cache, 48, 40),
-    "ul2_prefix": lambda cache: rows_ul2.PrefixMixtureOfDenoisers(cache, 64),
-    "bart": lambda cache: rows_bart.Denoising(cache, 32),
-    "bart_others": lambda cache: rows_bart.Denoising(
-        cache, 32, (noise_bart.DocumentRotation(), noise_bart.TokenDeletion(), noise_bart.TokenMasking())
-    ),
-    "whole_words": lambda cache: rows.WholeWordMaskedLM(cache, 48),
-    "next_sentence": lambda cache: rows_pairs.NextSentence(cache, 48),
-    "sentence_order": lambda cache: rows_pairs.SentenceOrder(cache, 48),
-    "permutation": lambda cache: rows_xlnet.PermutationLM(cache, 48),
-    "middle": lambda cache: rows_fim.FillInTheMiddle(cache, 48, rate=1.0),
-}
+from tests.data import kinds
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=kinds.NOISED)
 def made(request, tiny_root):
-    return KINDS[request.param](TokenCache("tiny", "train", root=str(tiny_root)))
+    return kinds.make(request.param, tiny_root)
 
 
 def everything(made, epoch=0, seed=0):
@@ -54,13 +38,6 @@ def test_every_epoch_and_seed_is_noised_anew(made):
         for name in first:
             changed |= (first[name] != one[name]).any(axis=1)
         assert changed.mean() > 0.9
-
-
-@pytest.mark.parametrize("hosts", [2, 4])
-def test_hosts_together_make_the_global_batch(made, hosts):
-    stream, share = Stream(made, 8, seed=1), 8 // hosts
-    parts = [stream.slice(5, host * share, (host + 1) * share) for host in range(hosts)]
-    assert_equal({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, stream[5])
 
 
 def test_batches_have_the_names_lengths_and_types_that_models_expect(made):

@@ -1,0 +1,31 @@
+"""Every kind of rows that a task's cache can be made into, small, on the caches of tests/tiny_cache.py."""
+
+from t5x_like.data import noise_bart, rows, rows_bart, rows_fim, rows_pairs, rows_ul2, rows_xlnet
+from t5x_like.data.token_cache import TokenCache
+
+OTHER_NOISERS = (noise_bart.DocumentRotation(), noise_bart.TokenDeletion(), noise_bart.TokenMasking())
+NOISED = {
+    "spans": lambda cache: rows.SpanCorruption(cache("tiny"), 32, 16),
+    "prefix": lambda cache: rows.PrefixLM(cache("tiny"), 48),
+    "masked": lambda cache: rows.MaskedLM(cache("tiny"), 48),
+    "whole_words": lambda cache: rows.WholeWordMaskedLM(cache("tiny"), 48),
+    "ul2": lambda cache: rows_ul2.MixtureOfDenoisers(cache("tiny"), 48, 40),
+    "ul2_prefix": lambda cache: rows_ul2.PrefixMixtureOfDenoisers(cache("tiny"), 64),
+    "bart": lambda cache: rows_bart.Denoising(cache("tiny"), 32),
+    "bart_others": lambda cache: rows_bart.Denoising(cache("tiny"), 32, OTHER_NOISERS),
+    "next_sentence": lambda cache: rows_pairs.NextSentence(cache("tiny"), 48),
+    "sentence_order": lambda cache: rows_pairs.SentenceOrder(cache("tiny"), 48),
+    "permutation": lambda cache: rows_xlnet.PermutationLM(cache("tiny"), 48),
+    "middle": lambda cache: rows_fim.FillInTheMiddle(cache("tiny"), 48, rate=1.0),
+}
+KINDS = {
+    "causal": lambda cache: rows.CausalLM(cache("tiny"), 16),
+    "packed": lambda cache: rows.PackedExamples(cache("pairs"), 64, 64),
+    "packed_documents": lambda cache: rows.PackedExamples(cache("tiny"), 64, 300),
+    **NOISED,
+}
+
+
+def make(kind: str, root):
+    """Rows of a kind from the caches under `root`."""
+    return KINDS[kind](lambda task: TokenCache(task, "train", root=str(root)))
