@@ -2,7 +2,7 @@
 
 import heapq
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from t5x_like.prompting.templates import Template, drawn, render, shuffled
@@ -81,31 +81,31 @@ def key_of(example: Mapping) -> str:
     return json.dumps(example, sort_keys=True, default=str)
 
 
-def pool_of(examples: Iterator[Mapping], shots: Shots, task: str) -> list[Mapping]:
+def pool_of(examples: Iterable[Mapping], shots: Shots, task: str) -> list[Mapping]:
     """The examples that shots are drawn from: those of the smallest hash, whatever the order they come in."""
     ranked = ((drawn("pool", task, key), key, example) for example in examples for key in [key_of(example)])
     return [example for *_, example in heapq.nsmallest(shots.pool, ranked, key=lambda one: one[:2])]
 
 
-def renditions(
+def rendition(
     choose: Callable[[str], Sequence[Template]],
     shots: Shots,
     task: str,
     seed: int,
-    pool: Callable[[], Sequence[Mapping]],
+    pool: Sequence[Mapping],
     example: Mapping,
-) -> Iterator[Rendition]:
-    """An example by each template that `choose(key)` gives (see `templates.chosen`); `pool()` is read where it is needed.
+    number: int,
+) -> Rendition:
+    """An example by template `number` of those that `choose` gives for its key; see `templates.chosen` and `pool_of`.
 
     Raises:
       ValueError: a template and an example that do not fit, or a pool with too few other examples.
     """
     key = key_of(example)
-    for number, template in enumerate(choose(key)):
-        asked = render(template, example)
-        count = shots.counts[drawn("shots", task, key, number, seed) % len(shots.counts)]
-        draw = ("exemplars", task, key, number, seed)
-        yield Rendition(asked, exemplars(template, asked["inputs"], pool() if count else (), count, draw))
+    template = choose(key)[number]
+    asked = render(template, example)
+    count = shots.counts[drawn("shots", task, key, number, seed) % len(shots.counts)]
+    return Rendition(asked, exemplars(template, asked["inputs"], pool, count, ("exemplars", task, key, number, seed)))
 
 
 def exemplars(template: Template, asked: str, pool: Sequence[Mapping], count: int, key: tuple) -> tuple[dict, ...]:
