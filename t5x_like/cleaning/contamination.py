@@ -1,14 +1,20 @@
 """Test items in training text: n-gram overlap, as a filter of documents and as a report on the items."""
 
+import concurrent.futures
+import contextlib
+import multiprocessing
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from t5x_like.cleaning.hashing import ngram_hashes, normal_words, word_hashes
 from t5x_like.cleaning.steps import Document, Dropped, Step
 
+SIZES = (8, 13)
 Items = Mapping[str, str]  # name of a test item -> its text
 
 
@@ -70,17 +76,59 @@ class Decontaminate:
         return step
 
 
-def overlap(documents: Iterable[Document], items: Items, sizes: tuple[int, ...] = (8, 13), min_words: int = 8):
+def overlap(documents: Iterable[Document], items: Items, sizes: tuple[int, ...] = SIZES, min_words: int = 8):
     """{n: {item: share of its n-grams that occur in the documents}}, nan for an item too short to tell.
 
     GPT-3 calls an item dirty at any 13-gram; PaLM (Chowdhery et al. 2022, section 8) at 70% of its 8-grams.
     """
-    indices = {n: Index.of(items, n, min_words) for n in sizes}
-    seen: dict[int, set[int]] = {n: set() for n in sizes}
+    return shares(items, seen(documents, indices(items, sizes, min_words)), min_words)
+
+
+def overlap_of_files(
+    paths: Sequence[Path],
+    read: Callable[[Path], Iterable[Document | Dropped]],
+    items: Items,
+    sizes: tuple[int, ...] = SIZES,
+    min_words: int = 8,
+    workers: int = 1,
+):
+    """`overlap` of the documents that can be read of files, by several processes."""
+    task = partial(seen_in_file, read, indices(items, sizes, min_words))
+    together: dict[int, set[int]] = {n: set() for n in sizes}
+    with contextlib.ExitStack() as stack:
+        each = map
+        if workers > 1:
+            context = multiprocessing.get_context("spawn")
+            each = stack.enter_context(concurrent.futures.ProcessPoolExecutor(workers, context)).map
+        for found in each(task, paths):
+            for n in sizes:
+                together[n] |= found[n]
+    return shares(items, together, min_words)
+
+
+def indices(items: Items, sizes: tuple[int, ...], min_words: int) -> dict[int, Index]:
+    """The n-grams of items for each n."""
+    return {n: Index.of(items, n, min_words) for n in sizes}
+
+
+def seen(documents: Iterable[Document], indices: dict[int, Index]) -> dict[int, set[int]]:
+    """The hashes of each index that occur in documents."""
+    seen: dict[int, set[int]] = {n: set() for n in indices}
     for document in documents:
         for n, index in indices.items():
             seen[n].update(index.found(document["text"]).tolist())
-    return {n: {name: share(text, n, min_words, seen[n]) for name, text in items.items()} for n in sizes}
+    return seen
+
+
+def seen_in_file(read, indices: dict[int, Index], path: Path) -> dict[int, set[int]]:
+    """`seen` in the documents of a file."""
+    texts = (document for document in read(path) if not isinstance(document, Dropped))
+    return seen((document for document in texts if isinstance(document.get("text"), str)), indices)
+
+
+def shares(items: Items, seen: dict[int, set[int]], min_words: int) -> dict[int, dict[str, float]]:
+    """How much of each item was seen, for each n."""
+    return {n: {name: share(text, n, min_words, seen[n]) for name, text in items.items()} for n in seen}
 
 
 def share(text: str, n: int, min_words: int, seen: set[int]) -> float:

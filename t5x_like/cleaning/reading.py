@@ -9,6 +9,8 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from t5x_like.cleaning import web
+from t5x_like.cleaning.html_text import html_text
 from t5x_like.cleaning.opening import COMPRESSED, DAMAGE, damaged, opened, opened_lines
 from t5x_like.cleaning.steps import Document, Dropped
 
@@ -182,6 +184,10 @@ FORMATS: dict[str, Reader] = {
     ".tsv": tsv,
     ".csv": comma_separated,
     ".parquet": parquet,
+    ".html": web.html,
+    ".htm": web.html,
+    ".warc": web.warc,
+    ".wet": web.warc,
 }
 
 
@@ -212,12 +218,17 @@ def reader_of(path: Path | str) -> Reader:
 
 
 def read(
-    path: Path | str, field: str | None = "text", reader: Reader | None = None, max_bytes: int = MAX_BYTES
+    path: Path | str,
+    field: str | None = "text",
+    reader: Reader | None = None,
+    max_bytes: int = MAX_BYTES,
+    extract: Callable[[str], str] = html_text,
 ) -> Iterator[Document | Dropped]:
     """The documents of a file, with a Dropped for each that is lost; an empty file has none.
 
-    `field` becomes `text`, and a document without it is a Dropped; None leaves documents as they are. `max_bytes` bounds a
-    line, a row or a whole file. `reader` is by suffix if none is given.
+    `field` becomes `text`, and a document without it is a Dropped; None leaves documents as they are. A page of HTML (field
+    `html` of a document without text) becomes what `extract` gives. `max_bytes` bounds a line, a row or a whole file. `reader`
+    is by suffix if none is given.
 
     Raises:
       ValueError: no reader for this suffix.
@@ -228,13 +239,16 @@ def read(
     if not Path(path).stat().st_size:
         return iter(())
     found = reader(path, max_bytes)
-    return found if field is None else (with_text(document, field) for document in found)
+    return found if field is None else (with_text(document, field, extract) for document in found)
 
 
-def with_text(document: Document | Dropped, field: str) -> Document | Dropped:
-    """The document with `field` as its text."""
+def with_text(document: Document | Dropped, field: str, extract: Callable[[str], str]) -> Document | Dropped:
+    """The document with `field` as its text, or the text of its page."""
     if isinstance(document, Dropped) or (field == "text" and field in document):
         return document
+    if field == "text" and isinstance(document.get("html"), str):
+        others = {name: value for name, value in document.items() if name != "html"}
+        return others | {"text": extract(document["html"])}
     if field not in document:
         there = ", ".join(name for name in document if name != "id")[:200]
         return Dropped("reading.missing_field", f"{document['id']}: no field {field!r} (found: {there or 'none'})")

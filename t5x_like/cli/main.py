@@ -10,7 +10,7 @@ from pathlib import Path
 
 from t5x_like.cli.gin_runtime import ConfigError
 
-COMMANDS = ("train", "eval", "infer", "cache", "info", "hf", "tokenizer", "quickstart")
+COMMANDS = ("train", "eval", "infer", "cache", "clean", "info", "hf", "tokenizer", "quickstart")
 
 EXAMPLE = """\
 Example:

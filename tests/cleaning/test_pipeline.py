@@ -15,7 +15,6 @@ from t5x_like.cleaning.gopher import GopherQuality
 from t5x_like.cleaning.minhash import NearDedup
 from t5x_like.cleaning.pii import RedactPII
 from t5x_like.cleaning.pipeline import Pipeline
-from t5x_like.cleaning.presets import fineweb
 from t5x_like.cleaning.repetition import GopherRepetition
 from t5x_like.cleaning.report import Report
 from t5x_like.cleaning.steps import Dropped, Edited, Readable
@@ -176,25 +175,3 @@ def test_odd_names_are_written(tmp_path):
     _, report = run(Pipeline((ExactDedup(),)), [same, same])
     report.write(tmp_path)
     assert json.loads((tmp_path / "report.json").read_text("utf-8"))["dropped"] == {"exact_dedup.copy": 1}
-
-
-def test_fineweb_from_end_to_end():
-    english = fineweb(lambda text: ("de" if "ß" in text else "en", 0.9))
-    first, mail = prose(1, 20), prose(2, 20) + "\nWrite to jane@example.org for more of that."
-    documents = [
-        first,
-        mail,
-        first + "\nOne more sentence here.",
-        prose(3, 20) + " ß",
-        prose(4, 2),
-        (prose(5, 4) + "\n") * 3,
-    ]
-    kept, report = run(english, [document(text, str(number)) for number, text in enumerate(documents)])
-    assert [each["text"] for each in kept] == [first, mail.replace("jane@example.org", "<MAIL>")]
-    assert report.edits == {"pii.mail": 1}
-    assert report.dropped == {
-        "near_dedup.copy": 1,
-        "language.other": 1,
-        "gopher_quality.word_count": 1,
-        "gopher_repetition.lines": 1,
-    }

@@ -1,0 +1,140 @@
+"""Pages: their text, out of HTML and out of archives; every record of an archive is read, passed by its kind, or counted."""
+
+import gzip
+import time
+import zlib
+
+import pytest
+
+from t5x_like.cleaning.html_text import html_text, trafilatura_text
+from t5x_like.cleaning.reading import read
+from tests.cleaning.planted import rule
+
+PAGE = """<!doctype html><html><head><title>Title</title><style>p {color: red}</style>
+<script>if (a < b) document.write("<p>no</p>")</script><noscript>on please</head>
+<body><h1>Head  line</h1><p>One <b>bold</b> and
+one <i>slanted</i> word &amp; a sign&nbsp;&eacute;.<br>After<p>Second<ul><li>a<li>b</ul>
+<table><tr><td>x</td><td>y</td></tr></table><pre>def f():
+    return 1</pre><div><div>in</div></div>tail<script>x</script><!-- no --></body></html>"""
+TEXT = (
+    "Head line\nOne bold and one slanted word & a sign é.\nAfter\nSecond\na\nb\nx y\ndef f():\n    return 1\nin\ntail"
+)
+
+
+def test_the_text_of_a_page():
+    assert html_text(PAGE) == TEXT
+    assert html_text("") == "" and html_text("plain, a < b & c") == "plain, a < b & c"
+    assert html_text('<p title="a > b" id=\'"\'>One<p>two</P><title>left</title >out') == "One\ntwo\nout"
+    assert html_text("kept<!-- open <p>comment") == "kept" == html_text("<p>kept<script>open <p>script")
+
+
+def test_trafilatura_or_what_to_install():
+    try:
+        import trafilatura  # noqa: F401
+    except ImportError:
+        with pytest.raises(ImportError, match="pip install trafilatura"):
+            trafilatura_text(PAGE)
+    else:
+        assert trafilatura_text("") == ""
+        article = "".join(
+            f"<p>This is sentence {n} of the main text of a page, long enough to be kept.</p>" for n in range(9)
+        )
+        assert "sentence 3" in trafilatura_text(
+            f"<html><body><nav>Menu</nav><article>{article}</article></body></html>"
+        )
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "<",
+        "<p",
+        "<p>",
+        "<!",
+        "&",
+        "</",
+        "<a b=",
+        '<a "',
+        "<a \"'",
+        '<a "<a " ',
+        "<!--",
+        "\n",
+        "<pre>\n",
+        "<script>",
+        "<p>a ",
+    ],
+)
+def test_no_page_makes_it_slow(unit):
+    began = time.process_time()
+    html_text(unit * (200_000 // len(unit)))
+    assert time.process_time() - began < 2
+
+
+def record(kind: str, content: bytes, number: int = 0) -> bytes:
+    head = (
+        f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Record-ID: <urn:{number}>\r\nWARC-Target-URI: http://a.org/{number}\r\n"
+    )
+    return head.encode() + f"WARC-Date: 2024\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content + b"\r\n\r\n"
+
+
+def http(body: bytes, kind: str = "text/html; charset=utf-8", status: str = "200 OK", more: str = "") -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{more}\r\n".encode() + body
+
+
+BODY = PAGE.encode()
+CHUNKED = b"".join(
+    f"{len(BODY[n : n + 100]):x}\r\n".encode() + BODY[n : n + 100] + b"\r\n" for n in range(0, len(BODY), 100)
+)
+RECORDS = [
+    ("warcinfo", b"software: x", None),
+    ("request", b"GET / HTTP/1.1\r\n\r\n", None),
+    ("response", http(BODY), TEXT),
+    ("response", http(PAGE.encode("cp1252"), "text/html; charset=ISO-8859-1"), TEXT),
+    ("response", http(b'<meta charset="cp1252">' + PAGE.encode("cp1252"), "text/html"), TEXT),
+    ("response", http(CHUNKED + b"0\r\n\r\n", more="Transfer-Encoding: chunked\r\n"), TEXT),
+    ("response", http(BODY, more="Transfer-Encoding: chunked\r\n"), TEXT),
+    ("response", http(gzip.compress(BODY), more="Content-Encoding: gzip\r\n"), TEXT),
+    ("response", http(gzip.compress(BODY)[:-9], more="Content-Encoding: gzip\r\n"), "reading.long_record"),
+    ("response", http(b"just <text>", "text/plain"), "just <text>"),
+    ("response", http(b"\x89PNG", "image/png"), "reading.no_page"),
+    ("response", http(BODY, status="404 Not Found"), "reading.http_status"),
+    ("response", b"", "reading.http_status"),
+    ("response", http(b"x" * 200_000), "reading.long_record"),
+    ("conversion", "naïve text".encode(), "naïve text"),
+    ("metadata", b"a: b", None),
+]
+
+
+def archive() -> list[bytes]:
+    return [record(kind, content, number) for number, (kind, content, _) in enumerate(RECORDS)]
+
+
+@pytest.mark.parametrize("name", ["a.warc", "a.warc.gz", "a.wet.gz"])
+def test_every_record_of_an_archive(name, tmp_path):
+    press = gzip.compress if name.endswith(".gz") else bytes
+    (tmp_path / name).write_bytes(b"".join(map(press, archive())))
+    found = list(read(tmp_path / name, max_bytes=100_000))
+    assert [each["text"] if rule(each) == "kept" else rule(each) for each in found] == [x for _, _, x in RECORDS if x]
+    assert found[0]["url"] == "http://a.org/2" and found[0]["id"] == "<urn:2>" and found[0]["date"] == "2024"
+
+
+@pytest.mark.parametrize("cut", [10, 400, 2000])
+def test_a_cut_archive_is_counted(cut, tmp_path):
+    content = b"".join(archive()[:8])
+    (tmp_path / "a.warc").write_bytes(content[:-cut])
+    (tmp_path / "b.warc.gz").write_bytes(gzip.compress(content)[: -cut // 2])
+    (tmp_path / "c.warc").write_bytes(content + b"something else\r\n" * 100)
+    for name in ("a.warc", "b.warc.gz", "c.warc"):
+        rules = [rule(each) for each in read(tmp_path / name)]
+        assert rules[-1] == "reading.damaged_file" and set(rules[:-1]) <= {"kept"}
+
+
+def test_html_files_and_fields(tmp_path):
+    (tmp_path / "a.html").write_text(PAGE, encoding="utf-8")
+    assert list(read(tmp_path / "a.html")) == [{"id": "a.html", "text": TEXT}]
+    assert next(iter(read(tmp_path / "a.html", extract=str.upper)))["text"] == PAGE.upper()
+    assert next(iter(read(tmp_path / "a.html", field=None)))["html"] == PAGE
+    (tmp_path / "b.htm.gz").write_bytes(gzip.compress(BODY))
+    assert [rule(each) for each in read(tmp_path / "b.htm.gz", max_bytes=10)] == ["reading.long_file"]
+    (tmp_path / "b.htm.gz").write_bytes(zlib.compress(BODY))
+    assert [rule(each) for each in read(tmp_path / "b.htm.gz")] == ["reading.damaged_file"]
