@@ -14,8 +14,8 @@ import t5x_like
 
 PACKAGED = Path(t5x_like.__file__).parents[1] / "gin_configs"
 REQUIRED = "gin.REQUIRED"
-# An unquoted command-line value made of these is a string, as in --gin.RUN_DIR=/tmp/x.
-PLAIN = re.compile(r"[A-Za-z/~._][\w./~:+,=-]*")
+# An unquoted command-line value made of these is a string, as in --gin.RUN_DIR=/tmp/x and --gin.TRAIN_FILES=/data/*.txt.
+PLAIN = re.compile(r"[A-Za-z/~._][\w./~:+,=*?-]*")
 
 
 class ConfigError(ValueError):

@@ -55,6 +55,7 @@ def test_overrides_win_and_later_files_win(config):
         ("-1.5e3", -1500.0),
         ("'/a b'", "/a b"),
         ("/tmp/x-1", "/tmp/x-1"),
+        ("/data/**/a?.txt", "/data/**/a?.txt"),
         ("word", "word"),
         ("True", True),
         ("None", None),
