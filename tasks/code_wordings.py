@@ -1,12 +1,13 @@
 """The questions of `code_questions` in words, and how their answers are judged."""
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from t5x_like import text_metrics
 from t5x_like.prompting.templates import Template
-from tasks import code_questions
-from tasks.drawn import World, source, worded
+from tasks import code_questions, drawn
+from tasks.drawn import World, worded
 
 Metric = Callable[[list, list], dict[str, float]]
 EXACT: tuple[Metric, ...] = (text_metrics.exact_match,)
@@ -27,6 +28,12 @@ class Questions:
 
 OPTIONS = "{{ options | join(', ') }}"
 VALUES = World(code_questions.value, ("code",), (), "value", 8_000)
+
+
+def values(name: str) -> World:
+    """The only generated one of the code tasks."""
+    return VALUES
+
 
 QUESTIONS = {
     "code_docstring_to_name": Questions(
@@ -140,7 +147,7 @@ QUESTIONS = {
         "reading",
     ),
     "code_value": Questions(
-        source("code_value", VALUES),
+        functools.partial(drawn.of, values, "code_value"),
         worded(
             "What is the value of {{ code }} in Python?",
             ">>> {{ code }}",

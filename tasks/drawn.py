@@ -36,9 +36,10 @@ def examples(name: str, draw: Draw, key: tuple[str, ...], draws: int, split: str
             yield example
 
 
-def source(name: str, world: World, seed: int = 0) -> Callable[[str], Iterator[dict]]:
-    """A world as a function of the split."""
-    return functools.partial(examples, name, world.draw, world.key, world.draws, seed=seed)
+def of(named: Callable[[str], World], name: str, split: str, seed: int = 0) -> Iterator[dict]:
+    """The examples of the world that `named` knows by a name: a partial of this says in words all that they depend on."""
+    world = named(name)
+    return examples(name, world.draw, world.key, world.draws, split, seed)
 
 
 def worded(

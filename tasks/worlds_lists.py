@@ -301,3 +301,8 @@ WORLDS = {
     for name, operation in OPERATIONS.items()
     for kind in KINDS
 }
+
+
+def named(name: str) -> World:
+    """The world of a name, found again in any process."""
+    return WORLDS[name]

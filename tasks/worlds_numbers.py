@@ -227,3 +227,8 @@ WORLDS = {
         "word_problem",
     ),
 }
+
+
+def named(name: str) -> World:
+    """The world of a name, found again in any process."""
+    return WORLDS[name]

@@ -249,3 +249,8 @@ WORLDS = {
         "table",
     ),
 }
+
+
+def named(name: str) -> World:
+    """The world of a name, found again in any process."""
+    return WORLDS[name]
