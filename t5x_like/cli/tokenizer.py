@@ -1,10 +1,11 @@
 """Tokenizers: `tokenizer train --kind=bpe --vocab_size=N --input FILES --out=FOLDER`, `tokenizer report FOLDER --input FILES`.
 
-Input is text files, or .jsonl files with --field; .gz too, and globs. The folder is one that transformers and the tasks
-of t5x_like read.
+Input is text files, or .jsonl files with --field; .gz too, and globs. In place of --input, --task=NAME takes the texts of a
+seqio task. The folder is one that transformers and the tasks of t5x_like read (tasks.vocabularies.pretrained).
 """
 
 import argparse
+import functools
 import json
 import shutil
 import sys
@@ -17,7 +18,9 @@ from t5x_like.cli.gin_runtime import ConfigError
 EXAMPLES = """examples:
   t5x_like tokenizer train --kind=bpe --vocab_size=32000 --chat --input 'text/*.jsonl.gz' --out=/tmp/bpe
   t5x_like tokenizer train --kind=sentencepiece_unigram --vocab_size=32100 --extra_ids=100 --input=a.txt --out=/tmp/t5
+  t5x_like tokenizer train --kind=sentencepiece_bpe --vocab_size=8000 --task=python_docs_bytes --out=/tmp/docs
   t5x_like tokenizer report /tmp/bpe --input held_out.txt
+  t5x_like tokenizer report /tmp/docs --task=python_docs_bytes --split=validation
 """
 
 
@@ -35,14 +38,20 @@ def main(argv: Sequence[str]) -> int:
     training.add_argument("--out", required=True, help="folder that is written; must not be there yet")
     training.add_argument("--extra_ids", type=int, default=0, help="T5's sentinels <extra_id_i> (default: %(default)s)")
     training.add_argument("--chat", action="store_true", help="<|im_start|>, <|im_end|> and the ChatML template")
-    training.add_argument("--split", default="llama-bpe", help="how kind=bpe splits text (default: %(default)s)")
+    training.add_argument(
+        "--pre_tokenizer", default="llama-bpe", help="how kind=bpe splits text (default: %(default)s)"
+    )
     training.add_argument("--lowercase", action="store_true", help="kind=wordpiece ignores case and accents")
     reporting = commands.add_parser("report", help="tokens per byte and word, coverage and speed on a text")
     reporting.add_argument("folder", help="a tokenizer's folder")
     reporting.add_argument("--json", action="store_true", help="the numbers as one JSON object")
     for command in (training, reporting):
-        command.add_argument("--input", required=True, nargs="+", action="extend", help="files or globs")
-        command.add_argument("--field", default="text", help="field of .jsonl lines (default: %(default)s)")
+        source = command.add_mutually_exclusive_group(required=True)
+        source.add_argument("--input", nargs="+", action="extend", help="files or globs")
+        source.add_argument("--task", nargs="+", action="extend", help="seqio tasks: their texts before tokenization")
+        command.add_argument("--field", help="field of .jsonl lines (default: text)")
+        command.add_argument("--module", help="that registers --task (default: tasks.pretraining)")
+        command.add_argument("--split", help="of --task (default: train)")
     args = parser.parse_args(argv)
     (train if args.command == "train" else report)(args)
     return 0
@@ -57,8 +66,8 @@ def train(args: argparse.Namespace) -> None:
         raise ConfigError(f"--out={args.out} is there already; give a new folder, or remove it")
     if args.lowercase and args.kind != "wordpiece":
         raise ConfigError(f"--lowercase is for --kind=wordpiece, not {args.kind}; leave it out")
-    options = training.Options(args.split, args.lowercase)
-    texts = reading(training.matching(args.input), args.field, f"training {args.kind}")
+    options = training.Options(args.pre_tokenizer, args.lowercase)
+    texts = reading(args, f"training {args.kind}")
     made = training.train(args.kind, texts, args.vocab_size, extra_ids=args.extra_ids, chat=args.chat, options=options)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
@@ -83,7 +92,7 @@ def report(args: argparse.Namespace) -> None:
     if not Path(args.folder).is_dir():
         raise ConfigError(f"{args.folder} is no folder; give one with tokenizer.json, spiece.model or tokenizer.model")
     vocabulary = tokenizer_folder.read_folder(args.folder)
-    found = training.measure(vocabulary, reading(training.matching(args.input), args.field, "encoding"))
+    found = training.measure(vocabulary, reading(args, "encoding"))
     if args.json:
         print(json.dumps({"vocab_size": vocabulary.vocab_size} | found))
         return
@@ -96,17 +105,31 @@ def report(args: argparse.Namespace) -> None:
     print(f"time              {found['seconds']:.2f} s, {found['bytes_per_second'] / 1e6:.1f} MB/s")
 
 
-def reading(paths: list[Path], field: str, what: str) -> Iterator[str]:
-    """The texts of the files, with a bar on a terminal and a last line elsewhere."""
+def reading(args: argparse.Namespace, what: str) -> Iterator[str]:
+    """The texts of the files or tasks, with a bar on a terminal and a last line elsewhere."""
+    from t5x_like.data import tokenizer_training as training
+
+    stray = [name for name in (("field",) if args.task else ("module", "split")) if getattr(args, name)]
+    if stray:
+        raise ConfigError(f"--{stray[0]} says nothing of --{'task' if args.task else 'input'}; leave it out")
+    if args.task:
+        from tasks import texts
+
+        read = functools.partial(texts.texts, split=args.split or "train", module=args.module or "tasks.pretraining")
+        return shown([read(name) for name in args.task], "tasks", what)
+    paths = training.matching(args.input)
+    return shown([training.read_texts([path], args.field or "text") for path in paths], "files", what)
+
+
+def shown(sources: list[Iterator[str]], kind: str, what: str) -> Iterator[str]:
+    """The texts of the sources."""
     from rich.console import Console
     from rich.progress import Progress
 
-    from t5x_like.data import tokenizer_training as training
-
     console, size = Console(stderr=True), 0
     with Progress(console=console, disable=not console.is_terminal) as progress:
-        for path in progress.track(paths, description=what):
-            for text in training.read_texts([path], field):
+        for texts in progress.track(sources, description=what):
+            for text in texts:
                 size += len(text)
                 yield text
-    console.print(f"{what}: {len(paths)} files, {size:,} characters read", highlight=False)
+    console.print(f"{what}: {len(sources)} {kind}, {size:,} characters read", highlight=False)

@@ -42,6 +42,7 @@ def test_trains_and_reports(kind, size, text, tmp_path, capsys):
         (["--kind=words", "--vocab_size=400", "--input=TEXT"], "kind='words' is not known"),
         (["--kind=bpe", "--vocab_size=400", "--input=TEXT", "--lowercase"], "--lowercase is for --kind=wordpiece"),
         (["--kind=bpe", "--vocab_size=400", "--input=TEXT", "--field=no"], "has no text field='no'"),
+        (["--kind=bpe", "--vocab_size=400", "--input=TEXT", "--split=train"], "--split says nothing of --input"),
     ],
 )
 def test_bad_input_is_refused_and_nothing_written(flags, message, text, tmp_path, capsys):
@@ -62,3 +63,59 @@ def test_what_is_there_is_not_overwritten(text, tmp_path, capsys):
     assert "is there already" in capsys.readouterr().err
     assert main.main(["tokenizer", "report", str(tmp_path / "none"), f"--input={text}"]) == 2
     assert "none is no folder" in capsys.readouterr().err
+
+
+TASKS = """
+import functools, seqio
+from tasks import preprocessors, vocabularies
+
+def dataset(split, shuffle_files, seed=None):
+    import tensorflow as tf
+    texts = {texts!r}
+    return tf.data.Dataset.from_tensor_slices({{"text": texts, "url": ["u"] * len(texts)}})
+
+seqio.TaskRegistry.add(
+    "tokenizer_texts",
+    source=seqio.FunctionDataSource(dataset, splits=["train"]),
+    preprocessors=[
+        functools.partial(preprocessors.rekey, inputs="text", targets="text"),
+        seqio.preprocessors.tokenize,
+        seqio.CacheDatasetPlaceholder(),
+    ],
+    output_features={{name: seqio.Feature(vocabularies.BYTES) for name in ("inputs", "targets")}},
+)
+"""
+
+
+@pytest.mark.parametrize(("kind", "size"), [("bpe", 400), ("sentencepiece_unigram", 140)])
+def test_a_task_gives_its_texts_and_gets_a_vocabulary(kind, size, text, tmp_path, monkeypatch, capsys):
+    """The texts are those of the features; what is learnt is a seqio vocabulary with sentinels and chat tokens."""
+    seqio = pytest.importorskip("seqio")
+    (tmp_path / "tokenizer_tasks.py").write_text(TASKS.format(texts=TEXTS), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    flags = [f"--kind={kind}", f"--vocab_size={size}", "--extra_ids=3", "--chat"]
+    source = ["--task=tokenizer_texts", "--module=tokenizer_tasks"]
+    assert main.main(["tokenizer", "train", *flags, *source, f"--out={tmp_path / 'task'}"]) == 0
+    twice = tmp_path / "twice.jsonl"
+    twice.write_text("".join(json.dumps({"text": one}) + "\n" for one in TEXTS for _ in range(2)), encoding="utf-8")
+    assert main.main(["tokenizer", "train", *flags, f"--input={twice}", f"--out={tmp_path / 'files'}"]) == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "task").iterdir()} == {
+        path.name: path.read_bytes() for path in (tmp_path / "files").iterdir()
+    }
+    capsys.readouterr()
+    assert main.main(["tokenizer", "report", str(tmp_path / "task"), "--json", *source]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["bytes"] == 2 * sum(len(one.encode()) for one in TEXTS) and found["coverage"] > 0.95
+
+    from tasks import vocabularies
+
+    made = vocabularies.pretrained(tmp_path / "task")
+    assert isinstance(made, seqio.Vocabulary) and made.vocab_size == size
+    assert [made.encode(f"<extra_id_{n}>") for n in range(3)] == [[size - 1], [size - 2], [size - 3]]
+    assert [len(made.encode(chat)) for chat in ("<|im_start|>", "<|im_end|>")] == [1, 1]
+    assert made.light.chat_template and made.eos_id is not None
+    assert made.encode_tf(TEXTS[0]).numpy().tolist() == made.encode(TEXTS[0])
+    assert main.main(["tokenizer", "train", *flags, *source, "--split=test", f"--out={tmp_path / 'no'}"]) == 2
+    assert "task 'tokenizer_texts' has no split 'test'; it has train" in capsys.readouterr().err
+    assert main.main(["tokenizer", "train", *flags, "--task=nothing", f"--out={tmp_path / 'no'}"]) == 2
+    assert "no seqio task 'nothing'" in capsys.readouterr().err
