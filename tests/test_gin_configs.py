@@ -32,6 +32,7 @@ OBJECTIVES = {
     "replaced_tokens": ("electra_discriminator", "tiny"),
     "permutation_lm": ("xlnet", "tiny"),
     "fill_in_the_middle": ("code_llama", "tiny"),
+    "instruction": ("llama", "pairs"),
 }
 NEEDED = {"replaced_tokens": {"GENERATOR_WIDTH": 32, "GENERATOR_HEADS": 2, "GENERATOR_MLP_DIM": 64}}
 PAIRED = ("span_corruption", "seq2seq", "ul2")  # objectives with two lengths
