@@ -1,48 +1,19 @@
-"""Writes the files of a token cache, whatever its examples come from."""
+"""Writes token caches, whatever their documents come from."""
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from t5x_like.data import token_cache
+from t5x_like.data import cache_checks, cache_journal, token_cache
+from t5x_like.data.cache_journal import Place, Writer
+from t5x_like.data.tokenizing import BadDocument, id_type, joined
 from t5x_like.data.vocabularies import Vocabulary
 
-
-class FeatureFile:
-    """One feature's tokens and offsets."""
-
-    def __init__(self, folder: Path, name: str, vocabulary: Vocabulary):
-        self.name, self.vocab_size = name, vocabulary.vocab_size
-        self.bytes_per_token_V, self.text_bytes = vocabulary.bytes_per_token_V, 0
-        self.dtype = np.uint16 if self.vocab_size <= 2**16 else np.uint32
-        self.tokens = open(folder / f"{name}.tokens", "wb")  # noqa: SIM115
-        self.offsets, self.max_id = [0], 0
-
-    def add(self, ids: np.ndarray) -> None:
-        """Appends a document."""
-        low, high = (int(ids.min()), int(ids.max())) if len(ids) else (0, 0)
-        if low < 0 or high >= self.vocab_size:
-            raise ValueError(
-                f"document {len(self.offsets) - 1} has the id {high if low >= 0 else low} in feature {self.name!r}, "
-                f"its vocabulary has {self.vocab_size} ids; the preprocessors and the vocabulary do not fit together"
-            )
-        self.max_id = max(self.max_id, high)
-        self.text_bytes += int(self.bytes_per_token_V[ids].sum()) if len(ids) else 0
-        self.tokens.write(ids.astype(self.dtype).tobytes())
-        self.offsets.append(self.offsets[-1] + len(ids))
-
-    def close(self, folder: Path) -> dict:
-        """Writes the offsets; what the manifest says of the feature."""
-        self.tokens.close()
-        np.asarray(self.offsets, np.int64).tofile(folder / f"{self.name}.offsets")
-        return {
-            "dtype": np.dtype(self.dtype).name,
-            "tokens": self.offsets[-1],
-            "text_bytes": self.text_bytes,
-            "max_id": self.max_id,
-        }
+TOGETHER = 1024  # documents that are written at once
 
 
 def write(
@@ -52,37 +23,86 @@ def write(
     inputs: dict,
     vocabulary: Vocabulary,
     features: Sequence[str],
-    examples: Iterable[Mapping[str, np.ndarray]],
+    examples: Iterable[Mapping[str, Any]],
+    evaluation: Mapping[str, Any] | None = None,
 ) -> None:
     """Fills `folder` with a split whose examples hold the ids of every feature; the manifest comes last.
 
-    `inputs` is everything the cache depends on (see `token_cache`); their hash is its fingerprint.
+    `inputs` is everything the cache depends on (see `token_cache`); their hash is its fingerprint. With `evaluation`
+    ({"metrics", "postprocess"}) the other fields of the examples are kept too.
 
     Raises:
       ValueError: an id outside the vocabulary, by document and feature, or no example.
     """
-    files = {name: FeatureFile(folder, name, vocabulary) for name in features}
-    documents = 0
-    for example in examples:
-        for name, file in files.items():
-            file.add(np.asarray(example[name]))
-        documents += 1
-    if documents == 0:
-        raise ValueError(f"task {task!r} has no example in split {split!r}")
-    described = {name: file.close(folder) for name, file in files.items()}
-    vocabulary.save(folder / "vocabulary")
-    manifest = {
-        "fingerprint": token_cache.fingerprint_of(inputs),
-        "inputs": inputs,
-        "task": task,
-        "split": split,
-        "documents": documents,
-        "vocab_size": vocabulary.vocab_size,
-        "features": described,
-        "files": {
-            path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": token_cache.file_hash(path)}
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        },
-    }
-    (folder / token_cache.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    writer = open_writer(folder, features, vocabulary, evaluation)
+    coming = iter(examples)
+    while some := list(itertools.islice(coming, TOGETHER)):
+        try:
+            tokens = {name: joined(name, [np.asarray(x[name]) for x in some], vocabulary) for name in features}
+        except BadDocument as error:
+            raise error.at(writer.documents) from None
+        lines = [example_line({k: v for k, v in x.items() if k not in tokens}) for x in some] if evaluation else []
+        writer.append(tokens, b"".join(lines), Place())
+    finish(writer, task, split, inputs, vocabulary, evaluation)
+
+
+def open_writer(folder: Path, features: Sequence[str], vocabulary: Vocabulary, evaluation) -> Writer:
+    """A writer of a vocabulary's ids, going on where one stopped."""
+    types = {name: id_type(name, vocabulary.vocab_size) for name in features}
+    return Writer(folder, types, examples=bool(evaluation))
+
+
+def finish(
+    writer: Writer, task: str, split: str, inputs: dict, vocabulary: Vocabulary, evaluation: Mapping[str, Any] | None
+) -> None:
+    """Writes what belongs to the documents that a writer has: vocabulary and manifest, which is the same for the same inputs.
+
+    Raises:
+      ValueError: there is no document.
+    """
+    writer.close()
+    dropped = dict(sorted(writer.place.dropped.items()))
+    if writer.documents == 0:
+        counted = f", {dropped} were dropped" if dropped else ""
+        raise ValueError(f"task {task!r} has no example in split {split!r}{counted}; look at its source and its steps")
+    folder = writer.folder
+    with cache_journal.naming_full_disk(folder):
+        vocabulary.save(folder / "vocabulary")
+        manifest = {
+            "fingerprint": token_cache.fingerprint_of(inputs),
+            "inputs": inputs,
+            "task": task,
+            "split": split,
+            "documents": writer.documents,
+            "vocab_size": vocabulary.vocab_size,
+            "features": writer.described(),
+            "dropped": dropped,
+            **(evaluation or {}),
+            "files": {
+                path.relative_to(folder).as_posix(): cache_checks.described(path)
+                for path in sorted(folder.rglob("*"))
+                if path.is_file() and path.name not in (cache_journal.JOURNAL, token_cache.MANIFEST)
+            },
+        }
+        last = cache_journal.Growing(folder / token_cache.MANIFEST, 0)
+        last.write((json.dumps(manifest, indent=1) + "\n").encode())
+        last.sync()
+        last.file.close()
+    (folder / cache_journal.JOURNAL).unlink(missing_ok=True)
+
+
+def example_line(fields: Mapping[str, Any]) -> bytes:
+    """A document's fields as a line of JSON."""
+    plain = {name: as_plain(value) for name, value in fields.items()}
+    return (json.dumps(plain, sort_keys=True, ensure_ascii=False) + "\n").encode("utf-8", errors="replace")
+
+
+def as_plain(value: Any) -> Any:
+    """Arrays as lists, bytes as text."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="replace")
+    if isinstance(value, np.ndarray | np.generic):
+        return as_plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [as_plain(one) for one in value]
+    return as_plain(value.to_list()) if hasattr(value, "to_list") else value

@@ -3,11 +3,13 @@
     <root>/<task>/<fingerprint>/<split>/manifest.json      what it is made of, counts and checksums
                                        /<feature>.tokens   ids of all documents, one after the other (uint16 or uint32)
                                        /<feature>.offsets  int64, where each document begins, and the end
+                                       /examples.jsonl     the other fields of each document, of a task with metrics
                                        /vocabulary/
 
 The fingerprint is a hash of everything the tokens depend on: the task, the source files that define it, the data files
 it reads, its vocabularies and the versions of Python (whose library is the embedded corpus) and seqio. It is worked out
 again at every opening, from the list in the manifest and without importing anything, so that a stale cache is never read.
+Files that were not written or checked on this machine are compared with their checksums when they are opened first.
 """
 
 import dataclasses
@@ -20,16 +22,17 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from t5x_like.data import vocabularies
+from t5x_like.data import cache_checks, vocabularies
 
-MANIFEST = "manifest.json"
+FORMAT = 2  # part of the fingerprint; to be raised when the same task comes to mean other files
+MANIFEST, EXAMPLES = "manifest.json", "examples.jsonl"
 
 
 def default_root() -> Path:
@@ -104,7 +107,7 @@ class TokenCache:
 
     Raises (at first use):
       FileNotFoundError: a pinned cache that is not there, or no way to build it here.
-      ValueError: a file that has another size than its manifest says.
+      ValueError: a file that is not what its manifest says.
     """
 
     task: str
@@ -131,6 +134,7 @@ class TokenCache:
         """Whether a cache is of this task as it is defined here and now."""
         inputs = manifest["inputs"]
         same = inputs.get("arguments", {}) == as_json(self.arguments)
+        same &= inputs.get("format", FORMAT) == FORMAT
         return same and fingerprint_of(current(inputs)) == manifest["fingerprint"]
 
     def ensure(self) -> Path:
@@ -175,13 +179,7 @@ class TokenCache:
     @functools.cached_property
     def manifest(self) -> dict:
         content = json.loads((self.folder / MANIFEST).read_text())
-        for name, file in content["files"].items():
-            size = (self.folder / name).stat().st_size if (self.folder / name).exists() else 0
-            if size != file["bytes"]:
-                raise ValueError(
-                    f"{self.folder / name} has {size} bytes, its manifest says {file['bytes']}: the cache is damaged; "
-                    "delete its folder, and it is built again at the next use"
-                )
+        cache_checks.check_once(self.folder, content["files"], default_root())
         return content
 
     @property
@@ -197,8 +195,8 @@ class TokenCache:
         """(tokens, offsets) by feature."""
         return {
             name: (
-                np.memmap(self.folder / f"{name}.tokens", described["dtype"], "r"),
-                np.fromfile(self.folder / f"{name}.offsets", np.int64),
+                mapped(self.folder / f"{name}.tokens", described["dtype"]),
+                mapped(self.folder / f"{name}.offsets", "int64"),
             )
             for name, described in self.manifest["features"].items()
         }
@@ -216,15 +214,31 @@ class TokenCache:
             raise ValueError(f"task {self.task!r} has no feature {feature!r}; it has {self.features}")
         return self._maps[feature]
 
-    def verify(self) -> None:
-        """Reads every file and compares its checksum.
+    def examples(self) -> Iterator[dict]:
+        """The fields of every document beside its tokens, read one by one: what metrics and post-processing need.
 
         Raises:
-          ValueError: the file that differs.
+          ValueError: the task has no metrics, so that none were kept.
         """
-        for name, file in self.manifest["files"].items():
-            if file_hash(self.folder / name) != file["sha256"]:
-                raise ValueError(f"{self.folder / name} is not what was written (checksum); delete the folder")
+        if "metrics" not in self.manifest:
+            raise ValueError(
+                f"task {self.task!r} has no metric_fns, so its cache keeps nothing but tokens; add a metric"
+            )
+        with open(self.folder / EXAMPLES, "rb") as f:
+            yield from map(json.loads, f)
+
+    def verify(self) -> None:
+        """Reads every file and compares its checksums.
+
+        Raises:
+          ValueError: the file and bytes that differ.
+        """
+        cache_checks.check(self.folder, self.manifest["files"])
+
+
+def mapped(path: Path, dtype: str) -> np.ndarray:
+    """A file's numbers, memory-mapped for reading."""
+    return np.memmap(path, dtype, "r").view(np.ndarray) if path.stat().st_size else np.empty(0, dtype)
 
 
 def _quiet() -> bool:

@@ -10,6 +10,7 @@ from t5x_like.data.sentencepiece_model import SentencePieceModel
 from t5x_like.data.tokenizer_json import TEMPLATE, TOKENIZER, TokenizerVocabulary, parsed
 
 FILES = {TOKENIZER, "spiece.model", "tokenizer.model", "vocab.txt", "vocab.json"}
+PATTERNS = ("*.json", "*.model", "*.txt", "*.jinja")  # all files of a folder that a vocabulary is read from
 BYTES_CLASSES = ("ByT5Tokenizer", "byt5")
 KINDS = ("pad", "eos", "unk", "bos", "mask")
 # What BERT's [SEP] and [CLS] do is what eos and bos do elsewhere.

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -93,6 +94,12 @@ def end_id(vocabulary: Vocabulary) -> int:
     return vocabulary.eos
 
 
+def encode_batch(vocabulary: Vocabulary, texts: Sequence[str]) -> list[Sequence[int]]:
+    """`encode` of every text; all at once where the vocabulary can (`encode_batch`), in one thread."""
+    at_once = getattr(vocabulary, "encode_batch", None)
+    return at_once(texts) if at_once else [vocabulary.encode(text) for text in texts]
+
+
 def text_ids(vocabulary: Vocabulary) -> np.ndarray:
     """The ids that stand for text: neither special nor sentinel nor unused."""
     return np.flatnonzero(vocabulary.bytes_per_token_V)
@@ -144,6 +151,9 @@ class ByteVocabulary(T5Ids):
 
     def encode(self, text: str) -> list[int]:
         return [byte + 3 for byte in text.encode("utf-8")]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [np.frombuffer(text.encode("utf-8"), np.uint8) + np.uint16(3) for text in texts]
 
     def decode(self, ids) -> str:
         return bytes(i - 3 for i in until(ids, self.stop_ids) if 3 <= i < 259).decode("utf-8", errors="replace")
@@ -200,6 +210,11 @@ class SentencePieceVocabulary(T5Ids):
             return self.processor.encode(text)
         first, *others = map(self.processor.encode, text.split(SPACE_MARK))
         return first + [i for part in others for i in (*self.space_mark_ids, *part)]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        if any(SPACE_MARK in text for text in texts):
+            return [self.encode(text) for text in texts]
+        return self.processor.encode(texts, num_threads=1)
 
     def decode(self, ids) -> str:
         return self.processor.decode([i for i in until(ids, self.stop_ids) if UNK < i < self.processor.vocab_size()])
