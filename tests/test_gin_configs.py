@@ -108,7 +108,14 @@ def test_the_quickstart_is_complete():
 
 
 def test_no_file_is_left_out():
-    used = {"runs/pretrain", "runs/finetune", "runs/quickstart", "precision/bfloat16", "optimizers/adamw"}
+    used = {
+        "runs/pretrain",
+        "runs/finetune",
+        "runs/quickstart",
+        "runs/inspect",
+        "precision/bfloat16",
+        "optimizers/adamw",
+    }
     used |= {f"optimizers/{name}" for name in ("adafactor", "lion", "sgd")}
     used |= {f"meshes/{name}" for name in ("fsdp", "data_fsdp_tensor", "data_expert")}
     used |= {f"objectives/{objective}" for objective, _ in FAMILIES.values()}

@@ -1,0 +1,29 @@
+"""Tasks read as they are, without a token cache: for a quick look at what a configuration makes of its data."""
+
+import itertools
+from collections.abc import Callable
+
+from t5x_like.data.memory_cache import MemoryCache
+from t5x_like.data.token_cache import TokenCache
+from tasks import cached_part
+
+
+def cache(of: Callable[..., TokenCache], task: str, documents: int = 256) -> MemoryCache:
+    """The first documents of what the token cache `of(task=task)` would hold, tokenized now and kept in memory.
+
+    Raises:
+      ValueError: no such task or split, or no example.
+    """
+    wanted = of(task=task)
+    found = cached_part.find_task(wanted.task, wanted.module, dict(wanted.arguments))
+    if wanted.split not in found.splits:
+        raise ValueError(f"task {task!r} has no split {wanted.split!r}; it has {', '.join(found.splits)}")
+    cached_part.check_vocabularies(found)
+    dataset = found.get_dataset(None, wanted.split, shuffle=False, trim_output_features=False)
+    examples = itertools.islice(dataset.as_numpy_iterator(), documents)
+    features = list(found.output_features)
+    light = found.output_features[features[-1]].vocabulary.light
+    made = MemoryCache.of(wanted.task, wanted.split, light, features, examples)
+    if len(made) == 0:
+        raise ValueError(f"task {task!r} has no example in split {wanted.split!r}")
+    return made

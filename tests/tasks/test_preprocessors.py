@@ -1,0 +1,110 @@
+"""Objectives as seqio steps make the rows that token caches make; a live look makes those of the first documents."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from t5x_like.data import rows, rows_bart, rows_fim, rows_pairs, rows_ul2, rows_xlnet
+from t5x_like.data.memory_cache import MemoryCache
+from t5x_like.data.vocabularies import ByteVocabulary
+from tests.tiny_cache import documents
+
+TEXTS = documents(30, 7)
+MAKES = {
+    "causal_lm": functools.partial(rows.CausalLM, length=32),
+    "prefix_lm": functools.partial(rows.PrefixLM, length=32),
+    "span_corruption": functools.partial(rows.SpanCorruption, inputs_length=48, targets_length=24),
+    "ul2": functools.partial(rows_ul2.MixtureOfDenoisers, inputs_length=48, targets_length=40),
+    "bart": functools.partial(rows_bart.Denoising, length=48),
+    "masked_lm": functools.partial(rows.MaskedLM, length=32),
+    "whole_word_masked_lm": functools.partial(rows.WholeWordMaskedLM, length=32),
+    "next_sentence": functools.partial(rows_pairs.NextSentence, length=32),
+    "sentence_order": functools.partial(rows_pairs.SentenceOrder, length=32),
+    "permutation_lm": functools.partial(rows_xlnet.PermutationLM, length=32),
+    "fill_in_the_middle": functools.partial(rows_fim.FillInTheMiddle, length=32),
+}
+
+
+@pytest.fixture(scope="module")
+def register():
+    """Registers a task of TEXTS with steps after the cache placeholder; its name."""
+    import seqio
+    import tensorflow as tf
+
+    from tasks import preprocessors, vocabularies
+
+    def source(split, shuffle_files, seed=None):
+        return tf.data.Dataset.from_tensor_slices({"targets": TEXTS})
+
+    def add(name, *steps):
+        seqio.TaskRegistry.add(
+            name,
+            source=seqio.FunctionDataSource(source, splits=("train",)),
+            preprocessors=[
+                seqio.preprocessors.tokenize,
+                seqio.preprocessors.append_eos,
+                seqio.CacheDatasetPlaceholder(),
+                *(preprocessors.objective(*step) for step in steps),
+            ],
+            output_features={"targets": seqio.Feature(vocabularies.BYTES, add_eos=True)},
+            metric_fns=[],
+        )
+        return name
+
+    return add
+
+
+def stacked(name) -> dict[str, np.ndarray]:
+    """All rows of a task, as seqio gives them."""
+    import seqio
+
+    dataset = seqio.TaskRegistry.get(name).get_dataset(None, "train", shuffle=False, trim_output_features=False)
+    examples = list(dataset.as_numpy_iterator())
+    return {feature: np.stack([x[feature] for x in examples]) for feature in examples[0]}
+
+
+def expected(make, texts, window: int, seed: int) -> dict[str, np.ndarray]:
+    """All rows of a cache of texts in its epoch `window`."""
+    vocabulary = ByteVocabulary()
+    cache = MemoryCache("x", "train", vocabulary, {"targets": [np.array([*vocabulary.encode(t), 1]) for t in texts]})
+    made = make(cache)
+    return made.fetch(np.arange(len(made)), np.full(len(made), window), seed)
+
+
+@pytest.mark.parametrize("name", MAKES)
+def test_one_window_is_the_first_epoch_of_a_cache(register, name):
+    got = stacked(register(f"whole_{name}", (MAKES[name], 1000, 3)))
+    want = expected(MAKES[name], TEXTS, 0, 3)
+    assert got.keys() == want.keys() | {"targets"}
+    for feature, x in want.items():
+        np.testing.assert_array_equal(got[feature], x)
+
+
+def test_windows_follow_each_other_with_noise_of_their_own(register):
+    make = MAKES["span_corruption"]
+    got = stacked(register("windows", (make, 10, 3)))
+    want = [expected(make, TEXTS[10 * n : 10 * n + 10], n, 3) for n in range(3)]
+    for feature in want[0]:
+        np.testing.assert_array_equal(got[feature], np.concatenate([x[feature] for x in want]))
+
+
+def test_a_window_without_a_row_is_refused(register):
+    with pytest.raises(ValueError, match="window=1 documents make no row"):
+        stacked(register("short", (functools.partial(rows.CausalLM, length=4096), 1)))
+
+
+def test_a_live_look_is_the_cache_of_the_first_documents(register, tmp_path):
+    from t5x_like.data.token_cache import TokenCache
+    from tasks import live
+
+    name = register("looked_at")
+    of = functools.partial(TokenCache, split="train", module="tasks.pretraining", root=str(tmp_path))
+    cache = live.cache(of, name, documents=10)
+    want = expected(MAKES["causal_lm"], TEXTS[:10], 0, 0)
+    made = MAKES["causal_lm"](cache)
+    got = made.fetch(np.arange(len(made)), np.zeros(len(made), int), 0)
+    np.testing.assert_array_equal(got["decoder_target_tokens"], want["decoder_target_tokens"])
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="has no split 'test'"):
+        live.cache(functools.partial(of, split="test"), name)
