@@ -1,0 +1,99 @@
+"""Programs judged by running their tests: HumanEval's pass@k (Chen et al. 2021), each in a process of its own with limits.
+
+The limits are against loops, floods of memory and files, not against malice: run it only where nothing can be harmed.
+"""
+
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+
+from t5x_like.text_metrics.pairs import paired
+from t5x_like.text_metrics.sampling import pass_at_k
+
+ALLOW = "T5X_LIKE_ALLOW_EXECUTION"
+
+# Reads its limits and the program, and says the password only if the program came to its end.
+RUNNER = """
+import resource, sys
+seconds, megabytes, password, program = sys.stdin.read().split("\\n", 3)
+for limit, value in (
+    (resource.RLIMIT_CPU, int(float(seconds)) + 1),
+    (resource.RLIMIT_AS, int(megabytes) * 2**20),
+    (resource.RLIMIT_FSIZE, 2**20),
+    (resource.RLIMIT_CORE, 0),
+):
+    resource.setrlimit(limit, (value, value))
+exec(compile(program, "program", "exec"), {"__name__": "__main__"})
+sys.__stdout__.write("\\n" + password)
+"""
+
+
+def runs(program: str, seconds: float = 3.0, megabytes: int = 1024) -> bool:
+    """Whether a Python program comes to its end without an error; executes it."""
+    password = secrets.token_hex(16)
+    given = f"{seconds}\n{megabytes}\n{password}\n{program}"
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-c", RUNNER],
+            cwd=folder,
+            env={"PATH": os.defpath, "HOME": folder, "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=said,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            process.communicate(given.encode("utf-8", "replace"), timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        finally:
+            # Children of the program too: the session is theirs.
+            end(process)
+        said.seek(max(0, said.seek(0, os.SEEK_END) - len(password)))
+        return said.read() == password.encode()
+
+
+def end(process: subprocess.Popen) -> None:
+    """Ends a process and what it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def passes(problem: Mapping, completion: str, seconds: float = 3.0, megabytes: int = 1024) -> bool:
+    """Whether a prompt with its completion passes the problem's `test` of its `entry_point`."""
+    tests = f"{problem['test']}\ncheck({problem['entry_point']})"
+    return runs(f"{problem['prompt']}{completion}\n\n{tests}\n", seconds, megabytes)
+
+
+def human_eval(
+    targets: Sequence[Mapping],
+    predictions: Sequence,
+    k: int | Sequence[int] = 1,
+    allow_execution: bool | None = None,
+    seconds: float = 3.0,
+    megabytes: int = 1024,
+) -> dict[str, float]:
+    """`pass@k` in percent; a target is a problem (`prompt`, `test`, `entry_point`), a prediction a completion or several.
+
+    Raises:
+      PermissionError: unless `allow_execution`, or $T5X_LIKE_ALLOW_EXECUTION=1 where it is not given.
+    """
+    allowed = os.environ.get(ALLOW) == "1" if allow_execution is None else allow_execution
+    if not allowed:
+        raise PermissionError(
+            f"allow_execution={allow_execution}: human_eval runs programs that a model wrote, which may do anything; in a "
+            f"place where nothing can be harmed, give allow_execution=True or set {ALLOW}=1"
+        )
+    targets, predictions = paired(targets, predictions)
+    samples = [[one] if isinstance(one, str) else list(one) for one in predictions]
+
+    def judged(problem: Mapping, completion: str) -> bool:
+        return passes(problem, completion, seconds, megabytes)
+
+    return pass_at_k(targets, samples, k, judged)

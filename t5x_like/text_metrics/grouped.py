@@ -1,0 +1,22 @@
+"""Metrics of examples that belong together: targets are {"group", "value"}."""
+
+from collections.abc import Mapping, Sequence
+
+from t5x_like.text_metrics.pairs import paired, percent
+
+
+def all_right(targets: Sequence[Mapping], predictions: Sequence) -> dict[str, float]:
+    """Percent of groups all of whose examples are right (MultiRC's exact match, Khashabi et al. 2018)."""
+    right: dict = {}
+    for target, prediction in zip(*paired(targets, predictions), strict=True):
+        right[target["group"]] = right.get(target["group"], True) and target["value"] == prediction
+    return {"em": percent(list(right.values()))}
+
+
+def f1_of_all(targets: Sequence[Mapping], predictions: Sequence, positive: str = "yes") -> dict[str, float]:
+    """Percent F1 of the value `positive` over the examples of all groups (MultiRC's F1a)."""
+    targets, predictions = paired(targets, predictions)
+    values = [target["value"] for target in targets]
+    both = sum(value == positive == prediction for value, prediction in zip(values, predictions, strict=True))
+    either = values.count(positive) + predictions.count(positive)
+    return {"f1a": 100 * 2 * both / either if either else 0.0}
