@@ -1,5 +1,6 @@
 """From an example to what a model reads and answers: zero-shot, few-shot, with its steps written down, and as a chat."""
 
+import hashlib
 import heapq
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -77,8 +78,8 @@ class Rendition:
 
 
 def key_of(example: Mapping) -> str:
-    """What tells an example from others: its fields, so that neither its place nor the shard it is in matters."""
-    return json.dumps(example, sort_keys=True, default=str)
+    """What tells an example from others: a hash of its fields, so that neither its place nor its shard matters."""
+    return hashlib.blake2b(json.dumps(example, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def pool_of(examples: Iterable[Mapping], shots: Shots, task: str) -> list[Mapping]:

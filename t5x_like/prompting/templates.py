@@ -10,6 +10,7 @@
 
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,8 +94,9 @@ def drawn(*key) -> int:
 def shuffled(size: int, *key) -> Iterator[int]:
     """0 .. size - 1 in an order drawn by hash; only what is asked for is worked out (Fisher and Yates)."""
     moved: dict[int, int] = {}
+    start = drawn(*key)
     for first in range(size):
-        other = first + drawn(*key, first) % (size - first)
+        other = first + drawn(start, first) % (size - first)
         yield moved.get(other, other)
         moved[other] = moved.get(first, first)
 
@@ -114,5 +116,5 @@ def chosen(templates: Sequence[Template], task: str, renditions: int, seed: int,
         raise ValueError(
             f"renditions={renditions} of task {task!r} is below 1; every example is rendered at least once"
         )
-    order = list(shuffled(len(templates), "template", task, key, seed))
+    order = list(itertools.islice(shuffled(len(templates), "template", task, key, seed), renditions))
     return [templates[order[number % len(order)]] for number in range(renditions)]
