@@ -109,10 +109,14 @@ def test_a_token_over_the_border_of_a_turn_is_the_assistants():
     plain = "{% for m in messages %}{{ 'Q' if m['role'] == 'user' else 'A' }} {{ m['content'] }}\n{% endfor %}"
     plain += "{% if add_generation_prompt %}A {% endif %}"
     vocabulary = TokenizerVocabulary(tiny_tokenizers.byte_level().to_str(), 350, eos=0, chat_template=plain)
-    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "return return"}]
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "return re"}]
     ids, mask = conversation_ids(vocabulary, messages)
-    assert ids == vocabulary.encode("Q x\nA return return\n")
-    assert vocabulary.decode(runs(ids, mask)[0]) == " return return\n"
+    assert ids == vocabulary.encode("Q x\nA return re\n")
+    assert vocabulary.decode(runs(ids, mask)[0]) == " return re\n"
+    marked = "{{ messages[0]['content'] }} {% generation %}{{ messages[1]['content'] }}{% endgeneration %}turn it"
+    ids, mask = conversation_ids(dataclasses.replace(vocabulary, chat_template=marked), messages)
+    assert ids == vocabulary.encode("x return return it")
+    assert vocabulary.decode(runs(ids, mask)[0]) == " return return"
 
 
 def test_what_cannot_be_learnt_is_refused(trained):
