@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 import os
+import sys
 
 import seqio
 
@@ -13,7 +14,8 @@ from t5x_like.data import token_cache
 from t5x_like.data.tokenizer_json import TokenizerVocabulary
 from t5x_like.data.tokenizing import is_mask
 
-OWN_PACKAGES = ("seqio",)  # told apart by version; every other module that defines a task by the hash of its source
+# Told apart by version; every other module that defines a task by the hash of its source.
+TOLD_APART = {"seqio", *sys.stdlib_module_names}
 
 
 def find_task(name: str, module: str, arguments: dict | None = None) -> seqio.Task:
@@ -98,11 +100,16 @@ def described(value) -> tuple[object, set[str]]:
     return repr(value), set()
 
 
-def data_patterns(task: seqio.Task) -> list[str]:
-    """Patterns of the files that a source of files reads, of all splits, and of those that vocabularies are read from."""
-    given = task.source._split_to_filepattern.values() if isinstance(task.source, seqio.FileDataSource) else ()
-    found = {str(p) for one in given for p in ([one] if isinstance(one, str | os.PathLike) else one)}
-    return sorted(found.union(*(getattr(x.vocabulary, "files", ()) for x in task.output_features.values())))
+def source_of(source: seqio.DataSource) -> tuple[object, set[str], list[str]]:
+    """What a source reads: as JSON, the modules that it depends on, and patterns of its files, of all splits."""
+    if hasattr(source, "inputs"):  # those of tasks.sources say it themselves
+        inputs = source.inputs()
+        parts = [described(x) for x in (type(source), *inputs["functions"])]
+        modules = {base.__module__ for base in type(source).__mro__}.union(*(names for _, names in parts))
+        return [*(text for text, _ in parts), inputs["options"]], modules, inputs["data"]
+    text, modules = described(getattr(source, "_dataset_fn", type(source)))
+    given = source._split_to_filepattern.values() if isinstance(source, seqio.FileDataSource) else ()
+    return text, modules, [str(p) for one in given for p in ([one] if isinstance(one, str | os.PathLike) else one)]
 
 
 def feature_of(name: str, feature: seqio.Feature) -> dict:
@@ -112,12 +119,13 @@ def feature_of(name: str, feature: seqio.Feature) -> dict:
 
 def inputs_of(task: seqio.Task, module: str, arguments: dict | None = None) -> dict:
     """Everything a cache of the task depends on, as JSON: see `token_cache`."""
-    source, defining = described(getattr(task.source, "_dataset_fn", type(task.source)))
+    source, defining, data = source_of(task.source)
     steps = [described(step) for step in steps_of(task)]
     vocabularies = [feature.vocabulary for feature in task.output_features.values()]
     defining |= {module}.union(*(names for _, names in steps))
+    data = sorted({*data, *(pattern for v in vocabularies for pattern in getattr(v, "files", ()))})
     defining |= {type(x).__module__ for v in vocabularies for x in (v, getattr(v, "light", v))}
-    modules = sorted(name for name in defining if name.split(".")[0] not in OWN_PACKAGES)
+    modules = sorted(name for name in defining if name.split(".")[0] not in TOLD_APART)
     libraries = ["tokenizers"] if isinstance(light(task), TokenizerVocabulary) else []
     return {
         "format": token_cache.FORMAT,
@@ -127,7 +135,7 @@ def inputs_of(task: seqio.Task, module: str, arguments: dict | None = None) -> d
         "features": {name: feature_of(name, feature) for name, feature in task.output_features.items()},
         "preprocessors": [text for text, _ in steps],
         "modules": {name: token_cache.source_hash(name) for name in modules},
-        "data": {pattern: token_cache.data_hash(pattern) for pattern in data_patterns(task)},
+        "data": {pattern: token_cache.data_hash(pattern) for pattern in data},
         "versions": {name: token_cache.package_version(name) for name in ("python", "seqio", *libraries)},
     }
 

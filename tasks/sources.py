@@ -60,7 +60,7 @@ class RecordSource(seqio.DataSource):
 
     @abc.abstractmethod
     def inputs(self) -> dict[str, list]:
-        """What the examples depend on: "options" as JSON, "functions" that are called, "data" as patterns of files."""
+        """What a token cache depends on: "options" as JSON, "functions" that are called, "data" as patterns of files."""
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
@@ -175,6 +175,9 @@ class RecordSource(seqio.DataSource):
             raise
 
 
+READING = (RecordSource, sources_fields.arrays)  # what the examples of every source here are made by
+
+
 class FileSource(RecordSource):
     """Files by split, each a shard, in the order of their names: a file, a glob (** too) or several of them a split.
 
@@ -203,7 +206,7 @@ class FileSource(RecordSource):
     def inputs(self) -> dict[str, list]:
         options = [self.patterns, self.fields, self.columns, self.whole_files, self.max_bytes, self.strict]
         data = sorted({pattern for given in self.patterns.values() for pattern in given})
-        return {"options": options, "functions": [self.belongs, reading.read], "data": data}
+        return {"options": options, "functions": [*READING, self.belongs, reading.read, opening.opened], "data": data}
 
     def list_shards(self, split: str) -> list[str]:
         """The files of a split.
@@ -285,7 +288,7 @@ class GeneratorSource(RecordSource):
 
     def inputs(self) -> dict[str, list]:
         options = [self.fields, self.num_shards, self.strict]
-        return {"options": options, "functions": [self.function], "data": []}
+        return {"options": options, "functions": [*READING, self.function], "data": []}
 
     def list_shards(self, split: str) -> list[str]:
         self.check_split(split)

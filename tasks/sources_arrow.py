@@ -9,7 +9,7 @@ from pathlib import Path
 from t5x_like.cleaning import reading
 from t5x_like.cleaning.opening import damaged
 from t5x_like.cleaning.steps import Document, Dropped
-from tasks.sources import RecordSource
+from tasks.sources import READING, RecordSource
 from tasks.sources_fields import Fields
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
@@ -43,7 +43,7 @@ class ArrowSource(RecordSource):
         splits: Mapping[str, str] | None = None,
     ):
         self.folder = Path(folder)
-        found = saved_splits(self.folder)
+        found = saved_splits(folder)
         for split, saved in (splits or {}).items():
             if saved not in found:
                 raise ValueError(f"splits={{{split!r}: {saved!r}}}: {folder} has the splits {', '.join(found)}")
@@ -54,7 +54,11 @@ class ArrowSource(RecordSource):
         folders = sorted({str(path.parent) for paths in self.files.values() for path in paths} | {str(self.folder)})
         options = [{split: [str(path) for path in paths] for split, paths in self.files.items()}]
         options += [self.fields, self.strict]
-        return {"options": options, "functions": [self.belongs], "data": [f"{folder}/*" for folder in folders]}
+        return {
+            "options": options,
+            "functions": [*READING, self.belongs],
+            "data": [f"{folder}/*" for folder in folders],
+        }
 
     def list_shards(self, split: str) -> list[str]:
         self.check_split(split)
@@ -83,8 +87,9 @@ def check_end(path: str) -> None:
             raise EOFError("the Arrow stream has no end")
 
 
-def saved_splits(folder: Path) -> dict[str, list[Path]]:
+def saved_splits(folder: str | Path) -> dict[str, list[Path]]:
     """The .arrow files of each split, in their order."""
+    folder = Path(folder)
     if (folder / SPLITS).is_file():
         names = read_json(folder / SPLITS)["splits"]
         return {name: saved_files(folder / name)[1] for name in names}

@@ -74,7 +74,7 @@ def file_hash(path) -> str:
 
 def data_hash(pattern: str) -> str:
     """Hash of the names, sizes and times of the local files a pattern matches; their content is not read."""
-    found = ((path, os.stat(path)) for path in sorted(glob.glob(pattern)))
+    found = ((path, os.stat(path)) for path in sorted(glob.glob(pattern, recursive=True)))
     return fingerprint_of({path: [state.st_size, state.st_mtime_ns] for path, state in found})
 
 

@@ -45,7 +45,11 @@ def test_importing_tasks_is_light():
     subprocess.run([sys.executable, "-c", program], check=True, cwd=CONFIGS.parents[1])
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.gin")))
+# Those that have a task made to order need its data, and are read in their own tests.
+REGISTERED = sorted(path.stem for path in CONFIGS.glob("*.gin") if "arguments = " not in path.read_text())
+
+
+@pytest.mark.parametrize("name", REGISTERED)
 def test_every_task_file_names_a_task_whose_ids_fit_and_whose_text_comes_back(seqio, name):
     config = gin_runtime.parse([str(CONFIGS / f"{name}.gin")])
     task = seqio.TaskRegistry.get(config.evaluate("%TASK"))
