@@ -1,6 +1,5 @@
 """Examples that a program draws: a function of (name, split, draws, seed), the same on every machine."""
 
-import functools
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
