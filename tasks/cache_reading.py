@@ -194,7 +194,9 @@ class Documents:
                 done += 1
                 yield {name: [value] for name, value in example.items()}
         except tf.errors.OpError as error:
-            raise ValueError(f"{self.where(shard)}: reading failed at document {done}: {reason(error)}") from error
+            own = getattr(self.task.source, "failure", None)  # of which TensorFlow keeps the text alone
+            said = f"{type(own).__name__}: {own}" if own else reason(error)
+            raise ValueError(f"{self.where(shard)}: reading failed at document {done}: {said}") from error
 
     def dropped(self, shard: int) -> dict[str, int]:
         """What the source left out of a shard, by rule; a source says it by its attribute `dropped`."""

@@ -18,15 +18,24 @@ from t5x_like.data.tokenizing import is_mask
 TOLD_APART = {"seqio", *sys.stdlib_module_names}
 
 
-def find_task(name: str, module: str, arguments: dict | None = None) -> seqio.Task:
-    """The task `name`, after importing `module`; where there are arguments, `module.define(name, **arguments)` makes it.
+def import_tasks(name: str, module: str, arguments: dict | None = None) -> None:
+    """Imports `module`, which registers tasks; where there are arguments, `module.define(name, **arguments)` does.
 
     Raises:
-      ValueError: no such task, with those of similar names; arguments that the module does not take.
+      ValueError: arguments that the module does not take.
     """
     imported = importlib.import_module(module)
     if arguments:
         define(imported, name, arguments)
+
+
+def find_task(name: str, module: str, arguments: dict | None = None) -> seqio.Task:
+    """The task `name`, after `import_tasks`.
+
+    Raises:
+      ValueError: no such task, with those of similar names; arguments that the module does not take.
+    """
+    import_tasks(name, module, arguments)
     if name not in seqio.TaskRegistry.names():
         near = difflib.get_close_matches(name, seqio.TaskRegistry.names(), 5, 0.3)
         known = ", ".join(near or sorted(seqio.TaskRegistry.names())[:10])

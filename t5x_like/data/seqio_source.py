@@ -29,7 +29,7 @@ from t5x_like.data.cache_progress import Speed
 from t5x_like.data.token_cache import TokenCache
 from t5x_like.data.tokenizing import BadDocument, Texts, Tokens
 from t5x_like.data.vocabularies import Vocabulary
-from tasks import cached_part
+from tasks import cached_part, registered
 from tasks.cache_reading import Chunk, Documents
 
 PART_SECONDS = 5.0  # between two points that a killed build can go on from
@@ -74,11 +74,17 @@ def build(
 
     `workers` processes tokenize (all cores by default); neither they nor a kill on the way change a byte of the cache.
 
+    Of a mixture the rates are written, see `seqio_mixtures`; its tasks are built one by one, when they are read.
+
     Raises:
       ValueError: unknown task or split, ids outside the vocabulary, no example, a source that cannot be read.
       OSError: the cache folder cannot be written, or is full.
     """
-    task = cached_part.find_task(name, module, arguments)
+    cached_part.import_tasks(name, module, arguments)
+    if registered.is_mixture(name):
+        options = {"module": module, "root": root, "arguments": arguments, "workers": workers}
+        return registered.write(name, module, make_folder(root, name), functools.partial(documents_of, **options))
+    task = cached_part.find_task(name, module)
     if split not in task.splits:
         raise ValueError(f"task {name!r} has no split {split!r}; it has {', '.join(task.splits)}")
     cached_part.check_vocabularies(task)
@@ -103,6 +109,12 @@ def build(
             raise ValueError(f"the sources of task {name!r} changed while they were read; run it again")
         put(folder, target)
     return target
+
+
+def documents_of(task: str, **options) -> int:
+    """How many documents the training split of a task has, which is built for that."""
+    folder = build(task, "train", **options)
+    return json.loads((folder / token_cache.MANIFEST).read_text())["documents"]
 
 
 def put(folder: Path, target: Path) -> None:
@@ -142,7 +154,8 @@ def fill(folder: Path, documents: Documents, inputs: dict, workers: int, part_se
             if time.monotonic() - last >= part_seconds:
                 writer.end_part()
                 last = time.monotonic()
-        writer.end_part()
+        if writer.documents:
+            writer.end_part()
     cache_writer.finish(writer, task.name, documents.split, inputs, vocabulary, evaluation)
 
 

@@ -72,3 +72,20 @@ def test_what_cannot_be_built_says_why(task, tmp_path):
     said = complaint(tmp_path, task)
     assert re.search(COMPLAINTS[task], said), said
     assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_bytes_that_are_no_utf8_are_read_as_seqio_reads_them(tmp_path):
+    apart, inside = (built(tmp_path / str(way), "bad_bytes", everything_in_tf=way) for way in (False, True))
+    assert content(apart) == content(inside)
+    assert apart.vocabulary.decode(documents(apart)[1]) == "bad �� bytes \0 and �"
+
+
+def test_a_document_of_100_megabytes_is_a_document(tmp_path):
+    cache = built(tmp_path, "huge")
+    assert np.diff(cache.offsets("targets")).tolist() == [100_000_001, 6]
+
+
+def test_an_empty_split_is_refused_with_what_was_dropped(tmp_path):
+    said = complaint(tmp_path, "pairs", "empty")
+    assert "task 'pairs' has no example in split 'empty', {'made_up.rule': 3} were dropped" in said
+    assert not list(tmp_path.rglob(".building_*"))
