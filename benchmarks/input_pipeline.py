@@ -1,12 +1,12 @@
-"""Real tokens a second (no padding) from the token cache against seqio's live pipeline on the same documents.
+"""Real tokens a second (no padding) from the token cache against seqio live, seqio cached and grain on the same documents.
 
-Both sides make as many ids of the same texts, which is checked first. seqio gets its best case: the texts lie in memory, its
-own SentencePiece operation tokenizes them, and documents are joined and cut to the row's length as T5 does (its packing alone
-would throw away all but their beginnings). "seqio, joined" ends there; "seqio, packed" is T5X's default (pack=True).
+All sides make as many ids of the same texts, which is checked first. LM rows are documents joined and cut ("seqio packed" is
+T5X's default there, which throws away all but the documents' beginnings). Documents are whole ones, several packed to a
+row; pairs have inputs and targets, packed too. The other objectives have no peer here: seqio and grain bring none. Packing
+is done once, when a run begins: its cost is measured on its own, and spread over one epoch.
 """
 
 import argparse
-import functools
 import os
 import tempfile
 import time
@@ -17,59 +17,27 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import seqio
-import tensorflow as tf
 
+import input_peers as peers
 import report
-from t5x_like.data import rows
+from t5x_like.data import packing, rows, rows_bart, rows_fim, rows_pairs, rows_ul2, rows_xlnet
 from t5x_like.data.stream import Stream
 from t5x_like.data.token_cache import TokenCache
 from tasks import corpora
 from tasks.vocabularies import SENTENCEPIECE
 
 LENGTH, PACKED, BATCH = 512, 256, 128
-TEXTS, PAIRS = "benchmark_texts", "benchmark_pairs"
+TEXTS, DOCUMENTS, PAIRS = "benchmark_texts", "benchmark_documents", "benchmark_pairs"
+REPEATS = 40  # of the documents, for the time of packing them
 
 
-def in_memory(corpus, names: dict[str, str], split: str, shuffle_files: bool, seed: int | None = None):
-    """A corpus as tf.data, read before the clock runs; `names` are the features' fields."""
-    examples = list(corpus(split))
-    return tf.data.Dataset.from_tensor_slices({new: [x[old] for x in examples] for new, old in names.items()})
+class TargetsOnly(TokenCache):
+    """A cache of pairs of which the targets alone are read, as documents."""
+
+    features = ("targets",)
 
 
-def joined(dataset: tf.data.Dataset, length: int) -> tf.data.Dataset:
-    """T5's reduce_concat_tokens and split_tokens: 128 documents are joined, and cut into rows."""
-    together = dataset.map(lambda x: x["targets"]).ragged_batch(128).map(lambda x: x.flat_values)
-    cut = together.flat_map(lambda x: tf.data.Dataset.from_tensor_slices(x).batch(length))
-    return cut.map(lambda x: {"targets": x}, num_parallel_calls=tf.data.AUTOTUNE)
-
-
-def add_tasks(model: Path) -> None:
-    """The two tasks as a user of seqio writes them, with seqio's own vocabulary."""
-    vocabulary = seqio.SentencePieceVocabulary(str(model), extra_ids=SENTENCEPIECE.light.extra_ids)
-    ids = [seqio.preprocessors.tokenize, seqio.preprocessors.append_eos]
-    texts, pairs = {"targets": "text"}, {"inputs": "inputs", "targets": "targets"}
-    for name, corpus, names, steps in (
-        (TEXTS, corpora.python_source, texts, [*ids, functools.partial(joined, length=LENGTH)]),
-        (PAIRS, corpora.python_docstrings, pairs, ids),
-    ):
-        seqio.TaskRegistry.add(
-            name,
-            source=seqio.FunctionDataSource(functools.partial(in_memory, corpus, names), splits=corpora.SPLITS),
-            preprocessors=steps,
-            output_features={feature: seqio.Feature(vocabulary, add_eos=True) for feature in names},
-            metric_fns=[],
-        )
-
-
-def live(task: str, lengths: dict[str, int], converter: seqio.FeatureConverter) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of a task as seqio gives them, tokenized on the way."""
-    dataset = seqio.get_dataset(
-        task, lengths, converter, dataset_split="train", shuffle=False, num_epochs=None, use_cached=False
-    )
-    return dataset.batch(BATCH).prefetch(2).as_numpy_iterator()
-
-
-def cached(made: rows.Rows) -> Iterator[dict[str, np.ndarray]]:
+def from_cache(made: rows.Rows) -> Iterator[dict[str, np.ndarray]]:
     """Batches of a shuffled stream of these rows."""
     stream, step = Stream(made, BATCH), 0
     while True:
@@ -95,20 +63,76 @@ def rate(batches: Iterator, seconds: float) -> float:
     return made / spent
 
 
-def check_same_text(texts: TokenCache, pairs: TokenCache) -> None:
-    """The first ids of either task, from seqio and from the cache, are as many and stand for the same text.
+def check_same_text(caches: dict[str, TokenCache]) -> None:
+    """The first ids of every task, from seqio live, from its cache and from ours, are as many and stand for the same text.
 
     They need not be the same ids: where two spellings are equally likely, as in runs of spaces, TensorFlow's operation and
     the sentencepiece library choose differently.
     """
-    for cache, task in ((texts, TEXTS), (pairs, PAIRS)):
-        made = seqio.TaskRegistry.get(task).get_dataset(None, "train", shuffle=False, trim_output_features=False)
-        example = next(made.as_numpy_iterator())
-        for feature in cache.features:
-            theirs = example[feature]
-            ours = cache.tokens(feature)[: len(theirs)]
-            if cache.vocabulary.decode(theirs) != cache.vocabulary.decode(ours):
-                raise AssertionError(f"{task}, {feature}: seqio and the cache hold different texts")
+    for task, cache in caches.items():
+        for cached in (False, True):
+            made = seqio.TaskRegistry.get(task).get_dataset(
+                None, "train", use_cached=cached, shuffle=False, trim_output_features=False
+            )
+            example = next(made.as_numpy_iterator())
+            for feature in cache.features:
+                theirs = example[feature]
+                ours = cache.tokens(feature)[: len(theirs)]
+                if cache.vocabulary.decode(theirs) != cache.vocabulary.decode(ours):
+                    raise AssertionError(
+                        f"{task}, {feature}: seqio (cached={cached}) and our cache hold different texts"
+                    )
+
+
+def packing_speed(made: rows.PackedExamples) -> dict[str, float]:
+    """Examples and tokens a second of packing all examples, many times over, and how full the rows of one copy are."""
+    lengths_NF = np.tile(made.lengths_NF, (REPEATS, 1))
+    order_N = np.random.default_rng(0).permutation(len(lengths_NF))
+    started = time.perf_counter()
+    packing.first_fit(lengths_NF, tuple(made.capacity.values()), order_N)
+    spent = time.perf_counter() - started
+    share = {f"fill {side}": x for side, x in made.fill.items()}
+    return {"examples/s": len(lengths_NF) / spent, "tokens/s": lengths_NF.sum() / spent, **share}
+
+
+def peer_sides(caches: dict[str, TokenCache], lengths: dict[str, dict[str, int]]) -> dict[str, Callable[[], Iterator]]:
+    """What the peers make of the same documents, by name."""
+    sides: dict[str, Callable[[], Iterator]] = {}
+
+    def add(what: str, task: str, pack: bool, how: str = "") -> None:
+        size = lengths[task]
+        sides[f"{what}, seqio{how}"] = lambda: peers.of_seqio(task, size, pack, False, BATCH)
+        sides[f"{what}, seqio cached{how}"] = lambda: peers.of_seqio(task, size, pack, True, BATCH)
+        if peers.grain is not None and how != " packed":
+            sides[f"{what}, grain{how}"] = lambda: peers.of_grain(caches[task], size, pack, BATCH)
+
+    add("LM rows", TEXTS, False)
+    add("LM rows", TEXTS, True, " packed")
+    add("documents", DOCUMENTS, True)
+    add("pairs", PAIRS, True)
+    if peers.grain is None:
+        print("grain is not installed (pip install grain): its sides are left out")
+    return sides
+
+
+def own_sides(texts: TokenCache, documents: TokenCache, pairs: TokenCache) -> dict[str, rows.Rows]:
+    """All kinds of rows; the first three have peers."""
+    return {
+        "LM rows": rows.CausalLM(texts, LENGTH),
+        "documents": rows.PackedExamples(documents, LENGTH, LENGTH),
+        "pairs": rows.PackedExamples(pairs, PACKED, PACKED),
+        "span corruption": rows.SpanCorruption(texts, LENGTH, 114),
+        "prefix LM": rows.PrefixLM(texts, LENGTH),
+        "UL2": rows_ul2.MixtureOfDenoisers(texts, LENGTH, PACKED),
+        "UL2 as prefix LM": rows_ul2.PrefixMixtureOfDenoisers(texts, LENGTH),
+        "BART": rows_bart.Denoising(texts, LENGTH),
+        "masked LM": rows.MaskedLM(texts, LENGTH),
+        "whole words masked": rows.WholeWordMaskedLM(texts, LENGTH),
+        "next sentence": rows_pairs.NextSentence(texts, LENGTH),
+        "sentence order": rows_pairs.SentenceOrder(texts, LENGTH),
+        "permutation LM": rows_xlnet.PermutationLM(texts, LENGTH),
+        "fill in the middle": rows_fim.FillInTheMiddle(texts, LENGTH),
+    }
 
 
 def main() -> None:
@@ -117,33 +141,37 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="of every side in every round")
     args = parser.parse_args()
     texts, pairs = TokenCache("python_source_sp", "train"), TokenCache("python_docstrings_sp", "train")
+    documents = TargetsOnly("python_docstrings_sp", "train")
     texts.ensure(), pairs.ensure()
+    caches = {TEXTS: texts, DOCUMENTS: documents, PAIRS: pairs}
+    lengths = {TEXTS: {"targets": LENGTH}, DOCUMENTS: {"targets": LENGTH}, PAIRS: {"inputs": PACKED, "targets": PACKED}}
     with tempfile.TemporaryDirectory() as folder:
         (model := Path(folder) / "model").write_bytes(texts.vocabulary.model)
-        add_tasks(model)
-        check_same_text(texts, pairs)
-        lm, both = {"targets": LENGTH}, {"inputs": PACKED, "targets": PACKED}
-        sides: dict[str, Callable[[], Iterator]] = {
-            "LM rows, cache": lambda: cached(rows.CausalLM(texts, LENGTH)),
-            "LM rows, seqio packed": lambda: live(TEXTS, lm, seqio.LMFeatureConverter(pack=True)),
-            "LM rows, seqio joined": lambda: live(TEXTS, lm, seqio.LMFeatureConverter(pack=False)),
-            "pairs, cache": lambda: cached(rows.PackedExamples(pairs, PACKED, PACKED)),
-            "pairs, seqio packed": lambda: live(PAIRS, both, seqio.EncDecFeatureConverter(pack=True)),
-            "span corruption, cache": lambda: cached(rows.SpanCorruption(texts, LENGTH, 114)),
-        }
+        extra = SENTENCEPIECE.light.extra_ids
+        peers.add_task(TEXTS, corpora.python_source, {"targets": "text"}, model, extra, LENGTH)
+        peers.add_task(DOCUMENTS, corpora.python_docstrings, {"targets": "targets"}, model, extra)
+        peers.add_task(PAIRS, corpora.python_docstrings, {"inputs": "inputs", "targets": "targets"}, model, extra)
+        for task in caches:
+            peers.write_cached(task, Path(folder))
+        seqio.add_global_cache_dirs([folder])
+        check_same_text(caches)
+        own = own_sides(texts, documents, pairs)
+        sides = {name: lambda made=made: from_cache(made) for name, made in own.items()} | peer_sides(caches, lengths)
         rates: dict[str, list[float]] = {name: [] for name in sides}
         for _ in range(args.rounds):
             for name, side in sides.items():
                 rates[name].append(rate(side(), args.seconds))
     spreads = {name: report.spread(x) for name, x in rates.items()}
-    report.show("tokens a second", spreads)
     median = {name: x["median"] for name, x in spreads.items()}
-    report.finish(
-        ratio=median["LM rows, cache"] / median["LM rows, seqio packed"],
-        ratio_joined=median["LM rows, cache"] / median["LM rows, seqio joined"],
-        ratio_pairs=median["pairs, cache"] / median["pairs, seqio packed"],
-        **spreads["LM rows, cache"],
+    ratios = {name: median[name.partition(",")[0]] / median[name] for name in sides if name not in own}
+    report.show(
+        "tokens a second", {name: x | {"cache is": f"{ratios.get(name, 1):.0f} x"} for name, x in spreads.items()}
     )
+    once = {name: packing_speed(own[name]) for name in ("documents", "pairs")}
+    for name, x in once.items():
+        report.show("packing, once", {name: x})
+    with_packing = {name: 1 / (1 / median[name] + 1 / x["tokens/s"]) for name, x in once.items()}
+    report.finish(ratios=ratios, medians=median, packing_included_in_one_epoch=with_packing)
 
 
 if __name__ == "__main__":
