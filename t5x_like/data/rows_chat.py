@@ -164,8 +164,9 @@ class PackedConversations(Rows):
         begin_K = cut_K + self.read_only if self.masked else -context_K
         tokens, positions, segments = read("targets", begin_K)
         real = segments > 0
-        piece_nL = np.searchsorted(row_K, np.arange(len(index_n)))[:, None] + segments - real
-        context_nL = context_K[piece_nL]
+        if self.prefix or not self.masked:
+            before_n = np.searchsorted(row_K, np.arange(len(index_n)))
+            context_nL = context_K.astype(np.int32)[before_n[:, None] + segments - real]
         if self.masked:
             counts = read(MASK, begin_K)[0] > 0
         else:
@@ -179,7 +180,7 @@ class PackedConversations(Rows):
             "decoder_target_tokens": tokens,
             "decoder_positions": positions,
             "decoder_segment_ids": segments,
-            "decoder_loss_weights": (real & (counts | self.loss_on_inputs)).astype(np.float32),
+            "decoder_loss_weights": (real if self.loss_on_inputs else real & counts).astype(np.float32),
         }
         if self.prefix:
             # The last input of the context predicts the first answer.
