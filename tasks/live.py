@@ -1,21 +1,35 @@
 """Tasks read as they are, without a token cache: for a quick look at what a configuration makes of its data."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 
+import seqio
+
 from t5x_like.data.memory_cache import MemoryCache
 from t5x_like.data.token_cache import TokenCache
-from tasks import cached_part
+from tasks import cached_part, registered
 
 
-def cache(of: Callable[..., TokenCache], task: str, documents: int = 256) -> MemoryCache:
+@dataclasses.dataclass(frozen=True)
+class Mixed:
+    """A mixture of seqio's registry: numbers as they are, rates by size as 1."""
+
+    rates: dict[str, float]
+
+
+def cache(of: Callable[..., TokenCache], task: str, documents: int = 256) -> MemoryCache | Mixed:
     """The first documents of what the token cache `of(task=task)` would hold, tokenized now and kept in memory.
 
     Raises:
       ValueError: no such task or split, or no example.
     """
     wanted = of(task=task)
-    found = cached_part.find_task(wanted.task, wanted.module, dict(wanted.arguments))
+    cached_part.import_tasks(task, wanted.module, dict(wanted.arguments))
+    if registered.is_mixture(task):
+        mixture = seqio.MixtureRegistry.get(task)
+        return Mixed({one.name: 1.0 if registered.by_size(mixture) else mixture.get_rate(one) for one in mixture.tasks})
+    found = cached_part.find_task(task, wanted.module)
     if wanted.split not in found.splits:
         raise ValueError(f"task {task!r} has no split {wanted.split!r}; it has {', '.join(found.splits)}")
     cached_part.check_vocabularies(found)

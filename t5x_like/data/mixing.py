@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from t5x_like.data import seqio_mixtures
 from t5x_like.data.stream import permuted
 from t5x_like.data.token_cache import TokenCache
 
@@ -135,15 +136,22 @@ def of_tasks(
 ) -> Any:
     """Rows of one task, or a mixture of several: `rows(cache=cache(task=name))` of each.
 
-    `tasks` is a name, several names, which are mixed at `rates` of their sizes, or {name: rate}; see `Mixture`.
+    `tasks` is a name, several names, which are mixed at `rates` of their sizes, or {name: rate}; see `Mixture`. The name of a
+    mixture of seqio's registry is mixed as it says there: rates of examples become the rates of rows that amount to them.
 
     Raises:
       ValueError: no task.
     """
-    if isinstance(tasks, str):
-        return rows(cache=cache(task=tasks))
     if not tasks:
         raise ValueError(f"tasks={tasks!r} names no task; give one name, several, or {{name: rate}}")
+    if isinstance(tasks, str):
+        one = cache(task=tasks)
+        registered = seqio_mixtures.rates_of(one)
+        if registered is None:
+            return rows(cache=one)
+        made = [rows(cache=cache(task=name)) for name in registered]
+        documents = tuple(part.caches[0].manifest["documents"] for part in made)
+        return Mixture(made, seqio_mixtures.ByExamples(tuple(registered.values()), documents), window)
     given = tuple(tasks.values()) if isinstance(tasks, Mapping) else rates
     return Mixture([rows(cache=cache(task=name)) for name in tasks], given, window)
 
