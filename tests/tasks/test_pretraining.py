@@ -21,6 +21,7 @@ def seqio(tmp_path_factory):
         patch.setenv("T5X_LIKE_CACHE", str(tmp_path_factory.mktemp("cache")))
         import seqio
 
+        import tasks.mixtures
         import tasks.pretraining  # noqa: F401
 
         yield seqio
