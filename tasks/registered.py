@@ -16,6 +16,11 @@ def is_mixture(name: str) -> bool:
     return name in seqio.MixtureRegistry.names()
 
 
+def tasks_of(name: str) -> list[str]:
+    """The tasks of a mixture and of the mixtures in it."""
+    return [task.name for task in seqio.MixtureRegistry.get(name).tasks]
+
+
 def write(name: str, module: str, folder: Path, documents: Callable[[str], int]) -> Path:
     """Writes the rates of a mixture below `folder`; `documents(task)` counts what a rate by size is worked out from.
 

@@ -74,7 +74,7 @@ def build(
 
     `workers` processes tokenize (all cores by default); neither they nor a kill on the way change a byte of the cache.
 
-    Of a mixture the rates are written, see `seqio_mixtures`; its tasks are built one by one, when they are read.
+    Of a mixture all tasks are built, and its rates are written for `seqio_mixtures`.
 
     Raises:
       ValueError: unknown task or split, ids outside the vocabulary, no example, a source that cannot be read.
@@ -83,6 +83,8 @@ def build(
     cached_part.import_tasks(name, module, arguments)
     if registered.is_mixture(name):
         options = {"module": module, "root": root, "arguments": arguments, "workers": workers}
+        for part in registered.tasks_of(name):
+            build(part, split, **options)
         return registered.write(name, module, make_folder(root, name), functools.partial(documents_of, **options))
     task = cached_part.find_task(name, module)
     if split not in task.splits:
