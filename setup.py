@@ -21,6 +21,8 @@ TASKS = ["seqio>=0.0.20", "tensorflow>=2.21", "tensorflow-datasets>=4.9.10", "im
 
 # BLEU and ROUGE as they are reported.
 METRICS = ["sacrebleu>=2.4", "rouge-score>=0.1.2"]
+# Languages; .zst and .parquet files.
+CLEANING = ["py3langid>=0.3", "zstandard>=0.23", "pyarrow>=17"]
 # Reads checkpoints of llama.cpp.
 GGUF = ["gguf>=0.17"]
 
@@ -43,8 +45,9 @@ setup(
         "gpu": ["jax[cuda13]>=0.10"],
         "gguf": GGUF,
         "metrics": METRICS,
-        "cleaning": ["py3langid>=0.3"],
-        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", *GGUF, *METRICS],
+        "cleaning": CLEANING,
+        "html": ["trafilatura>=2"],
+        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", *GGUF, *METRICS, *CLEANING],
     },
     entry_points={"console_scripts": ["t5x_like = t5x_like.cli.main:main"]},
 )

@@ -1,6 +1,7 @@
 """The files of a cleaning run: what each input becomes, written whole or not at all."""
 
 import contextlib
+import errno
 import gzip
 import json
 import os
@@ -28,6 +29,11 @@ def whole(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.chmod(partial, 0o644)
         os.replace(partial, path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            message = f"no space left while writing {path}; make room, and the same command goes on"
+            raise OSError(error.errno, message) from error
+        raise
     finally:
         Path(partial).unlink(missing_ok=True)
 

@@ -136,12 +136,16 @@ def test_a_classifier_is_trained_and_used(tmp_path, capsys):
 
 
 def test_one_file_one_document(tmp_path, capsys):
-    (tmp_path / "a.py").write_text("x = 1\n" * 20)
+    (tmp_path / "a.py").write_text("x = 1\n" * 20 + "# by jane@example.org")
     (tmp_path / "b.py").write_text("# do not edit\nx = 1\n")
     flags = ["--gin_file=cleaning/code.gin", "--whole_files", f"--input={tmp_path}/*.py", f"--out={tmp_path / 'out'}"]
     assert main.main(["clean", *flags, "--suffix=.jsonl"]) == 0
-    assert "1  code.generated" in capsys.readouterr().out
-    assert json.loads((tmp_path / "out" / "a.jsonl").read_text()) == {"id": "a.py", "text": "x = 1\n" * 20}
+    said = capsys.readouterr().out
+    assert "1  code.generated" in said and "1  pii.mail" in said
+    assert json.loads((tmp_path / "out" / "a.jsonl").read_text()) == {
+        "id": "a.py",
+        "text": "x = 1\n" * 20 + "# by <MAIL>",
+    }
 
 
 @pytest.mark.parametrize(
