@@ -156,14 +156,14 @@ class Documents:
                     "steps; a token cache holds one list of ids a document, so add seqio.preprocessors.tokenize"
                 )
 
-    def chunks(self, start: Place, before: int = 0) -> Iterator[Chunk]:
-        """All documents from `start` on, which `before` came before; the last chunk may be empty, and has all that was dropped.
+    def chunks(self, start: Place, before: int = 0, stop: int | None = None) -> Iterator[Chunk]:
+        """All documents from `start` on, which `before` came before, up to shard `stop`; the last chunk may be empty.
 
         Raises:
           ValueError: reading failed, by shard and document.
         """
         gathering = Gathering(self, start, before)
-        for shard in range(start.shard, len(self.shards)):
+        for shard in range(start.shard, len(self.shards) if stop is None else stop):
             dataset, ending = self.prepared(shard)
             gathering.begin(shard, ending)
             for columns in self.columns(dataset, shard, gathering.place.examples):

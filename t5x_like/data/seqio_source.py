@@ -35,6 +35,9 @@ from tasks.cache_reading import Chunk, Documents
 PART_SECONDS = 5.0  # between two points that a killed build can go on from
 
 
+Filler = Callable[[Path, Documents, dict], None]
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Only one process at a time; a lock dies with its process."""
@@ -69,10 +72,12 @@ def build(
     workers: int | None = None,
     part_seconds: float = PART_SECONDS,
     everything_in_tf: bool = False,
+    filled: Filler | None = None,
 ) -> Path:
     """Tokenizes one split of a task unless a fresh cache is there; a cache appears whole or not at all.
 
-    `workers` processes tokenize (all cores by default); neither they nor a kill on the way change a byte of the cache.
+    `workers` processes tokenize (all cores by default), or `filled` writes the files in another way; neither they nor a
+    kill on the way change a byte of the cache.
 
     Of a mixture all tasks are built, and its rates are written for `seqio_mixtures`.
 
@@ -104,8 +109,9 @@ def build(
         folder.mkdir(exist_ok=True)  # with the user's umask: caches are shared
         documents = Documents(task, split, everything_in_tf)
         workers = workers or len(os.sched_getaffinity(0))
+        filled = filled or functools.partial(fill, workers=workers, part_seconds=part_seconds)
         with discarding(folder):
-            fill(folder, documents, inputs, workers, part_seconds)
+            filled(folder, documents, inputs)
         if token_cache.current(inputs) != inputs:
             shutil.rmtree(folder)
             raise ValueError(f"the sources of task {name!r} changed while they were read; run it again")
@@ -197,6 +203,29 @@ def add(writer: Writer, chunk: Chunk, tokens: Ready) -> int:
     return sum(len(x.ids) for x in features.values())
 
 
+def by_beam(args: argparse.Namespace) -> Filler:
+    """What fills a folder by a Beam pipeline.
+
+    Raises:
+      ImportError: Beam is not in this environment.
+    """
+    try:
+        from tasks import cache_beam
+    except ImportError as error:
+        raise ImportError(
+            f"--runner={args.runner} needs Apache Beam ({error}), which does not go with this environment's protobuf; make "
+            "one of its own as requirements-beam.txt says, and run this there"
+        ) from error
+    return functools.partial(
+        cache_beam.fill,
+        module=args.module,
+        arguments=args.arguments,
+        runner=args.runner,
+        options=args.options,
+        parts=args.parts,
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m t5x_like.data.seqio_source", description="Tokenizes a split.")
     parser.add_argument("--task", required=True)
@@ -206,9 +235,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--arguments", type=json.loads, default={}, help="JSON; what module.define(task, **it) takes")
     parser.add_argument("--workers", type=int, default=None, help="processes that tokenize; all cores by default")
     parser.add_argument("--part_seconds", type=float, default=PART_SECONDS, help="work that a kill can cost")
+    parser.add_argument("--runner", help="build by Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner")
+    parser.add_argument("--parts", help="with --runner: folder that all machines reach; below --root by default")
+    parser.add_argument("options", nargs="*", help="with --runner: the pipeline's options, behind --")
     args = parser.parse_args(argv)
     try:
-        build(args.task, args.split, args.module, args.root, args.arguments, args.workers, args.part_seconds)
+        if args.workers is not None and args.workers < 1:
+            raise ValueError(f"workers={args.workers} must be at least 1")
+        filled = by_beam(args) if args.runner else None
+        order = (args.task, args.split, args.module, args.root, args.arguments)
+        build(*order, args.workers, args.part_seconds, filled=filled)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
