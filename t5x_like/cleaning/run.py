@@ -162,6 +162,8 @@ def run(job: Job, workers: int = 1, progress: Progress = lambda done, total, wha
     report = job.report()
     report.write(job.out)
     shutil.rmtree(job.out / ".work")
+    for left in job.out.rglob(".*.partial"):  # of processes that were killed
+        left.unlink()
     return report
 
 
