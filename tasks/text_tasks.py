@@ -35,7 +35,7 @@ def register_checked(name: str, source: seqio.DataSource, fields: Mapping[str, s
     """Registers a task made to order, after a look at the beginning of each split.
 
     Raises:
-      ValueError: a field that is absent or no text, a vocabulary that is none or has no end of sequence.
+      ValueError: a field that is absent or no text, an empty split, a vocabulary that is none or has no end of sequence.
     """
     wrapped = vocabulary_of(vocabulary)
     light_vocabularies.end_id(wrapped.light)
@@ -47,6 +47,13 @@ def register_checked(name: str, source: seqio.DataSource, fields: Mapping[str, s
                 raise ValueError(
                     f"split {split!r}: field {field!r}, wanted as {feature}, is not a text but {found}; name a field of text"
                 )
+        if getattr(source, "belongs", None) and not any(
+            True for shard in source.list_shards(split) for _ in source.examples(split, shard)
+        ):
+            one_in = source.belongs.args[-1]
+            raise ValueError(
+                f"validation_one_in={one_in}: no document belongs to {split}; give a smaller number, or validation data"
+            )
     register(name, source, list(fields), wrapped)
 
 

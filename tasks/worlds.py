@@ -3,15 +3,11 @@
 `wiki_articles_{bytes,sp}` are the articles to pretrain on. The clusters say which tasks are of one kind.
 """
 
-import functools
-
 from t5x_like import text_metrics
 from tasks import (
     corpora,
-    drawn,
     instruction_variants,
-    preprocessors,
-    pretraining,
+    text_tasks,
     worlds_lists,
     worlds_numbers,
     worlds_text,
@@ -20,26 +16,17 @@ from tasks import (
 from tasks.sources import GeneratorSource
 
 METRICS = (text_metrics.exact_match,)
-FAMILIES = (worlds_lists, worlds_numbers, worlds_text)
-CLUSTERS = {name: world.cluster for family in FAMILIES for name, world in family.WORLDS.items()} | {
-    name: cluster for name, (_, _, cluster) in worlds_wiki.QUESTIONS.items()
+TASKS = {
+    name: task
+    for family in (worlds_lists, worlds_numbers, worlds_text, worlds_wiki)
+    for name, task in family.tasks().items()
 }
+CLUSTERS = {name: task.cluster for name, task in TASKS.items()}
 
-for family in FAMILIES:
-    for name, world in family.WORLDS.items():
-        source = GeneratorSource(functools.partial(drawn.of, family.named, name), corpora.SPLITS)
-        instruction_variants.add(name, source, world.templates, METRICS, steps=True)
+for name, task in TASKS.items():
+    source = GeneratorSource(task.examples, corpora.SPLITS)
+    instruction_variants.add(name, source, task.templates, METRICS, steps=True)
 
-for name, (examples, templates, _) in worlds_wiki.QUESTIONS.items():
-    source = GeneratorSource(examples, corpora.SPLITS)
-    instruction_variants.add(name, source, templates, METRICS, steps=True)
-
+articles = GeneratorSource(worlds_wiki.articles, corpora.SPLITS, {"targets": "text"})
 for suffix, vocabulary in instruction_variants.VOCABULARIES.items():
-    pretraining.add(
-        f"wiki_articles_{suffix}",
-        worlds_wiki.articles,
-        ("text",),
-        (preprocessors.text_as_targets,),
-        ("targets",),
-        vocabulary,
-    )
+    text_tasks.register(f"wiki_articles_{suffix}", articles, ["targets"], vocabulary)

@@ -97,6 +97,7 @@ def test_tfds_brings_its_splits_or_holds_out(tfds_dir):  # noqa: F811
         ({"vocabulary": "byte"}, "vocabulary='byte' is none of bytes, sp"),
         ({"validation": "{folder}/b.jsonl"}, "both name .*b.jsonl; give other files"),
         ({"validation": "{folder}/x.jsonl"}, "split 'validation': .*x.jsonl' matches no file"),
+        ({"validation_one_in": 10**9}, "validation_one_in=1000000000: no document belongs to validation"),
         ({"validation_one_in": 1}, "validation_one_in=1 leaves nothing to train on"),
     ],
 )
