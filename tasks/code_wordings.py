@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from t5x_like import text_metrics
 from t5x_like.prompting.templates import Template
 from tasks import code_questions, drawn
-from tasks.drawn import World, worded
+from tasks.drawn import Offline, World, worded
 
 Metric = Callable[[list, list], dict[str, float]]
 EXACT: tuple[Metric, ...] = (text_metrics.exact_match,)
@@ -159,3 +159,8 @@ QUESTIONS = {
         "value",
     ),
 }
+
+
+def tasks() -> dict[str, Offline]:
+    """The questions of this file by their names."""
+    return {name: Offline(each.examples, each.templates, each.cluster) for name, each in QUESTIONS.items()}

@@ -1,7 +1,8 @@
 """Examples that a program draws: a function of (name, split, draws, seed), the same on every machine."""
 
+import functools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from t5x_like.prompting.templates import Template
@@ -39,6 +40,23 @@ def of(named: Callable[[str], World], name: str, split: str, seed: int = 0) -> I
     """The examples of the world that `named` knows by a name: a partial of this says in words all that they depend on."""
     world = named(name)
     return examples(name, world.draw, world.key, world.draws, split, seed)
+
+
+@dataclass(frozen=True)
+class Offline:
+    """A task that needs no data: examples of a split, their wordings, and the cluster it belongs to."""
+
+    examples: Callable[[str], Iterator[dict]]
+    templates: tuple[Template, ...]
+    cluster: str
+
+
+def offline(worlds: Mapping[str, World], named: Callable[[str], World]) -> dict[str, Offline]:
+    """Worlds as tasks."""
+    return {
+        name: Offline(functools.partial(of, named, name), world.templates, world.cluster)
+        for name, world in worlds.items()
+    }
 
 
 def worded(

@@ -7,11 +7,11 @@ kinds of items, on a kind that other operations are trained on.
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from t5x_like.prompting import renderings
 from t5x_like.prompting.templates import Template, chosen, render
-from tasks import code_wordings, drawn, worlds_lists, worlds_numbers, worlds_text, worlds_wiki
+from tasks import code_wordings, worlds_lists, worlds_numbers, worlds_text, worlds_wiki
+from tasks.drawn import Offline
 
 HELD_OUT_CLUSTERS = ("table", "comparison", "origin")
 HELD_OUT_CELLS = (
@@ -25,28 +25,18 @@ HELD_OUT_CELLS = (
 )
 
 
-@dataclass(frozen=True)
-class Offline:
-    """A task that needs no data: examples of a split, their wordings, and the cluster it belongs to."""
-
-    examples: Callable[[str], Iterator[dict]]
-    templates: tuple[Template, ...]
-    cluster: str
+def joined(*families: Callable[[], dict[str, Offline]]) -> dict[str, Offline]:
+    """The tasks of several families by their names."""
+    return {name: task for family in families for name, task in family().items()}
 
 
-WORLDS = {
-    **{
-        name: Offline(functools.partial(drawn.of, family.named, name), world.templates, world.cluster)
-        for family in (worlds_lists, worlds_numbers, worlds_text)
-        for name, world in family.WORLDS.items()
-    },
-    **{name: Offline(*questions) for name, questions in worlds_wiki.QUESTIONS.items()},
-}
-CODE = {
-    name: Offline(questions.examples, questions.templates, questions.cluster)
-    for name, questions in code_wordings.QUESTIONS.items()
-}
-ALL = WORLDS | CODE
+# A partial of functions, so that a token cache depends on the file of each family.
+every = functools.partial(
+    joined, worlds_lists.tasks, worlds_numbers.tasks, worlds_text.tasks, worlds_wiki.tasks, code_wordings.tasks
+)
+ALL = every()
+CODE = code_wordings.tasks()
+WORLDS = {name: task for name, task in ALL.items() if name not in CODE}
 
 
 def is_held_out(name: str) -> bool:
@@ -63,20 +53,21 @@ GROUPS = {
 }
 
 
-def together(group: str, cap: int, split: str) -> Iterator[dict]:
+def together(tasks: Callable[[], dict[str, Offline]], group: str, cap: int, split: str) -> Iterator[dict]:
     """{"task", "inputs", "targets"}: the tasks of a group in turn, at most `cap` examples of each, worded by hash."""
-    streams = {name: itertools.islice(ALL[name].examples(split), cap) for name in GROUPS[group]}
+    known = tasks()
+    streams = {name: itertools.islice(known[name].examples(split), cap) for name in GROUPS[group]}
     while streams:
         for name, stream in list(streams.items()):
             example = next(stream, None)
             if example is None:
                 del streams[name]
             else:
-                yield {"task": name, **worded(name, example)}
+                yield {"task": name, **worded(name, known[name].templates, example)}
 
 
-def worded(name: str, example: dict) -> dict[str, str]:
+def worded(name: str, templates: tuple[Template, ...], example: dict) -> dict[str, str]:
     """An example by one of its task's templates, without choices."""
-    (template,) = chosen(ALL[name].templates, name, 1, 0, renderings.key_of(example))
+    (template,) = chosen(templates, name, 1, 0, renderings.key_of(example))
     made = render(template, example)
     return {"inputs": made["inputs"], "targets": made["targets"]}

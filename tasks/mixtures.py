@@ -32,7 +32,9 @@ def rate(name: str, task: seqio.Task) -> float:
 
 
 for group, names in instruction_sets.GROUPS.items():
-    source = GeneratorSource(functools.partial(instruction_sets.together, group, CAP), corpora.SPLITS)
+    source = GeneratorSource(
+        functools.partial(instruction_sets.together, instruction_sets.every, group, CAP), corpora.SPLITS
+    )
     for suffix, vocabulary in instruction_variants.VOCABULARIES.items():
         members = [(f"{name}_{suffix}", functools.partial(rate, name)) for name in names]
         seqio.MixtureRegistry.add(f"{group}_{suffix}", members)

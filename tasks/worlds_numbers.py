@@ -2,7 +2,7 @@
 
 import random
 
-from tasks.drawn import World, worded
+from tasks.drawn import Offline, World, offline, worded
 
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Ida", "Jon", "Kim", "Leo", "Mia")
 THINGS = ("apples", "books", "coins", "cards", "pens", "shells", "stones", "stamps")
@@ -232,3 +232,8 @@ WORLDS = {
 def named(name: str) -> World:
     """The world of a name, found again in any process."""
     return WORLDS[name]
+
+
+def tasks() -> dict[str, Offline]:
+    """The worlds of this file by their names."""
+    return offline(WORLDS, named)

@@ -3,7 +3,7 @@
 import random
 import string
 
-from tasks.drawn import World, worded
+from tasks.drawn import Offline, World, offline, worded
 from tasks.worlds_lists import WORDS
 
 LONGER = tuple(word for word in WORDS if len(word) > 3)
@@ -254,3 +254,8 @@ WORLDS = {
 def named(name: str) -> World:
     """The world of a name, found again in any process."""
     return WORLDS[name]
+
+
+def tasks() -> dict[str, Offline]:
+    """The worlds of this file by their names."""
+    return offline(WORLDS, named)

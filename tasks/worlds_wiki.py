@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tasks.drawn import worded
+from tasks.drawn import Offline, worded
 
 HELD_OUT = 5
 SEED = 7
@@ -227,10 +227,14 @@ READING = worded(
     "Text: {{ context }}\nTask: {{ question }}",
 )
 
-# name: (examples of a split, templates, cluster)
 QUESTIONS = {
-    "wiki_one_hop": (one_hop, CLOSED_BOOK, "wiki_closed_book"),
-    "wiki_two_hop": (two_hop, CLOSED_BOOK, "wiki_closed_book"),
-    "wiki_one_hop_reading": (one_hop, READING, "wiki_reading"),
-    "wiki_two_hop_reading": (two_hop, READING, "wiki_reading"),
+    "wiki_one_hop": Offline(one_hop, CLOSED_BOOK, "wiki_closed_book"),
+    "wiki_two_hop": Offline(two_hop, CLOSED_BOOK, "wiki_closed_book"),
+    "wiki_one_hop_reading": Offline(one_hop, READING, "wiki_reading"),
+    "wiki_two_hop_reading": Offline(two_hop, READING, "wiki_reading"),
 }
+
+
+def tasks() -> dict[str, Offline]:
+    """The questions of this file by their names."""
+    return QUESTIONS

@@ -1,5 +1,6 @@
 """Groups of instruction tasks: nothing that is held out is trained on."""
 
+import functools
 import itertools
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from tasks import instruction_sets
 
 GROUPS = instruction_sets.GROUPS
+together = functools.partial(instruction_sets.together, instruction_sets.every)
 
 
 def test_every_task_is_trained_on_or_held_out():
@@ -30,17 +32,17 @@ def test_of_a_held_out_cell_operation_and_kind_are_trained_apart(name):
 
 
 def test_a_group_as_one_stream_takes_turns_and_keeps_to_its_cap():
-    made = list(instruction_sets.together("instruction_worlds_held_out", 3, "validation"))
+    made = list(together("instruction_worlds_held_out", 3, "validation"))
     names = GROUPS["instruction_worlds_held_out"]
     assert [one["task"] for one in made[: len(names)]] == list(names)
     assert all(sum(one["task"] == name for one in made) == 3 for name in names)
-    again = instruction_sets.together("instruction_worlds_held_out", 3, "validation")
+    again = together("instruction_worlds_held_out", 3, "validation")
     assert list(again) == made
 
 
 def test_no_text_is_in_training_and_among_the_held_out():
     def texts(group, split):
-        return {one["inputs"] for one in itertools.islice(instruction_sets.together(group, 30, split), 2_000)}
+        return {one["inputs"] for one in itertools.islice(together(group, 30, split), 2_000)}
 
     held = texts("instruction_worlds_held_out", "validation")
     assert not held & texts("instruction_worlds", "train")
@@ -56,7 +58,7 @@ def test_mixtures_hold_the_tasks_of_their_groups_at_their_capped_sizes():
     assert sorted(names) == sorted(GROUPS["instruction_worlds_held_out"])
     rates = {name: mixture.get_rate(seqio.TaskRegistry.get(f"{name}_bytes")) for name in ("lookup", "last_of_numbers")}
     assert all(0 < rate <= mixtures.CAP for rate in rates.values())
-    together = seqio.TaskRegistry.get("instruction_worlds_held_out_together_bytes")
-    example = next(together.get_dataset(None, "validation", shuffle=False).as_numpy_iterator())
+    group = seqio.TaskRegistry.get("instruction_worlds_held_out_together_bytes")
+    example = next(group.get_dataset(None, "validation", shuffle=False).as_numpy_iterator())
     assert example["task"].decode() == GROUPS["instruction_worlds_held_out"][0]
     assert example["targets_pretokenized"] and example["targets"][-1] == 1
