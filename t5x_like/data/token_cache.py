@@ -20,6 +20,7 @@ import importlib.util
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,10 @@ from t5x_like.data import cache_checks, vocabularies
 
 FORMAT = 2  # part of the fingerprint; to be raised when the same task comes to mean other files
 MANIFEST, EXAMPLES = "manifest.json", "examples.jsonl"
+
+
+FLAGS = "T5X_LIKE_CACHE_FLAGS"  # more flags for the program that builds caches
+PROGRESS = ("tokenizing ", "joining ")  # how the lines of its progress begin
 
 
 def default_root() -> Path:
@@ -161,15 +166,13 @@ class TokenCache:
         flags = {"task": self.task, "split": self.split, "module": self.module, "root": str(self.folder_of_task.parent)}
         flags["arguments"] = json.dumps(as_json(self.arguments))
         command = [sys.executable, "-m", "t5x_like.data.seqio_source", *(f"--{k}={v}" for k, v in flags.items())]
+        command += shlex.split(os.environ.get(FLAGS, ""))
         path = os.pathsep.join(p for p in sys.path if p)
-        run = subprocess.run(
-            command, env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.PIPE if _quiet() else None
-        )
-        if run.returncode:
-            said = (run.stderr or b"").decode(errors="replace").strip().splitlines()
+        code, said = followed(command, os.environ | {"PYTHONPATH": path})
+        if code:
             raise RuntimeError(
-                f"tokenizing task {self.task!r}, split {self.split!r} failed (exit {run.returncode})"
-                + (f": {said[-1]}" if said else "; its messages are above")
+                f"tokenizing task {self.task!r}, split {self.split!r} failed (exit {code})"
+                + (f": {said}" if said else "; its messages are above")
             )
 
     @functools.cached_property
@@ -241,6 +244,17 @@ def mapped(path: Path, dtype: str) -> np.ndarray:
     return np.memmap(path, dtype, "r").view(np.ndarray) if path.stat().st_size else np.empty(0, dtype)
 
 
-def _quiet() -> bool:
-    """Whether nobody is there to read a progress bar: the builder's messages are then kept for the error."""
-    return not sys.stderr.isatty()
+def followed(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    """Runs the building program: its exit code, and what it said last where that was not seen on a terminal.
+
+    Where there is no terminal its progress is handed on line by line, and TensorFlow's greetings are not.
+    """
+    if sys.stderr.isatty():
+        return subprocess.run(command, env=environment).returncode, ""
+    last = ""
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, errors="replace") as program:
+        for line in program.stderr:
+            last = line.strip() or last
+            if line.startswith(PROGRESS):
+                print(line, end="", file=sys.stderr, flush=True)
+    return program.returncode, last

@@ -1,0 +1,61 @@
+"""`t5x_like cache`: what it prints is what is in the caches and in the rows, and its flags reach the building program."""
+
+import os
+import re
+
+import pytest
+
+from t5x_like.cli import cache as command
+from t5x_like.data import token_cache
+from t5x_like.data.token_cache import TokenCache
+
+FILES = [f"--gin_file={name}" for name in ("sizes/llama/tiny.gin", "objectives/causal_lm.gin", "optimizers/adamw.gin")]
+FILES += ["--gin_file=runs/pretrain.gin", "--gin.VOCAB_SIZE=384", "--gin.STEPS=3", "--gin.WARMUP_STEPS=1"]
+FILES += ["--gin.LENGTH=16", "--gin.RUN_DIR=unused", "--gin.TASK=tiny"]
+
+
+@pytest.fixture
+def at_root(tiny_root, monkeypatch):
+    monkeypatch.setenv("T5X_LIKE_CACHE", str(tiny_root))
+    monkeypatch.setenv(token_cache.FLAGS, "")
+    return tiny_root
+
+
+def test_a_run_file_is_reported_split_by_split_and_row_by_row(at_root, capsys):
+    assert command.main([*FILES, "--verify"]) == 0
+    out = capsys.readouterr().out
+    for split in ("train", "validation"):
+        cache = TokenCache("tiny", split)
+        feature = cache.manifest["features"]["targets"]
+        line = re.search(rf"^tiny/{split} +(\S+) +(\S+) targets +(\S+) +0 *$", out, re.MULTILINE)
+        rate = f"{feature['tokens'] / feature['text_bytes']:.3f}"
+        assert line.groups() == (f"{cache.manifest['documents']:,}", f"{feature['tokens']:,}", rate)
+        assert f"{cache.folder}  fingerprint {cache.manifest['fingerprint']}" in out
+    rows = len(TokenCache("tiny", "train").tokens("targets")) // 16
+    assert f"train_rows: rows {rows:,}, " in out and "fill_decoder 100.0%" in out
+
+
+def test_a_task_needs_no_run_file(at_root, capsys):
+    assert command.main(["--task=pairs", "--split=train", "--workers=2"]) == 0
+    assert re.search(r"^pairs/train +90 +[\d,]+ inputs \+ [\d,]+ targets", capsys.readouterr().out, re.MULTILINE)
+    assert os.environ[token_cache.FLAGS] == "--workers=2"
+
+
+def test_options_of_the_pipeline_go_to_the_building_program(at_root):
+    command.main(["--task=pairs", "--split=train", "--runner=DirectRunner", "--", "--a=b c", "--gin.x=1"])
+    assert os.environ[token_cache.FLAGS] == "--runner=DirectRunner -- '--a=b c' --gin.x=1"
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ([], "give --gin_file=... or --task=..., and not both"),
+        (["--task=a", "--gin_file=b"], "and not both"),
+        (["--task=a", "--", "--region=x"], "there is no --runner"),
+        (["--task=a", "--workers=0"], "--workers=0 must be at least 1"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(flags, message, capsys):
+    with pytest.raises(SystemExit):
+        command.main(flags)
+    assert message in capsys.readouterr().err
