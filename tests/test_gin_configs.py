@@ -97,6 +97,38 @@ def test_the_kept_configuration_trains_the_same_again(tiny_root, tmp_path):
     assert [line["loss"] for line in lines if "loss" in line] == first
 
 
+def run(files, root, run_dir, **macros) -> dict:
+    """Trains what run files of their own describe for two steps; the last line of metrics.jsonl."""
+    macros = SMALL | SHORT[0] | {"RUN_DIR": run_dir, "token_cache.TokenCache.root": root} | macros
+    config = gin_runtime.parse(files, [f"--gin.{name}={value}" for name, value in macros.items()])
+    config.configured("trainer.train")(config=config.resolved_config())
+    return json.loads((Path(run_dir) / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def test_instructions_are_tuned_on_from_a_run(tiny_root, tmp_path):
+    files = ["sizes/llama/tiny.gin", "optimizers/adamw.gin"]
+    text = [*files, "objectives/causal_lm.gin", "runs/pretrain.gin"]
+    before = run(text, tiny_root, tmp_path / "base", TASK="tiny")
+    after = run(
+        [*files, "runs/sft.gin"], tiny_root, tmp_path / "tuned", TASK="pairs", INITIAL=tmp_path / "base", LENGTH=256
+    )
+    assert before["eval/loss"] > 0 and after["eval/target_tokens"] > 0
+
+
+def test_text_and_instructions_are_trained_on_together(tiny_root, tmp_path):
+    files = ["sizes/llama/tiny.gin", "optimizers/adamw.gin", "runs/multitask.gin"]
+    last = run(files, tiny_root, tmp_path, TASK="pairs", TEXT_TASK="tiny", LENGTH=256)
+    assert {"eval/tiny/loss", "eval/pairs/loss"} <= last.keys()
+
+
+def test_encoder_decoders_mix_spans_and_instructions(tiny_root, tmp_path):
+    rows = {"TEXT_ROWS": "@rows.SpanCorruption", "ROWS": "@rows.PackedExamples"}
+    files = ["sizes/t5_1_1/tiny.gin", "optimizers/adamw.gin", "runs/multitask.gin"]
+    lengths = {"INPUTS_LENGTH": 128, "TARGETS_LENGTH": 64}
+    last = run(files, tiny_root, tmp_path, TASK="pairs", TEXT_TASK="tiny", **lengths, **rows)
+    assert {"eval/tiny/loss", "eval/pairs/loss"} <= last.keys()
+
+
 @pytest.mark.parametrize("name", sorted(path.name for path in (CONFIGS / "decoding").glob("*.gin")))
 def test_every_way_of_decoding_is_built(name):
     assert callable(gin_runtime.parse([f"decoding/{name}"]).evaluate("%CHOOSE"))
@@ -113,6 +145,8 @@ def test_no_file_is_left_out():
         "runs/finetune",
         "runs/quickstart",
         "runs/inspect",
+        "runs/sft",
+        "runs/multitask",
         "precision/bfloat16",
         "optimizers/adamw",
     }
@@ -121,7 +155,7 @@ def test_no_file_is_left_out():
     used |= {f"objectives/{objective}" for objective, _ in FAMILIES.values()}
     used |= {f"objectives/{objective}" for objective in OBJECTIVES}
     used |= {f"architectures/{family_of(size)}" for size in TINY}
-    # decoding/ is built above, cleaning/ in tests/cli/test_clean, tasks/ are read in tests/tasks, sizes/ are counted in test_families
+    # decoding/ is built above, cleaning/ in tests/cli/test_clean, tasks/ in tests/tasks; sizes/ are counted in test_families
     found = {str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.gin")}
     assert {name for name in found if not name.startswith(("cleaning/", "decoding/", "tasks/", "sizes/"))} == used
     assert {name.split("/")[1] for name in found if name.startswith("sizes/")} == {family_of(size) for size in TINY}
