@@ -108,10 +108,9 @@ def run(files, root, run_dir, **macros) -> dict:
 def test_instructions_are_tuned_on_from_a_run(tiny_root, tmp_path):
     files = ["sizes/llama/tiny.gin", "optimizers/adamw.gin"]
     text = [*files, "objectives/causal_lm.gin", "runs/pretrain.gin"]
-    before = run(text, tiny_root, tmp_path / "base", TASK="tiny")
-    after = run(
-        [*files, "runs/sft.gin"], tiny_root, tmp_path / "tuned", TASK="pairs", INITIAL=tmp_path / "base", LENGTH=256
-    )
+    before = run(text, tiny_root, tmp_path / "base", TASK="tiny", LENGTH=256)
+    tuned = {"TASK": "pairs", "INITIAL": tmp_path / "base", "LENGTH": 256}
+    after = run([*files, "runs/sft.gin"], tiny_root, tmp_path / "tuned", **tuned)
     assert before["eval/loss"] > 0 and after["eval/target_tokens"] > 0
 
 
@@ -121,12 +120,19 @@ def test_text_and_instructions_are_trained_on_together(tiny_root, tmp_path):
     assert {"eval/tiny/loss", "eval/pairs/loss"} <= last.keys()
 
 
-def test_encoder_decoders_mix_spans_and_instructions(tiny_root, tmp_path):
-    rows = {"TEXT_ROWS": "@rows.SpanCorruption", "ROWS": "@rows.PackedExamples"}
+def test_encoder_decoders_mix_spans_and_instructions(tiny_root):
+    macros = {"TEXT_ROWS": "@rows.SpanCorruption", "ROWS": "@rows.PackedExamples", "TASK": "pairs", "TEXT_TASK": "tiny"}
+    macros |= {
+        "INPUTS_LENGTH": 128,
+        "TARGETS_LENGTH": 64,
+        "RUN_DIR": "/nowhere",
+        "token_cache.TokenCache.root": tiny_root,
+    }
     files = ["sizes/t5_1_1/tiny.gin", "optimizers/adamw.gin", "runs/multitask.gin"]
-    lengths = {"INPUTS_LENGTH": 128, "TARGETS_LENGTH": 64}
-    last = run(files, tiny_root, tmp_path, TASK="pairs", TEXT_TASK="tiny", **lengths, **rows)
-    assert {"eval/tiny/loss", "eval/pairs/loss"} <= last.keys()
+    mixture = gin_runtime.parse(files, [f"--gin.{name}={value}" for name, value in macros.items()]).evaluate(
+        "%TRAIN_ROWS"
+    )
+    assert list(mixture.parts) == ["tiny", "pairs"] and mixture.lengths == {"encoder": 128, "decoder": 64}
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (CONFIGS / "decoding").glob("*.gin")))
