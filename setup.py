@@ -21,8 +21,9 @@ TASKS = ["seqio>=0.0.20", "tensorflow>=2.21", "tensorflow-datasets>=4.9.10", "im
 
 # BLEU and ROUGE as they are reported.
 METRICS = ["sacrebleu>=2.4", "rouge-score>=0.1.2"]
-# Languages; .zst and .parquet files.
-CLEANING = ["py3langid>=0.3", "zstandard>=0.23", "pyarrow>=17"]
+# .zst files, .parquet files and folders of Hugging Face's datasets.
+FILES = ["zstandard>=0.23", "pyarrow>=17"]
+CLEANING = ["py3langid>=0.3", *FILES]  # it tells languages apart
 # Reads checkpoints of llama.cpp.
 GGUF = ["gguf>=0.17"]
 
@@ -46,6 +47,7 @@ setup(
         "gguf": GGUF,
         "metrics": METRICS,
         "cleaning": CLEANING,
+        "files": FILES,
         "html": ["trafilatura>=2"],
         "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", *GGUF, *METRICS, *CLEANING],
     },

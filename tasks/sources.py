@@ -26,6 +26,7 @@ from tasks.sources_fields import Fields, Kind
 
 LOOKED_AT = 100  # examples that decide of which kind a field is
 PATIENCE = 10_000  # records without an example after which something is taken to be wrong
+TOGETHER, TOGETHER_BYTES = 256, 2**20  # examples and their text that TensorFlow is given at once
 TENSORS = {str: tf.string, dict: tf.string, bool: tf.bool, int: tf.int64, float: tf.float64}
 
 
@@ -162,8 +163,13 @@ class RecordSource(seqio.DataSource):
         if shuffle:
             shards = [shards[i] for i in np.random.default_rng(seed).permutation(len(shards))]
         _, kinds = self.kinds(split)
-        signature = {name: tf.TensorSpec((None,) * kind.many, TENSORS[kind.of]) for name, kind in kinds.items()}
-        return tf.data.Dataset.from_generator(partial(self.generated, split, shards), output_signature=signature)
+        together = not any(kind.many for kind in kinds.values())  # lists of different lengths stand in no tensor
+        signature = {
+            name: tf.TensorSpec((None,) * (kind.many + together), TENSORS[kind.of]) for name, kind in kinds.items()
+        }
+        generated = partial(self.batches if together else self.generated, split, shards)
+        dataset = tf.data.Dataset.from_generator(generated, output_signature=signature)
+        return dataset.unbatch() if together else dataset
 
     def generated(self, split: str, shards: Sequence[str]) -> Iterator[dict[str, Any]]:
         """The examples of several shards."""
@@ -173,6 +179,25 @@ class RecordSource(seqio.DataSource):
         except Exception as error:
             self.failure = error
             raise
+
+    def batches(self, split: str, shards: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+        """The examples of several shards, some together: handing them to TensorFlow one by one is slow."""
+        _, kinds = self.kinds(split)
+        types = {name: sources_fields.ARRAYS[kind.of] for name, kind in kinds.items()}
+        some, size = [], 0
+        for example in self.generated(split, shards):
+            some.append(example)
+            size += sum(len(value) for value in example.values() if isinstance(value, bytes))
+            if len(some) == TOGETHER or size > TOGETHER_BYTES:
+                yield stacked(some, types)
+                some, size = [], 0
+        if some:
+            yield stacked(some, types)
+
+
+def stacked(examples: Sequence[Mapping[str, Any]], types: Mapping[str, type]) -> dict[str, np.ndarray]:
+    """Examples as one array a field."""
+    return {name: np.array([example[name] for example in examples], kind) for name, kind in types.items()}
 
 
 READING = (RecordSource, sources_fields.arrays)  # what the examples of every source here are made by

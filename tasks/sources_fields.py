@@ -45,6 +45,8 @@ class Kind:
           TypeError, OverflowError: it is of another kind.
           UnicodeError: text that is not UTF-8.
         """
+        if isinstance(value, str) and self.of is str and not self.many:  # nearly all there is
+            return value.encode("utf-8")
         value = plain(value)
         if self.many:
             if not isinstance(value, list | tuple):
