@@ -15,7 +15,7 @@ from t5x_like.text_metrics import postprocess
 from tasks import code_tasks, corpora, instruction, instruction_sets, instruction_variants, worlds
 from tasks.sources import GeneratorSource
 
-CAP = 3_000  # examples of a task
+CAP = 2_000  # examples of a task
 MODULES = (worlds, code_tasks)  # register the members
 AS_IT_IS = (Template("as_it_is", "{{ inputs }}", "{{ targets }}"),)
 

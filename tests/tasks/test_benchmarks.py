@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from t5x_like.prompting.templates import render
@@ -122,6 +123,41 @@ def test_parquet_of_the_hub_gives_the_same_examples(tasks, tmp_path, monkeypatch
         with monkeypatch.context() as patch:
             patch.setenv("T5X_LIKE_DATA", str(tmp_path))
             assert rows(tasks, name) == distributed
+
+
+def test_what_tfds_has_prepared_gives_the_same_examples(tasks, tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    wanted = {name: rows(tasks, name) for name in ("glue_rte", "squad_v1")}
+    text, label = tfds.features.Text(), tfds.features.ClassLabel(names=["entailment", "not_entailment"])
+    answers = tfds.features.Sequence({"text": text, "answer_start": np.int32})
+    features = {
+        "glue_rte": {"sentence1": text, "sentence2": text, "label": label, "idx": np.int32},
+        "squad_v1": {"title": text, "context": text, "question": text, "answers": answers},
+    }
+    for name, folder in (("glue_rte", "glue/rte"), ("squad_v1", "squad/v1.1")):
+        tfds.dataset_builders.store_as_tfds_dataset(
+            name=folder.split("/")[0],
+            config=tfds.core.BuilderConfig(name=folder.split("/")[1]),
+            version="2.0.0",
+            features=tfds.features.FeaturesDict(features[name]),
+            split_datasets={split: enumerate(map(as_tfds, wanted[name])) for split in ("train", "validation")},
+            data_dir=str(tmp_path),
+            disable_shuffling=True,
+        )
+    monkeypatch.setenv("T5X_LIKE_DATA", str(tmp_path / "nothing"))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    for name in wanted:
+        assert rows(tasks, name) == wanted[name]
+
+
+def as_tfds(example: dict) -> dict:
+    """An example as TFDS's row."""
+    if "sentence1" in example:
+        label = {"yes": "entailment", "no": "not_entailment"}[example["answer"]]
+        return {**{name: example[name] for name in ("sentence1", "sentence2")}, "label": label, "idx": 0}
+    answers = {"text": example["answers"], "answer_start": [0] * len(example["answers"])}
+    return {**{name: example[name] for name in ("title", "context", "question")}, "answers": answers}
 
 
 def test_the_calculators_marks_and_commas_go(tasks):
