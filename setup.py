@@ -24,6 +24,10 @@ METRICS = ["sacrebleu>=2.4", "rouge-score>=0.1.2"]
 # .zst files, .parquet files and folders of Hugging Face's datasets.
 FILES = ["zstandard>=0.23", "pyarrow>=17"]
 CLEANING = ["py3langid>=0.3", *FILES]  # it tells languages apart
+# Caches on other machines; gs:// and s3:// need gcsfs and s3fs too.
+REMOTE = ["fsspec[http]>=2024.2"]
+# In an environment of its own: see requirements-beam.txt.
+BEAM = ["apache-beam>=2.77,<2.78", "google-crc32c>=1.6"]
 # Reads checkpoints of llama.cpp.
 GGUF = ["gguf>=0.17"]
 
@@ -46,10 +50,12 @@ setup(
         "gpu": ["jax[cuda13]>=0.10"],
         "gguf": GGUF,
         "metrics": METRICS,
+        "remote": REMOTE,
+        "beam": BEAM,
         "cleaning": CLEANING,
         "files": FILES,
         "html": ["trafilatura>=2"],
-        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", *GGUF, *METRICS, *CLEANING],
+        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", *GGUF, *METRICS, *REMOTE, *CLEANING],
     },
     entry_points={"console_scripts": ["t5x_like = t5x_like.cli.main:main"]},
 )

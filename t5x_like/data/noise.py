@@ -129,7 +129,7 @@ def _joined(flat, begin_n, at_nS, jump_nS, count_n, length: int) -> np.ndarray:
     source[:, 0] = begin_n
     source.reshape(-1)[(at_nS + np.arange(len(begin_n))[:, None] * length).reshape(-1)] += jump_nS.reshape(-1)
     np.cumsum(source, axis=1, out=source)
-    result = np.asarray(flat).take(source, mode="clip").astype(np.int32)
+    result = flat.take(source, mode="clip").astype(np.int32)
     result *= np.arange(length) < count_n[:, None]
     return result
 

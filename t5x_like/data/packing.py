@@ -78,6 +78,6 @@ def gathered(tokens, begin_K, length_K, place_K: tuple[np.ndarray, np.ndarray], 
     each_K = np.insert(length_K, last_n, length - real_n)
     number_K = np.insert(nth_K + 1, last_n, 0)
     positions, segments = numbered(np.cumsum(each_K) - each_K, number_K, rows * length)
-    made = np.asarray(tokens).take(np.repeat(np.insert(begin_K, last_n, 0), each_K) + positions, mode="clip")
+    made = tokens.take(np.repeat(np.insert(begin_K, last_n, 0), each_K) + positions, mode="clip")
     real = segments > 0
     return tuple(x.reshape(shape) for x in (made.astype(np.int32) * real, positions * real, segments))

@@ -174,7 +174,7 @@ class PackedConversations(Rows):
             counts = positions >= context_nL
         first_K = vocabularies.start_id(self.vocabulary)
         if self.read_only:
-            first_K = np.asarray(self.cache.tokens("targets"))[self.cache.offsets("targets")[example_K] + begin_K - 1]
+            first_K = self.cache.tokens("targets")[self.cache.offsets("targets")[example_K] + begin_K - 1]
         batch = {
             "decoder_input_tokens": after_first(tokens, real & (positions == 0), real, first_K),
             "decoder_target_tokens": tokens,

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from t5x_like.data import cache_checks, vocabularies
+from t5x_like.data import cache_checks, cache_mirror, vocabularies
 
 FORMAT = 2  # part of the fingerprint; to be raised when the same task comes to mean other files
 MANIFEST, EXAMPLES = "manifest.json", "examples.jsonl"
@@ -107,8 +107,9 @@ class TokenCache:
 
     `module` is what to import so that the task is registered; where there are `arguments` (plain values by name),
     `module.define(task, **arguments)` registers it. `fingerprint` pins a cache that was carried from another machine: it
-    is read as it is, whatever the sources here say. Building runs in a process of its own, so that TensorFlow is never
-    loaded beside a training run.
+    is read as it is, whatever the sources here say. `root` may be a URL that fsspec knows (gs://, s3://, https://, ...):
+    tokens are then fetched by blocks, and kept under $T5X_LIKE_CACHE/mirror. Building runs in a process of its own, so
+    that TensorFlow is never loaded beside a training run.
 
     Raises (at first use):
       FileNotFoundError: a pinned cache that is not there, or no way to build it here.
@@ -126,8 +127,24 @@ class TokenCache:
     def folder_of_task(self) -> Path:
         return Path(self.root or default_root()) / self.task
 
+    @functools.cached_property
+    def mirror(self) -> cache_mirror.Mirror | None:
+        """What is here of a fresh (or the pinned) cache whose root is a URL, or None."""
+        if not cache_mirror.is_url(self.root):
+            return None
+        pattern = f"{self.task}/{self.fingerprint or '*'}/{self.split}/{MANIFEST}"
+        for path, content in cache_mirror.manifests(self.root, pattern):
+            if self.fingerprint or self.is_fresh(json.loads(content)):
+                return cache_mirror.Mirror(self.root, path, content, default_root())
+        raise FileNotFoundError(
+            f"no token cache {pattern} at {self.root} is of this task as it is defined here; copy one there, or pin the "
+            "one to read with token_cache.TokenCache.fingerprint (which web servers without listings need too)"
+        )
+
     def find(self) -> Path | None:
-        """The folder of a fresh (or the pinned) cache, or None."""
+        """The folder of a fresh (or the pinned) cache, or None; what is here of it where the root is a URL."""
+        if self.mirror is not None:
+            return self.mirror.folder
         pattern = f"{self.fingerprint or '*'}/{self.split}/{MANIFEST}"
         for manifest in sorted(self.folder_of_task.glob(pattern)):
             content = json.loads(manifest.read_text())
@@ -181,6 +198,8 @@ class TokenCache:
 
     @functools.cached_property
     def manifest(self) -> dict:
+        if self.mirror is not None:
+            return self.mirror.manifest
         content = json.loads((self.folder / MANIFEST).read_text())
         cache_checks.check_once(self.folder, content["files"], default_root())
         return content
@@ -191,21 +210,30 @@ class TokenCache:
 
     @functools.cached_property
     def vocabulary(self) -> vocabularies.Vocabulary:
+        for name in self.manifest["files"]:
+            if name.startswith("vocabulary/"):
+                self.file(name)
         return vocabularies.load(self.folder / "vocabulary")
+
+    def file(self, name: str) -> Path:
+        """A file of the cache, all of which is on this machine."""
+        return self.folder / name if self.mirror is None else self.mirror.whole(name)
 
     @functools.cached_property
     def _maps(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """(tokens, offsets) by feature."""
         return {
             name: (
-                mapped(self.folder / f"{name}.tokens", described["dtype"]),
-                mapped(self.folder / f"{name}.offsets", "int64"),
+                mapped(self.folder / f"{name}.tokens", described["dtype"])
+                if self.mirror is None
+                else self.mirror.ids(f"{name}.tokens", described["dtype"]),
+                mapped(self.file(f"{name}.offsets"), "int64"),
             )
             for name, described in self.manifest["features"].items()
         }
 
     def tokens(self, feature: str) -> np.ndarray:
-        """All ids of a feature, memory-mapped."""
+        """All ids of a feature, memory-mapped; of a remote cache what reads as an array, and is fetched when it is read."""
         return self._map(feature)[0]
 
     def offsets(self, feature: str) -> np.ndarray:
@@ -227,7 +255,7 @@ class TokenCache:
             raise ValueError(
                 f"task {self.task!r} has no metric_fns, so its cache keeps nothing but tokens; add a metric"
             )
-        with open(self.folder / EXAMPLES, "rb") as f:
+        with open(self.file(EXAMPLES), "rb") as f:
             yield from map(json.loads, f)
 
     def verify(self) -> None:
@@ -236,6 +264,8 @@ class TokenCache:
         Raises:
           ValueError: the file and bytes that differ.
         """
+        for name in self.manifest["files"]:
+            self.file(name)
         cache_checks.check(self.folder, self.manifest["files"])
 
 
