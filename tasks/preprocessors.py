@@ -30,9 +30,6 @@ def rekey(dataset: tf.data.Dataset, **names: str) -> tf.data.Dataset:
     )
 
 
-text_as_targets = functools.partial(rekey, targets="text")
-
-
 def objective(make: Callable, window: int = 1024, seed: int = 0) -> Callable[..., tf.data.Dataset]:
     """A seqio step that turns tokenized documents into the rows `make(cache)`: examples as `t5x_like.batches` names them.
 
