@@ -140,3 +140,8 @@ def small():
     """A SentencePiece model of these documents."""
     texts = [example["targets"] for shard in range(SHARDS) for example in lines(shard, 40)]
     return vocabularies.vocabularies.SentencePieceVocabulary(vocabularies.trained_sentencepiece(texts, 285, 10), 10)
+
+
+def define(name: str, folder: str) -> None:
+    """A task with the tokenizer of a folder."""
+    add(name, Shards(lines, PAIR), (TOKENIZE, EOS), BOTH, vocabulary=vocabularies.pretrained(folder))

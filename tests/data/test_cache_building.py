@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from t5x_like.data import vocabularies
-from tests.data.cache_builds import built, complaint, content, documents
+from t5x_like.data.token_cache import TokenCache
+from tests.data import tiny_tokenizers
+from tests.data.cache_builds import MODULE, built, complaint, content, documents, start
 
 SHAPES = ("pairs_judged", "pairs_no_copy", "pairs_both_eos", "pairs_no_eos", "pairs_small_model", "masked")
 
@@ -89,3 +91,29 @@ def test_an_empty_split_is_refused_with_what_was_dropped(tmp_path):
     said = complaint(tmp_path, "pairs", "empty")
     assert "task 'pairs' has no example in split 'empty', {'made_up.rule': 3} were dropped" in said
     assert not list(tmp_path.rglob(".building_*"))
+
+
+def test_a_changed_tokenizer_never_reads_an_old_cache(tmp_path):
+    arguments = {"folder": str(tmp_path / "tokenizer")}
+    (tmp_path / "tokenizer").mkdir()
+    file = tmp_path / "tokenizer" / "tokenizer.json"
+    file.write_text(tiny_tokenizers.byte_level().to_str())
+    (tmp_path / "tokenizer" / "tokenizer_config.json").write_text('{"eos_token": "<|end|>"}')
+
+    def cache():
+        return TokenCache("changing", "train", MODULE, str(tmp_path), arguments=arguments)
+
+    def build(**options):
+        process = start(tmp_path, "changing", arguments=arguments, **options)
+        process.join()
+        return cache().manifest
+
+    first = build()
+    assert first["inputs"]["versions"]["tokenizers"]
+    assert cache().find() is not None
+    tiny_tokenizers.wordpiece().save(str(file))
+    assert cache().find() is None
+    (tmp_path / "tokenizer" / "tokenizer_config.json").write_text('{"eos_token": "[SEP]"}')
+    second = build()
+    assert second["fingerprint"] != first["fingerprint"]
+    assert second["vocab_size"] != first["vocab_size"]
