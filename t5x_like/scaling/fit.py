@@ -6,9 +6,10 @@
     found.predict({"n_params": [7e10], "tokens": [1.4e12]})   # Prediction(value_N, low_N, high_N, level)
     found.write("fit.json"), fit.read("fit.json")
 
-Standard errors are those of bootstrap refits, intervals their percentiles around the estimate: rows are resampled in large tables; in small ones (fewer
-than RESAMPLED rows a parameter) residuals are, as resampled rows would often leave no design to fit. Both are widened by
-sqrt(n / (n - p)) and Student's t over the normal, for the residuals of a fit with p parameters are smaller than the noise.
+Standard errors are those of bootstrap refits, intervals their percentiles around the estimate: rows are resampled in large
+tables; in small ones (fewer than RESAMPLED rows a parameter) residuals are, as resampled rows would often leave no design
+to fit. Both are widened by sqrt(n / (n - p)) and Student's t over the normal, for the residuals of a fit with p parameters
+are smaller than the noise.
 A prediction interval is for one new run: parameters and the scatter of single runs (seeds) together. It holds as far as the
 law itself does, which no resampling can tell: the leave-future-out score (score.py) is the check on that.
 """
