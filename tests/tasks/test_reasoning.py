@@ -1,9 +1,11 @@
 """reasoning-gym's datasets as tasks, where it is installed, and what is said where it is not."""
 
 import builtins
+import inspect
 
 import pytest
 
+from t5x_like.cli import gin_runtime
 from t5x_like.text_metrics import reasoning
 
 
@@ -44,3 +46,11 @@ def test_a_dataset_that_is_not_there_is_refused():
         reasoning.dataset_of("chain_sums", 1, 0)
     with pytest.raises(ValueError, match="refuses options"):
         reasoning.dataset_of("chain_sum", 1, 0, {"no_such": 1})
+
+
+def test_the_gin_file_gives_what_define_takes():
+    from tasks import reasoning as tasks
+
+    config = gin_runtime.parse(["tasks/reasoning.gin"], ["--gin.DATASET='chain_sum'"])
+    arguments = config.configured("token_cache.TokenCache")(task="reasoning", split="train").arguments
+    assert inspect.signature(tasks.define).bind("reasoning", **arguments).arguments["dataset"] == "chain_sum"
