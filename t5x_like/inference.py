@@ -1,6 +1,6 @@
 """Text in, text out: prompts are batched, padded to few lengths, continued, and given back in their order."""
 
-import functools
+import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from t5x_like import partitioning
 from t5x_like.data import chat, vocabularies
@@ -47,30 +47,70 @@ def infer(
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens}: ask for at least 1")
     mesh = partitioning.make_mesh() if mesh is None else mesh
-    sharding = partitioning.batch_sharding(mesh, rules)
-    shards = sharding.shard_shape((mesh.size,))
-    batch_size = round_up(batch_size, mesh.size // shards[0])
     seq2seq = hasattr(model, "encoder")
-    decode = jax.jit(
-        functools.partial(generate, model, choose=choose, max_new_tokens=max_new_tokens, stop_ids=vocabulary.stop_ids)
-    )
+    decode = OnMesh(decoding(model, vocabulary, choose, max_new_tokens), batch_size, mesh, rules)
     numbered = enumerate({"prompt": p} if isinstance(p, str) else p for p in prompts)
-    while chunk := list(itertools.islice(numbered, batch_size)):
+    while chunk := list(itertools.islice(numbered, decode.size)):
         chunk = [(number, rendered(record, vocabulary)) for number, record in chunk]
         ids = [prompt_ids(record, vocabulary, seq2seq) for _, record in chunk]
-        ids += ids[:1] * (batch_size - len(chunk))
         batch = encoder_batch(ids, vocabulary) if seq2seq else decoder_batch(ids, prefix)
-        numbers = np.array([n for n, _ in chunk] + [0] * (batch_size - len(chunk)))
-        keys = np.asarray(jax.vmap(jax.random.fold_in, (None, 0))(jax.random.PRNGKey(seed), numbers))
-        with partitioning.on(mesh, rules):
-            placed = partitioning.global_batch(
-                lambda start, stop, b=batch | {"keys": keys}: {k: x[start:stop] for k, x in b.items()},
-                batch_size,
-                sharding,
-            )
-            made = jax.device_get(decode(params, placed, placed.pop("keys")))
+        made = decode(params, batch | {"keys": row_keys(seed, [number for number, _ in chunk])})
         for row, (number, record) in enumerate(chunk):
             yield completion(record, number, vocabulary, made, row)
+
+
+@dataclasses.dataclass(frozen=True)
+class OnMesh:
+    """`function(params, batch)`, jitted, over rows that are on the host: rows go in and rows come out, on every host all.
+
+    Batches have `size` rows, the smallest number from `batch_size` on that the devices divide.
+    """
+
+    function: Callable
+    batch_size: int
+    mesh: Mesh
+    rules: partitioning.Rules = partitioning.RULES
+
+    def __post_init__(self):
+        everywhere = NamedSharding(self.mesh, PartitionSpec())
+        object.__setattr__(self, "jitted", jax.jit(self.function, out_shardings=everywhere))
+
+    @property
+    def size(self) -> int:
+        sharding = partitioning.batch_sharding(self.mesh, self.rules)
+        return round_up(self.batch_size, self.mesh.size // sharding.shard_shape((self.mesh.size,))[0])
+
+    def __call__(self, params, batch: dict[str, np.ndarray]) -> Any:
+        """The function of up to `size` rows; a batch with fewer is filled up with its first row."""
+        count, size = len(next(iter(batch.values()))), self.size
+        index_B = np.arange(size) * (np.arange(size) < count)
+        with partitioning.on(self.mesh, self.rules):
+            placed = partitioning.global_batch(
+                lambda start, stop: {name: x[index_B[start:stop]] for name, x in batch.items()},
+                size,
+                partitioning.batch_sharding(self.mesh, self.rules),
+            )
+            made = jax.device_get(self.jitted(params, placed))
+        return jax.tree.map(lambda x: x[:count], made)
+
+
+def decoding(model: nn.Module, vocabulary, choose: Callable, max_new_tokens: int) -> Callable:
+    """A function (params, batch with `keys`) -> `Generated`, to be jitted."""
+
+    def decode(params, batch):
+        prompts = {name: x for name, x in batch.items() if name != "keys"}
+        return generate(model, params, prompts, batch["keys"], choose, max_new_tokens, vocabulary.stop_ids)
+
+    return decode
+
+
+def row_keys(seed: int, *numbers: Sequence[int]) -> np.ndarray:
+    """A random key for every row, folded from its numbers one after the other."""
+    key = jax.random.PRNGKey(seed)
+    keys = jnp.broadcast_to(key, (len(numbers[0]), *key.shape))
+    for number_B in numbers:
+        keys = jax.vmap(jax.random.fold_in)(keys, np.asarray(number_B))
+    return np.asarray(keys)
 
 
 def embed(

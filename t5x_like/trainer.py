@@ -2,9 +2,10 @@
 
 import contextlib
 import dataclasses
+import functools
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from t5x_like.data.stream import Stream
 from t5x_like.evaluator import Evaluator
 from t5x_like.progress import Bar, Meter, train_text
 from t5x_like.scaling import flops
+from t5x_like.task_evaluation.background import Judging
+from t5x_like.task_evaluation.evaluation import Asked, TaskEvaluation
 from t5x_like.train_state import Precision, TrainState
 
 
@@ -47,6 +50,7 @@ def train(
     log_every: int = 10,
     eval_every: int = 500,
     eval_batches: int | None = 20,
+    evaluations: Sequence[TaskEvaluation] = (),
     checkpoint_every: int = 500,
     keep_last: int = 3,
     keep_best: int = 0,
@@ -56,18 +60,21 @@ def train(
     """Trains until `steps` steps are done, going on from the newest checkpoint in `run_dir` if there is one.
 
     `batch_size` counts rows of the global batch; `microbatches` splits it in time without changing the result.
-    `eval_rows` are evaluated every `eval_every` steps and at the end, on `eval_batches` batches (None: all).
+    `eval_rows` are evaluated every `eval_every` steps and at the end, on `eval_batches` batches (None: all). So are the
+    tasks of `evaluations`: answers are made at once, judged while training goes on, and kept in run_dir/evaluations.
     `initial` names a checkpoint whose parameters a fresh run starts from; `config` is kept as run_dir/config.gin.
     SIGTERM finishes the step, saves and returns. Returns the last metrics logged.
 
     Raises:
       ValueError: sizes that do not fit together, before anything is compiled or written.
-      NonFiniteLossError: the loss is no longer a number.
+      NonFiniteLossError: the loss is no longer a number; RuntimeError: an evaluation failed.
     """
     mesh = partitioning.make_mesh() if mesh is None else mesh
     check(batch_size, microbatches, steps, mesh, rules, log_every, eval_every, checkpoint_every)
-    layout = train_state.layout(model, optimizer, batches.abstract(train_rows, batch_size), mesh, rules, precision)
+    example = batches.abstract(train_rows, batch_size)
+    layout = train_state.layout(model, optimizer, example, mesh, rules, precision)
     check_vocabulary(layout.boxed.params, train_rows)
+    asked = [Asked(one, model, mesh, rules, "decoder_prefix" in example) for one in fitting(evaluations, train_rows)]
     stream = Stream(train_rows, batch_size, seed)
     meta = {"data": stream.fingerprint}
     saved = checkpoints.Checkpointer(Path(run_dir) / "checkpoints", keep_last, keep_best)
@@ -78,39 +85,30 @@ def train(
     state = start(saved, layout, seed, meta, initial)
     first = int(state.step)
     evaluate = evaluator(model, objective, eval_rows, batch_size, mesh, rules, eval_batches)
-    row = flops.per_row(model, layout.boxed.params, train_rows.lengths)
-    peak, peak_source = flops.peak_per_device()
-    meter = Meter(row.train * batch_size, peak * mesh.size, tuple(mixing.parts(train_rows)))
+    meter, explained = metered(model, layout, train_rows, batch_size, mesh)
     fetch = fetcher(stream, partitioning.batch_sharding(mesh, rules))
     with (
         partitioning.on(mesh, rules),
         writers.RunWriter(run_dir, first) as writer,
         contextlib.closing(saved),
         contextlib.closing(Prefetch(fetch, range(first, steps))) as inputs,
+        Judging(run_dir, first) as judging,
         stop_requested() as stopping,
         Bar("train", steps, first) as bar,
     ):
-        if first < steps:
-            bar.message(f"MFU = model FLOP/s / peak; {flops.FORMULA}; peak: {peak_source}")
-        loop = Loop(steps, log_every, step_fn, inputs, meter, writer, bar, saved)
+        loop = Loop(steps, log_every, step_fn, inputs, meter, writer, bar, saved, judging)
+        measure = Measures(loop, evaluate, asked, eval_every, precision)
+        measure.catch_up(first, state)
+        bar.message(explained)
         for done in range(first + 1, steps + 1):
             state = loop.step(done, state)
             stop = agreed(stopping.is_set(), done % log_every == 0)
-            last = done == steps or stop
-            measure = evaluate is not None and (done % eval_every == 0 or done == steps)
-            # The first step is waited for, to show at once that all is well.
-            if not (last or measure or done % checkpoint_every == 0 or done == first + 1):
-                continue
-            loop.settle()  # nothing is in flight from here on: only finite states are evaluated or saved
-            results = evaluate(precision.used(state.params)) if measure else {}
-            loop.report(done, results)
-            if last or done % checkpoint_every == 0:
-                saved.save(done, state, meta, results)
-            meter.restart_clock()
-            if stop and done < steps:
-                saved.wait()
-                bar.message(f"stopped after step {done} of {steps} and saved; the same command goes on from here")
+            results = measure(done, state) if measure.due(done) else {}
+            if done == steps or stop or done % checkpoint_every == 0:
+                loop.save(done, state, meta, results)
+            if stop:
                 break
+        loop.finish(int(state.step))
         return writer.last
 
 
@@ -126,6 +124,7 @@ class Loop:
     writer: writers.RunWriter
     bar: Bar
     saved: checkpoints.Checkpointer
+    judging: Judging
     in_flight: tuple | None = None
 
     def step(self, done: int, state: TrainState) -> TrainState:
@@ -135,10 +134,13 @@ class Loop:
         state, metrics = self.step_fn(state, batch)
         before, self.in_flight = self.in_flight, (done, metrics, tokens, self.inputs.waited - waited)
         self.take_in(before)
+        self.deliver()
+        if done == self.bar.first + 1:
+            self.settle()  # the first step is waited for, to show at once that all is well
         return state
 
     def settle(self) -> None:
-        """Waits for the step in flight."""
+        """Waits for the step in flight: only finite states are evaluated or saved."""
         before, self.in_flight = self.in_flight, None
         self.take_in(before)
 
@@ -158,11 +160,59 @@ class Loop:
         self.writer.write(done, scalars)
         self.bar.advance(done, train_text(scalars))
 
-    def report(self, done: int, results: dict[str, float]) -> None:
+    def save(self, done: int, state: TrainState, meta: dict, results: dict[str, float]) -> None:
+        """Saves a state; what writes it does not hold up the next steps."""
+        self.settle()
+        self.saved.save(done, state, meta, results)
+        self.meter.restart_clock()
+
+    def deliver(self, wait: bool = False) -> None:
+        """Reports the tasks that are judged; `wait` for all of them."""
+        self.judging.deliver(functools.partial(self.report, name="eval_tasks"), wait)
+
+    def finish(self, done: int) -> None:
+        """Waits until everything is judged and saved; says so where the run was stopped before its end."""
+        self.deliver(wait=True)
+        self.saved.wait()
+        if done < self.steps:
+            self.bar.message(f"stopped after step {done} of {self.steps} and saved; the same command goes on from here")
+
+    def report(self, done: int, results: Mapping[str, float], name: str = "eval") -> None:
         """Writes and says what an evaluation measured."""
         if results:
-            self.writer.write(done, {f"eval/{name}": value for name, value in results.items()})
-            self.bar.message(f"step {done}: " + "  ".join(f"eval/{k} {v:.4f}" for k, v in results.items()))
+            self.writer.write(done, {f"{name}/{metric}": value for metric, value in results.items()})
+            self.bar.message(f"step {done}: " + "  ".join(f"{name}/{k} {v:.4f}" for k, v in results.items()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Measures:
+    """What is measured every so many steps and at the end: the losses of some rows, and the answers to tasks' questions."""
+
+    loop: Loop
+    evaluate: Evaluator | None
+    asked: Sequence[Asked]
+    every: int
+    precision: Precision
+
+    def due(self, done: int) -> bool:
+        return (self.evaluate is not None or bool(self.asked)) and (done % self.every == 0 or done == self.loop.steps)
+
+    def __call__(self, done: int, state: TrainState) -> dict[str, float]:
+        """The losses, reported; answers are made, to be judged while training goes on."""
+        self.loop.settle()
+        params = self.precision.used(state.params)
+        results = {} if self.evaluate is None else self.evaluate(params)
+        self.loop.report(done, results)
+        for one in self.asked:
+            self.loop.judging.ask(done, one, params)
+        self.loop.meter.restart_clock()
+        return results
+
+    def catch_up(self, done: int, state: TrainState) -> None:
+        """Asks what was not judged when the run ended after this step."""
+        for one in self.asked if done and self.due(done) else ():
+            if not self.loop.judging.done(done, one):
+                self.loop.judging.ask(done, one, self.precision.used(state.params))
 
 
 def agreed(stop: bool, ask: bool) -> bool:
@@ -226,6 +276,29 @@ def check_vocabulary(boxed_params, rows) -> None:
             f"the model's vocab_size={size} is smaller than the {needed} ids of the data's vocabulary; "
             f"set VOCAB_SIZE to {needed} or more"
         )
+
+
+def fitting(evaluations: Sequence[TaskEvaluation], rows) -> Sequence[TaskEvaluation]:
+    """The evaluations; refuses one whose tokens are not the training's, and two of one task."""
+    for one in evaluations:
+        ours, theirs = rows.vocabulary.fingerprint, one.cache.vocabulary.fingerprint
+        if ours != theirs:
+            raise ValueError(
+                f"evaluations: task {one.task!r} has the vocabulary {theirs}, training's rows have {ours}; take the same "
+                "task with training's vocabulary"
+            )
+    names = [one.task for one in evaluations]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"evaluations name {', '.join(sorted(twice))} more than once; name every task once")
+    return evaluations
+
+
+def metered(model: nn.Module, layout, rows, batch_size: int, mesh: Mesh) -> tuple[Meter, str]:
+    """What measures the speed of steps, and how its MFU is worked out."""
+    row = flops.per_row(model, layout.boxed.params, rows.lengths)
+    peak, source = flops.peak_per_device()
+    meter = Meter(row.train * batch_size, peak * mesh.size, tuple(mixing.parts(rows)))
+    return meter, f"MFU = model FLOP/s / peak; {flops.FORMULA}; peak: {source}"
 
 
 def start(saved, layout, seed: int, meta: dict, initial) -> TrainState:

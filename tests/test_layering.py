@@ -40,6 +40,7 @@ LAYERS = {
     "t5x_like.trainer": (3, "loops"),
     "t5x_like.evaluator": (3, "loops"),
     "t5x_like.inference": (3, "loops"),
+    "t5x_like.task_evaluation": (3, "loops"),
     "t5x_like.alignment": (3, "loops"),
     "t5x_like.scaling": (3, "loops"),
     "t5x_like.data.seqio_source": (4, "tasks"),

@@ -1,7 +1,9 @@
-"""Measures a trained run on any split: loss, perplexity, accuracy and bits per byte.
+"""Measures a trained run on any split: loss, perplexity, bits per byte; or its answers to the questions of --tasks.
 
 Prints one JSON object. The task, lengths and objective are the run's own unless --gin.NAME=value says otherwise
-(--gin.TASK=python_docs_bytes, --gin.LENGTH=128).
+(--gin.TASK=python_docs_bytes, --gin.LENGTH=128). With --tasks=A,B prints a table of the tasks' own metrics with 95%
+intervals, or with --against=RUN_DIR of the differences from another run on the same examples; every question and answer is
+kept in RUN_DIR/evaluations/TASK/STEP.json, and not asked again.
 """
 
 import argparse
@@ -20,11 +22,15 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--batches", type=int, help="how many batches to read (default: all rows once)")
     parser.add_argument("--batch_size", type=int, help="rows per batch (default: the run's)")
     gin_runtime.add_flags(parser)
-    from t5x_like.cli import launch
+    from t5x_like.cli import eval_tasks, launch
 
+    eval_tasks.add_flags(parser)
     launch.add_flags(parser)
     args = gin_runtime.parse_args(parser, argv)
     launch.set_up(args)
+    if args.tasks:
+        eval_tasks.run(args)
+        return 0
     print(json.dumps(evaluate(args)))
     return 0
 

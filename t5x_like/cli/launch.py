@@ -46,15 +46,18 @@ def set_up(args: argparse.Namespace) -> None:
 
 
 class Run:
-    """A trained run opened for reading: its model, and its parameters laid out on this machine's devices."""
+    """A trained run opened for reading: its model, and its parameters laid out on this machine's devices.
 
-    def __init__(self, run_dir: str, overrides: Sequence[str] = (), step: int | None = None):
+    Gin files of `more` are read after the run's own.
+    """
+
+    def __init__(self, run_dir: str, overrides: Sequence[str] = (), step: int | None = None, more: Sequence[str] = ()):
         config = Path(run_dir) / "config.gin"
         if not config.exists():
             raise FileNotFoundError(
                 f"run_dir: {config} is not there; give the directory of a run made by `t5x_like train`"
             )
-        self.config = gin_runtime.parse([str(config)], overrides)
+        self.config = gin_runtime.parse([str(config), *more], overrides)
         self.model = self.config.evaluate("trainer.train.model")
         self.mesh = self.config.evaluate("trainer.train.mesh") or partitioning.make_mesh()
         self.rules = self.config.evaluate("trainer.train.rules")

@@ -1,5 +1,7 @@
 """Confidence intervals by resampling examples with replacement (Efron 1979; for test sets, Koehn 2004)."""
 
+import math
+import statistics
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -42,6 +44,33 @@ def mean_interval(
     rng = np.random.default_rng(seed)
     means = [values_N[rng.integers(len(values_N), size=len(values_N))].mean() for _ in range(samples)]
     return middle(means, level)
+
+
+def wilson(right: float, count: int, level: float = 0.95) -> tuple[float, float]:
+    """The (low, high) of a share (0-1) of which `right` of `count` was seen (Wilson 1927); it stays inside 0-1."""
+    if not 0 <= right <= count or not count:
+        raise ValueError(f"right={right} of count={count} is no share; give 0 <= right <= count, and at least one")
+    check(level, 1)
+    z2 = statistics.NormalDist().inv_cdf((1 + level) / 2) ** 2
+    middle, spread = right + z2 / 2, math.sqrt(z2 * (right * (count - right) / count + z2 / 4))
+    return max(0.0, (middle - spread) / (count + z2)), min(1.0, (middle + spread) / (count + z2))
+
+
+def percent_interval(values: Sequence[float], *, level: float = 0.95) -> tuple[float, float]:
+    """The (low, high) of a mean: Wilson's of values that are all 0 or 100, for these may be all alike; else resampled."""
+    values_N = numbers(values, "values")
+    if len(values_N) and np.isin(values_N, (0, 100)).all():
+        low, high = wilson(values_N.sum() / 100, len(values_N), level)
+        return 100 * low, 100 * high
+    return mean_interval(values_N, level=level, samples=2000)
+
+
+def difference_interval(
+    values: Sequence[float], others: Sequence[float], *, level: float = 0.95, samples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """The (low, high) of mean(values) - mean(others), values of the same examples: paired bootstrap (Koehn 2004)."""
+    values, others = paired(values, others, "others")
+    return mean_interval(numbers(values, "values") - numbers(others, "others"), level=level, samples=samples, seed=seed)
 
 
 def middle(values: Sequence[float], level: float) -> tuple[float, float]:
