@@ -32,8 +32,9 @@ def main(argv: Sequence[str]) -> int:
         inspection.inspect(args)
         return 0
     set_flags(args)
-    rows = {} if args.task else dict(rows_of(gin_runtime.from_flags(args)))
-    caches = list(caches_of_task(args)) if args.task else [cache for one in rows.values() for cache in one.caches]
+    config = None if args.task else gin_runtime.from_flags(args)
+    rows = {} if config is None else dict(rows_of(config))
+    caches = list(caches_of_task(args)) if config is None else list(caches_of_run(config, rows))
     console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 160)
     for cache in caches:
         _ = cache.manifest
@@ -96,6 +97,14 @@ def caches_of_task(args: argparse.Namespace) -> Iterator[TokenCache]:
     for task in args.task:
         for split in args.split or ("train", "validation"):
             yield TokenCache(task, split, args.module, args.root, arguments=args.arguments)
+
+
+def caches_of_run(config, rows) -> Iterator[TokenCache]:
+    """The caches that a run reads: those of its rows, and of the tasks that it evaluates."""
+    for one in rows.values():
+        yield from one.caches
+    for evaluation in config.evaluate("trainer.train.evaluations"):
+        yield evaluation.cache
 
 
 def rows_of(config) -> Iterator[tuple[str, object]]:

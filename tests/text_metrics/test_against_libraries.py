@@ -5,6 +5,7 @@ import pytest
 
 from t5x_like import text_metrics as tm
 from t5x_like.text_metrics import generation
+from t5x_like.text_metrics.bootstrap import difference_interval, percent_interval, wilson
 
 RNG = np.random.default_rng(0)
 GIVEN = ["The cat sat on the mat.", "He reads a book, slowly.", "It rains today in Lisbon"]
@@ -79,3 +80,25 @@ def test_correlations():
     y_N = x_N + RNG.integers(-4, 5, 60)
     assert tm.pearson(x_N, y_N)["pearson"] == pytest.approx(100 * stats.pearsonr(x_N, y_N).statistic)
     assert tm.spearman(x_N, y_N)["spearman"] == pytest.approx(100 * stats.spearmanr(x_N, y_N).statistic)
+
+
+@pytest.mark.parametrize("right, count", [(0, 9), (9, 9), (3, 7), (40, 100)])
+def test_wilson(right, count):
+    stats = pytest.importorskip("scipy.stats")
+    wanted = stats.binomtest(right, count).proportion_ci(0.9, method="wilson")
+    assert wilson(right, count, 0.9) == pytest.approx((wanted.low, wanted.high))
+    values = [100.0] * right + [0.0] * (count - right)
+    low, high = percent_interval(values, level=0.9)
+    assert (low, high) == pytest.approx((100 * wanted.low, 100 * wanted.high))
+
+
+def test_difference():
+    stats = pytest.importorskip("scipy.stats")
+    one_N = RNG.normal(size=200)
+    other_N = one_N + RNG.normal(0.3, 0.2, 200)
+    low, high = difference_interval(other_N, one_N)
+    wanted = stats.bootstrap((other_N - one_N,), np.mean, method="percentile", rng=0).confidence_interval
+    assert (low, high) == pytest.approx((wanted.low, wanted.high), abs=0.005)
+    assert low < 0.3 < high and high - low < 0.1  # examples alone vary ten times as much
+    with pytest.raises(ValueError, match="200 targets and 3 others"):
+        difference_interval(one_N, one_N[:3])
