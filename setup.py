@@ -54,6 +54,8 @@ setup(
         "beam": BEAM,
         "cleaning": CLEANING,
         "files": FILES,
+        "slurm": ["submitit>=1.5"],
+        "ray": ["ray>=2.9"],
         "html": ["trafilatura>=2"],
         "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", *GGUF, *METRICS, *REMOTE, *CLEANING],
     },

@@ -10,7 +10,23 @@ from pathlib import Path
 
 from t5x_like.cli.gin_runtime import ConfigError
 
-COMMANDS = ("train", "eval", "infer", "cache", "clean", "info", "hf", "tokenizer", "quickstart")
+COMMANDS = (
+    "train",
+    "eval",
+    "infer",
+    "cache",
+    "clean",
+    "info",
+    "hf",
+    "tokenizer",
+    "quickstart",
+    "sweep",
+    "fit",
+    "predict",
+    "plan",
+    "register",
+    "settle",
+)
 
 EXAMPLE = """\
 Example:

@@ -1,0 +1,171 @@
+"""Trains a sweep of runs for scaling laws: cells worked out from one gin file, finished ones skipped, all in one table.
+
+  t5x_like sweep --gin_file=sweeps/isoflop.gin --gin.SWEEP_DIR=/tmp/sweep --dry_run
+  t5x_like sweep --gin_file=sweeps/isoflop.gin --gin.SWEEP_DIR=/tmp/sweep
+
+--dry_run shows every cell with its FLOPs, steps, hours and cost, and trains nothing. The same command again goes on: what is
+finished is skipped, what died resumes from its checkpoint, what failed waits for --retry. --status says how it is going. At the
+end, and with --collect, SWEEP_DIR/runs.csv has a row for every run, for `t5x_like fit`.
+"""
+
+import argparse
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from t5x_like.cli import gin_runtime
+from t5x_like.cli.gin_runtime import ConfigError
+
+ASSUMED_SHARE = 0.4  # of a matmul's FLOP/s, for a first estimate of hours
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="t5x_like sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dry_run", action="store_true", help="show the cells and what they cost; train nothing")
+    parser.add_argument("--status", action="store_true", help="show how far every cell is; train nothing")
+    parser.add_argument("--retry", action="store_true", help="train cells that failed again, from their checkpoints")
+    parser.add_argument("--collect", metavar="TABLE", help="write the table (.csv or .parquet) here; train nothing")
+    parser.add_argument(
+        "--pack",
+        type=int,
+        default=1,
+        metavar="N",
+        help="train up to N learning rates and seeds of a shape as one program",
+    )
+    parser.add_argument(
+        "--cost_per_hour", type=float, default=0.0, help="of one process of the executor, for --dry_run"
+    )
+    parser.add_argument(
+        "--flops_per_second", type=float, help="that one process reaches (default: as finished cells, else a guess)"
+    )
+    parser.add_argument("--coordinate_check", action="store_true", help="check muP: how activations move, by width")
+    parser.add_argument("--lr_transfer", action="store_true", help="show the best learning rate of every width")
+    parser.add_argument("--cell", action="append", metavar="RUN_DIR", help="what executors call: train this cell")
+    gin_runtime.add_flags(parser)
+    from t5x_like.cli import sweep_cell
+
+    sweep_cell.use_own_cores()
+    from t5x_like.cli import launch
+
+    launch.add_flags(parser)
+    args = gin_runtime.parse_args(parser, argv)
+    check(args)
+    if args.cell:
+        launch.set_up(args)
+        return sweep_cell.train(args.cell)
+    return run(args)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuses flags that cannot work, before anything is read."""
+    if args.pack < 1:
+        raise ValueError(f"--pack={args.pack} is not a positive whole number; set it to 1 or more")
+    if args.flops_per_second is not None and not args.flops_per_second > 0:
+        raise ValueError(f"--flops_per_second={args.flops_per_second} is not positive; give what a process reaches")
+    if not args.cell and not args.gin_file:
+        raise ConfigError("no --gin_file is given; start with --gin_file=sweeps/isoflop.gin --gin.SWEEP_DIR=FOLDER")
+
+
+def run(args: argparse.Namespace) -> int:
+    """The sweep itself: this process reads and waits, and leaves accelerators to the cells."""
+    import jax
+
+    from t5x_like.cli.sweep_cells import Base
+    from t5x_like.scaling import sweep
+
+    jax.config.update("jax_platforms", "cpu")
+    what = gin_runtime.from_flags(args).configured("sweep.Sweep")()
+    search_paths = [path for path in args.gin_search_paths.split(",") if path]
+    base = Base(what.base, what.settings, Path(what.directory) / "cells", search_paths)
+    if args.coordinate_check:
+        from t5x_like.cli import sweep_mup
+
+        return sweep_mup.check_coordinates(what, base)
+    every = sweep.resolved(what, base)
+    if args.dry_run:
+        print(planned(every, speed(every, args.flops_per_second), args.cost_per_hour))
+        return 0
+    if args.status:
+        print(status(every))
+        return 0
+    if args.lr_transfer:
+        from t5x_like.cli import sweep_mup
+
+        return sweep_mup.show_transfer(every)
+    path = Path(args.collect or Path(what.directory) / "runs.csv")
+    finished = True if args.collect else sweep.run(every, what.executor, args.retry, args.pack)
+    print(f"{len(sweep.write_table(every, path))} rows: {path}")
+    if not finished:
+        print(status(every))
+    return 0 if finished else 1
+
+
+def speed(every: Sequence, given: float | None) -> tuple[float, str]:
+    """(FLOP/s of one process, where the figure is from)."""
+    from t5x_like.scaling import cells, collect, flops
+
+    if given is not None:
+        return given, "--flops_per_second"
+    done = [cell for cell in every if cells.progress(cell).state == cells.FINISHED]
+    seconds = sum(collect.seconds(cells.attempts(cell.run_dir)) for cell in done)
+    if seconds:
+        return sum(cell.columns["flops_exact"] for cell in done) / seconds, f"{len(done)} finished cells"
+    peak, source = flops.peak_per_device()
+    return ASSUMED_SHARE * peak, f"{ASSUMED_SHARE:.0%} of a {source}; --flops_per_second says better"
+
+
+def planned(every: Sequence, rate: tuple[float, str], cost_per_hour: float) -> str:
+    """The table of --dry_run."""
+    from t5x_like.scaling import cells
+
+    per_second, source = rate
+    rows, total, left = [], 0.0, 0.0
+    for cell in every:
+        found, row = cells.progress(cell), cell.columns
+        hours = row["flops_exact"] / per_second / 3600
+        total += hours
+        left += hours if found.state != cells.FINISHED else 0.0
+        counts = {
+            name: row[name] for name in ("n_params", "tokens", "flops_6nd", "flops_with_embeddings", "flops_exact")
+        }
+        sizes = {name: f"{value:.3g}" for name, value in counts.items()}
+        ratio = {
+            "D/N": f"{row['tokens'] / row['n_params']:.1f}",
+            "steps": row["steps"],
+            "batch": f"{row['batch_tokens']:,}",
+        }
+        rest = {"lr": f"{row['lr']:.3g}", "seed": row["seed"], "hours": f"{hours:.3g}"}
+        cost = {"cost": f"{hours * cost_per_hour:.2f}"} if cost_per_hour else {}
+        rows.append({"cell": cell.run_id} | sizes | ratio | rest | cost | {"state": found.state})
+    price = f", {left * cost_per_hour:.2f} of {total * cost_per_hour:.2f} in cost" if cost_per_hour else ""
+    hours = f"{len(every)} cells, {total:.3g} hours of a process, {left:.3g} to go{price}"
+    return f"{aligned(rows)}\n\n{hours}; at {per_second:.3g} FLOP/s ({source})"
+
+
+def status(every: Sequence) -> str:
+    """The table of --status."""
+    from t5x_like.scaling import cells, sweep
+
+    rows, states, errors = [], [], []
+    for cell in every:
+        found = cells.progress(cell)
+        states.append(found.state)
+        errors += [f"{cell.run_id} failed: {found.error} ({cell.run_dir / 'log.txt'})"] if found.error else []
+        losses = {
+            name: "" if math.isnan(x) else f"{x:.4f}" for name, x in (("loss", found.loss), ("eval", found.eval_loss))
+        }
+        rows.append({"cell": cell.run_id, "state": found.state, "step": f"{found.step}/{cell.steps}"} | losses)
+        rows[-1]["what"] = sweep.titled(cell)
+    summary = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    return "\n".join([aligned(rows), "", summary, *errors])
+
+
+def aligned(rows: Iterable[Mapping[str, Any]]) -> str:
+    """A plain table, its columns as wide as they need to be."""
+    rows = [{name: str(value) for name, value in row.items()} for row in rows]
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
+    lines = [{name: name for name in widths}, *rows]
+    return "\n".join("  ".join(line[name].rjust(width) for name, width in widths.items()) for line in lines)
