@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from t5x_like import checkpoints
+from tests.task_evaluation import tasks
 
 REPOSITORY = Path(__file__).parents[1]
 FILES = ("sizes/llama/tiny", "objectives/causal_lm", "optimizers/adamw", "meshes/fsdp", "runs/pretrain")
@@ -24,6 +25,7 @@ def free_port() -> int:
 def train(root, run_dir, steps, processes, devices):
     """Runs `t5x_like train` in so many processes of so many devices each."""
     flags = dict(TASK="tiny", VOCAB_SIZE=384, LENGTH=32, STEPS=steps, WARMUP_STEPS=2, RUN_DIR=run_dir)
+    flags |= {"EVAL_TASKS": "('asked',)", "EVAL_NEW_TOKENS": 3}
     flags |= {"schedules.cosine.steps": 20, "trainer.train.log_every": 1, "trainer.train.checkpoint_every": 4}
     command = [sys.executable, "-m", "t5x_like", "train", *(f"--gin_file={name}.gin" for name in FILES)]
     command += [f"--gin.{name}={value}" for name, value in flags.items()]
@@ -43,13 +45,21 @@ def train(root, run_dir, steps, processes, devices):
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
-def test_two_processes_train_save_and_resume_as_one(tiny_root, tmp_path):
+def answers(run_dir, step):
+    """What the model says to every question."""
+    record = json.loads((Path(run_dir) / f"evaluations/asked/{step}.json").read_text())
+    return [one["predictions"][0]["text"] for one in record["examples"]]
+
+
+def test_two_processes_train_save_answer_and_resume_as_one(tiny_root, tmp_path):
+    tasks.write_pairs(tiny_root, "asked")
     one = train(tiny_root, tmp_path / "one", 8, processes=1, devices=2)
     train(tiny_root, tmp_path / "two", 4, processes=2, devices=1)
     assert checkpoints.latest_step(tmp_path / "two" / "checkpoints") == 4
     two = train(tiny_root, tmp_path / "two", 8, processes=2, devices=1)
     assert list(two) == list(range(1, 9))
     np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=1e-5)
+    assert answers(tmp_path / "two", 8) == answers(tmp_path / "one", 8)
     # Half of them may go on alone.
     alone = train(tiny_root, tmp_path / "two", 10, processes=1, devices=1)
     assert list(alone) == list(range(1, 11))

@@ -60,7 +60,7 @@ def percent_interval(values: Sequence[float], *, level: float = 0.95) -> tuple[f
     """The (low, high) of a mean: Wilson's of values that are all 0 or 100, for these may be all alike; else resampled."""
     values_N = numbers(values, "values")
     if len(values_N) and np.isin(values_N, (0, 100)).all():
-        low, high = wilson(values_N.sum() / 100, len(values_N), level)
+        low, high = wilson(float(values_N.sum()) / 100, len(values_N), level)
         return 100 * low, 100 * high
     return mean_interval(values_N, level=level, samples=2000)
 
