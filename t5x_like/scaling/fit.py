@@ -6,10 +6,10 @@
     found.predict({"n_params": [7e10], "tokens": [1.4e12]})   # Prediction(value_N, low_N, high_N, level)
     found.write("fit.json"), fit.read("fit.json")
 
-Standard errors are those of bootstrap refits, intervals their percentiles around the estimate: rows are resampled in large
-tables; in small ones (fewer than RESAMPLED rows a parameter) residuals are, as resampled rows would often leave no design
-to fit. Both are widened by sqrt(n / (n - p)) and Student's t over the normal, for the residuals of a fit with p parameters
-are smaller than the noise.
+Standard errors are those of bootstrap refits, intervals their percentiles around the estimate. In large tables rows are
+resampled. In small ones (fewer than RESAMPLED rows a parameter) that would often leave no design to fit, and a robust fit goes
+through as many rows as it has parameters, so resampled residuals are too many zeros: normal noise of the residuals' size is
+drawn. Both are widened by sqrt(n / (n - p)) and Student's t over the normal.
 A prediction interval is for one new run: parameters and the scatter of single runs (seeds) together. It holds as far as the
 law itself does, which no resampling can tell: the leave-future-out score (score.py) is the check on that.
 """
@@ -218,15 +218,15 @@ def some(grid_SP: np.ndarray, count: int | None, generator: np.random.Generator)
 
 
 def bootstrap(law, objective, theta_P, x_NK, y_N, count, generator) -> tuple[np.ndarray, str]:
-    """(draws_SP, what was resampled): refits that start at the optimum."""
+    """(draws_SP, what was drawn): refits that start at the optimum."""
     rows = len(y_N)
     if rows >= RESAMPLED * len(theta_P):
         kind, y_SN = "rows resampled", y_N
         weights_SN = generator.multinomial(rows, np.full(rows, 1 / rows), count)
     else:
         middle_N = laws.evaluate(law.function, theta_P[None], x_NK)[0]
-        residual_N = y_N - middle_N
-        kind, y_SN = "residuals resampled", middle_N + generator.choice(residual_N - residual_N.mean(), (count, rows))
+        spread = np.sqrt(np.mean((y_N - middle_N) ** 2))
+        kind, y_SN = "normal noise", middle_N + generator.normal(0.0, spread, (count, rows))
         weights_SN = 1.0
     starts_SP = np.repeat(theta_P[None], count, axis=0)
     draws_SP, value_S = solver.minimize(

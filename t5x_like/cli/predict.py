@@ -1,0 +1,49 @@
+"""Predicts single new runs from a fit or a table: `predict fit.json --at n_params=7e10,tokens=1.4e12`, with intervals."""
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from t5x_like.cli import scaling_flags
+from t5x_like.cli.gin_runtime import ConfigError
+
+WHAT = "fit.json of t5x_like fit, or a table to fit first"
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="t5x_like predict", description=__doc__)
+    scaling_flags.add_table(parser, WHAT)
+    scaling_flags.add_fitting(parser)
+    parser.add_argument(
+        "--at", required=True, action="append", metavar="COLUMN=NUMBER,...", help="a run; give it again for more"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object a run")
+    args = parser.parse_args(argv)
+    found = scaling_flags.fitted(args)
+    for text in args.at:
+        at = inputs(found, scaling_flags.numbers(text, "--at"))
+        predicted = found.predict({name: [value] for name, value in at.items()})
+        value, low, high = (float(x[0]) for x in (predicted.value, predicted.low, predicted.high))
+        facts = {**at, found.law.target: value, "low": low, "high": high, "level": predicted.level}
+        print(json.dumps(facts) if args.json else line(found, facts))
+    return 0
+
+
+def inputs(found, at: dict[str, float]) -> dict[str, float]:
+    """The law's inputs, with tokens, n_params and FLOPs worked out from each other."""
+    from t5x_like.scaling import checks, table
+
+    row = checks.derived(table.from_rows([at]))
+    if missing := [name for name in found.law.inputs if name not in row]:
+        raise ConfigError(f"--at names no {missing[0]}; {found.law.name} needs {', '.join(found.law.inputs)}")
+    return {name: float(row[name][0]) for name in found.law.inputs}
+
+
+def line(found, facts: dict) -> str:
+    """A prediction as text, with how far it reaches beyond the table."""
+    law = found.law
+    at = ", ".join(f"{name} {facts[name]:.4g}" for name in law.inputs)
+    far = [(name, facts[name] / found.ranges[name][1]) for name in law.inputs if facts[name] > found.ranges[name][1]]
+    beyond = "; ".join(f"{times:.3g}x the largest {name} fitted" for name, times in far)
+    text = f"{law.target} {facts[law.target]:.5g}, {100 * facts['level']:g}% {facts['low']:.5g} to {facts['high']:.5g} at {at}"
+    return text + (f" ({beyond})" if beyond else "")

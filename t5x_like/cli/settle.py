@@ -1,0 +1,48 @@
+"""Scores a registered forecast: its error, and whether the result is inside its interval.
+
+`settle forecast.json --actual=1.93 --started=2026-01-31T12:00:00Z`, or the run's row: `settle forecast.json --table=runs.csv
+--run_id=ab12`. An edited forecast, and one made after the run started, are refused.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
+
+from t5x_like.cli.gin_runtime import ConfigError
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="t5x_like settle", description=__doc__)
+    parser.add_argument("forecast", metavar="FORECAST.json", help="of t5x_like register")
+    parser.add_argument("--actual", type=float, help="the run's result")
+    parser.add_argument("--started", help="when the run started, in ISO 8601 (UTC unless it names a zone)")
+    parser.add_argument("--table", help="table with the run's row (columns started, and the target)")
+    parser.add_argument("--run_id", help="of the run in --table")
+    args = parser.parse_args(argv)
+    from t5x_like.scaling import forecast
+
+    made = forecast.read(args.forecast)
+    actual, started = result(args, made.target)
+    print(forecast.settle(made, actual, started))
+    return 0
+
+
+def result(args: argparse.Namespace, target: str) -> tuple[float, str]:
+    """(what the run came to, when it started), from the flags or the table."""
+    from t5x_like.scaling import table
+
+    if args.table is None:
+        if args.actual is None or args.started is None or args.run_id:
+            raise ConfigError("give --actual and --started, or --table and --run_id")
+        return args.actual, args.started
+    if args.run_id is None or args.actual is not None or args.started is not None:
+        raise ConfigError(f"--table={args.table} goes with --run_id alone; the result and the start are in its row")
+    rows = table.read(args.table)
+    found = np.flatnonzero(rows["run_id"] == args.run_id)
+    if len(found) != 1:
+        raise ConfigError(f"--run_id={args.run_id} is {len(found)} rows of {args.table}; name a run that has one")
+    actual, started = float(rows[target][found[0]]), str(rows["started"][found[0]])
+    if not np.isfinite(actual) or not started:
+        raise ConfigError(f"run {args.run_id} has {target}={actual} and started={started!r}; let it finish first")
+    return actual, started
