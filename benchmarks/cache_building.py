@@ -1,0 +1,114 @@
+"""Tokens a second of building a token cache from JSONL files against the tokenizer's library alone on the same texts.
+
+The library has the texts in memory and two threads; a cache is built from reading the files to the checksums of what was
+written, by one and by two processes, in turn with it. Importing TensorFlow, once a build, is told apart.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["RAYON_NUM_THREADS"] = "2"
+
+import numpy as np
+
+import report
+from t5x_like.cli import tokenizer
+from t5x_like.data import seqio_source
+from t5x_like.data.token_cache import TokenCache
+from t5x_like.data.vocabularies import ByteVocabulary
+from tasks import corpora
+from tasks.vocabularies import SENTENCEPIECE, pretrained
+
+SHARDS = 4
+
+
+def unigram(texts: list[str]) -> None:
+    SENTENCEPIECE.light.processor.encode(texts, num_threads=2)
+
+
+def bpe_of(folder: Path) -> Callable[[list[str]], None]:
+    """`tokenizers` on all texts at once."""
+    made = pretrained(folder).light.tokenizer
+
+    def bpe(texts: list[str]) -> None:
+        os.environ["TOKENIZERS_PARALLELISM"] = "true"
+        for one in made.encode_batch(texts, add_special_tokens=False):
+            _ = one.ids
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+    return bpe
+
+
+def as_bytes(texts: list[str]) -> None:
+    np.concatenate(ByteVocabulary().encode_batch(texts))
+
+
+def write_files(folder: Path, texts: list[str], repeats: int) -> None:
+    """The texts, several times over, as JSONL."""
+    for shard in range(SHARDS):
+        lines = [json.dumps({"text": text}) + "\n" for text in texts[shard::SHARDS]]
+        (folder / f"{shard}.jsonl").write_text("".join(lines * repeats))
+    (folder / "validation.jsonl").write_text(lines[0])
+
+
+def built(folder: Path, name: str, vocabulary: str, workers: int) -> TokenCache:
+    """A new cache of the files."""
+    files = {"train": str(folder / "[0-9].jsonl"), "validation": str(folder / "validation.jsonl")}
+    arguments = files | {"text": "text", "vocabulary": vocabulary}
+    shutil.rmtree(folder / "root", ignore_errors=True)
+    seqio_source.build(name, "train", "tasks.files", str(folder / "root"), arguments, workers)
+    return TokenCache(name, "train", "tasks.files", str(folder / "root"), arguments=arguments)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=2, help="of the embedded corpus, 10 MB (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        texts = [example["text"] for example in corpora.python_source("train")]
+        write_files(folder, texts, args.repeats)
+        flags = ["train", "--kind=bpe", "--vocab_size=8192", "--input", str(folder / "0.jsonl")]
+        tokenizer.main([*flags, f"--out={folder / 'bpe'}"])
+        kinds = {
+            "SentencePiece unigram": ("sp", unigram),
+            "byte-level BPE": (str(folder / "bpe"), bpe_of(folder / "bpe")),
+            "bytes": ("bytes", as_bytes),
+        }
+        figures = {kind: measured(folder, kind, *how, texts * args.repeats, args.rounds) for kind, how in kinds.items()}
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import t5x_like.data.seqio_source"], check=True, stderr=subprocess.DEVNULL)
+    importing = time.perf_counter() - started
+    report.show("tokens a second", figures)
+    print(f"importing TensorFlow and seqio, once a build: {importing:.1f} s")
+    report.finish(figures=figures, importing_seconds=importing, text_bytes=sum(map(len, texts)) * args.repeats)
+
+
+def measured(folder: Path, kind: str, vocabulary: str, library: Callable, texts: list[str], rounds: int) -> dict:
+    """Medians of the library's rate, of building with one and two processes, and the larger one's share of the library."""
+    task = kind.lower().replace(" ", "_").replace("-", "_")
+    cache = built(folder, task, vocabulary, 2)
+    feature = cache.manifest["features"]["targets"]
+    tokens = feature["tokens"] - cache.manifest["documents"]  # without the ends of sequences
+    sides = {
+        "library": lambda: library(texts),
+        "1 worker": lambda: built(folder, task, vocabulary, 1),
+        "2 workers": lambda: built(folder, task, vocabulary, 2),
+    }
+    seconds = report.interleaved(sides, rounds, warmup=0)
+    rates = {name: tokens / report.spread([wall for wall, _ in times])["median"] for name, times in seconds.items()}
+    return rates | {"share": max(rates["1 worker"], rates["2 workers"]) / rates["library"]}
+
+
+if __name__ == "__main__":
+    main()
