@@ -13,6 +13,7 @@ import seqio
 from t5x_like.data import token_cache
 from t5x_like.data.tokenizer_json import TokenizerVocabulary
 from t5x_like.data.tokenizing import is_mask
+from tasks.module_sources import with_imports
 
 # Told apart by version; every other module that defines a task by the hash of its source.
 TOLD_APART = {"seqio", *sys.stdlib_module_names}
@@ -134,7 +135,7 @@ def inputs_of(task: seqio.Task, module: str, arguments: dict | None = None) -> d
     defining |= {module}.union(*(names for _, names in steps))
     data = sorted({*data, *(pattern for v in vocabularies for pattern in getattr(v, "files", ()))})
     defining |= {type(x).__module__ for v in vocabularies for x in (v, getattr(v, "light", v))}
-    modules = sorted(name for name in defining if name.split(".")[0] not in TOLD_APART)
+    modules = sorted(with_imports(name for name in defining if name.split(".")[0] not in TOLD_APART))
     libraries = ["tokenizers"] if isinstance(light(task), TokenizerVocabulary) else []
     return {
         "format": token_cache.FORMAT,

@@ -1,0 +1,54 @@
+"""Which source files a task's examples depend on: the modules that define it, and what those import of their own package."""
+
+import ast
+import importlib.util
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+# Followed wherever they are imported; the rest of t5x_like makes no examples.
+MAKE_EXAMPLES = ("tasks", "t5x_like.cleaning", "t5x_like.prompting", "t5x_like.data.chat")
+
+
+def with_imports(modules: Iterable[str]) -> set[str]:
+    """The modules, and all that they import, directly or not, of their own packages and of those that make examples."""
+    found: set[str] = set()
+    left = list(modules)
+    followed = (*MAKE_EXAMPLES, *({name.partition(".")[0] for name in left} - {"t5x_like"}))
+    while left:
+        name = left.pop()
+        if name not in found:
+            found.add(name)
+            left += imported(name, followed)
+    return found
+
+
+def inside(name: str, packages: Iterable[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def imported(name: str, followed: tuple[str, ...]) -> Iterator[str]:
+    """The modules of the followed packages that a module's source imports, inside functions too; none without a source."""
+    path = origin(name)
+    if path is None or path.suffix != ".py":
+        return
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if inside(alias.name, followed))
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            for full in (f"{base}.{alias.name}" for alias in node.names):
+                # What is imported from a package may be a module of it.
+                module = full if inside(full, followed) and origin(full) else base
+                if inside(module, followed):
+                    yield module
+
+
+def origin(name: str) -> Path | None:
+    """The file of a module, found without running it."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ModuleNotFoundError, ValueError):
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin not in (None, "built-in", "frozen") else None
