@@ -38,15 +38,20 @@ def imported(name: str, followed: tuple[str, ...]) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
-            for full in (f"{base}.{alias.name}" for alias in node.names):
-                # What is imported from a package may be a module of it.
-                module = full if inside(full, followed) and origin(full) else base
-                if inside(module, followed):
-                    yield module
+            modules = (submodule(base, alias.name) or base for alias in node.names)
+            yield from (module for module in modules if inside(module, followed))
+
+
+def submodule(package: str, name: str) -> str | None:
+    """The module `name` of a package, if it is one."""
+    path = origin(package)
+    there = path is not None and path.name == "__init__.py"
+    found = there and any((path.parent / file).exists() for file in (f"{name}.py", f"{name}/__init__.py"))
+    return f"{package}.{name}" if found else None
 
 
 def origin(name: str) -> Path | None:
-    """The file of a module, found without running it."""
+    """The file of a module, found without running it (its packages are imported)."""
     try:
         spec = importlib.util.find_spec(name)
     except (ModuleNotFoundError, ValueError):
