@@ -32,6 +32,12 @@ class Evaluator:
 
     def __post_init__(self):
         partitioning.check_batch(self.batch_size, 1, self.mesh, self.rules)
+        for task, rows in self.parts.items():
+            if len(rows) == 0:
+                raise ValueError(
+                    f"eval_rows {task} of {rows.caches[0].task}/{rows.caches[0].split} hold no row: the split is shorter "
+                    f"than one row of {rows.lengths}; shorten the lengths, or evaluate on more text"
+                )
 
         def step(params, batch):
             _, _, metrics = self.objective(self.apply, params, batch, None)

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import jax
 import numpy as np
@@ -133,6 +133,17 @@ def train_text(scalars: dict[str, float]) -> str:
         f"{si(scalars['speed/model_flops_per_second'])}FLOP/s  MFU {scalars['speed/mfu']:.1%}  "
         f"data wait {scalars['speed/data_wait']:.1%}"
     )
+
+
+def rows_text(reports: Mapping[str, Mapping[str, int | float]], name: str = "data") -> str:
+    """A line for every task's `report`: rows, tokens, what is left out or truncated, how full the rows are."""
+    lines = {task: ", ".join(f"{name} {shown(x)}" for name, x in report.items()) for task, report in reports.items()}
+    return "\n".join(f"{name} {task}: {line}" if task else f"{name}: {line}" for task, line in lines.items())
+
+
+def shown(value: int | float) -> str:
+    """A count, or a share."""
+    return f"{value:.1%}" if isinstance(value, float) else f"{value:,}"
 
 
 def si(value: float) -> str:

@@ -22,7 +22,7 @@ from t5x_like.data import mixing
 from t5x_like.data.prefetch import Prefetch
 from t5x_like.data.stream import Stream
 from t5x_like.evaluator import Evaluator
-from t5x_like.progress import Bar, Meter, train_text
+from t5x_like.progress import Bar, Meter, rows_text, train_text
 from t5x_like.scaling import flops
 from t5x_like.task_evaluation.background import Judging
 from t5x_like.task_evaluation.evaluation import Asked, TaskEvaluation
@@ -294,11 +294,12 @@ def fitting(evaluations: Sequence[TaskEvaluation], rows) -> Sequence[TaskEvaluat
 
 
 def metered(model: nn.Module, layout, rows, batch_size: int, mesh: Mesh) -> tuple[Meter, str]:
-    """What measures the speed of steps, and how its MFU is worked out."""
+    """What measures the speed of steps; what becomes of the data, and how MFU is worked out."""
     row = flops.per_row(model, layout.boxed.params, rows.lengths)
     peak, source = flops.peak_per_device()
     meter = Meter(row.train * batch_size, peak * mesh.size, tuple(mixing.parts(rows)))
-    return meter, f"MFU = model FLOP/s / peak; {flops.FORMULA}; peak: {source}"
+    about = rows_text(mixing.reports(rows))
+    return meter, f"{about}\nMFU = model FLOP/s / peak; {flops.FORMULA}; peak: {source}"
 
 
 def start(saved, layout, seed: int, meta: dict, initial) -> TrainState:

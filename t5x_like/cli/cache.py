@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from t5x_like.cli import gin_runtime, inspection
-from t5x_like.data import token_cache
+from t5x_like.data import mixing, token_cache
 from t5x_like.data.token_cache import TokenCache
+from t5x_like.progress import rows_text
 
 EXAMPLES = """examples:
   t5x_like cache --gin_file=runs/pretrain.gin ... --gin.TASK=python_docs_bytes
@@ -43,8 +44,7 @@ def main(argv: Sequence[str]) -> int:
         console.print(f"{cache.folder}  fingerprint {cache.manifest['fingerprint']}")
     console.print(summary(caches))
     for name, one in rows.items():
-        for part, report in reports(one):
-            console.print(f"{name}{part}: " + ", ".join(f"{key} {shown(value)}" for key, value in report.items()))
+        console.print(rows_text(mixing.reports(one), name))
     return 0
 
 
@@ -129,15 +129,3 @@ def summary(caches: Sequence[TokenCache]) -> Table:
         dropped = ", ".join(f"{count:,} {rule}" for rule, count in cache.manifest.get("dropped", {}).items())
         table.add_row(f"{cache.task}/{cache.split}", f"{cache.manifest['documents']:,}", tokens, rate, dropped or "0")
     return table
-
-
-def reports(rows) -> Iterator[tuple[str, dict]]:
-    """What rows of each kind make of their caches: those of a mixture one by one."""
-    for part, one in (getattr(rows, "parts", None) or {"": rows}).items():
-        if hasattr(one, "report"):
-            yield f" {part}" if part else "", one.report
-
-
-def shown(value) -> str:
-    """A number for the eye."""
-    return f"{value:.1%}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

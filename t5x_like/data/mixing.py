@@ -161,5 +161,10 @@ def parts(rows: Any) -> dict[str, Any]:
     return rows.parts if isinstance(rows, Mixture) else {"": rows}
 
 
+def reports(rows: Any) -> dict[str, dict[str, int | float]]:
+    """What becomes of the caches' tokens, by task: see `Rows.report`."""
+    return {task: part.report for task, part in parts(rows).items() if hasattr(part, "report")}
+
+
 def shown(value: Any) -> str:
     return getattr(value, "fingerprint", None) or str(value)
