@@ -19,9 +19,9 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a run")
     args = parser.parse_args(argv)
+    runs = [scaling_flags.numbers(text, "--at") for text in args.at]
     found = scaling_flags.fitted(args)
-    for text in args.at:
-        at = inputs(found, scaling_flags.numbers(text, "--at"))
+    for at in (inputs(found, run) for run in runs):
         predicted = found.predict({name: [value] for name, value in at.items()})
         value, low, high = (float(x[0]) for x in (predicted.value, predicted.low, predicted.high))
         facts = {**at, found.law.target: value, "low": low, "high": high, "level": predicted.level}

@@ -20,8 +20,9 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     from t5x_like.scaling import forecast
 
+    at = scaling_flags.numbers(args.at, "--at")
     found = scaling_flags.fitted(args)
-    made = forecast.forecast(found, predict.inputs(found, scaling_flags.numbers(args.at, "--at")), args.note)
+    made = forecast.forecast(found, predict.inputs(found, at), args.note)
     sha256 = forecast.register(made, args.out)
     print(f"{made.target} {made.value:.5g}, {100 * made.level:g}% {made.low:.5g} to {made.high:.5g}")
     print(f"{args.out}  {made.created}  sha256 {sha256}")

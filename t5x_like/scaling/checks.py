@@ -18,7 +18,7 @@ def prepared(table: Table, law: Law) -> Table:
     Raises:
       ValueError: two results for one run, two FLOP counts in one column, losses under different tokenizers, or too few rows.
     """
-    table = usable(derived(table), law)
+    table = last_rows(usable(derived(table), law))
     refuse_mixed_flops(table)
     refuse_mixed_tokenizers(table, law)
     least = len(law.parameters) + SPARE
@@ -104,6 +104,20 @@ def without_repeats(table: Table, law: Law) -> Table:
             )
         repeated[i] = j != i
     return drop(table, "duplicates", repeated, "the same run again")
+
+
+def last_rows(table: Table) -> Table:
+    """Of a run with several rows (a training curve) the last: before it, the learning rate was still to decay."""
+    if not ("run_id" in table and "tokens" in table):
+        return table
+    last: dict[str, int] = {}
+    for i in np.argsort(table["tokens"], kind="stable"):
+        last[str(table["run_id"][i]) or f"row {i}"] = i
+    early = np.ones(len(table), bool)
+    early[list(last.values())] = False
+    return drop(
+        table, "unfinished runs", early, "not the last row of its run (to fit checkpoints, give each its run_id)"
+    )
 
 
 def identity(table: Table, i: int) -> tuple | None:

@@ -197,13 +197,13 @@ def fit(
 def optimum(law, objective, x_NK, y_N, starts, generator) -> tuple[np.ndarray, Certificate]:
     """The best of many starts, and how many agree."""
     grid_SP = some(law.grid(x_NK, y_N), starts, generator)
-    theta_SP, value_S = solver.minimize(law.function, objective, grid_SP, x_NK, y_N)
+    theta_SP, value_S = solver.minimize_merging(law.function, objective, grid_SP, x_NK, y_N)
     if not np.isfinite(value_S).any():
         raise ValueError(
             f"no start of {law.name} gives finite predictions; are {', '.join(law.inputs)} in their units?"
         )
-    best_SP = theta_SP[np.argsort(value_S)[: solver.BATCH]]
-    best_SP, polished_S = solver.minimize(law.function, objective, best_SP, x_NK, y_N, stages=objective.close)
+    best_SP = np.unique(theta_SP[np.argsort(value_S, kind="stable")[: solver.BATCH]], axis=0)
+    best_SP, polished_S = solver.minimize(law.function, objective, best_SP, x_NK, y_N, stages=objective.polish)
     lowest = min(value_S.min(), polished_S.min())
     theta_P = best_SP[polished_S.argmin()] if polished_S.min() <= value_S.min() else theta_SP[value_S.argmin()]
     share = np.mean(value_S <= lowest * (1 + BASIN) + 1e-300)

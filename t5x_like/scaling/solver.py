@@ -18,7 +18,8 @@ import numpy as np
 
 BATCH = 64  # problems a call: they stay in the processor's cache
 ROWS = 32  # rows are padded to a multiple, so that there are few shapes to compile
-STEPS, STAGES = 6, 24  # of a stage, and the most stages of a fit
+STEPS, STAGES = 6, 64  # of a stage, and the most stages of a fit
+COARSE = [(delta, 1.0) for delta in (1.0, 1.0, 1.0, 0.1, 0.1)]  # what leads far starts to the valley
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,16 +31,25 @@ class Objective:
     divisor: float = 1.0
 
     @property
-    def stages(self) -> np.ndarray:
-        """(delta, how much rows beyond delta bend) of every stage of a fit that starts anywhere."""
-        return np.array([(delta, 1.0) for delta in (1.0, 1.0, 1.0, 0.1, 0.1) if delta > self.delta] + [*self.close])
+    def deltas(self) -> list[float]:
+        """From near to an optimum down to the objective's own delta, by half decades."""
+        ladder = (0.01 * 10 ** (-i / 2) for i in range(20))
+        return [*(delta for delta in ladder if delta > 1.01 * self.delta), self.delta]
 
     @property
     def close(self) -> np.ndarray:
-        """The stages of a fit that starts near its optimum: reweighted least squares, then Newton where delta is not tiny."""
-        ladder = [0.01 * 10 ** (-i / 2) for i in range(14) if 0.01 * 10 ** (-i / 2) > self.delta]
-        last = [(self.delta, 1.0)] * 2 + [(self.delta, 0.0)]
-        return np.array([(delta, 1.0) for delta in ladder] + last)
+        """Stages (delta, how much rows beyond it bend) of a fit that starts near its optimum."""
+        return np.array([(delta, bend) for delta in self.deltas for bend in (1.0, 0.0)])
+
+    @property
+    def anywhere(self) -> np.ndarray:
+        """Stages of a fit that starts anywhere."""
+        return np.concatenate([COARSE, self.close])
+
+    @property
+    def polish(self) -> np.ndarray:
+        """Stages that end at the last digits, for the few best fits."""
+        return np.repeat(self.close, 2, axis=0)
 
     def rho(self, residuals: np.ndarray) -> np.ndarray:
         """The objective of every residual."""
@@ -64,7 +74,7 @@ def minimize(law: Callable, objective: Objective, theta_SP, x_NK, y_SN, weights_
     weights_SN, y_SN = np.pad(weights_SN, ((0, 0), (0, more))), np.pad(y_SN, ((0, 0), (0, more)), mode="edge")
     x_NK = np.pad(x_NK, ((0, more), (0, 0)), mode="edge")
     free_SP = np.broadcast_to(free_SP, theta_SP.shape).astype(np.float64)
-    stages = objective.stages if stages is None else stages
+    stages = objective.anywhere if stages is None else stages
     count, stages = len(stages), np.resize(stages, (STAGES, 2))
 
     def solved(first: int):
@@ -76,6 +86,15 @@ def minimize(law: Callable, objective: Objective, theta_SP, x_NK, y_SN, weights_
         done = list(threads.map(solved, range(0, starts, BATCH)))
     theta_SP, value_S = (np.concatenate([each[k] for each in done])[:starts] for k in (0, 1))
     return theta_SP, value_S / objective.divisor
+
+
+def minimize_merging(law: Callable, objective: Objective, theta_SP, x_NK, y_N):
+    """`minimize` from many starts at once: those that meet on the way go on as one, and get one result."""
+    first = len(COARSE) + 2
+    theta_SP, _ = minimize(law, objective, theta_SP, x_NK, y_N, stages=objective.anywhere[:first])
+    _, chosen, which = np.unique(theta_SP.round(6), axis=0, return_index=True, return_inverse=True)
+    theta_SP, value_S = minimize(law, objective, theta_SP[chosen], x_NK, y_N, stages=objective.anywhere[first:])
+    return theta_SP[which], value_S[which]
 
 
 def padded(problems: np.ndarray) -> np.ndarray:
