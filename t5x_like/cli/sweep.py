@@ -41,6 +41,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--flops_per_second", type=float, help="that one process reaches (default: as finished cells, else a guess)"
     )
+    parser.add_argument("--minutes", type=float, help="that sweeps/ladder.gin may take (sets its MINUTES)")
     parser.add_argument("--coordinate_check", action="store_true", help="check muP: how activations move, by width")
     parser.add_argument("--lr_transfer", action="store_true", help="show the best learning rate of every width")
     parser.add_argument("--cell", action="append", metavar="RUN_DIR", help="what executors call: train this cell")
@@ -53,6 +54,8 @@ def main(argv: Sequence[str]) -> int:
     launch.add_flags(parser)
     args = gin_runtime.parse_args(parser, argv)
     check(args)
+    if args.minutes is not None:
+        args.gin_overrides.append(f"--gin.MINUTES={args.minutes!r}")
     if args.cell:
         launch.set_up(args)
         return sweep_cell.train(args.cell)
@@ -74,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     import jax
 
     from t5x_like.cli.sweep_cells import Base
-    from t5x_like.scaling import sweep
+    from t5x_like.scaling import ladder, sweep
 
     jax.config.update("jax_platforms", "cpu")
     what = gin_runtime.from_flags(args).configured("sweep.Sweep")()
@@ -84,6 +87,10 @@ def run(args: argparse.Namespace) -> int:
         from t5x_like.cli import sweep_mup
 
         return sweep_mup.check_coordinates(what, base)
+    if isinstance(what.design, ladder.SelfSized):
+        from t5x_like.cli import sweep_ladder
+
+        what = sweep_ladder.sized(what, base)
     every = sweep.resolved(what, base)
     if args.dry_run:
         print(planned(every, speed(every, args.flops_per_second), args.cost_per_hour))

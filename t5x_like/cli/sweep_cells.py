@@ -14,6 +14,7 @@ from t5x_like.scaling import cells, flops, recipes
 from t5x_like.scaling.cells import Cell
 from t5x_like.scaling.recipes import Counts
 
+OF_RECIPES = ("LEARNING_RATE", "BATCH_SIZE", "STEPS", "WARMUP_STEPS", "SEED")  # no part of a model
 NOWHERE = "RUN_DIR = 'run'"  # stands in the text that is hashed
 
 
@@ -32,31 +33,31 @@ class Base:
         return gin_runtime.parse(self.files, overrides, self.search_paths)
 
     def counts(self, macros: Mapping[str, Any]) -> Counts:
-        key = json.dumps({**macros, "SEED": 0}, sort_keys=True, default=repr)
+        macros = {name: value for name, value in macros.items() if name not in OF_RECIPES}
+        key = json.dumps(macros, sort_keys=True, default=repr)
         if key not in self.measured:
             self.measured[key] = counts(self.config(macros))
         return self.measured[key]
 
     def cell(self, macros: Mapping[str, Any]) -> Cell:
         """The run of these macros; its id does not depend on where the sweep is."""
-        config = self.config(macros)
+        counted = self.counts(macros)
+        config = self.config(macros)  # after what else is parsed: gin holds one configuration
         text = config.resolved_config()
         run_id = cells.run_id(text)
         run_dir = self.directory / run_id
         text = text.replace(f"\n{NOWHERE}\n", f"\nRUN_DIR = {str(run_dir)!r}\n")
-        return Cell(run_id, run_dir, text, macros, self.columns(config, macros))
+        return Cell(run_id, run_dir, text, macros, columns(config, counted))
 
-    def columns(self, config: Config, macros: Mapping[str, Any]) -> dict[str, Any]:
-        """The row of the run as far as the configuration knows it, and its steps."""
-        known = ("LEARNING_RATE", "BATCH_SIZE", "STEPS", "WARMUP_STEPS")
-        counted = self.counts({name: value for name, value in macros.items() if name not in known})
-        steps, batch = (config.evaluate(f"trainer.train.{name}") for name in ("steps", "batch_size"))
-        peak, decay = peak_and_end(schedule(config), steps)
-        row = recipes.columns(counted, {"BATCH_SIZE": batch, "STEPS": steps})
-        row |= {"lr": peak, "decay": decay, "sequence": counted.row_tokens, "steps": steps}
-        row["seed"] = config.evaluate("trainer.train.seed")
-        names = {"WIDTH": "width", "LAYERS": "depth", "VOCAB_SIZE": "vocab", "WARMUP_STEPS": "warmup_steps"}
-        return row | {column: config.evaluate(f"%{macro}") for macro, column in names.items() if sets(config, macro)}
+
+def columns(config: Config, counted: Counts) -> dict[str, Any]:
+    """The row of a run as far as its configuration knows it, and its steps."""
+    steps, batch, seed = (config.evaluate(f"trainer.train.{name}") for name in ("steps", "batch_size", "seed"))
+    peak, decay = peak_and_end(schedule(config), steps)
+    row = recipes.columns(counted, {"BATCH_SIZE": batch, "STEPS": steps})
+    row |= {"lr": peak, "decay": decay, "sequence": counted.row_tokens, "steps": steps, "seed": seed}
+    names = {"WIDTH": "width", "LAYERS": "depth", "VOCAB_SIZE": "vocab", "WARMUP_STEPS": "warmup_steps"}
+    return row | {column: config.evaluate(f"%{macro}") for macro, column in names.items() if sets(config, macro)}
 
 
 def sets(config: Config, macro: str) -> bool:

@@ -40,10 +40,11 @@ def movements(model: nn.Module, objective, optimizer: optax.GradientTransformati
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    before = outputs(model, params, batches[0])
+    seen = jax.jit(lambda params: outputs(model, params, batches[0]))
+    before = seen(params)
     for batch in batches:
         params, opt_state = step(params, opt_state, batch)
-    after = outputs(model, params, batches[0])
+    after = seen(params)
     return {name: float(jnp.sqrt(jnp.mean((after[name] - before[name]) ** 2))) for name in before}
 
 

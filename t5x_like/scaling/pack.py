@@ -10,6 +10,7 @@ optimizer, times the ratio of their rates.
 import contextlib
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -83,6 +84,7 @@ def train(
     step = jax.jit(jax.vmap(stepper(model, objective, optimizer, precision)), donate_argnums=0)
     info = partitioning.describe(layout.boxed.params, mesh, partitioning.RULES)
     for replica in replicas:
+        Path(replica.run_dir).mkdir(parents=True, exist_ok=True)
         writers.write_run_files(replica.run_dir, replica.config, info)
     with contextlib.ExitStack() as stack, partitioning.on(mesh), Bar("pack", steps) as bar:
         logs = [stack.enter_context(writers.RunWriter(replica.run_dir)) for replica in replicas]
