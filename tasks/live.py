@@ -9,6 +9,7 @@ import seqio
 from t5x_like.data.memory_cache import MemoryCache
 from t5x_like.data.token_cache import TokenCache
 from tasks import cached_part, registered
+from tasks.cache_reading import Documents
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +34,10 @@ def cache(of: Callable[..., TokenCache], task: str, documents: int = 256) -> Mem
     if wanted.split not in found.splits:
         raise ValueError(f"task {task!r} has no split {wanted.split!r}; it has {', '.join(found.splits)}")
     cached_part.check_vocabularies(found)
-    dataset = found.get_dataset(None, wanted.split, shuffle=False, trim_output_features=False)
-    examples = itertools.islice(dataset.as_numpy_iterator(), documents)
-    features = list(found.output_features)
-    light = found.output_features[features[-1]].vocabulary.light
-    made = MemoryCache.of(wanted.task, wanted.split, light, features, examples)
+    read = Documents(found, wanted.split, everything_in_tf=True)
+    shards = (read.prepared(number)[0].as_numpy_iterator() for number in range(len(read.shards)))
+    examples = itertools.islice(itertools.chain.from_iterable(shards), documents)
+    made = MemoryCache.of(wanted.task, wanted.split, cached_part.light(found), list(found.output_features), examples)
     if len(made) == 0:
         raise ValueError(f"task {task!r} has no example in split {wanted.split!r}")
     return made
