@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import os
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -16,6 +17,7 @@ LEGEND = "[segment]  ‹not counted in the loss›  «read bidirectionally»  sp
 
 def inspect(args: argparse.Namespace, split: str = "train_rows") -> None:
     """Prints the first `args.inspect` rows that the configuration makes of its tasks' first documents; nothing is kept."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's notes are of no use here
     files = [*args.gin_file, "runs/inspect.gin"]
     paths = [path for path in args.gin_search_paths.split(",") if path]
     config = gin_runtime.parse(files, args.gin_overrides, paths)
