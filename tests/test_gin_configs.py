@@ -140,9 +140,15 @@ def test_every_way_of_decoding_is_built(name):
     assert callable(gin_runtime.parse([f"decoding/{name}"]).evaluate("%CHOOSE"))
 
 
-def test_the_quickstart_is_complete():
-    config = gin_runtime.parse(["runs/quickstart.gin"], ["--gin.RUN_DIR=/nowhere"])
-    assert config.evaluate("trainer.train.model").decoder.repeats >= 2
+@pytest.mark.parametrize("name", ["quickstart", "grokking"])
+def test_a_recipe_is_complete(name):
+    config = gin_runtime.parse([f"runs/{name}.gin"], ["--gin.RUN_DIR=/nowhere"])
+    assert config.evaluate("trainer.train.model").decoder.repeats >= 1
+
+
+def test_induction_is_trained_on_rows_that_need_no_data(tmp_path):
+    last = run(["runs/induction.gin"], tmp_path / "no_cache", tmp_path, WIDTH=16, HEAD_DIM=8, MLP_DIM=32, LENGTH=64)
+    assert last["eval/target_tokens"] == 8 * 64
 
 
 def test_no_file_is_left_out():
@@ -150,6 +156,8 @@ def test_no_file_is_left_out():
         "runs/pretrain",
         "runs/finetune",
         "runs/quickstart",
+        "runs/grokking",
+        "runs/induction",
         "runs/inspect",
         "runs/sft",
         "runs/multitask",
