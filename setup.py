@@ -28,6 +28,8 @@ CLEANING = ["py3langid>=0.3", *FILES]  # it tells languages apart
 REMOTE = ["fsspec[http]>=2024.2"]
 # In an environment of its own: see requirements-beam.txt.
 BEAM = ["apache-beam>=2.77,<2.78", "google-crc32c>=1.6"]
+# Tables of runs as .parquet files.
+PARQUET = ["pyarrow>=15"]
 # Reads checkpoints of llama.cpp.
 GGUF = ["gguf>=0.17"]
 
@@ -50,6 +52,7 @@ setup(
         "gpu": ["jax[cuda13]>=0.10"],
         "gguf": GGUF,
         "metrics": METRICS,
+        "parquet": PARQUET,
         "remote": REMOTE,
         "beam": BEAM,
         "cleaning": CLEANING,
@@ -57,7 +60,7 @@ setup(
         "slurm": ["submitit>=1.5"],
         "ray": ["ray>=2.9"],
         "html": ["trafilatura>=2"],
-        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", *GGUF, *METRICS, *REMOTE, *CLEANING],
+        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", *GGUF, *METRICS, *PARQUET, *REMOTE, *CLEANING],
     },
     entry_points={"console_scripts": ["t5x_like = t5x_like.cli.main:main"]},
 )

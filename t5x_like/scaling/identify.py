@@ -12,7 +12,7 @@ import statistics
 import jax
 import numpy as np
 
-from t5x_like.scaling import solver
+from t5x_like.scaling import float64, solver
 from t5x_like.scaling.laws import Law, evaluate
 from t5x_like.scaling.solver import Objective
 
@@ -82,7 +82,7 @@ def crossing(rise_O: np.ndarray, limit: float) -> float:
 
 def condition(law: Law, theta_P, x_NK) -> float:
     """Condition number of the curvature J^T J with columns of unit length: 1 is uncorrelated parameters."""
-    with jax.enable_x64(True):
+    with float64.on_host():
         slope = jax.jit(jax.vmap(jax.jacfwd(law.function), (None, 0)))
         slope_NP = np.asarray(slope(np.asarray(theta_P, np.float64), x_NK))
     length_P = np.linalg.norm(slope_NP, axis=0)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5x_like.scaling import float64
 from t5x_like.scaling.table import Table
 
 PF_DAY = 8.64e19  # FLOPs: the unit of compute in Kaplan et al.
@@ -72,7 +73,7 @@ class Law:
 
 def evaluate(function: Callable, theta_SP: np.ndarray, x_NK: np.ndarray) -> np.ndarray:
     """function(theta, x) for every pair, on the scale of y."""
-    with jax.enable_x64(True):
+    with float64.on_host():
         return np.asarray(everywhere(function, theta_SP, x_NK))
 
 

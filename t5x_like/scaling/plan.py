@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_like.scaling import laws, presets
+from t5x_like.scaling import float64, laws, presets
 from t5x_like.scaling.fit import Fit
 from t5x_like.scaling.laws import Law
 from t5x_like.scaling.presets import Allocation, LossLaw
@@ -191,7 +191,7 @@ def optimum(law: Law, theta_SP: np.ndarray, budget: Budget) -> np.ndarray:
     for _ in range(ZOOMS):
         log_n_SG = low[:, None] + (high - low)[:, None] * np.linspace(0, 1, POINTS)
         x_SGK = law.features(columns(budget, np.exp(log_n_SG)))
-        with jax.enable_x64(True):
+        with float64.on_host():
             best = np.asarray(at_own_points(law.function, theta_SP, x_SGK)).argmin(axis=1)
         rows = np.arange(len(best))
         low, high = log_n_SG[rows, np.maximum(best - 1, 0)], log_n_SG[rows, np.minimum(best + 1, POINTS - 1)]

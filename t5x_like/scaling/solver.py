@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5x_like.scaling import float64
+
 BATCH = 64  # problems a call: they stay in the processor's cache
 ROWS = 32  # rows are padded to a multiple, so that there are few shapes to compile
 STEPS, STAGES = 6, 64  # of a stage, and the most stages of a fit
@@ -79,7 +81,7 @@ def minimize(law: Callable, objective: Objective, theta_SP, x_NK, y_SN, weights_
 
     def solved(first: int):
         problems = (padded(each[first : first + BATCH]) for each in (theta_SP, weights_SN, free_SP, y_SN))
-        with jax.enable_x64(True):  # of this thread
+        with float64.on_host():
             return jax.device_get(batch(law, *problems, x_NK, stages, count))
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:

@@ -1,0 +1,20 @@
+"""Double precision on the host, for as long as a `with` lasts: the rest of the process keeps float32 and its accelerator.
+
+Fits need float64, which TPUs lack and most GPUs are slow at; and a fit beside a training run must not take its device.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+
+
+@contextlib.contextmanager
+def on_host() -> Iterator[None]:
+    """float64 on the first CPU device of this process; on the default device where JAX_PLATFORMS leaves out the CPU."""
+    try:
+        device = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        device = None
+    with jax.enable_x64(True), jax.default_device(device):
+        yield
