@@ -2,12 +2,13 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from t5x_like import batches, checkpoints, inference
 from t5x_like.cli import launch
@@ -102,7 +103,7 @@ def cache_of(config: Config, task: str, split: str, module: str | None) -> Token
 def is_prefix_lm(config: Config) -> bool:
     """Whether the run was trained on rows that are read bidirectionally in part."""
     try:
-        rows = config.evaluate("trainer.train.train_rows")
+        rows = config.evaluate("trainer.train.eval_rows") or config.evaluate("trainer.train.train_rows")
     except ConfigError:  # an imported model
         return False
     return "decoder_prefix" in batches.abstract(rows, 1)
@@ -131,9 +132,10 @@ def show(args: argparse.Namespace, step: int, tasks: Mapping[str, Mapping[str, M
             print(json.dumps({"task": task, "split": args.split, "step": step, "metrics": metrics}))
         return
     columns = ["value"] if args.against is None else ["value", "against", "difference"]
-    table = Table("task", "metric", *columns, "95% interval", title=f"{args.run_dir}, step {step}, {args.split}")
+    heads = [Column(name, no_wrap=True) for name in ("task", "metric", *columns, "95% interval")]
+    table = Table(*heads, title=f"{args.run_dir}, step {step}, {args.split}")
     for task, metrics in tasks.items():
         for name, one in metrics.items():
             interval = f"{one['low']:.2f} to {one['high']:.2f}" if "low" in one else ""
             table.add_row(task, name, *(f"{one[column]:.2f}" for column in columns), interval)
-    Console(soft_wrap=True).print(table)
+    Console(soft_wrap=True, width=None if sys.stdout.isatty() else 160).print(table)
