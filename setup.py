@@ -21,15 +21,13 @@ TASKS = ["seqio>=0.0.20", "tensorflow>=2.21", "tensorflow-datasets>=4.9.10", "im
 
 # BLEU and ROUGE as they are reported.
 METRICS = ["sacrebleu>=2.4", "rouge-score>=0.1.2"]
-# .zst files, .parquet files and folders of Hugging Face's datasets.
+# .zst and .parquet files, tables of runs as .parquet, folders of Hugging Face's datasets.
 FILES = ["zstandard>=0.23", "pyarrow>=17"]
 CLEANING = ["py3langid>=0.3", *FILES]  # it tells languages apart
 # Caches on other machines; gs:// and s3:// need gcsfs and s3fs too.
 REMOTE = ["fsspec[http]>=2024.2"]
 # In an environment of its own: see requirements-beam.txt.
 BEAM = ["apache-beam>=2.77,<2.78", "google-crc32c>=1.6"]
-# Tables of runs as .parquet files.
-PARQUET = ["pyarrow>=15"]
 # Reads checkpoints of llama.cpp.
 GGUF = ["gguf>=0.17"]
 
@@ -52,15 +50,15 @@ setup(
         "gpu": ["jax[cuda13]>=0.10"],
         "gguf": GGUF,
         "metrics": METRICS,
-        "parquet": PARQUET,
         "remote": REMOTE,
         "beam": BEAM,
         "cleaning": CLEANING,
         "files": FILES,
+        "reasoning": ["reasoning-gym>=0.1.25"],
         "slurm": ["submitit>=1.5"],
         "ray": ["ray>=2.9"],
         "html": ["trafilatura>=2"],
-        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", *GGUF, *METRICS, *PARQUET, *REMOTE, *CLEANING],
+        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", *GGUF, *METRICS, *REMOTE, *CLEANING],
     },
     entry_points={"console_scripts": ["t5x_like = t5x_like.cli.main:main"]},
 )

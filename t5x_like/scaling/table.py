@@ -240,5 +240,5 @@ def arrow(part: str = ""):
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise RuntimeError("Parquet files need pyarrow: pip install 't5x_like[parquet]', or use a .csv file") from error
+        raise RuntimeError("Parquet files need pyarrow: pip install 't5x_like[files]', or use a .csv file") from error
     return getattr(pyarrow, part) if part else pyarrow
