@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from t5x_like.scaling import designs, laws, recipes, solver, table
+from t5x_like.scaling import designs, laws, minima, recipes, solver, table
 from t5x_like.scaling.designs import IsoFlop, Point
 from t5x_like.scaling.recipes import Counts, Recipe
 from t5x_like.scaling.shapes import Shape
@@ -109,16 +109,23 @@ class SelfSized:
         Raises:
           ValueError: not even the starts of the runs fit into the minutes.
         """
-        low, high = 1e6, 1e30
+        low, high = self.least(), 1e30
         if sum(seconds(low)) > 60 * self.minutes:
             raise ValueError(
-                f"minutes={self.minutes:g}: starting {sum(self.seeds)} x {self.sizes.count} runs alone takes "
-                f"{sum(seconds(low)) / 60:.1f} minutes; give more, or fewer seeds or sizes"
+                f"minutes={self.minutes:g}: the smallest ladder of {sum(self.seeds)} x {self.sizes.count} runs takes "
+                f"{sum(seconds(low)) / 60:.1f} minutes, most of them for starting; give more, or fewer seeds or sizes"
             )
         while high / low > 1.01:
             middle = math.sqrt(low * high)
             low, high = (middle, high) if sum(seconds(middle)) <= 60 * self.minutes else (low, middle)
         return rounded(low)
+
+    def least(self) -> float:
+        """The smallest largest budget at which every budget has sizes enough for a parabola."""
+        flops = 1e6
+        while any(len(self.sizes(budget)) < min(self.sizes.count, minima.LEAST) for budget in self.budgets(flops)):
+            flops *= 1.1
+        return flops
 
 
 def rounded(flops: float) -> float:

@@ -15,32 +15,38 @@ MLP_MULTIPLE = 8
 
 @dataclasses.dataclass(frozen=True)
 class FixedDepth:
-    """Only the width grows: sizes lie on a smooth curve, as tiny ladders need it."""
+    """Only the width grows: sizes lie on a smooth curve, as tiny ladders need it.
+
+    Widths are multiples of `multiple` (None: of head_dim); heads are as many as together come nearest to the width.
+    """
 
     layers: int
     head_dim: int = 16
     mlp_ratio: float = 8 / 3
     matrices: int = 3
     head_vocab: int = 0  # of a head that is not tied
+    multiple: int | None = None
 
     def __call__(self, n_params: float) -> Shape:
-        """The shape whose width, a multiple of `head_dim`, brings N nearest to `n_params`."""
+        """The shape whose width brings N nearest to `n_params`."""
         per_layer = 4 + self.matrices * self.mlp_ratio
         a, b = self.layers * per_layer, self.head_vocab
         width = (math.sqrt(b * b + 4 * a * n_params) - b) / (2 * a)
-        below = max(int(width / self.head_dim), 1)
-        options = [self.of_width(heads * self.head_dim) for heads in (below, below + 1)]
+        multiple = self.multiple or self.head_dim
+        below = max(int(width / multiple), 1)
+        options = [self.of_width(times * multiple) for times in (below, below + 1)]
         return min(options, key=lambda shape: abs(math.log(self.estimate(shape) / n_params)))
 
     def of_width(self, width: int) -> Shape:
         mlp = max(round(self.mlp_ratio * width / MLP_MULTIPLE), 1) * MLP_MULTIPLE
-        sizes = (width, self.layers, width // self.head_dim, self.head_dim, mlp)
+        heads = max(round(width / self.head_dim), 1)
+        sizes = (width, self.layers, heads, self.head_dim, mlp)
         return dict(zip(("WIDTH", "LAYERS", "HEADS", "HEAD_DIM", "MLP_DIM"), sizes, strict=True))
 
     def estimate(self, shape: Shape) -> float:
         """N of a shape, by the formula above."""
-        width = shape["WIDTH"]
-        return shape["LAYERS"] * (4 * width**2 + self.matrices * width * shape["MLP_DIM"]) + self.head_vocab * width
+        width, inner = shape["WIDTH"], shape["HEADS"] * shape["HEAD_DIM"]
+        return shape["LAYERS"] * width * (4 * inner + self.matrices * shape["MLP_DIM"]) + self.head_vocab * width
 
 
 @dataclasses.dataclass(frozen=True)
