@@ -91,7 +91,9 @@ def compare(args: argparse.Namespace) -> None:
 
     rows = scaling_flags.table(args)
     forms = [scaling_flags.law(args, name) for name in args.compare or ()]
-    forms = forms or [law for law in laws.EVERY if law.target in rows and all(name in rows for name in law.inputs)]
+    target = args.target or scaling_flags.law(args).target
+    known = [law for law in laws.EVERY if law.target == target and all(name in rows for name in law.inputs)]
+    forms = forms or [law for law in known if len(rows) >= law.least_rows]
     if len(forms) < 2 or len({law.target for law in forms}) > 1:
         raise ConfigError(
             f"--compare takes two laws of one target at least, not {', '.join(law.name for law in forms) or 'none'}"
@@ -124,11 +126,8 @@ def page(found) -> str:
     sure, law = found.certificate, found.law
     lines = [f"{law.name}: {law.equation}" + (f" ({law.source})" if law.source else "")]
     lines += [f"rows        {found.rows} used", *(f"            {step}" for step in found.steps)]
-    lines += [
-        f"objective   {sure.objective:.8g} ({found.objective.name}"
-        + ("" if law.log_target else ", not logs here")
-        + ")"
-    ]
+    on = f"log {law.target}" if law.log_target else law.target
+    lines += [f"objective   {sure.objective:.8g} ({found.objective.name}, on {on})"]
     lines += [f"certificate {sure.share:.1%} of {sure.starts} starts end in the best basin"]
     if sure.share < FEW and sure.starts > 1:
         lines[-1] += ": too few to be sure of it; more or other starts may find a better one"

@@ -9,7 +9,8 @@ from t5x_like.scaling.table import Table, present
 
 DECAYED = 0.1  # a learning rate above this share of its peak has not finished decaying
 SAME_COUNT = 0.01  # how far flops_6nd may be from 6 n_params tokens
-SPARE = 3  # rows beyond the number of parameters
+CONFIGURATION = ("n_params", "tokens", "unique_tokens", "seed")  # what runs that differ in tuning alone have in common
+TUNING = ("lr", "batch_tokens", "warmup_steps")
 
 
 def prepared(table: Table, law: Law) -> Table:
@@ -19,14 +20,14 @@ def prepared(table: Table, law: Law) -> Table:
       ValueError: two results for one run, two FLOP counts in one column, losses under different tokenizers, or too few rows.
     """
     table = last_rows(usable(derived(table), law))
+    table = best_tuned(table, law.target) if law.log_target else table
     refuse_mixed_flops(table)
     refuse_mixed_tokenizers(table, law)
-    least = len(law.parameters) + SPARE
-    if len(table) < least:
+    if len(table) < law.least_rows:
         steps = "; ".join(map(str, table.steps)) or "nothing was dropped"
         raise ValueError(
             f"{law.name} has {len(law.parameters)} parameters and {len(table)} usable rows ({steps}); it needs at least "
-            f"{least}: train more runs, or fit a law with fewer parameters"
+            f"{law.least_rows}: train more runs, or fit a law with fewer parameters"
         )
     return table
 
@@ -118,6 +119,18 @@ def last_rows(table: Table) -> Table:
     return drop(
         table, "unfinished runs", early, "not the last row of its run (to fit checkpoints, give each its run_id)"
     )
+
+
+def best_tuned(table: Table, target: str, same: tuple[str, ...] = CONFIGURATION) -> Table:
+    """Of runs that differ in TUNING alone the one with the lowest target: laws are of tuned runs."""
+    tuning = [name for name in TUNING if name in table and name not in same]
+    groups = [tuple(str(table[name][i]) for name in same if name in table) for i in range(len(table))]
+    best: dict[tuple, int] = {}
+    for i in np.argsort(-table[target], kind="stable"):
+        best[groups[i]] = i
+    settings = [[str(table[name][i]) for name in tuning] for i in range(len(table))]
+    worse = np.array([settings[i] != settings[best[group]] for i, group in enumerate(groups)], bool)
+    return drop(table, "worse tuned", worse, f"another {' or '.join(tuning)} gave the same run a lower {target}")
 
 
 def identity(table: Table, i: int) -> tuple | None:

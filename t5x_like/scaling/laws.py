@@ -22,7 +22,7 @@ PF_DAY = 8.64e19  # FLOPs: the unit of compute in Kaplan et al.
 
 @dataclasses.dataclass(frozen=True)
 class Law:
-    """target = function(inputs); `positive` are the parameters fitted as logs."""
+    """target = function(inputs); `positive` are the parameters fitted as logs, `straight` says that it is a line in logs."""
 
     name: str
     equation: str
@@ -34,11 +34,17 @@ class Law:
     grid: Callable  # (x_NK, y_N) -> theta_SP
     target: str = "loss"
     log_target: bool = True
+    straight: bool = False
 
     @property
     def exponents(self) -> tuple[str, ...]:
-        """Parameters that make a term vanish at 0: powers of an input."""
-        return tuple(x for x in self.parameters if x not in self.positive and x not in ("low", "high"))
+        """Powers of an input that at 0 leave a term no different from a constant beside it."""
+        return () if self.straight else tuple(x for x in self.parameters if x not in (*self.positive, "low", "high"))
+
+    @property
+    def least_rows(self) -> int:
+        """Rows that leave something to judge the fit by: a line needs fewer than a curve."""
+        return len(self.parameters) + (1 if self.straight else 3)
 
     def features(self, columns: Mapping[str, Sequence[float]] | Table) -> np.ndarray:
         """x_NK: the logs of the inputs."""
@@ -171,6 +177,7 @@ def kaplan(letter: str, column: str) -> Law:
         (column,),
         ratio_power,
         ratio_power_grid,
+        straight=True,
     )
 
 
@@ -278,9 +285,8 @@ def power_law(target: str, *inputs: str, source: str = "") -> Law:
     """target = k prod X_i^p_i."""
     names = tuple("p" if len(inputs) == 1 else f"p_{name}" for name in inputs)
     text = " ".join(f"{name}^{p}" for name, p in zip(inputs, names, strict=True))
-    return Law(
-        f"{target}_power", f"{target} = k {text}", source, ("k", *names), ("k",), inputs, power, power_grid, target
-    )
+    law = Law(f"{target}_power", f"{target} = k {text}", source, ("k", *names), ("k",), inputs, power, power_grid)
+    return dataclasses.replace(law, target=target, straight=True)
 
 
 def broken(theta_P, x_K):

@@ -33,24 +33,19 @@ def isoflop(table: Table, target: str = "loss") -> Table:
     Raises:
       ValueError: fewer than two budgets have a minimum inside their range of sizes.
     """
-    return optima(usable(table, target), "n_params", ("flops_6nd",), target, "model size")
+    tuned = checks.best_tuned(checks.last_rows(usable(table, target)), target)
+    return optima(tuned, "n_params", ("flops_6nd",), target, "model size")
 
 
 def best_lr(table: Table, target: str = "loss") -> Table:
     """The optimal learning rate of every (n_params, tokens)."""
-    return optima(usable(table, target), "lr", ("n_params", "tokens"), target, "learning rate")
+    return optima(checks.last_rows(usable(table, target)), "lr", ("n_params", "tokens"), target, "learning rate")
 
 
 def best_batch(table: Table, target: str = "loss") -> Table:
     """The optimal batch_tokens of every (n_params, tokens); each batch at its own best learning rate where several were tried."""
-    table = usable(table, target)
-    best: dict[tuple, int] = {}
-    for i, key in enumerate(zip(*(table[name] for name in ("n_params", "tokens", "batch_tokens")), strict=True)):
-        if key not in best or table[target][i] < table[target][best[key]]:
-            best[key] = i
-    dropped = np.ones(len(table), bool)
-    dropped[list(best.values())] = False
-    table = table.without("best lr", dropped, "another learning rate was better at the same batch")
+    table = checks.last_rows(usable(table, target))
+    table = checks.best_tuned(table, target, (*checks.CONFIGURATION, "batch_tokens"))
     return optima(table, "batch_tokens", ("n_params", "tokens"), target, "batch")
 
 

@@ -13,6 +13,7 @@ from t5x_like.scaling.laws import Law
 from t5x_like.scaling.solver import HUBER, Objective
 from t5x_like.scaling.table import Table
 
+SAME = 0.01  # sizes within this share of each other are one, and never cut apart
 CUTS = (0.5, 0.6, 0.7, 0.8)  # shares of the rows, by size, that are fitted
 
 
@@ -48,8 +49,7 @@ def leave_future_out(table: Table, law: Law, objective: Objective = HUBER, seed:
     table = checks.prepared(table, law)
     by, size_N = sizes(table, law)
     x_NK, y_N = law.features(table), law.targets(table)
-    folds = [each for share in CUTS if (each := cut(size_N, share, len(law.parameters) + checks.SPARE)) is not None]
-    folds = [fold for i, fold in enumerate(folds) if not any(np.array_equal(fold, other) for other in folds[:i])]
+    folds = cuts(size_N, law.least_rows)
     if not folds:
         return Score(law, math.nan, (), by)
     past_FN = np.array(folds)
@@ -79,10 +79,14 @@ def sizes(table: Table, law: Law) -> tuple[str, np.ndarray]:
     return name, 1 / table[name] if name.startswith("loss") else table[name]
 
 
-def cut(size_N: np.ndarray, share: float, least: int) -> np.ndarray | None:
-    """The rows of the past: the smallest `share`, runs of one size never split; None where either side is too small."""
-    past = size_N <= np.quantile(size_N, share, method="lower") * (1 + 1e-9)
-    return past if past.sum() >= least and (~past).any() else None
+def cuts(size_N: np.ndarray, least: int) -> list[np.ndarray]:
+    """Masks of the past: cuts between two sizes that differ, nearest to the shares CUTS, with `least` rows to fit."""
+    ordered = np.unique(size_N)
+    limits = ordered[:-1][np.diff(ordered) > SAME * ordered[:-1]]
+    past = [mask for limit in limits if (mask := size_N <= limit).sum() >= least]
+    share = np.array([mask.mean() for mask in past])
+    chosen = sorted({int(np.abs(share - cut).argmin()) for cut in CUTS}) if past else []
+    return [past[i] for i in chosen]
 
 
 def fitted(law: Law, objective: Objective, x_NK, y_N, past_FN, generator) -> np.ndarray:

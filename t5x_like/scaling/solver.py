@@ -60,8 +60,8 @@ class Objective:
         return np.where(size <= self.delta, 0.5 * size**2, wide) / self.divisor
 
 
-HUBER = Objective("Huber, delta 1e-3, on log residuals, summed", 1e-3)
-L1 = Objective("L1 on log residuals, summed", 1e-8, 1e-8)
+HUBER = Objective("Huber, delta 1e-3, summed", 1e-3)
+L1 = Objective("L1, summed", 1e-8, 1e-8)
 
 
 def minimize(law: Callable, objective: Objective, theta_SP, x_NK, y_SN, weights_SN=1.0, free_SP=True, stages=None):

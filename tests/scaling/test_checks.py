@@ -90,6 +90,17 @@ def test_bits_per_byte_may_mix_tokenizers():
     np.testing.assert_allclose(made["bits_per_byte"][1], made["loss"][1] * 0.25 / np.log(2))
 
 
+def test_of_runs_that_differ_in_tuning_alone_the_best_counts():
+    """Half of the runs again at another learning rate and a higher loss."""
+    made = table(lr=[1e-3] * COUNT)
+    worse = made.take(np.arange(8)).with_column("lr", [1e-2] * 8)
+    worse = worse.with_column("loss", worse["loss"] + 0.1)
+    both = Table({name: np.concatenate([values, worse[name]]) for name, values in made.columns.items()})
+    kept = checks.prepared(both, LAW)
+    assert (kept.steps[-1].rule, kept.steps[-1].dropped) == ("worse tuned", 8)
+    np.testing.assert_array_equal(kept["loss"], made["loss"])
+
+
 def test_tokens_parameters_and_flops_follow_from_each_other():
     full = checks.derived(table())
     for name in ("n_params", "tokens", "flops_6nd"):

@@ -140,6 +140,13 @@ def test_the_form_that_made_the_table_predicts_its_future_best(rows):
     assert all(fold.times > 1 and fold.fitted + fold.judged == ROWS for fold in scores[0].folds)
 
 
+def test_budgets_are_never_cut_apart():
+    budgets = np.repeat([1e14, 3e14, 1e15, 3e15], 5) * np.tile(1 + 1e-4 * np.arange(5), 4)
+    past = score.cuts(budgets, 8)
+    assert [mask.sum() for mask in past] == [10, 15]
+    assert score.cuts(budgets, 16) == []
+
+
 def test_a_fit_read_back_predicts_the_same(found, tmp_path):
     found.write(tmp_path / "fit.json")
     again, at = fit.read(tmp_path / "fit.json"), {"n_params": [7e10], "tokens": [1.4e12]}
