@@ -19,7 +19,8 @@ from t5x_like.scaling import resolution
 from t5x_like.scaling.table import Table
 from t5x_like.text_metrics.bootstrap import wilson
 
-ABSENT, GRADUAL, RESOLUTION, BREAK = "absent", "gradual", "metric resolution", "break"
+ABSENT, GRADUAL, BREAK = "absent", "gradual", "break"
+RESOLUTION, UNCLEAR = "metric resolution", "too few sizes around the threshold"
 SIDE = 3  # sizes that a break has at least on either side
 DEGREES = (1, 2, 3)  # of smooth curves
 BENDS, PLACES = (0.25, 0.5, 1.0), 6  # of smooth curves to a floor: exponents, and where they turn
@@ -200,8 +201,9 @@ def emergence(
 ) -> Emergence:
     """Reads two columns of shares (0-1) of a table of runs, each evaluated on `items` answers of `length` tokens.
 
-    Verdicts: "absent" where the largest size is not above chance; "break" where the cost of a token breaks; else
-    "gradual" where the smallest size is above chance already, and "metric resolution" where it is not.
+    Verdicts: "absent" where the largest size is not above chance; "break" where the cost of a token breaks; else "gradual"
+    where the smallest size is above chance already; else "metric resolution", or, where fewer than 3 sizes lie on either side
+    of the threshold, so that a break there could not be seen, that there are too few.
 
     Raises:
       ValueError: too few sizes, or shares that are none.
@@ -220,11 +222,18 @@ def emergence(
     foretold_N = foretold(curves[tokens], length)
     level = 1 - alpha / len(size_N)
     low_N, high_N = np.array([wilson(r, n, level) for r, n in zip(right_N.tolist(), items_N.tolist(), strict=True)]).T
-    if first is None:
-        verdict = ABSENT
-    elif split.p_value < alpha:
-        verdict = BREAK
-    else:
-        verdict = GRADUAL if first == size_N[0] else RESOLUTION
     explained = bool(np.all((low_N <= foretold_N) & (foretold_N <= high_N)))
+    verdict = judged(first, size_N, split.p_value < alpha)
     return Emergence(verdict, first, split, size_N, curves[exact], low_N, high_N, foretold_N, explained)
+
+
+def judged(first: float | None, size_N: np.ndarray, breaks: bool) -> str:
+    """The verdict on a threshold among sizes."""
+    if first is None:
+        return ABSENT
+    if breaks:
+        return BREAK
+    if first == size_N[0]:
+        return GRADUAL
+    below = int(np.sum(size_N < first))
+    return RESOLUTION if min(below, len(size_N) - below) >= SIDE else UNCLEAR
