@@ -16,7 +16,7 @@ from typing import Any
 
 import report
 from t5x_like.cli import gin_runtime, main
-from t5x_like.scaling import fit, forecast, laws, minima, plan, score, table
+from t5x_like.scaling import fit, forecast, ladder, laws, plan, score, table
 
 FORMS = (laws.CHINCHILLA, laws.TIED, laws.KAPLAN_ND)
 SETTLING = 1.0  # minutes of --minutes for starting, fitting and settling
@@ -49,8 +49,8 @@ def sweep(preset: Preset, directory: Path, overrides: Sequence[str]) -> table.Ta
 
 def trusted(runs: table.Table) -> tuple[fit.Fit, list[score.Score]]:
     """The fit of the law with the lowest error on later runs, and all scores."""
-    scores = score.compare(runs, FORMS)
-    return fit.fit(runs, scores[0].law), scores
+    scores = score.compare(runs, FORMS, ladder.OBJECTIVE)
+    return fit.fit(runs, scores[0].law, ladder.OBJECTIVE), scores
 
 
 def target_shape(args: argparse.Namespace, flops: float, n_params: float) -> dict[str, int]:
@@ -106,7 +106,9 @@ def train_target(args: argparse.Namespace, shape: dict[str, int], flops: float) 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dir", type=Path, required=True, help="where runs, tables and the forecast are kept")
+    parser.add_argument(
+        "--dir", type=Path, default=Path("runs/scaling_ladder"), help="of runs, tables and the forecast"
+    )
     parser.add_argument("--minutes", type=float, default=25.0, help="for all of it, on the CPU (default: %(default)s)")
     parser.add_argument("--device", choices=PRESETS, default="cpu")
     parser.add_argument("--corpus", help="with --device=gpu: a glob of text files, each a document")
@@ -133,13 +135,11 @@ def run(args: argparse.Namespace) -> None:
     every = table.from_rows([*runs.rows(), row])
     every.write(args.dir / "table.csv")
     print(settled)
-    optima = minima.isoflop(runs)
     epochs = row["tokens"] / row["unique_tokens"]
     if epochs > EPOCHS_OF_NEWS:
         print(f"the target saw its corpus {epochs:.1f} times: part of the error is what repeats are worth")
     report.finish(
         runs=len(runs),
-        budgets=[float(f"{c:.3g}") for c in sorted(set(optima["flops_6nd"]))],
         target_flops=flops,
         times_the_largest=flops / largest,
         law=made.law,

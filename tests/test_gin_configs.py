@@ -169,7 +169,9 @@ def test_no_file_is_left_out():
     used |= {f"objectives/{objective}" for objective, _ in FAMILIES.values()}
     used |= {f"objectives/{objective}" for objective in OBJECTIVES}
     used |= {f"architectures/{family_of(size)}" for size in TINY}
-    # decoding/ is built above, cleaning/ in tests/cli/test_clean, tasks/ in tests/tasks; sizes/ are counted in test_families
+    # decoding/ is built above, cleaning/ and sweeps/ in tests/cli, tasks/ in tests/tasks; sizes/ are counted in test_families
     found = {str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.gin")}
-    assert {name for name in found if not name.startswith(("cleaning/", "decoding/", "tasks/", "sizes/"))} == used
+    assert {
+        name for name in found if not name.startswith(("cleaning/", "decoding/", "sweeps/", "tasks/", "sizes/"))
+    } == used
     assert {name.split("/")[1] for name in found if name.startswith("sizes/")} == {family_of(size) for size in TINY}

@@ -106,13 +106,18 @@ def stopped_with_us(running: Mapping[subprocess.Popen, object]) -> Iterator[None
             process.wait()
 
 
+def shell(job: Job) -> str:
+    """A job as a shell runs it."""
+    return f"{shlex.join(job.command)} >> {shlex.quote(str(job.log))} 2>&1"
+
+
 @dataclasses.dataclass(frozen=True)
 class CommandList:
     """Prints the commands and runs none: for machines that this one cannot reach."""
 
     def run(self, jobs: Sequence[Job], watch: Callable[[], None]) -> None:
         for job in jobs:
-            print(f"{shlex.join(job.command)} >> {shlex.quote(str(job.log))} 2>&1")
+            print(shell(job))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +135,7 @@ class Slurm:
         for job in jobs:
             executor = submitit.AutoExecutor(folder=job.log.parent / "slurm", cluster="slurm")
             executor.update_parameters(name=job.name, **self.parameters)
-            queued = executor.submit(submitit.helpers.CommandFunction(list(job.command)))
+            queued = executor.submit(submitit.helpers.CommandFunction(["bash", "-c", f"exec {shell(job)}"]))
             print(f"{job.name}: SLURM job {queued.job_id}")
 
 

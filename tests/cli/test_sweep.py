@@ -21,7 +21,7 @@ BASE = (
     'sizes/llama/tiny.gin', 'objectives/causal_lm.gin', 'optimizers/adamw.gin', 'runs/pretrain.gin'
 )
 SETTINGS = {
-    'TASK': 'tiny', 'LENGTH': 32, 'BATCH_SIZE': 8, 'WARMUP_STEPS': 1, 'schedules.cosine.final': 0.0,
+    'TASK': 'tiny', 'LAYERS': 1, 'LENGTH': 32, 'BATCH_SIZE': 8, 'WARMUP_STEPS': 1, 'schedules.cosine.final': 0.0,
     'token_cache.TokenCache.root': '%s', 'trainer.train.log_every': 1, 'trainer.train.eval_batches': 1,
     'trainer.train.checkpoint_every': 2,
 }
@@ -162,3 +162,29 @@ def test_a_killed_cell_goes_on_as_if_nothing_had_been(gin_file, tmp_path):
     assert sweep.run([one], InProcess()) and sweep.run([same], InProcess())
     assert len(cells.attempts(one.run_dir)) == 3
     assert losses(one.run_dir) == losses(same.run_dir)
+
+
+@pytest.mark.parametrize("name", ["isoflop", "lr_transfer", "ladder", "ladder_gpu"])
+def test_every_sweep_file_resolves_to_runs(name, tiny_root, tmp_path):
+    corpus = ["--gin.CORPUS=/data/*.txt"] if name == "ladder_gpu" else []
+    config = gin_runtime.parse([f"sweeps/{name}.gin"], [f"--gin.SWEEP_DIR={tmp_path}", *corpus])
+    what = config.configured("sweep.Sweep")()
+    design = what.design.design(1e12) if name == "ladder" else what.design
+    files = [file for file in what.base if not file.startswith("tasks/")]
+    settings = {key: value for key, value in what.settings.items() if key not in ("TRAIN_FILES", "WHOLE_FILES")}
+    settings |= {"TASK": "tiny", "VOCAB_SIZE": 384, "token_cache.TokenCache.root": str(tiny_root)}
+    base = Base(files, settings, tmp_path)
+    cell = base.cell(sweep.macros_of(next(iter(design.points())), what.recipe, base))
+    assert cell.columns["decay"] == 0.0 and cell.columns["n_params"] > 0
+    assert str(cell.run_dir) in cell.config
+
+
+def test_what_a_sweep_refuses_is_said_before_anything_runs(gin_file, tmp_path, capsys):
+    flags = ["sweep", f"--gin_file={gin_file}", f"--gin.SWEEP_DIR={tmp_path / 's'}"]
+    assert main.main([*flags, "--gin.designs.Grid.axes={'WIDHT': (8,)}"]) == 2
+    assert "did you mean WIDTH" in capsys.readouterr().err
+    assert main.main([*flags, "--pack=0"]) == 2
+    assert "--pack=0" in capsys.readouterr().err
+    assert main.main(["sweep"]) == 2
+    assert "sweeps/isoflop.gin" in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()

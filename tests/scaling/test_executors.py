@@ -15,9 +15,7 @@ def jobs(folder, scripts):
 
 def test_a_pool_runs_all_and_no_more_at_a_time_than_it_may(tmp_path, monkeypatch):
     monkeypatch.setattr(executors, "POLL_SECONDS", 0.01)
-    script = (
-        f"touch {tmp_path}/on$$; ls {tmp_path}/on* | wc -l; echo cores $T5X_LIKE_CORES; sleep 0.1; rm {tmp_path}/on$$"
-    )
+    script = f"touch {tmp_path}/on$$; set -- {tmp_path}/on*; echo $#; echo cores $T5X_LIKE_CORES; sleep 0.1; rm {tmp_path}/on$$"
     executors.LocalPool(processes=2).run(jobs(tmp_path, [script] * 5), lambda: None)
     logs = [(tmp_path / f"{i}.txt").read_text().split() for i in range(5)]
     assert len(logs) == 5 and max(int(log[0]) for log in logs) <= 2
@@ -74,7 +72,8 @@ def test_slurm_is_given_a_job_for_every_cell(tmp_path, monkeypatch, capsys):
     helpers = types.SimpleNamespace(CommandFunction=lambda command: command)
     monkeypatch.setitem(sys.modules, "submitit", types.SimpleNamespace(AutoExecutor=AutoExecutor, helpers=helpers))
     executors.Slurm({"slurm_partition": "gpu"}).run(jobs(tmp_path, ["a", "b"]), lambda: None)
-    assert [command for _, command in submitted] == [["bash", "-c", "a"], ["bash", "-c", "b"]]
+    for i, (_, command) in enumerate(submitted):
+        assert command == ["bash", "-c", f"exec bash -c {'ab'[i]} >> {tmp_path}/{i}.txt 2>&1"]
     assert submitted[0][0] == {"name": "job0", "slurm_partition": "gpu"}
     assert "job1: SLURM job 2" in capsys.readouterr().out
 

@@ -11,7 +11,7 @@ from t5x_like.scaling.recipes import Counts, PowerLaw, Recipe
 
 RULE = shapes.FixedDepth(layers=3, head_dim=8, head_vocab=384)
 RECIPE = Recipe(PowerLaw(0.01), PowerLaw(2048))
-DESIGN = SelfSized(20.0, designs.AroundOptimum(RULE), seeds=(3, 2, 1))
+DESIGN = SelfSized(20.0, designs.AroundOptimum(RULE), seeds=(3, 2, 1), step=3.0)
 TIMED = Timing(start=5.0, start_per_flop=1e-6, per_token=1e-6, per_flop=3e-11)
 
 
