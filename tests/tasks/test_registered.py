@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from tasks import vocabularies
 
-TEXTS = {"short": ["ab"] * 90, "long": ["abcdefgh" * 8] * 30}
+TEXTS = {"brief": ["ab"] * 90, "lengthy": ["abcdefgh" * 8] * 30}
 
 
 def source(name, split, shuffle_files, seed=None):
@@ -33,9 +33,9 @@ for name in TEXTS:
         output_features={"targets": seqio.Feature(vocabularies.BYTES, add_eos=True)},
         metric_fns=[],
     )
-seqio.MixtureRegistry.add("fixed", [("short", 3.0), ("long", RATE)])
-seqio.MixtureRegistry.add("sized", ["short", "long"], default_rate=functools.partial(seqio.mixing_rate_num_examples, maximum=60))
-seqio.MixtureRegistry.add("nested", [("sized", 1.0), ("long", 1.0)])
+seqio.MixtureRegistry.add("fixed", [("brief", 3.0), ("lengthy", RATE)])
+seqio.MixtureRegistry.add("sized", ["brief", "lengthy"], default_rate=functools.partial(seqio.mixing_rate_num_examples, maximum=60))
+seqio.MixtureRegistry.add("nested", [("sized", 1.0), ("lengthy", 1.0)])
 '''
 
 
@@ -58,7 +58,7 @@ def example_share(mixture) -> float:
     """Share of the examples of a window that are short ones: those whose end is in it."""
     batch = Stream(mixture, mixture.window)[0]
     ends = (batch["decoder_target_tokens"] == 1).sum(axis=1)
-    return float((ends * batch["task_one_hot"][:, list(mixture.parts).index("short")]).sum() / ends.sum())
+    return float((ends * batch["task_one_hot"][:, list(mixture.parts).index("brief")]).sum() / ends.sum())
 
 
 def test_rates_are_of_examples_as_in_seqio(cache, tmp_path):
@@ -69,14 +69,14 @@ def test_rates_are_of_examples_as_in_seqio(cache, tmp_path):
     sized = made("sized")  # min(90, 60) and min(30, 60)
     assert example_share(sized) == pytest.approx(60 / 90, abs=0.02)
     nested = seqio_mixtures.rates_of(cache("nested"))
-    assert nested["short"] / nested["long"] == pytest.approx((60 / 90) / (30 / 90 + 1))
-    assert made("short").cache.task == "short"
+    assert nested["brief"] / nested["lengthy"] == pytest.approx((60 / 90) / (30 / 90 + 1))
+    assert made("brief").cache.task == "brief"
     with pytest.raises(ValueError, match="no seqio task 'fixd'"):
         made("fixd")
 
     record = tmp_path / "root" / "fixed" / "mixture.json"
     before = record.stat().st_mtime_ns
-    assert seqio_mixtures.rates_of(cache("fixed")) == {"short": 3.0, "long": 1.0}
+    assert seqio_mixtures.rates_of(cache("fixed")) == {"brief": 3.0, "lengthy": 1.0}
     assert record.stat().st_mtime_ns == before  # and seqio was not asked again
 
     folders = {path: path.stat().st_mtime_ns for path in (tmp_path / "root").glob("*/*/train/targets.tokens")}
