@@ -34,7 +34,8 @@ for name in TEXTS:
         metric_fns=[],
     )
 seqio.MixtureRegistry.add("fixed", [("brief", 3.0), ("lengthy", RATE)])
-seqio.MixtureRegistry.add("sized", ["brief", "lengthy"], default_rate=functools.partial(seqio.mixing_rate_num_examples, maximum=60))
+by_size = functools.partial(seqio.mixing_rate_num_examples, maximum=60)
+seqio.MixtureRegistry.add("sized", ["brief", "lengthy"], default_rate=by_size)
 seqio.MixtureRegistry.add("nested", [("sized", 1.0), ("lengthy", 1.0)])
 '''
 
