@@ -26,7 +26,9 @@ BEHIND = 4
 
 
 def train(run_dir: Path, width: int, layers: int, more: list[str]) -> None:
-    macros = {"RUN_DIR": run_dir, "WIDTH": width, "HEAD_DIM": width // 2, "MLP_DIM": 2 * width, "LAYERS": layers}
+    shape = {"WIDTH": width, "HEAD_DIM": width // 2, "MLP_DIM": 2 * width, "LAYERS": layers}
+    # Matrices want a rate that falls as they widen (Yang et al. 2022): at 0.003 width 128 learns it several times later.
+    macros = shape | {"RUN_DIR": run_dir, "LEARNING_RATE": min(0.003, 0.192 / width)}
     flags = [f"--gin.{name}={value}" for name, value in macros.items()]
     subprocess.run(
         [sys.executable, "-m", "t5x_like", "train", "--gin_file=runs/induction.gin", *flags, *more], check=True
@@ -77,7 +79,7 @@ def main() -> None:
     judged = emergence.emergence(table, COPIED, items) if len(table) >= 2 * emergence.SIDE else None
     if judged:
         print(
-            f"\n{judged.verdict}: above chance from {judged.threshold} parameters on; break p = {judged.broken.p_value:.3g}"
+            f"\n{judged.verdict}; above chance from (parameters): {judged.threshold}; break p = {judged.broken.p_value:.3g}"
         )
     report.finish(scores={names[key]: scores for key, (scores, _) in found.items()}, verdict=judged and judged.verdict)
 
