@@ -78,8 +78,9 @@ def main() -> None:
     items = int(table["items"][0])
     judged = emergence.emergence(table, COPIED, items) if len(table) >= 2 * emergence.SIDE else None
     if judged:
+        print(f"\n{judged.verdict}; above chance from (parameters): {judged.threshold}")
         print(
-            f"\n{judged.verdict}; above chance from (parameters): {judged.threshold}; break p = {judged.broken.p_value:.3g}"
+            f"break of the tokens' cost: p = {judged.broken.p_value:.3g}; p^L inside all intervals: {judged.explained}"
         )
     report.finish(scores={names[key]: scores for key, (scores, _) in found.items()}, verdict=judged and judged.verdict)
 

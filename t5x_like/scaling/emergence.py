@@ -203,7 +203,8 @@ def emergence(
 
     Verdicts: "absent" where the largest size is not above chance; "break" where the cost of a token breaks; else "gradual"
     where the smallest size is above chance already; else "metric resolution", or, where fewer than 3 sizes lie on either side
-    of the threshold, so that a break there could not be seen, that there are too few.
+    of the threshold, so that a break there could not be seen, that there are too few. No break found is not none there: with
+    few sizes, or runs that differ much, only large ones are.
 
     Raises:
       ValueError: too few sizes, or shares that are none.
