@@ -178,7 +178,7 @@ def test_modules_of_one_name_keep_apart(config):
         (
             "throwaway.train.steps = %TASK\n",
             (),
-            ("run.gin:3", "--gin.TASK=", "tasks/python_docs_bytes.gin"),
+            ("run.gin:3", "--gin.TASK=", "tasks/files.gin"),
         ),
         ("STEPS = %gin.REQUIRED\nthrowaway.train.steps = %STEPS\n", (), ("run.gin:3", "--gin.STEPS=")),
         ("throwaway.train.steps = %gin.REQUIRED\n", (), ("run.gin:3", "--gin.throwaway.train.steps=")),
