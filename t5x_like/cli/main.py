@@ -26,6 +26,7 @@ COMMANDS = (
     "plan",
     "register",
     "settle",
+    "report",
 )
 
 EXAMPLE = """\
