@@ -114,3 +114,15 @@ def opened_lines(path: Path | str, max_bytes: int) -> Iterator[bytes | Dropped]:
 def damaged(path: Path | str, error: Exception) -> Dropped:
     """What a file lost."""
     return Dropped("reading.damaged_file", f"{Path(path).name}: {str(error)[:200]}; what follows is lost")
+
+
+def whole_content(path: Path | str, max_bytes: int) -> bytes | Dropped:
+    """All bytes of a file, unless they are more than max_bytes or damaged."""
+    with opened(path) as file:
+        try:
+            content = file.read(max_bytes + 1)
+        except DAMAGE as error:
+            return damaged(path, error)
+    if len(content) > max_bytes:
+        return Dropped("reading.long_file", f"{Path(path).name}: more than {max_bytes} bytes")
+    return content

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from t5x_like.cleaning import web
 from t5x_like.cleaning.html_text import html_text
-from t5x_like.cleaning.opening import COMPRESSED, DAMAGE, damaged, opened, opened_lines
+from t5x_like.cleaning.opening import COMPRESSED, damaged, opened_lines, whole_content
 from t5x_like.cleaning.steps import Document, Dropped
 
 MAX_BYTES = 20_000_000
@@ -29,17 +29,11 @@ def text_lines(path: Path | str, max_bytes: int = MAX_BYTES) -> Iterator[Documen
 
 def whole_file(path: Path | str, max_bytes: int = MAX_BYTES) -> Iterator[Document | Dropped]:
     """One document: all of the file's text; none of an empty file."""
-    name = Path(path).name
-    with opened(path) as file:
-        try:
-            content = file.read(max_bytes + 1)
-        except DAMAGE as error:
-            yield damaged(path, error)
-            return
-    if len(content) > max_bytes:
-        yield Dropped("reading.long_file", f"{name}: more than {max_bytes} bytes")
+    content = whole_content(path, max_bytes)
+    if isinstance(content, Dropped):
+        yield content
     elif content:
-        yield text_document(content, name)
+        yield text_document(content, Path(path).name)
 
 
 def text_document(content: bytes, name: str) -> Document | Dropped:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from t5x_like.cleaning.opening import CHUNK, DAMAGE, damaged, opened
+from t5x_like.cleaning.opening import CHUNK, DAMAGE, damaged, opened, whole_content
 from t5x_like.cleaning.steps import Document, Dropped
 
 Headers = dict[str, str]  # names in lower case
@@ -16,17 +16,11 @@ PAGES = ("text/html", "application/xhtml+xml", "text/plain")
 
 def html(path: Path | str, max_bytes: int) -> Iterator[Document | Dropped]:
     """One document: the page in field `html`."""
-    name = Path(path).name
-    with opened(path) as file:
-        try:
-            content = file.read(max_bytes + 1)
-        except DAMAGE as error:
-            yield damaged(path, error)
-            return
-    if len(content) > max_bytes:
-        yield Dropped("reading.long_file", f"{name}: more than {max_bytes} bytes")
+    content = whole_content(path, max_bytes)
+    if isinstance(content, Dropped):
+        yield content
     elif content:
-        yield {"id": name, "html": page_text(content, "")}
+        yield {"id": Path(path).name, "html": page_text(content, "")}
 
 
 def page_text(content: bytes, content_type: str) -> str:

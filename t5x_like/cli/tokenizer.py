@@ -107,6 +107,7 @@ def report(args: argparse.Namespace) -> None:
 
 def reading(args: argparse.Namespace, what: str) -> Iterator[str]:
     """The texts of the files or tasks, with a bar on a terminal and a last line elsewhere."""
+    from t5x_like.cleaning import reading as cleaning_reading
     from t5x_like.data import tokenizer_training as training
 
     stray = [name for name in (("field",) if args.task else ("module", "split")) if getattr(args, name)]
@@ -117,7 +118,7 @@ def reading(args: argparse.Namespace, what: str) -> Iterator[str]:
 
         read = functools.partial(texts.texts, split=args.split or "train", module=args.module or "tasks.pretraining")
         return shown([read(name) for name in args.task], "tasks", what)
-    paths = training.matching(args.input)
+    paths = cleaning_reading.matching(args.input)
     return shown([training.read_texts([path], args.field or "text") for path in paths], "files", what)
 
 

@@ -5,7 +5,6 @@ A kind is a function `(texts, vocab_size, extra_ids, chat, options) -> vocabular
 
 import collections
 import dataclasses
-import glob
 import gzip
 import io
 import itertools
@@ -37,21 +36,6 @@ class Options:
     def __post_init__(self):
         if self.split not in tokenizer_build.SPLITS:
             raise ValueError(f"split={self.split!r} is not known; give one of {', '.join(tokenizer_build.SPLITS)}")
-
-
-def matching(patterns: Sequence[str]) -> list[Path]:
-    """The files of paths and globs, sorted.
-
-    Raises:
-      ValueError: a pattern without a file.
-    """
-    found: set[str] = set()
-    for pattern in patterns:
-        files = [name for name in glob.glob(str(pattern), recursive=True) if Path(name).is_file()]
-        if not files:
-            raise ValueError(f"input={pattern} matches no file; give text files, .jsonl files, either as .gz, or globs")
-        found.update(files)
-    return [Path(name) for name in sorted(found)]
 
 
 def read_texts(paths: Iterable[Path], field: str = "text") -> Iterator[str]:

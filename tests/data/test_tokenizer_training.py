@@ -12,6 +12,7 @@ import pytest
 import sentencepiece
 import tokenizers
 
+from t5x_like.cleaning import reading
 from t5x_like.data import chat, tokenizer_folder
 from t5x_like.data import tokenizer_training as training
 from tests.data import tiny_tokenizers
@@ -118,7 +119,7 @@ def test_files_are_read(tmp_path):
     (tmp_path / "a.txt").write_text("one\r\ntwo", encoding="utf-8", newline="")
     with gzip.open(tmp_path / "b.jsonl.gz", "wt", encoding="utf-8") as file:
         file.write(json.dumps({"body": "três\nquatro"}) + "\n\n" + json.dumps({"body": ""}) + "\n")
-    paths = training.matching([str(tmp_path / "*"), str(tmp_path / "a.txt")])
+    paths = reading.matching([str(tmp_path / "*"), str(tmp_path / "a.txt")])
     assert [path.name for path in paths] == ["a.txt", "b.jsonl.gz"]
     assert list(training.read_texts(paths, "body")) == ["one\r\ntwo", "três\nquatro", ""]
 
@@ -181,6 +182,6 @@ def test_bad_files_are_refused_by_name(tmp_path):
         with pytest.raises(ValueError, match=f"{path.name}.*{message}"):
             list(training.read_texts([path]))
     with pytest.raises(ValueError, match="matches no file"):
-        training.matching([str(tmp_path / "*.nothing")])
+        reading.matching([str(tmp_path / "*.nothing")])
     with pytest.raises(ValueError, match="split='words' is not known"):
         training.Options(split="words")
