@@ -77,8 +77,9 @@ def run(every: Sequence[Cell], executor: Any, retry: bool = False, replicas: int
     jobs = [job(group) for group in grouped(longest_first(todo), replicas)]
     with Bar("sweep", len(every)) as bar:
         watch = Watch(every, bar)
-        watch()
+        watch.look()
         executor.run(jobs, watch)
+        watch.look()
         while watch.running():
             time.sleep(executors.POLL_SECONDS)
             watch()
@@ -95,9 +96,12 @@ class Watch:
     looked: float = 0.0
 
     def __call__(self) -> None:
-        """Looks into the run directories, at most every second."""
-        if time.monotonic() - self.looked < 1.0:
-            return
+        """Looks, unless it did within the last second."""
+        if time.monotonic() - self.looked >= 1.0:
+            self.look()
+
+    def look(self) -> None:
+        """Reads the run directories."""
         first = not self.states
         for cell in self.every:
             if self.states.get(cell.run_id) != cells.FINISHED:

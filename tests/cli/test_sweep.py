@@ -127,6 +127,17 @@ def test_what_failed_waits_for_retry(gin_file, tmp_path):
     assert sweep.run(every, executor, retry=True) and len(executor.ran) == 1
 
 
+def test_cells_that_finish_at_once_count_as_finished(gin_file, tmp_path):
+    class AtOnce:
+        def run(self, jobs, watch):
+            watch()
+            for cell in every:
+                cells.note(cell.run_dir, outcome=cells.FINISHED)
+
+    every = resolved(gin_file, tmp_path / "s")
+    assert sweep.run(every, AtOnce())
+
+
 def test_a_cell_that_another_process_trains_is_not_trained_twice(gin_file, tmp_path):
     cell = resolved(gin_file, tmp_path / "s")[0]
     cell.prepare()
