@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -62,9 +62,11 @@ class Evaluator:
     def __call__(self, params, progress: Callable[[Iterator], Iterator] = iter) -> dict[str, float]:
         """Metrics by name; `params` in the dtype to compute in; `progress` wraps the iterator of batches.
 
-        Of a mixture there are those of each task as `task/metric`, and those of all tasks together.
+        Of a mixture there are those of each task as `task/metric`, and those of all tasks together. `loss_se` is the
+        standard error of the loss (see standard_error), where LEAST_BATCHES of each task or more were measured.
         """
         sums: dict[str, dict[str, np.ndarray]] = {name: {} for name in self.parts}
+        losses: dict[str, list] = {name: [] for name in self.parts}
         target_bytes = dict.fromkeys(self.parts, 0)
         sharding = partitioning.batch_sharding(self.mesh, self.rules)
         with partitioning.on(self.mesh, self.rules):
@@ -75,13 +77,15 @@ class Evaluator:
                     self.batch_size,
                     sharding,
                 )
-                add(sums[task], jax.device_get(self.step(params, placed)))
+                measured = jax.device_get(self.step(params, placed))
+                losses[task].append(measured["loss"])
+                add(sums[task], measured)
         whole: dict[str, np.ndarray] = {}
         for one in sums.values():
             add(whole, one)
-        results = summarize(whole, sum(target_bytes.values()))
+        results = summarize(whole, sum(target_bytes.values())) | standard_error(list(losses.values()))
         for task in self.parts if len(self.parts) > 1 else ():
-            each = summarize(sums[task], target_bytes[task])
+            each = summarize(sums[task], target_bytes[task]) | standard_error([losses[task]])
             results |= {f"{task}/{name}": value for name, value in each.items()}
         return results
 
@@ -110,6 +114,28 @@ def bytes_of_targets(batch: dict[str, np.ndarray], vocabulary) -> int:
     side = "decoder" if "decoder_target_tokens" in batch else "encoder"
     counted = batch[f"{side}_loss_weights"] > 0
     return int(vocabulary.bytes_per_token_V[batch[f"{side}_target_tokens"][counted]].sum())
+
+
+LEAST_BATCHES = 8  # of a task, for a standard error that is one
+
+
+def standard_error(losses: Sequence[Sequence[np.ndarray]]) -> dict[str, float]:
+    """{"loss_se": standard error of the mean loss} over text like this, or nothing where batches are few.
+
+    `losses` are each task's (total, count) pairs by batch. Batches are neighbouring text and stand for themselves, so that
+    tokens of a document, which go together, do not count as so many measurements. With L_b nats and n_b tokens in batch b:
+
+        se^2 = sum over tasks of m / (m - 1) sum_b (L_b - n_b L / n)^2 / (all tokens)^2    (a ratio of means, by strata)
+    """
+    if min(map(len, losses)) < LEAST_BATCHES:
+        return {}
+    squares, tokens = 0.0, 0.0
+    for pairs in losses:
+        nats_b, count_b = np.asarray(pairs, np.float64).T
+        off_b = nats_b - count_b * nats_b.sum() / max(count_b.sum(), 1e-9)
+        squares += len(pairs) / (len(pairs) - 1) * np.sum(off_b**2)
+        tokens += count_b.sum()
+    return {"loss_se": math.sqrt(squares) / max(tokens, 1e-9)}
 
 
 def summarize(sums: dict[str, np.ndarray], target_bytes: int) -> dict[str, float]:
