@@ -21,7 +21,7 @@ from flax import linen as nn
 
 import report
 from models import architectures, attention, blocks, heads, kernels, linear, mlp, positions, stack
-from t5x_like import batches, optimizers, partitioning, train_state, trainer
+from t5x_like import batches, optimizers, partitioning, train_loop, train_state, trainer
 from t5x_like.data import cache_writer, rows, token_cache
 from t5x_like.data.stream import Stream
 from t5x_like.data.token_cache import TokenCache
@@ -80,7 +80,7 @@ def ours(size: int, remat, chunk: int | None):
     objective = lm.LanguageModel(chunk=chunk)
     step = trainer.jitted_step(model, objective, optimizer, 1, layout, mesh, partitioning.RULES, precision)
     run = {"state": layout.create(0), "k": 0}
-    fetch = trainer.fetcher(stream, partitioning.batch_sharding(mesh))
+    fetch = train_loop.fetcher(stream, partitioning.batch_sharding(mesh))
     example = jax.ShapeDtypeStruct((size, LENGTH, HEADS, HEAD_DIM), jnp.bfloat16)
     print(f"attention kernel: {kernels.chosen(example, None, None).__name__}")
 

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +100,19 @@ class Checkpointer:
         keep = set(steps[-self.keep_last :])
         measured = [(self._manifest(step)["metrics"].get(self.best_metric), step) for step in steps]
         keep |= {step for _, step in sorted(m for m in measured if m[0] is not None)[: self.keep_best]}
-        for step in set(steps) - keep:
+        self._remove(set(steps) - keep)
+
+    def _remove(self, steps: Iterable[int]) -> None:
+        for step in steps:
             folder = self.directory / str(step)
             (folder / MANIFEST).unlink()  # first: a half-removed checkpoint is none
             shutil.rmtree(folder, ignore_errors=True)
+
+    def drop_after(self, step: int) -> None:
+        """Removes the checkpoints of later steps."""
+        self.wait()
+        if jax.process_index() == 0:
+            self._remove([later for later in self.steps() if later > step])
 
     def wait(self) -> None:
         """Returns when the last save is on disk."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 
@@ -155,6 +156,22 @@ def learning_rate_of(opt_state) -> jax.Array | None:
     """The learning rate of the last step, where the optimizer is one of this file."""
     last = opt_state[-1] if isinstance(opt_state, tuple) and opt_state else None
     return last.learning_rate if isinstance(last, StepState) else None
+
+
+def learning_rates(optimizer: optax.GradientTransformation, boxed_params, steps: int) -> np.ndarray | None:
+    """The learning rate of every step, where the optimizer is one of this file; only the schedule is computed."""
+
+    def zeros(tree):
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
+
+    def rate(step):
+        inner, last = zeros(jax.eval_shape(optimizer.init, boxed_params))
+        boxed = zeros(boxed_params)
+        return learning_rate_of(optimizer.update(boxed, (inner, last._replace(count=step)), boxed)[1])
+
+    if learning_rate_of(jax.eval_shape(optimizer.init, boxed_params)) is None:
+        return None
+    return np.asarray(jax.jit(jax.vmap(rate))(jnp.arange(steps)), np.float64)
 
 
 def path_name(path) -> str:

@@ -129,7 +129,7 @@ def track(items: Iterable, what: str, total: int) -> Iterator:
 def train_text(scalars: dict[str, float]) -> str:
     """What the training bar says: loss, tokens/s, model FLOP/s, MFU, share of time spent waiting for data."""
     return (
-        f"loss {scalars['loss']:.4f}  {scalars['speed/tokens_per_second']:,.0f} tokens/s  "
+        f"loss {scalars.get('loss', math.nan):.4f}  {scalars['speed/tokens_per_second']:,.0f} tokens/s  "
         f"{si(scalars['speed/model_flops_per_second'])}FLOP/s  MFU {scalars['speed/mfu']:.1%}  "
         f"data wait {scalars['speed/data_wait']:.1%}"
     )

@@ -1,6 +1,7 @@
 """The state of training, made already laid out on the mesh, and the dtypes parameters are kept and used in."""
 
 import dataclasses
+import functools
 import re
 from typing import Any
 
@@ -54,7 +55,7 @@ class Layout:
     boxed: TrainState
     shardings: TrainState
 
-    @property
+    @functools.cached_property
     def abstract(self) -> TrainState:
         """Shapes, dtypes and shardings of the state: the target of a restore."""
         return abstract(self.boxed, self.shardings)

@@ -31,13 +31,17 @@ class RunWriter:
         self.active = jax.process_index() == 0
         if not self.active:
             return
+        self.folder = Path(run_dir)
+        self.open(first)
+
+    def open(self, first: int) -> None:
         from tensorboardX import SummaryWriter  # takes a second to import, after all checks have passed
 
-        path = Path(run_dir) / "metrics.jsonl"
+        path = self.folder / "metrics.jsonl"
         kept = [line for line in whole_lines(path) if line["step"] <= first]
         path.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self.file = open(path, "a")  # noqa: SIM115
-        self.events = SummaryWriter(str(run_dir), purge_step=first + 1 if first else None)
+        self.events = SummaryWriter(str(self.folder), purge_step=first + 1 if first else None)
 
     def __enter__(self):
         return self
@@ -46,6 +50,12 @@ class RunWriter:
         if self.active:
             self.file.close()
             self.events.close()
+
+    def go_back(self, step: int) -> None:
+        """Drops what was written of later steps."""
+        if self.active:
+            self.__exit__()
+            self.open(step)
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """One line of metrics.jsonl and one TensorBoard event a scalar."""

@@ -38,6 +38,7 @@ LAYERS = {
     "t5x_like.schedules": (2, "optimizers"),
     "t5x_like.adafactor": (2, "optimizers"),
     "t5x_like.trainer": (3, "loops"),
+    "t5x_like.train_loop": (3, "loops"),
     "t5x_like.evaluator": (3, "loops"),
     "t5x_like.inference": (3, "loops"),
     "t5x_like.task_evaluation": (3, "loops"),

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_like import checkpoints, optimizers, partitioning, schedules, trainer
+from t5x_like import checkpoints, optimizers, partitioning, schedules, train_loop, trainer
 from t5x_like.data import rows
 from t5x_like.data.token_cache import TokenCache
 from t5x_like.objectives.lm import LanguageModel
@@ -131,7 +131,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoi
     wild = optimizers.sgd(lambda step: 1e30, momentum=0.9)
     broken = arguments(tiny_root, tmp_path / "broken", optimizer=wild, steps=9, checkpoint_every=1, eval_every=100)
     with pytest.raises(
-        trainer.NonFiniteLossError, match=r"the loss of step \d+ is (nan|inf).*last good checkpoint is step \d"
+        train_loop.NonFiniteLossError, match=r"the loss of step \d+ is (nan|inf).*last good checkpoint is step \d"
     ):
         trainer.train(**broken)
     good = checkpoints.latest_step(tmp_path / "broken" / "checkpoints")

@@ -40,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
 
 def collect(args: argparse.Namespace) -> dict[str, Any]:
     """Everything the command prints, as plain numbers and words."""
+    from t5x_like.scaling import flops
     from t5x_like.train_state import Precision
 
     check(args)
@@ -48,7 +49,10 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
     lengths = row_lengths(model, args.length, args.encoder_length)
     boxed, precision = abstract_params(model, lengths), setting(config, "precision", Precision())
     facts = {"model": type(model).__name__, "gin_files": args.gin_file, "lengths": lengths}
-    facts |= {"parameters": parameters(model, boxed), "flops": forward_and_back(model, boxed, lengths, args.batch_size)}
+    facts |= {
+        "parameters": flops.parameters(model, boxed),
+        "flops": forward_and_back(model, boxed, lengths, args.batch_size),
+    }
     if "decoder" in lengths:
         facts["decoding"] = decoding(model, boxed, lengths, precision)
     facts["memory"] = memory_per_device(config, boxed, precision, args.devices, args.batch_size)
@@ -120,25 +124,6 @@ def abstract_params(model, lengths: dict[str, int]):
         widths["encoder_token_types"] = lengths["encoder"]
     batch = {name: jax.ShapeDtypeStruct((1, length), jnp.int32) for name, length in widths.items()}
     return jax.eval_shape(model.init, jax.random.PRNGKey(0), batch)["params"]
-
-
-def parameters(model, boxed) -> dict[str, Any]:
-    """Counts: all, those a token meets, those looked up, and those of every part."""
-    from t5x_like.scaling import flops
-
-    every = flops.weights(model, boxed)
-    embedding = sum(weight.size for weight in every if weight.lookup)
-    total, parts = sum(weight.size for weight in every), {}
-    for weight in every:
-        parts[weight.part] = parts.get(weight.part, 0) + weight.size
-    return {
-        "total": total,
-        "active_per_token": round(sum(weight.size * weight.share for weight in every)),
-        "embedding": embedding,
-        "non_embedding": total - embedding,
-        "head_is_tied": flops.reads_table(getattr(model, "head", None)),
-        "parts": parts,
-    }
 
 
 def forward_and_back(model, boxed, lengths: dict[str, int], batch_size: int | None) -> dict[str, Any]:

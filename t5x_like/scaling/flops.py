@@ -10,6 +10,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +104,23 @@ def weights(model: nn.Module, boxed_params) -> list[Weight]:
     """Every parameter of `model`, given its tree of parameters boxed with logical axis names."""
     leaves = jax.tree_util.tree_leaves_with_path(boxed_params, is_leaf=lambda x: hasattr(x, "names"))
     return [weight(model, [str(key.key) for key in path], leaf) for path, leaf in leaves]
+
+
+def parameters(model: nn.Module, boxed_params) -> dict[str, Any]:
+    """Counts: all, those a token meets, those looked up, and those of every part."""
+    every = weights(model, boxed_params)
+    embedding = sum(weight.size for weight in every if weight.lookup)
+    total, parts = sum(weight.size for weight in every), {}
+    for weight in every:
+        parts[weight.part] = parts.get(weight.part, 0) + weight.size
+    return {
+        "total": total,
+        "active_per_token": round(sum(weight.size * weight.share for weight in every)),
+        "embedding": embedding,
+        "non_embedding": total - embedding,
+        "head_is_tied": reads_table(getattr(model, "head", None)),
+        "parts": parts,
+    }
 
 
 def weight(model: nn.Module, path: list[str], leaf) -> Weight:
