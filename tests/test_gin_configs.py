@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from t5x_like.cli import gin_runtime
 from tests.gin_models import CONFIGS, TINY, family_of
+from tests.test_monitor import write_reference
 
 # family: (objective, task); one family of every kind, all of them take a step in test_gin_architectures
 FAMILIES = {
@@ -151,6 +153,13 @@ def test_induction_is_trained_on_rows_that_need_no_data(tmp_path):
     assert last["eval/target_tokens"] == 8 * 64
 
 
+@pytest.mark.parametrize("action", ["skip", "roll_back"])
+def test_every_monitor_watches(tiny_root, tmp_path, action):
+    write_reference(tmp_path / "reference", np.linspace(1, 0, 1000), np.linspace(6, 5, 1000))
+    files, reference = [f"monitors/{action}", "monitors/expected"], repr(str(tmp_path / "reference"))
+    train(tiny_root, tmp_path / "run", "llama", *files, REFERENCE=reference)
+
+
 def test_no_file_is_left_out():
     used = {
         "runs/pretrain",
@@ -165,6 +174,7 @@ def test_no_file_is_left_out():
         "optimizers/adamw",
     }
     used |= {f"optimizers/{name}" for name in ("adafactor", "lion", "sgd")}
+    used |= {f"monitors/{name}" for name in ("skip", "roll_back", "expected")}
     used |= {f"meshes/{name}" for name in ("fsdp", "data_fsdp_tensor", "data_expert")}
     used |= {f"objectives/{objective}" for objective, _ in FAMILIES.values()}
     used |= {f"objectives/{objective}" for objective in OBJECTIVES}
