@@ -31,6 +31,9 @@ BEAM = ["apache-beam>=2.77,<2.78", "google-crc32c>=1.6"]
 # Reads checkpoints of llama.cpp.
 GGUF = ["gguf>=0.17"]
 
+# Runs the notebooks.
+NOTEBOOKS = ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"]
+
 setup(
     name="t5x_like",
     version=re.search(r'__version__ = "(.+)"', text("t5x_like/__init__.py")).group(1),
@@ -58,7 +61,7 @@ setup(
         "slurm": ["submitit>=1.5"],
         "ray": ["ray>=2.9"],
         "html": ["trafilatura>=2"],
-        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", *GGUF, *METRICS, *REMOTE, *CLEANING],
+        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", *NOTEBOOKS, *GGUF, *METRICS, *REMOTE, *CLEANING],
     },
     entry_points={"console_scripts": ["t5x_like = t5x_like.cli.main:main"]},
 )
