@@ -153,6 +153,11 @@ def test_induction_is_trained_on_rows_that_need_no_data(tmp_path):
     assert last["eval/target_tokens"] == 8 * 64
 
 
+@pytest.mark.parametrize("name", ["complete_p", "qk_norm"])
+def test_what_sweeps_put_over_a_run_trains(tiny_root, tmp_path, name):
+    train(tiny_root, tmp_path, "llama", f"sweeps/{name}")
+
+
 @pytest.mark.parametrize("action", ["skip", "roll_back"])
 def test_every_monitor_watches(tiny_root, tmp_path, action):
     write_reference(tmp_path / "reference", np.linspace(1, 0, 1000), np.linspace(6, 5, 1000))

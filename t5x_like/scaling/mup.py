@@ -5,7 +5,8 @@ rate is the base rate / m, and decoupled weight decay keeps rate * decay as it i
 norms and biases, whose fan-in does not grow, keep the base rate. Initial deviations are the initializers' part: 1 / sqrt(m) in
 hidden matrices, which `variance_scaling(..., 'fan_in')` gives, and 1 / m in the head, which `over_fan_in` gives;
 gin_configs/sweeps/mup.gin sets both. CompleteP (Dey et al. 2025, alpha 1) adds depth: what a block adds to the residual
-stream is divided by layers / base_layers, here through the rate and the initial deviation of the matrices that write to it.
+stream is divided by layers / base_layers, here through the rate and the initial deviation of the matrices that write to it;
+gin_configs/sweeps/complete_p.gin sets that.
 """
 
 import math
@@ -100,3 +101,8 @@ def over_fan_in(scale: float):
         return scale / shape[0] * jax.random.normal(key, shape, dtype)
 
     return initialize
+
+
+def into_stream(layers: int, base_layers: int):
+    """Initial deviation base_layers / layers / sqrt(fan-in): of matrices that end a block's branch under CompleteP."""
+    return jax.nn.initializers.variance_scaling((base_layers / layers) ** 2, "fan_in", "normal")

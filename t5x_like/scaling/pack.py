@@ -36,7 +36,7 @@ PARAMETERS = (
     "log_every",
     "eval_batches",
 )
-REFUSED = {"mesh", "rules", "microbatches", "initial"}
+REFUSED = {"mesh", "rules", "microbatches", "initial", "monitor"}
 
 
 def check(bound: set[str]) -> None:

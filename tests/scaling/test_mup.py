@@ -35,17 +35,18 @@ def test_a_matrix_without_a_rule_is_refused():
         mup.fan_in("a/kernel", ("mlp", "heads"))
 
 
-def model(width: int, mup_init: bool) -> nn.Module:
+def model(width: int, mup_init: bool, layers: int = 1, out_init=None) -> nn.Module:
     kernel = nn.initializers.variance_scaling(1.0, "fan_in", "normal") if mup_init else nn.initializers.normal(0.1)
-    mixer = attention.SelfAttention(width // 8, 8, kernel_init=kernel)
-    block = blocks.Block(mixer=mixer, mlp=mlp.Mlp(hidden_dim=2 * width, gated=True, kernel_init=kernel))
+    mixer = attention.SelfAttention(width // 8, 8, kernel_init=kernel, out_init=out_init)
+    feed = mlp.Mlp(hidden_dim=2 * width, gated=True, kernel_init=kernel, out_init=out_init)
     head = heads.Untied(table_init=mup.over_fan_in(1.0) if mup_init else nn.initializers.normal(0.1))
-    decoder = stack.Stack(block=block, repeats=1, position=positions.Rope(8), scan=False)
+    block = blocks.Block(mixer=mixer, mlp=feed)
+    decoder = stack.Stack(block=block, repeats=layers, position=positions.Rope(8), scan=False)
     return architectures.DecoderOnly(linear.Embed(tiny.VOCAB, width), decoder, head)
 
 
-def movements(width: int, optimizer, mup_init: bool):
-    batch, net = tiny.batch(rows=4), model(width, mup_init)
+def movements(width: int, optimizer, mup_init: bool, layers: int = 1, out_init=None):
+    batch, net = tiny.batch(rows=4), model(width, mup_init, layers, out_init)
     mesh = partitioning.make_mesh(devices=jax.devices()[:1])
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
     layout = train_state.layout(net, optimizer, shapes, mesh)
@@ -62,6 +63,20 @@ def test_activations_move_alike_at_every_width():
     ours = slopes(mup.scaled(optimizers.adamw(0.01, weight_decay=0.0), BASE, weight_decay=0.1), True)
     assert max(ours.values()) < 0.25
     assert standard["head"] > 0.5
+
+
+def test_under_complete_p_the_stream_moves_alike_at_every_depth():
+    slopes = {}
+    for name in ("muP", "CompleteP"):
+        moved = {}
+        for layers in (2, 8):
+            depth = layers if name == "CompleteP" else 1
+            optimizer = mup.scaled(
+                optimizers.adamw(0.01, weight_decay=0.0), BASE, layers=depth, base_layers=min(depth, 2)
+            )
+            moved[layers] = movements(32, optimizer, True, layers, mup.into_stream(depth, min(depth, 2)))
+        slopes[name] = {one.module: one.slope for one in coordinate_check.compared(moved)}["head"]
+    assert slopes["CompleteP"] < 0.25 < slopes["muP"]
 
 
 def test_rates_and_decay_by_hand():

@@ -1,0 +1,68 @@
+"""How well smaller runs of a ladder say what the training losses of larger ones will be, and whether drifts are found in them.
+
+Reads the sweep that benchmarks/scaling_ladder.py has trained (--dir), run by run: the run of the next smaller size is the
+reference, and the monitor goes through the larger one's log. Alarms in runs as they were are false; then the second half of
+every log is raised by --drift, and those alarms are wanted.
+"""
+
+import argparse
+import math
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import report
+from t5x_like.scaling import expected, monitor, table
+
+SMALLER = 0.9  # a reference has at most this share of a run's parameters
+
+
+def pairs(directory: Path) -> list[tuple[dict, Path, Path]]:
+    """(row, run directory, that of its reference) of all runs that have one."""
+    rows = [row for row in table.read(directory / "runs.csv").rows() if row["status"] == "finished"]
+    folder, found = directory / "cells", []
+    for row in rows:
+        smaller = [other for other in rows if other["n_params"] <= SMALLER * row["n_params"]]
+        if smaller:
+            best = max(smaller, key=lambda other: (other["n_params"], other["tokens"]))
+            found.append((row, folder / row["run_id"], folder / best["run_id"]))
+    return found
+
+
+def watched(row: dict, run_dir: Path, reference: Path, drift: float) -> tuple[bool, list[float]]:
+    """(whether there was an alarm, how far the losses compared were from what was expected, in logs)."""
+    log = expected.reference(run_dir)
+    steps = np.arange(1, int(log.step_N[-1]) + 1)
+    run = expected.Run(row["n_params"], log.step_tokens, np.interp(steps, log.step_N, log.rate_N))
+    curve = expected.Expected(str(reference)).curve(run)
+    with tempfile.TemporaryDirectory() as folder:
+        watch, errors = monitor.Watch(monitor.Monitor(), folder, lambda _: None, curve), []
+        for done, count, loss in zip(map(int, log.step_N), map(int, log.count_N), log.loss_N, strict=True):
+            late = done > steps[-1] / 2
+            seen = watch.compare(done, count, loss * (1 + drift * late))
+            if seen:
+                errors.append(math.log(loss / seen["expected/loss"]))
+        return watch.path.exists(), errors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dir", type=Path, default=Path("runs/scaling_ladder"), help="of benchmarks/scaling_ladder.py")
+    parser.add_argument("--drift", type=float, default=0.05, help="relative to the loss (default: %(default)s)")
+    args = parser.parse_args()
+    found = pairs(args.dir / "ladder")
+    clean = [watched(*pair, 0.0) for pair in found]
+    raised = [watched(*pair, args.drift) for pair in found]
+    errors = np.concatenate([errors for _, errors in clean])
+    report.finish(
+        runs=len(found),
+        rms_error=float(np.sqrt(np.mean(errors**2))),
+        false_alarms=float(np.mean([alarm for alarm, _ in clean])),
+        drift=args.drift,
+        found=float(np.mean([alarm for alarm, _ in raised])),
+    )
+
+
+if __name__ == "__main__":
+    main()
