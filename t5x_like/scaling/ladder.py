@@ -67,7 +67,7 @@ class SelfSized:
     timed: tuple[float, float] = (2e4, 3e5)
     noise: float = 0.003
     assumed: Mapping[str, float] = dataclasses.field(
-        default_factory=lambda: {"E": 0.7, "A": 60.0, "B": 300.0, "alpha": 0.38, "beta": 0.42}
+        default_factory=lambda: {"E": 0.93, "A": 90.0, "B": 400.0, "alpha": 0.535, "beta": 0.52}
     )
 
     def probes(self, processes: int) -> list[Point]:

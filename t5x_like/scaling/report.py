@@ -41,11 +41,19 @@ class Tracked(Table):
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A registered forecast and a run at its inputs; `actual` is None where there is no such run yet."""
+    """A registered forecast and a run at its inputs; `actual` is None where there is no such run yet.
+
+    `fitted`: the run is one of those that the report's own law was fitted to, which says nothing of the forecast.
+    """
 
     forecast: Forecast
     actual: float | None
     verdict: str
+    fitted: bool = False
+
+    @property
+    def settled(self) -> bool:
+        return self.actual is not None and not self.verdict.startswith("not settled")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,20 +88,27 @@ def make(
     used = checks.prepared(rows, law)
     found = fit(rows, law, objective, **settings)
     future = score.leave_future_out(rows, law, objective)
-    outcomes = tuple(each for made in forecasts for each in outcome(made, every))
+    outcomes = tuple(each for made in forecasts for each in outcome(made, every, used.numbers.tolist()))
     return Report(every, rows, used, found, future, outcomes)
 
 
-def outcome(made: Forecast, table: Table) -> list[Outcome]:
-    """What became of a forecast: an outcome for every finished run at its inputs, or one that says there is none."""
+def outcome(made: Forecast, table: Table, fitted: Sequence[int] = ()) -> list[Outcome]:
+    """What became of a forecast: an outcome for every finished run at its inputs, or one that says there is none.
+
+    `fitted` are the numbers of the rows that the report's law was fitted to.
+    """
     if any(name not in table for name in (made.target, *made.at)):
         return [Outcome(made, None, "open: the table lacks a column of the forecast")]
-    finished = checks.last_rows(minima.usable(table, made.target))
+    numbered = Tracked(table.columns, table.steps, np.arange(len(table)))
+    finished = checks.last_rows(minima.usable(numbered, made.target))
     near = [np.abs(finished[name] / value - 1) <= SAME for name, value in made.at.items()]
     runs = np.flatnonzero(np.all(near, axis=0))
     if not len(runs):
         return [Outcome(made, None, "open: no finished run at these inputs in the table")]
-    return [Outcome(made, float(finished[made.target][i]), verdict(made, finished, i)) for i in runs]
+    return [
+        Outcome(made, float(finished[made.target][i]), verdict(made, finished, i), int(finished.numbers[i]) in fitted)
+        for i in runs
+    ]
 
 
 def verdict(made: Forecast, table: Table, i: int) -> str:

@@ -150,13 +150,17 @@ def parameters(report: Report) -> str:
 
 def settled(report: Report) -> str:
     """Forecasts in words, numbered as in the figure."""
-    lines = [
-        f"<li>{safe(', '.join(f'{name} {value:.4g}' for name, value in each.forecast.at.items()))}: forecast "
-        f"{each.forecast.value:.5g} ({each.forecast.low:.5g} to {each.forecast.high:.5g})"
-        + ("" if each.actual is None else f", actual {each.actual:.5g}")
-        + f". {safe(each.verdict)}</li>"
-        for each in report.outcomes
-    ]
+    lines = []
+    for each in report.outcomes:
+        made = each.forecast
+        at = ", ".join(f"{name} {value:.4g}" for name, value in made.at.items())
+        text = (
+            each.verdict
+            if each.settled
+            else f"forecast {made.value:.5g} ({made.low:.5g} to {made.high:.5g}). {each.verdict}"
+        )
+        also = "; the law of this page was fitted to that run too" if each.fitted else ""
+        lines.append(f"<li>{safe(f'{at}: {text}{also}')}</li>")
     return f"<ol>{''.join(lines)}</ol>" if lines else ""
 
 

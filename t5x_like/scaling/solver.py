@@ -34,9 +34,10 @@ class Objective:
 
     @property
     def deltas(self) -> list[float]:
-        """From near to an optimum down to the objective's own delta, by half decades."""
-        ladder = (0.01 * 10 ** (-i / 2) for i in range(20))
-        return [*(delta for delta in ladder if delta > 1.01 * self.delta), self.delta]
+        """From near to an optimum down to the objective's own delta, by half decades; three or more, its own the last."""
+        ladder = [0.01 * 10 ** (-i / 2) for i in range(20)]
+        wider = [delta for delta in ladder if delta > 1.01 * self.delta]
+        return wider + [self.delta] * max(3 - len(wider), 1)
 
     @property
     def close(self) -> np.ndarray:
