@@ -45,7 +45,10 @@ def oracle(x, y, delta):
             return theta, objective(theta, x, y, delta)[0] * delta
 
 
-@pytest.mark.parametrize("chosen", [solver.HUBER, solver.L1], ids=["huber", "l1"])
+WIDE = [solver.Objective(f"Huber, delta {delta}", delta) for delta in (0.1, 0.01)]
+
+
+@pytest.mark.parametrize("chosen", [solver.HUBER, solver.L1, *WIDE], ids=lambda chosen: chosen.name)
 def test_the_optimum_is_an_independent_optimisers_to_four_digits(rows, chosen):
     x, y = CHINCHILLA.features(rows), CHINCHILLA.targets(rows)
     theta, lowest = oracle(x, y, chosen.delta)
