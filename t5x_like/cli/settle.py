@@ -23,14 +23,14 @@ def main(argv: Sequence[str]) -> int:
     from t5x_like.scaling import forecast
 
     made = forecast.read(args.forecast)
-    actual, started = result(args, made.target)
+    actual, started = result(args, made)
     print(forecast.settle(made, actual, started))
     return 0
 
 
-def result(args: argparse.Namespace, target: str) -> tuple[float, str]:
+def result(args: argparse.Namespace, made) -> tuple[float, str]:
     """(what the run came to, when it started), from the flags or the table."""
-    from t5x_like.scaling import table
+    from t5x_like.scaling import forecast, table
 
     if args.table is None:
         if args.actual is None or args.started is None or args.run_id:
@@ -42,7 +42,15 @@ def result(args: argparse.Namespace, target: str) -> tuple[float, str]:
     found = np.flatnonzero(rows["run_id"] == args.run_id)
     if len(found) != 1:
         raise ConfigError(f"--run_id={args.run_id} is {len(found)} rows of {args.table}; name a run that has one")
-    actual, started = float(rows[target][found[0]]), str(rows["started"][found[0]])
-    if not np.isfinite(actual) or not started:
-        raise ConfigError(f"run {args.run_id} has {target}={actual} and started={started!r}; let it finish first")
+    row = rows.rows()[found[0]]
+    actual, started, status = float(row[made.target]), str(row["started"]), row.get("status", "")
+    if not np.isfinite(actual) or not started or status not in ("", "finished"):
+        raise ConfigError(
+            f"run {args.run_id} has {made.target}={actual}, started={started!r} and status={status!r}; let it finish first"
+        )
+    for name, value in made.at.items():
+        if name in row and not abs(row[name] / value - 1) <= forecast.SAME:
+            raise ConfigError(
+                f"run {args.run_id} has {name}={row[name]:g}, the forecast is for {value:g}; name the run that was forecast"
+            )
     return actual, started

@@ -9,10 +9,13 @@ import dataclasses
 import datetime
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from t5x_like.scaling.fit import Fit
+
+SAME = 0.01  # a run within this share of a forecast's inputs is the run that was forecast
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +60,9 @@ class Settlement:
 
 def forecast(found: Fit, at: Mapping[str, float], note: str = "") -> Forecast:
     """What `found` says of the run at these inputs, dated now."""
+    for name, value in at.items():
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name}={value:g}: a run has a positive number there; correct it")
     predicted = found.predict({name: [value] for name, value in at.items()})
     return Forecast(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -109,8 +115,10 @@ def settle(made: Forecast, actual: float, started: str) -> Settlement:
     """Scores a forecast by the run's result; `started` is when the run began, in ISO 8601 (UTC where it names no zone).
 
     Raises:
-      ValueError: the forecast is not older than the run's start, or `started` is no time.
+      ValueError: the forecast is not older than the run's start, `started` is no time, or `actual` is no result.
     """
+    if not math.isfinite(actual) or actual == 0:
+        raise ValueError(f"actual={actual} is no {made.target} that a run ends at; give the number the run came to")
     try:
         begin = utc(started)
     except ValueError:

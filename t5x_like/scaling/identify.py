@@ -38,7 +38,10 @@ def identify(law: Law, objective: Objective, theta_P, x_NK, y_N, level: float = 
     low = tuple(float(theta_P[i] - sides[2 * i]) for i in range(len(theta_P)))
     high = tuple(float(theta_P[i] + sides[2 * i + 1]) for i in range(len(theta_P)))
     found = condition(law, theta_P, x_NK)
-    reasons = tuple(reason(name, law, low[i], high[i]) for i, name in enumerate(law.parameters))
+    one = confounded(law, x_NK)
+    reasons = tuple(
+        reason(name, law, low[i], high[i]) or ("" if name == "E" else one) for i, name in enumerate(law.parameters)
+    )
     return Identification(low, high, reasons, found)
 
 
@@ -90,6 +93,20 @@ def condition(law: Law, theta_P, x_NK) -> float:
         return math.inf
     values = np.linalg.svd(slope_NP / length_P, compute_uv=False)
     return float((values[0] / values[-1]) ** 2) if values[-1] > 0 else math.inf
+
+
+def confounded(law: Law, x_NK) -> str:
+    """Why the terms of two inputs cannot be told apart: one is a power of the other in these rows; "" where they can."""
+    if law.straight or x_NK.shape[1] < 2 or not np.all(np.ptp(x_NK[:, :2], axis=0) > 0):
+        return ""
+    r = float(np.corrcoef(x_NK[:, :2].T)[0, 1])
+    if abs(r) < 0.99:
+        return ""
+    first, second = law.inputs[:2]
+    return (
+        f"{first} and {second} vary as one (correlation {r:.3f}), so which lowers the loss cannot be told; vary {second} at "
+        f"one {first}"
+    )
 
 
 def reason(name: str, law: Law, low: float, high: float) -> str:

@@ -33,18 +33,24 @@ def isoflop(table: Table, target: str = "loss") -> Table:
     Raises:
       ValueError: fewer than two budgets have a minimum inside their range of sizes.
     """
-    tuned = checks.best_tuned(checks.last_rows(usable(table, target)), target)
+    tuned = checks.best_tuned(checks.last_rows(comparable(table, target, "n_params", "flops_6nd")), target)
     return optima(tuned, "n_params", ("flops_6nd",), target, "model size")
 
 
 def best_lr(table: Table, target: str = "loss") -> Table:
     """The optimal learning rate of every (n_params, tokens)."""
-    return optima(checks.last_rows(usable(table, target)), "lr", ("n_params", "tokens"), target, "learning rate")
+    return optima(
+        checks.last_rows(comparable(table, target, "lr", "n_params", "tokens")),
+        "lr",
+        ("n_params", "tokens"),
+        target,
+        "learning rate",
+    )
 
 
 def best_batch(table: Table, target: str = "loss") -> Table:
     """The optimal batch_tokens of every (n_params, tokens); each batch at its own best learning rate where several were tried."""
-    table = checks.last_rows(usable(table, target))
+    table = checks.last_rows(comparable(table, target, "batch_tokens", "n_params", "tokens"))
     table = checks.best_tuned(table, target, (*checks.CONFIGURATION, "batch_tokens"))
     return optima(table, "batch_tokens", ("n_params", "tokens"), target, "batch")
 
@@ -52,6 +58,15 @@ def best_batch(table: Table, target: str = "loss") -> Table:
 def usable(table: Table, target: str) -> Table:
     """Derived columns, and rows that finished with a target."""
     return checks.usable(checks.derived(table), power_law(target))
+
+
+def comparable(table: Table, target: str, *inputs: str) -> Table:
+    """Rows that finished with a target and all inputs, in one count of FLOPs and one tokenizer."""
+    law = power_law(target, *inputs)
+    table = checks.usable(checks.derived(table), law)
+    checks.refuse_mixed_flops(table)
+    checks.refuse_mixed_tokenizers(table, law)
+    return table
 
 
 def optima(table: Table, along: str, per: tuple[str, ...], target: str, what: str) -> Table:
@@ -113,7 +128,7 @@ def envelope(table: Table, target: str = "loss", budgets: int = 1500) -> Table:
     Raises:
       ValueError: rows are no curves, or fewer than two models are best between the smallest and the largest.
     """
-    table = usable(table, target)
+    table = comparable(table, target, "n_params", "flops_6nd")
     names = table["run_id"] if "run_id" in table else table["n_params"]
     curves = [np.flatnonzero(names == name) for name in np.unique(names)]
     curves = [rows[np.argsort(table["flops_6nd"][rows])] for rows in curves if len(rows) > 1]

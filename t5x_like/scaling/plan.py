@@ -6,7 +6,7 @@ C = 6 N D of training, and 2 N a token of inference where tokens are to be serve
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,11 @@ class Budget:
                 math.isfinite(value) and (value > 0 or (name == "inference_tokens" and value == 0))
             ):
                 raise ValueError(f"{name}={value:g} is no positive number; give one, or leave it out")
+        if self.largest < 1:
+            raise ValueError(
+                f"inference_tokens={self.inference_tokens:g} leave nothing of flops={self.flops:g} to train with; raise flops or "
+                f"lower inference_tokens below {(self.flops - 6) / 2:g}"
+            )
 
     @property
     def largest(self) -> float:
@@ -87,13 +92,23 @@ def from_fit(budget: Budget, found: Fit, lr: Fit | None = None, batch: Fit | Non
     Raises:
       ValueError: the law has no N and D to choose.
     """
-    name = found.law.name
+    fitted = found
     found, extra = for_budget(found, budget)
     n = float(optimum(found.law, found.theta[None], budget)[0])
     n_S = optimum(found.law, found.spread(), budget)
     n_params, tokens = around(n, n_S, found.level), around(budget.tokens(n), budget.tokens(n_S), found.level)
-    sources = (f"{name} fitted to {found.rows} rows", *extra)
-    return complete(budget, n_params, tokens, quantity(found, columns(budget, n)), found.level, sources, lr, batch)
+    at = columns(budget, n)
+    sources = (f"{fitted.law.name} fitted to {found.rows} rows", *extra, *reservations(fitted, at))
+    return complete(budget, n_params, tokens, quantity(found, at), found.level, sources, lr, batch)
+
+
+def reservations(found: Fit, at: Mapping[str, np.ndarray]) -> list[str]:
+    """What a plan should not be trusted for: parameters that the rows do not identify, and how far beyond them it is."""
+    unsure = [name for name, each in found.parameters.items() if not each.identified and name != "E"]
+    lines = [f"NOT IDENTIFIED by these rows: {', '.join(unsure)}; N and D are a guess"] if unsure else []
+    largest = {name: (float(np.ravel(at[name])[0]), found.ranges[name][1]) for name in found.law.inputs if name in at}
+    far = [f"{value / most:.3g}x the largest {name} fitted" for name, (value, most) in largest.items() if value > most]
+    return lines + far
 
 
 def from_preset(budget: Budget, preset: LossLaw | Allocation, lr: Fit | None = None, batch: Fit | None = None) -> Plan:

@@ -17,8 +17,6 @@ from t5x_like.scaling.score import Score
 from t5x_like.scaling.solver import HUBER, Objective
 from t5x_like.scaling.table import Table
 
-SAME = 0.01  # a run within this share of a forecast's inputs is the run that was forecast
-
 
 @dataclasses.dataclass(frozen=True)
 class Tracked(Table):
@@ -101,7 +99,7 @@ def outcome(made: Forecast, table: Table, fitted: Sequence[int] = ()) -> list[Ou
         return [Outcome(made, None, "open: the table lacks a column of the forecast")]
     numbered = Tracked(table.columns, table.steps, np.arange(len(table)))
     finished = checks.last_rows(minima.usable(numbered, made.target))
-    near = [np.abs(finished[name] / value - 1) <= SAME for name, value in made.at.items()]
+    near = [np.abs(finished[name] / value - 1) <= forecast.SAME for name, value in made.at.items()]
     runs = np.flatnonzero(np.all(near, axis=0))
     if not len(runs):
         return [Outcome(made, None, "open: no finished run at these inputs in the table")]

@@ -36,6 +36,17 @@ def test_a_minimum_at_the_edge_is_refused(shift, side):
         minima.isoflop(budgets(shift))
 
 
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [("tokenizer", ["a", "b"] * 21, "tokenizer"), ("flops_6nd", np.tile([1.0, 1.35], 21), "mixed FLOP counts")],
+)
+def test_what_cannot_be_compared_has_no_optimum(column, values, message):
+    made = budgets()
+    changed = made[column] * values if column in made else values
+    with pytest.raises(ValueError, match=message):
+        minima.isoflop(made.with_column(column, changed))
+
+
 def test_one_bad_budget_is_left_out_by_name():
     made = budgets()
     flops = made["flops_6nd"]

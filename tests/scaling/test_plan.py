@@ -145,3 +145,29 @@ def test_a_forecast_is_written_once(found, tmp_path):
     forecast.register(made, tmp_path / "f.json")
     with pytest.raises(FileExistsError, match="written once"):
         forecast.register(made, tmp_path / "f.json")
+
+
+@pytest.mark.parametrize("actual", [0.0, float("nan"), float("inf")])
+def test_no_result_settles_nothing(found, actual):
+    made = forecast.forecast(found, {"n_params": 1e11, "tokens": 1e12})
+    with pytest.raises(ValueError, match="is no loss that a run ends at"):
+        forecast.settle(made, actual, "2999-01-01")
+
+
+def test_impossible_runs_have_no_forecast(found):
+    with pytest.raises(ValueError, match="n_params=-7e\\+10: a run has a positive number"):
+        forecast.forecast(found, {"n_params": -7e10, "tokens": 1e12})
+
+
+def test_a_plan_says_what_it_should_not_be_trusted_for(found):
+    assert any("x the largest n_params fitted" in source for source in plan.from_fit(Budget(1e26), found).sources)
+    n = np.geomspace(1e7, 1e10, 16)
+    one = planted.table(laws.CHINCHILLA, 16, columns={"n_params": n, "tokens": 20 * n, "flops_6nd": 120 * n**2})
+    alike = fit.fit(one, laws.CHINCHILLA, starts=64, bootstraps=64)
+    assert not any(alike.parameters[name].identified for name in ("A", "B", "alpha", "beta"))
+    assert any(source.startswith("NOT IDENTIFIED") for source in plan.from_fit(Budget(1e21), alike).sources)
+
+
+def test_inference_that_leaves_nothing_to_train_with_is_refused():
+    with pytest.raises(ValueError, match="inference_tokens=1e\\+15 leave nothing of flops=1e\\+10"):
+        Budget(1e10, inference_tokens=1e15)

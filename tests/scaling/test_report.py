@@ -111,7 +111,7 @@ def test_forecasts_are_settled_by_their_run_or_open(made):
     assert waiting.actual is None and waiting.verdict.startswith("open")
     assert settled.settled and not waiting.settled
     assert settled.fitted == (16 in made.used.numbers)
-    assert report_page.settled(made).count(f"{settled.forecast.value:.5g}") == 1
+    assert report_page.settled(made).count(f"forecast {settled.forecast.value:.5g}") == 1
 
 
 def test_a_forecast_made_after_the_start_settles_nothing(made):
