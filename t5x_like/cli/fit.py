@@ -6,6 +6,7 @@ broken, sigmoid (accuracy by loss). Laws of optima: isoflop, envelope (training 
 """
 
 import argparse
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -108,12 +109,22 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def shape(args: argparse.Namespace) -> None:
-    """Prints which way a score goes with scale."""
-    from t5x_like.scaling import trend
+    """Prints which way a score goes with scale, in the rows that a law could be fitted to."""
+    from t5x_like.scaling import checks, laws, trend
 
-    rows, by, target = scaling_flags.table(args), args.inputs or "n_params", args.target or "accuracy"
+    (by, *more), target = scaling_flags.inputs(args) or ("n_params",), args.target or "accuracy"
+    if more:
+        raise ConfigError(f"--inputs={args.inputs} are {1 + len(more)}, shape is over one column; name one of them")
+    law = dataclasses.replace(laws.power_law(target, by), log_target=False)
+    rows = checks.usable(scaling_flags.table(args), law)
+    for step in rows.steps:
+        if step.dropped:
+            print(f"left out    {step}")
     found = trend.trend(rows[by], rows[target], args.level)
-    print(f"{target} over {by}, {len(rows)} rows: {found.shape.value}")
+    way = found.shape.value
+    if any(name.startswith(("loss", "bits_per_byte")) for name in (target, by)):  # a loss is to fall, a score with it
+        way = way.removesuffix(" (inverse scaling)")
+    print(f"{target} over {by}, {len(rows)} rows: {way}")
     print(f"Kendall's tau {found.tau:+.3f}, p {found.p:.2g}")
     if found.turn is not None:
         print(f"turns near {by} {found.turn:.4g}: p {found.sides[0]:.2g} before, {found.sides[1]:.2g} after")

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from t5x_like.cli.gin_runtime import ConfigError
@@ -11,8 +12,10 @@ def add_table(parser: argparse.ArgumentParser, what: str = "table of runs, .csv 
     parser.add_argument("table", metavar="TABLE", nargs=nargs, help=what)
     parser.add_argument(
         "--columns",
+        action="append",
+        default=[],
         metavar="OURS=THEIRS,...",
-        help='columns of a foreign file: n_params="Model Size",flops_6nd="Training FLOP"',
+        help='columns of a foreign file: n_params="Model Size",flops_6nd="Training FLOP"; may be given again',
     )
     parser.add_argument(
         "--drop",
@@ -51,20 +54,37 @@ def table(args: argparse.Namespace):
     return found
 
 
-def mapping(text: str | None) -> dict[str, str]:
-    """{"n_params": "Model Size"} of 'n_params=Model Size,...'."""
-    pairs = [part.partition("=") for part in (text or "").split(",") if part.strip()]
+def mapping(texts: Sequence[str]) -> dict[str, str]:
+    """{"n_params": "Model Size"} of 'n_params=Model Size,...', from every --columns."""
+    text = ",".join(texts)
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     if wrong := [name for name, sign, theirs in pairs if not (name.strip() and sign and theirs.strip())]:
         raise ConfigError(f'--columns={text}: {wrong[0]!r} maps to nothing; write n_params="Model Size",loss=loss')
-    return {name.strip(): theirs.strip().strip("\"'") for name, _, theirs in pairs}
+    return once([(name.strip(), theirs.strip().strip("\"'")) for name, _, theirs in pairs], f"--columns={text}")
 
 
 def numbers(text: str, flag: str) -> dict[str, float]:
     """{"n_params": 7e10} of 'n_params=7e10,...'."""
     try:
-        return {name.strip(): float(value) for name, value in (part.split("=") for part in text.split(","))}
+        pairs = [(name.strip(), float(value)) for name, value in (part.split("=") for part in text.split(","))]
     except ValueError:
         raise ConfigError(f"{flag}={text} is no list of numbers; write n_params=7e10,tokens=1.4e12") from None
+    return once(pairs, f"{flag}={text}")
+
+
+def once(pairs: Sequence[tuple], flag: str) -> dict:
+    """A mapping of pairs; two values for one name are refused."""
+    found: dict = {}
+    for name, value in pairs:
+        if name in found:
+            raise ConfigError(f"{flag} names {name} twice, as {found[name]} and {value}; keep one of them")
+        found[name] = value
+    return found
+
+
+def inputs(args: argparse.Namespace) -> tuple[str, ...]:
+    """The columns of --inputs; none where it is not given."""
+    return tuple(name.strip() for name in args.inputs.split(",")) if args.inputs else ()
 
 
 def law(args: argparse.Namespace, name: str | None = None):
@@ -76,12 +96,12 @@ def law(args: argparse.Namespace, name: str | None = None):
     if name not in known:
         raise ConfigError(f"--law={name} is no law; take one of {', '.join(known)}")
     found = known[name]
-    inputs = tuple(args.inputs.split(",")) if args.inputs else found.inputs
-    if len(inputs) != len(found.inputs):
+    columns = inputs(args) or found.inputs
+    if len(columns) != len(found.inputs):
         raise ConfigError(
-            f"--inputs={args.inputs} are {len(inputs)}, {name} has {len(found.inputs)}: {', '.join(found.inputs)}"
+            f"--inputs={args.inputs} are {len(columns)}, {name} has {len(found.inputs)}: {', '.join(found.inputs)}"
         )
-    return dataclasses.replace(found, inputs=inputs, target=args.target or found.target)
+    return dataclasses.replace(found, inputs=columns, target=args.target or found.target)
 
 
 def objective(args: argparse.Namespace):

@@ -58,25 +58,31 @@ def filled(table: Table, name: str, sources: tuple[str, str], formula, text: str
 
 
 def usable(table: Table, law: Law) -> Table:
-    """The table less failed, unfinished, repeated and incomplete rows."""
+    """The table less failed, unfinished, repeated and incomplete rows; the law's columns are numbers.
+
+    Raises:
+      ValueError: a word in one of the law's columns, or two results for one run.
+    """
     if "status" in table:
         status = table["status"]
         bad = (status != "") & (status != "finished")
         table = drop(
             table, "failed or running", bad, f"status is {' or '.join(sorted(set(status[bad])))}, not finished"
         )
+    table = table.with_numbers(law.target)
     target = table[law.target]
     bad = ~np.isfinite(target) | ((target <= 0) if law.log_target else False)
     table = drop(
         table,
         "no loss" if law.target == "loss" else f"no {law.target}",
         bad,
-        f"{law.target} is no finite positive number",
+        f"{law.target} is no finite {'positive ' if law.log_target else ''}number",
     )
     if "decay" in table:
         unfinished = np.nan_to_num(table["decay"]) > DECAYED
         table = drop(table, "unfinished decay", unfinished, f"last learning rate above {DECAYED} of its peak")
     for name in law.inputs:
+        table = table.with_numbers(name)
         values = table[name]
         if name.startswith("flops"):
             refuse_other_count(table, name)

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from t5x_like.scaling.table import Table, present
+from t5x_like.scaling.table import WORDS, Table, is_number, present
 
 COMPARISONS = {
     "<=": operator.le,
@@ -36,7 +36,7 @@ def without(table: Table, rule: str) -> Table:
 
 def without_extreme(table: Table, column: str, count: int, highest: bool) -> Table:
     """Drops the `count` rows of highest or lowest value, and all that equal the last of them."""
-    values = table[column]
+    values = table.numbers(column)
     ordered = np.sort(values[np.isfinite(values)])
     if not 0 < count < len(ordered):
         raise ValueError(
@@ -48,8 +48,9 @@ def without_extreme(table: Table, column: str, count: int, highest: bool) -> Tab
 
 
 def without_where(table: Table, column: str, sign: str, value: str) -> Table:
-    """Drops the rows where a comparison holds; rows without a value stay."""
-    values = table[column]
+    """Drops the rows where a comparison holds; rows without a value stay. Above or below a number are numbers alone."""
+    ordered = sign not in ("==", "!=") and column not in WORDS and is_number(value)
+    values = table.numbers(column) if ordered else table[column]
     if values.dtype.kind == "f":
         try:
             limit = float(value)

@@ -1,17 +1,20 @@
 """One table of runs, a row each: what sweeps write and what laws are fitted to. CSV, or Parquet through pyarrow.
 
 A `Table` holds columns by name: numbers as float64 arrays (missing is NaN, "" in a CSV), words as string arrays (missing is
-""). Known columns are in NUMBERS and WORDS, with their units; `loss/SET` and `loss_se/SET` are the loss on one evaluation
-set and its standard error; any other column is kept as it is. Values are raw: what leaves rows out is a step, and
-`table.steps` lists what each step dropped and why.
+""). NA, null and the like (MISSING) are read as missing. Known columns are in NUMBERS and WORDS, with their units; `loss/SET`
+and `loss_se/SET` are the loss on one evaluation set and its standard error; any other column is kept as it is. Values are
+raw: what leaves rows out is a step, and `table.steps` lists what each step dropped and why.
 
     table = read("runs.csv", {"n_params": "Model Size", "flops_6nd": "Training FLOP"})
     table = table.without("highest_loss=5", rows, "outliers of the original plot")
     from_rows([{"run_id": "a", "n_params": 1e6, ...}]).write("runs.parquet")
 """
 
+import codecs
 import csv
 import dataclasses
+import io
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -51,6 +54,8 @@ WORDS = {
     "started": "UTC time in ISO 8601",
     "revision": "git revision of the code",
 }
+MISSING = {"", "na", "n/a", "null", "none", "nan", "-"}  # in any case
+SEPARATORS = ",;\t|"  # of the cells of a text file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +96,28 @@ class Table:
                 f"name the one that holds it, --columns {name}=..."
             )
         return self.columns[name]
+
+    def numbers(self, name: str) -> np.ndarray:
+        """A column as float64, missing is NaN, also where a word in another row, since dropped, made words of it.
+
+        Raises:
+          ValueError: the table has no such column, or a cell of it is no number.
+        """
+        values = self[name]
+        if values.dtype.kind in "fiub":
+            return values.astype(np.float64, copy=False)
+        for i, each in enumerate(values.tolist()):
+            if not is_number(each):
+                kept = f" (of the {len(self)} kept)" if any(step.dropped for step in self.steps) else ""
+                raise ValueError(
+                    f"{name} of {self.labels([i])}{kept} is {each!r}, not a number; name a column of numbers, empty that "
+                    f"cell, or leave its row out, --drop {name + '==' + each!r}"
+                )
+        return np.array([number(each) for each in values.tolist()], np.float64)
+
+    def with_numbers(self, name: str) -> "Table":
+        """The table with a column as `numbers`."""
+        return dataclasses.replace(self, columns={**self.columns, name: self.numbers(name)})
 
     def labels(self, rows: Sequence[int] | np.ndarray, most: int = 5) -> str:
         """Names of rows for a message: their run ids, else their numbers from 1."""
@@ -137,10 +164,12 @@ def from_rows(rows: Iterable[Mapping[str, Any]]) -> Table:
 
 
 def read(path, columns: Mapping[str, str] | None = None) -> Table:
-    """Reads .csv or .parquet; `columns` says which of the file's columns hold ours, {"n_params": "Model Size"}.
+    """Reads .parquet, or text in UTF-8 whose cells one of SEPARATORS parts; `columns` says which of the file's columns hold
+    ours, {"n_params": "Model Size"}.
 
     Raises:
-      ValueError: an empty file, a mapped column that is not there, or a cell that is no number, by row and column.
+      ValueError: an empty file or one that is not UTF-8, a mapped column that is not there or is mapped twice, or a cell
+        that is no number, by row and column.
     """
     path = Path(path)
     raw = read_parquet(path) if path.suffix == ".parquet" else read_csv(path)
@@ -148,6 +177,9 @@ def read(path, columns: Mapping[str, str] | None = None) -> Table:
     if strangers := [theirs for theirs in columns.values() if theirs not in raw]:
         raise ValueError(f"{path} has no column {strangers[0]!r} to map (it has {', '.join(raw)}); name one of those")
     ours = {theirs: name for name, theirs in columns.items()}
+    if twice := [name for name, theirs in columns.items() if ours[theirs] != name]:
+        theirs = columns[twice[0]]
+        raise ValueError(f"{path}: {theirs!r} is mapped as {twice[0]} and as {ours[theirs]}; map it as one of them")
     kept = {theirs: values for theirs, values in raw.items() if theirs in ours or theirs not in columns}
     table = Table({ours.get(theirs, theirs): column(ours.get(theirs, theirs), cells) for theirs, cells in kept.items()})
     if not len(table):
@@ -160,23 +192,45 @@ def known() -> set[str]:
 
 
 def column(name: str, cells: Sequence) -> np.ndarray:
-    """Cells as numbers or words: by the column's name where it is known, else as numbers if all of them are.
+    """Cells as numbers or words: by the column's name where it is known, else as numbers if all that are not missing are.
 
     Raises:
       ValueError: a cell of a column of numbers that is none.
     """
     if name in WORDS:
-        return words(cells)
+        return words(["" if missing(cell) else cell for cell in cells])
     must = name in NUMBERS or name.startswith(("loss/", "loss_se/"))
     numbers = np.empty(len(cells), np.float64)
     for i, cell in enumerate(cells):
         try:
-            numbers[i] = math.nan if cell is None or cell == "" else float(cell)
+            numbers[i] = number(cell)
         except (TypeError, ValueError):
             if not must:
                 return words(cells)
             raise ValueError(f"{name} of row {i + 1} is {cell!r}, not a number; write it like 4.4e7") from None
     return numbers
+
+
+def missing(cell) -> bool:
+    return cell is None or (isinstance(cell, str) and cell.strip().lower() in MISSING)
+
+
+def number(cell) -> float:
+    """A cell as a number, NaN where it is missing.
+
+    Raises:
+      TypeError, ValueError: it is no number.
+    """
+    return math.nan if missing(cell) else float(cell)
+
+
+def is_number(cell) -> bool:
+    """Whether a cell is a number or missing."""
+    try:
+        number(cell)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def words(cells: Sequence) -> np.ndarray:
@@ -189,10 +243,10 @@ def present(values: np.ndarray) -> np.ndarray:
 
 
 def read_csv(path: Path) -> dict[str, list[str]]:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        names = [name.strip() for name in next(reader, [])]
-        lines = [line for line in reader if line]
+    text = decoded(path)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator(text))
+    names = [name.strip() for name in next(reader, [])]
+    lines = [line for line in reader if line]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"{path} has two columns {twice[0]!r}; rename one of them")
     for number, line in enumerate(lines, start=1):
@@ -201,6 +255,37 @@ def read_csv(path: Path) -> dict[str, list[str]]:
                 f"{path}: row {number} has {len(line)} cells, not {len(names)} as its first line; repair it"
             )
     return {name: [line[i].strip() for line in lines] for i, name in enumerate(names)}
+
+
+def decoded(path: Path) -> str:
+    """The text of a file in UTF-8.
+
+    Raises:
+      ValueError: it is in another encoding.
+    """
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # UTF-16 without its mark can pass for UTF-8
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or 0 in content[:2]
+        raise ValueError(
+            f"{path} is no text in UTF-8{', it looks like UTF-16' if wide else ''}; save it as CSV in UTF-8, or convert it: "
+            f"iconv -f {'UTF-16' if wide else 'ENCODING'} -t UTF-8 {path.name} > utf8.csv"
+        )
+    return text
+
+
+def separator(text: str) -> str:
+    """What parts the cells: of SEPARATORS the one that makes most of the first line, and as many of the second."""
+
+    def cells(sign: str) -> tuple[bool, int]:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=sign)
+        first, second = itertools.islice(itertools.chain(filter(None, reader), [[], []]), 2)
+        return 1 < len(first) == len(second), len(first)
+
+    return max(SEPARATORS, key=cells)
 
 
 def write_csv(table: Table, path: Path) -> None:

@@ -84,9 +84,36 @@ def test_a_forecast_is_registered_and_settled(folder, capsys):
         (["plan", "--preset=kaplan", "--flops=-1"], "flops=-1 is no positive number"),
         (["predict", "{}/fit.json", "--at=n_params=7e10"], "--at names no tokens"),
         (["predict", "{}/runs.csv", "--at=7e10"], "is no list of numbers"),
+        (["predict", "{}/fit.json", "--at=tokens=1, tokens =2"], "names tokens twice, as 1.0 and 2.0; keep one"),
+        (["fit", "{}/runs.csv", COLUMNS, "--columns=loss=x"], "names loss twice, as loss and x; keep one"),
+        (["fit", "{}/runs.csv", COLUMNS, "--law=shape", "--inputs=loss,n_params"], "shape is over one column"),
         (["settle", "{}/fit.json", "--actual=2", "--started=2026-01-01"], "is no forecast"),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(folder, capsys, argv, message):
     error = refused(capsys, *(each.replace("{}", str(folder)) for each in argv))
     assert message in error, error
+
+
+def test_columns_may_be_given_in_parts_and_inputs_with_blanks(folder, capsys):
+    parts = ["--columns=n_params=Model Size", "--columns=flops_6nd=Training FLOP"]
+    fitting = ["--inputs=n_params, tokens", "--json", *QUICK]
+    assert run(capsys, "fit", folder / "runs.csv", *parts, *fitting) == run(
+        capsys, "fit", folder / "runs.csv", COLUMNS, *fitting
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "way"), [("accuracy", "falls with scale (inverse scaling)"), ("loss", "falls with scale\n")]
+)
+def test_shape_is_of_finished_rows(tmp_path, capsys, target, way):
+    """Failed and running rows, and one without a score, would turn the trend, and are named."""
+    lines = [f"r{i},{10**i},{1 / i},finished" for i in range(1, 9)]
+    lines += [f"f{i},{10**i},9,{status}" for i, status in ((9, "failed"), (10, "running"))] + ["gap,1e11,n/a,finished"]
+    (tmp_path / "runs.csv").write_text("\n".join([f"run_id,n_params,{target},status", *lines]) + "\n")
+    out = run(capsys, "fit", tmp_path / "runs.csv", "--law=shape", f"--target={target}")
+    assert f"{target} over n_params, 8 rows: {way}" in out
+    assert "failed or running: 2 rows" in out and "f9, f10" in out
+    assert f"no {target}: 1 rows" in out and ": gap)" in out
+    rising = run(capsys, "fit", tmp_path / "runs.csv", "--law=shape", f"--target={target}", f"--inputs={target}")
+    assert "8 rows: rises with scale" in rising

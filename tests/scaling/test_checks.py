@@ -121,3 +121,22 @@ def test_rules_leave_out_what_they_say():
         filters.without(made, "outliers")
     with pytest.raises(ValueError, match="no column 'size'"):
         filters.without(made, "size<5")
+
+
+def test_a_word_among_scores_is_refused_unless_its_row_is_dropped():
+    law = laws.named("sigmoid", ("loss",), "accuracy")
+    bad = table(accuracy=but("bad", "0.5"))
+    for refused in (lambda: checks.usable(bad, law), lambda: filters.without(bad, "highest_accuracy=3")):
+        with pytest.raises(ValueError, match="accuracy of row 1 is 'bad', not a number"):
+            refused()
+    with pytest.raises(ValueError, match="accuracy of row 1 is 'bad', not a number"):
+        filters.without(bad, "accuracy<0.5")  # by their letters, "0.5" < "bad"
+    failed = bad.with_column("status", but("failed", "finished")).with_column("run_id", RUN_IDS)
+    for made in (checks.usable(failed, law), checks.usable(filters.without(bad, "accuracy==bad"), law)):
+        np.testing.assert_array_equal(made["accuracy"], [0.5] * len(made))
+        np.testing.assert_array_equal(made["loss"], bad["loss"][1:][: len(made)])
+
+
+def test_words_are_ordered_by_their_letters():
+    made = table(started=but("2025-01-01", "2026-01-01"))
+    assert len(filters.without(made, "started<2026")) == COUNT - 1

@@ -47,6 +47,7 @@ def test_a_foreign_file_is_mapped_and_keeps_its_other_columns(tmp_path):
         ("a,a\n1,2\n", {}, "two columns 'a'"),
         ("a,b\n1\n", {}, "row 1 has 1 cells, not 2"),
         ("loss\n", {}, "has no rows"),
+        ("Size,loss\n1,2\n", {"n_params": "Size", "n_total": "Size"}, "'Size' is mapped as n_params and as n_total"),
     ],
 )
 def test_a_file_that_cannot_be_a_table_is_refused_by_place(tmp_path, text, columns, message):
@@ -67,3 +68,39 @@ def test_rows_are_dropped_by_steps_that_say_so():
 def test_an_absent_column_is_named_with_those_there():
     with pytest.raises(ValueError, match="no column 'lr' \\(it has run_id"):
         table.from_rows(RUNS)["lr"]
+
+
+@pytest.mark.parametrize("sign", [",", ";", "\t", "|"])
+def test_the_sign_between_cells_is_found_in_the_first_lines(tmp_path, sign):
+    """Other signs may stand in names and cells."""
+    others = [other for other in ",;\t|" if other != sign]
+    names = ["n_params", *(f'"a{other}b{other}c"' for other in others), "acc" + others[-1] + "x", "loss"]
+    text = "\n".join(sign.join(line) for line in (names, ["1e6", "1", "2", "3", "4", "2.5"])) + "\n"
+    found = table.read(foreign(tmp_path, text))
+    assert list(found.columns) == [name.strip('"') for name in names]
+    assert found["loss"].tolist() == [2.5]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "words"), [("utf-16", "-f UTF-16"), ("utf-16-le", "-f UTF-16"), ("latin-1", "-f ENC")]
+)
+def test_another_encoding_is_refused_with_a_remedy(tmp_path, encoding, words):
+    (tmp_path / "wide.csv").write_bytes("loss,who\n3.5,é\n".encode(encoding))
+    with pytest.raises(ValueError, match=f"wide.csv is no text in UTF-8.*iconv {words}"):
+        table.read(tmp_path / "wide.csv")
+
+
+@pytest.mark.parametrize("gap", ["", "NA", "n/a", "NULL", "None", "NaN", "-"])
+def test_what_stands_for_a_missing_cell_makes_no_words(tmp_path, gap):
+    found = table.read(foreign(tmp_path, f"accuracy,loss,status\n0.5,{gap},{gap}\n{gap},-2,finished\n"))
+    np.testing.assert_array_equal(found["accuracy"], [0.5, np.nan])
+    np.testing.assert_array_equal(found["loss"], [np.nan, -2])
+    assert found["status"].tolist() == ["", "finished"]
+
+
+def test_a_column_is_numbers_or_the_cell_that_is_none_is_named():
+    made = table.from_rows([{"accuracy": "0.5"}, {"accuracy": "bad"}, {"accuracy": None}])
+    with pytest.raises(ValueError, match="accuracy of row 2 is 'bad', not a number; .* --drop 'accuracy==bad'"):
+        made.numbers("accuracy")
+    kept = made.without("bad", made["accuracy"] == "bad", "x")
+    np.testing.assert_array_equal(kept.numbers("accuracy"), [0.5, np.nan])
