@@ -3,9 +3,10 @@
   t5x_like sweep --gin_file=sweeps/isoflop.gin --gin.SWEEP_DIR=/tmp/sweep --dry_run
   t5x_like sweep --gin_file=sweeps/isoflop.gin --gin.SWEEP_DIR=/tmp/sweep
 
---dry_run shows every cell with its FLOPs, steps, hours and cost, and trains nothing. The same command again goes on: what is
-finished is skipped, what died resumes from its checkpoint, what failed waits for --retry. --status says how it is going. At the
-end, and with --collect, SWEEP_DIR/runs.csv has a row for every run, for `t5x_like fit`.
+--dry_run shows every cell with its FLOPs, steps, hours and cost, and trains nothing (of sweeps/ladder.gin: only the runs that
+size it, once). The same command again goes on: what is finished is skipped, what died resumes from its checkpoint, what failed
+waits for --retry. --status says how it is going. At the end, and with --collect, SWEEP_DIR/runs.csv has a row for every run,
+for `t5x_like fit`.
 """
 
 import argparse
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     if isinstance(what.design, ladder.SelfSized):
         from t5x_like.cli import sweep_ladder
 
-        what = sweep_ladder.sized(what, base)
+        what = sweep_ladder.sized(what, base, looking(args))
     every = sweep.resolved(what, base)
     if args.dry_run:
         print(planned(every, speed(every, args.flops_per_second), args.cost_per_hour))
@@ -108,6 +109,13 @@ def run(args: argparse.Namespace) -> int:
     if not finished:
         print(status(every))
     return 0 if finished else 1
+
+
+def looking(args: argparse.Namespace) -> str | None:
+    """The flag, if one is given, that only looks at what has been trained."""
+    if args.dry_run:
+        return None
+    return next((f"--{name}" for name in ("status", "lr_transfer", "collect") if getattr(args, name)), None)
 
 
 def speed(every: Sequence, given: float | None) -> tuple[float, str]:

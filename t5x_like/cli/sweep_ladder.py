@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from t5x_like import writers
+from t5x_like.cli.gin_runtime import ConfigError
 from t5x_like.cli.sweep_cells import Base
 from t5x_like.scaling import cells, collect, executors, ladder, sweep
 from t5x_like.scaling.cells import Cell
@@ -12,16 +13,35 @@ from t5x_like.scaling.ladder import SelfSized, Timing
 from t5x_like.scaling.sweep import Sweep
 
 
-def sized(what: Sweep, base: Base) -> Sweep:
-    """The sweep with its budgets chosen: once, then kept in SWEEP_DIR/ladder.json, so that the same command goes on."""
+def sized(what: Sweep, base: Base, looking: str | None = None) -> Sweep:
+    """The sweep with its budgets chosen: once, then kept in SWEEP_DIR/ladder.json, so that the same command goes on.
+
+    Raises:
+      ConfigError: they are still to be chosen, but the flag `looking` trains nothing; or they were chosen for other minutes.
+    """
     kept = Path(what.directory) / "ladder.json"
     if not kept.exists():
+        if looking:
+            raise ConfigError(
+                f"{looking} trains nothing, and the ladder is not sized yet ({kept} is not there); run it without {looking} "
+                "first, or with --dry_run, which trains no more than what sizes it"
+            )
         chosen = choose(what, base)
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(chosen, indent=1) + "\n")
         print(f"budgets kept in {kept}; delete it to size the ladder anew\n")
     chosen = json.loads(kept.read_text())
+    check_minutes(what.design.minutes, chosen, kept)
     return dataclasses.replace(what, design=what.design.design(chosen["largest_budget"]))
+
+
+def check_minutes(minutes: float, chosen: dict, kept: Path) -> None:
+    """Refuses minutes that are not those that the budgets were chosen for; older files do not say them."""
+    if (old := chosen.get("minutes", minutes)) != minutes:
+        raise ConfigError(
+            f"--minutes={minutes:.12g}, but the budgets in {kept} were chosen for {old:.12g} minutes; give "
+            f"--minutes={old:.12g} to go on with them, or delete the file to size the ladder anew"
+        )
 
 
 def choose(what: Sweep, base: Base) -> dict:
@@ -50,6 +70,7 @@ def choose(what: Sweep, base: Base) -> dict:
         f"expected error of its forecast, if the law holds: {error:.2%} (noise of seeds {noise or design.noise:.2%}, {source})"
     )
     return {
+        "minutes": design.minutes,
         "largest_budget": largest,
         "target": shape | {"FLOPS": flops},
         "timing": dataclasses.asdict(timed),

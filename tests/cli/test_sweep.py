@@ -1,6 +1,7 @@
 """Sweeps: a cell's identity is its configuration, finished cells are left alone, dead ones go on as if nothing had been."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 
 from t5x_like.cli import gin_runtime, main, sweep_cell
 from t5x_like.cli.sweep_cells import Base
-from t5x_like.scaling import cells, sweep, table
+from t5x_like.scaling import cells, collect, emergence, sweep, table
 
 SWEEP = """
 from __gin__ import dynamic_registration
@@ -188,6 +189,57 @@ def test_every_sweep_file_resolves_to_runs(name, tiny_root, tmp_path):
     cell = base.cell(sweep.macros_of(next(iter(design.points())), what.recipe, base))
     assert cell.columns["decay"] == 0.0 and cell.columns["n_params"] > 0
     assert str(cell.run_dir) in cell.config
+
+
+@pytest.mark.parametrize("flag", ["--status", "--lr_transfer", "--collect=runs.csv"])
+def test_what_looks_at_a_ladder_does_not_size_it(flag, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sweep, "run", lambda *args, **options: pytest.fail("a cell was trained"))
+    flags = ["sweep", "--gin_file=sweeps/ladder.gin", f"--gin.SWEEP_DIR={tmp_path / 's'}"]
+    assert main.main([*flags, flag]) == 2
+    assert f"run it without {flag.partition('=')[0]} first" in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
+
+
+def scored(directory, n: int, loss: float, lines: list[dict]) -> cells.Cell:
+    """A cell that ended with these lines of metrics.jsonl, the last evaluation at this loss."""
+    cell = cells.Cell(f"n{n}", directory / f"n{n}", "", {}, {"n_params": n, "steps": 2})
+    cell.prepare()
+    lines = [{"step": 1, "eval/loss": 9.0, "eval/accuracy": 0.0}, *lines, {"step": 2, "eval/loss": loss}]
+    lines[-1] |= {"eval/accuracy": 1 / loss, "eval/sums/loss": loss, "eval/sums/accuracy": 0.5 / loss}
+    (cell.run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    cells.note(cell.run_dir, outcome=cells.FINISHED)
+    return cell
+
+
+def test_laws_of_scores_read_a_sweeps_own_table(tmp_path, capsys):
+    truth = {2**i * 1000: 4 - 0.3 * i for i in range(8)}
+    shares = {n: 1 / (1 + math.exp(4 * (loss - 3))) for n, loss in truth.items()}
+
+    def asked(step: int, share: float) -> dict:
+        return {"step": step, "eval_tasks/sums/exact_match": 100 * share, "eval_tasks/sums/bleu": 100 * share}
+
+    every = [scored(tmp_path / "cells", n, x, [asked(1, 0.0), asked(2, shares[n])]) for n, x in truth.items()]
+    found = sweep.write_table(every, tmp_path / "runs.csv")
+    assert found["accuracy"].tolist() == [1 / loss for loss in truth.values()]
+    assert found["accuracy/sums"].tolist() == [0.5 / loss for loss in truth.values()]
+    assert found["bleu/sums"].tolist() == [100 * share for share in shares.values()]
+    curves = emergence.by_size(table.read(tmp_path / "runs.csv"), ("exact_match/sums", "accuracy", "loss/sums"))
+    assert curves["n_params"].tolist() == list(truth) and curves["loss/sums"] == pytest.approx(list(truth.values()))
+    assert curves["exact_match/sums"] == pytest.approx(list(shares.values()))
+
+    runs = str(tmp_path / "runs.csv")
+    assert main.main(["fit", runs, "--law=shape"]) == 0 and "accuracy over n_params" in capsys.readouterr().out
+    columns = ["--target=exact_match/sums", "--inputs=loss/sums"]
+    assert main.main(["fit", runs, "--law=sigmoid", *columns, "--bootstraps=20", "--json"]) == 0
+    fitted = json.loads(capsys.readouterr().out)["sigmoid"]["parameters"]
+    assert fitted["k"]["value"] == pytest.approx(4, rel=1e-3)
+    assert fitted["middle"]["value"] == pytest.approx(3, rel=1e-3)
+
+
+def test_accuracy_of_answers_takes_the_place_of_that_of_tokens(tmp_path):
+    lines = [{"step": 1, "eval_tasks/sums/accuracy": 50.0, "eval_tasks/sums/pass@2": 25.0}]
+    row = collect.row(scored(tmp_path, 8, 2.0, lines))
+    assert (row["accuracy/sums"], row["pass@2/sums"], row["accuracy"]) == (0.5, 0.25, 0.5)
 
 
 def test_what_a_sweep_refuses_is_said_before_anything_runs(gin_file, tmp_path, capsys):

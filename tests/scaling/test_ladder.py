@@ -1,13 +1,18 @@
 """A ladder's budgets fill its minutes, and its rehearsal grows with the noise."""
 
 import dataclasses
+import json
+import types
 
 import numpy as np
 import pytest
 
+from t5x_like.cli import sweep_ladder
+from t5x_like.cli.gin_runtime import ConfigError
 from t5x_like.scaling import designs, ladder, shapes, table
 from t5x_like.scaling.ladder import SelfSized, Timing
 from t5x_like.scaling.recipes import Counts, PowerLaw, Recipe
+from t5x_like.scaling.sweep import Sweep
 
 RULE = shapes.FixedDepth(layers=3, head_dim=8, head_vocab=384)
 RECIPE = Recipe(PowerLaw(0.01), PowerLaw(2048))
@@ -40,6 +45,23 @@ def test_minutes_that_do_not_pay_for_the_starts_are_refused():
     short = dataclasses.replace(DESIGN, minutes=0.5)
     with pytest.raises(ValueError, match="smallest ladder of 6 x 5 runs takes"):
         short.largest(seconds)
+
+
+def test_budgets_are_kept_for_their_minutes_and_no_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_ladder, "measured", lambda *_: TIMED)
+    monkeypatch.setattr(sweep_ladder, "rehearsal", lambda *_: 0.01)
+    base = types.SimpleNamespace(counts=counts, directory=tmp_path / "cells")
+    what = Sweep(str(tmp_path), (), DESIGN, recipe=RECIPE)
+    other = dataclasses.replace(what, design=dataclasses.replace(DESIGN, minutes=30.0))
+    first = sweep_ladder.sized(what, base).design
+    monkeypatch.undo()
+    assert sweep_ladder.sized(what, base).design == sweep_ladder.sized(what, base, "--status").design == first
+    with pytest.raises(ConfigError, match=r"--minutes=30.* 20 minutes; give --minutes=20 .* or delete"):
+        sweep_ladder.sized(other, base)
+    kept = json.loads((tmp_path / "ladder.json").read_text())
+    assert kept.pop("minutes") == 20
+    (tmp_path / "ladder.json").write_text(json.dumps(kept))
+    assert sweep_ladder.sized(other, base).design == first
 
 
 def test_two_sizes_give_the_timing():
