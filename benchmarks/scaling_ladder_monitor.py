@@ -1,8 +1,8 @@
 """How well smaller runs of a ladder say what the training losses of larger ones will be, and whether drifts are found in them.
 
-Reads the sweep that benchmarks/scaling_ladder.py has trained (--dir), run by run: the run of the next smaller size is the
-reference, and the monitor goes through the larger one's log. Alarms in runs as they were are false; then the second half of
-every log is raised by --drift, and those alarms are wanted.
+Reads the sweep that benchmarks/scaling_ladder.py has trained (--dir), run by run: of the smaller runs the one that the
+monitor would choose is the reference, and the monitor goes through the larger one's log. Alarms in runs as they were are
+false; then the second half of every log is raised by --drift, and those alarms are wanted.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def pairs(directory: Path) -> list[tuple[dict, Path, Path]]:
     for row in rows:
         smaller = [other for other in rows if other["n_params"] <= SMALLER * row["n_params"]]
         if smaller:
-            best = max(smaller, key=lambda other: (other["n_params"], other["tokens"]))
+            best = expected.most_alike(smaller, row["n_params"], row["tokens"])
             found.append((row, folder / row["run_id"], folder / best["run_id"]))
     return found
 

@@ -1,7 +1,8 @@
 """What the training loss of a run should be at every step: the curve of a smaller run, at the level that a fitted law gives.
 
-Runs of different sizes lose the same amount over the same part of the way, once what they end at is taken off (Qiu et al.
-2025, "Scaling collapse"). With u the share of the steps done and r the reference run,
+Runs of different sizes but alike in tokens per parameter lose the same amount over the same part of the way, once what they
+end at is taken off (after Qiu et al. 2025, "Scaling collapse"; benchmarks/scaling_ladder_monitor.py measures how nearly). With u
+the share of the steps done and r the reference run,
 
     loss(u) = end + excess(u)        excess(u) = loss_r(u) - loss_r(1), smoothed
     end = law(N, D) * (training loss at the end of r / its evaluation loss)
@@ -14,7 +15,9 @@ al. 2024), fitted to the reference; s is the share of the way at the peak rate, 
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +26,7 @@ from t5x_like.scaling import fit, ladder, table
 
 GRID = 1000  # points of u
 FROM = 0.1  # share of the run after which losses are fitted and compared
+ALIKE = 1.8  # tokens per parameter of two runs whose curves are taken to collapse
 WIDTH = 0.05  # standard deviation of the kernel that smooths a reference, as a share of the run
 ALPHAS = np.linspace(0.1, 1.5, 29)
 MEMORIES = np.geomspace(0.003, 1.0, 12)
@@ -77,8 +81,11 @@ def reference(run_dir) -> Reference:
     return Reference(Path(run_dir), step_N, loss_N, rate_N, math.prod(speeds), evaluated[-1] if evaluated else math.nan)
 
 
-def nearest(directory, n_params: float) -> Path:
-    """The run directory of a sweep's largest finished run that is no larger than N, the longest of those; or a run's own.
+def nearest(directory, n_params: float, tokens: float) -> Path:
+    """The run directory of the finished run of a sweep that a run of N and D is most like; or a run's own.
+
+    Curves collapse where tokens per parameter are alike: of the runs that are no larger than N, the largest whose D / N is
+    within a factor ALIKE, or else the one whose D / N is nearest.
 
     Raises:
       FileNotFoundError: neither a sweep nor a run; ValueError: all runs are larger.
@@ -94,8 +101,17 @@ def nearest(directory, n_params: float) -> Path:
         raise ValueError(
             f"all {len(rows)} finished runs of {directory} have more than N={n_params:,.0f} parameters; a reference has fewer"
         )
-    best = max(smaller, key=lambda row: (row["n_params"], row["tokens"]))
-    return directory / "cells" / best["run_id"]
+    return directory / "cells" / most_alike(smaller, n_params, tokens)["run_id"]
+
+
+def most_alike(rows: Sequence[Mapping[str, Any]], n_params: float, tokens: float) -> Mapping[str, Any]:
+    """The row that `nearest` chooses of runs that are no larger."""
+
+    def apart(row) -> float:
+        return abs(math.log(row["tokens"] / row["n_params"] / (tokens / n_params)))
+
+    alike = [row for row in rows if apart(row) <= math.log(ALIKE)]
+    return max(alike, key=lambda row: (row["n_params"], -apart(row))) if alike else min(rows, key=apart)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +126,7 @@ class Expected:
     runs: str
     law: str | None = None
     noise: float = 0.003
-    shape: float = 0.01
+    shape: float = 0.02
     sigmas: float = 2.0
     learned: tuple[float, float] = (0.1, 0.2)
 
@@ -120,7 +136,7 @@ class Expected:
         Raises:
           ValueError, FileNotFoundError: no run to go by, or a law that needs more than N and D.
         """
-        found = reference(nearest(self.runs, run.n_params))
+        found = reference(nearest(self.runs, run.n_params, run.step_tokens * len(run.rates)))
         excess_S, scatter = excess(found, np.asarray(run.rates))
         noise = scatter / found.loss_N[-1] * math.sqrt(found.step_tokens / run.step_tokens)
         level, spread = self.level(run, found, len(excess_S))

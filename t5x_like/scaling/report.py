@@ -22,14 +22,14 @@ from t5x_like.scaling.table import Table
 class Tracked(Table):
     """A table that knows its rows by their first numbers, and notes in `fates` which rule dropped which."""
 
-    numbers: np.ndarray = dataclasses.field(default_factory=lambda: np.arange(0))
+    numbering: np.ndarray = dataclasses.field(default_factory=lambda: np.arange(0))
     fates: dict[int, str] = dataclasses.field(default_factory=dict)
 
     def take(self, keep: np.ndarray) -> "Tracked":
-        return dataclasses.replace(super().take(keep), numbers=self.numbers[keep])
+        return dataclasses.replace(super().take(keep), numbering=self.numbering[keep])
 
     def without(self, rule: str, drop: np.ndarray, why: str) -> "Tracked":
-        self.fates.update(dict.fromkeys(self.numbers[np.asarray(drop, bool)].tolist(), rule))
+        self.fates.update(dict.fromkeys(self.numbering[np.asarray(drop, bool)].tolist(), rule))
         return super().without(rule, drop, why)
 
     def with_column(self, name: str, values: Sequence, rule: str = "", why: str = "") -> "Tracked":
@@ -86,7 +86,7 @@ def make(
     used = checks.prepared(rows, law)
     found = fit(rows, law, objective, **settings)
     future = score.leave_future_out(rows, law, objective)
-    outcomes = tuple(each for made in forecasts for each in outcome(made, every, used.numbers.tolist()))
+    outcomes = tuple(each for made in forecasts for each in outcome(made, every, used.numbering.tolist()))
     return Report(every, rows, used, found, future, outcomes)
 
 
@@ -104,7 +104,7 @@ def outcome(made: Forecast, table: Table, fitted: Sequence[int] = ()) -> list[Ou
     if not len(runs):
         return [Outcome(made, None, "open: no finished run at these inputs in the table")]
     return [
-        Outcome(made, float(finished[made.target][i]), verdict(made, finished, i), int(finished.numbers[i]) in fitted)
+        Outcome(made, float(finished[made.target][i]), verdict(made, finished, i), int(finished.numbering[i]) in fitted)
         for i in runs
     ]
 
