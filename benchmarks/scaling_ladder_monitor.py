@@ -34,7 +34,7 @@ def watched(row: dict, run_dir: Path, reference: Path, drift: float) -> tuple[bo
     """(whether there was an alarm, how far the losses compared were from what was expected, in logs)."""
     log = expected.reference(run_dir)
     steps = np.arange(1, int(log.step_N[-1]) + 1)
-    run = expected.Run(row["n_params"], log.step_tokens, np.interp(steps, log.step_N, log.rate_N))
+    run = expected.Run(row["n_params"], log.step_tokens, np.interp((steps - 0.5) / steps[-1], log.u_N, log.rate_N))
     curve = expected.Expected(str(reference)).curve(run)
     with tempfile.TemporaryDirectory() as folder:
         watch, errors = monitor.Watch(monitor.Monitor(), folder, lambda _: None, curve), []

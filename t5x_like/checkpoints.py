@@ -70,13 +70,16 @@ class Checkpointer:
                 if folder.is_dir() and not (folder / MANIFEST).exists():
                     shutil.rmtree(folder, ignore_errors=True)
 
-    def save(self, step: int, state, meta: dict, metrics: dict | None = None) -> None:
-        """Copies the state and returns; a thread writes it. Errors of the last save are raised by the next, or `wait`."""
+    def save(self, step: int, state, meta: dict, metrics: dict | None = None, prune: bool = True) -> None:
+        """Copies the state and returns; a thread writes it. Errors of the last save are raised by the next, or `wait`.
+
+        `prune` false leaves all older checkpoints where they are until the next save.
+        """
         self.wait()
         snapshot = copied(state)
-        self._writing = self._thread.submit(self._write, step, snapshot, dict(meta), dict(metrics or {}))
+        self._writing = self._thread.submit(self._write, step, snapshot, dict(meta), dict(metrics or {}), prune)
 
-    def _write(self, step: int, state, meta: dict, metrics: dict) -> None:
+    def _write(self, step: int, state, meta: dict, metrics: dict, prune: bool) -> None:
         folder = self.directory / str(step)
         if jax.process_index() == 0:
             shutil.rmtree(folder, ignore_errors=True)
@@ -93,7 +96,8 @@ class Checkpointer:
             temporary = folder / f"{MANIFEST}.tmp"
             temporary.write_text(json.dumps(manifest))
             os.replace(temporary, folder / MANIFEST)
-            self._prune()
+            if prune:
+                self._prune()
 
     def _prune(self) -> None:
         steps = self.steps()
@@ -135,6 +139,11 @@ class Checkpointer:
         """The newest step with an undamaged checkpoint; damaged ones are named in a warning and passed over."""
         self.wait()
         return latest_step(self.directory)
+
+    def meta(self) -> dict:
+        """What was saved with the newest step; {} where there is none."""
+        step = self.latest_step()
+        return {} if step is None else self._manifest(step)["meta"]
 
     def _manifest(self, step: int) -> dict:
         return json.loads((self.directory / str(step) / MANIFEST).read_text())

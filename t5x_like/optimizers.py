@@ -165,9 +165,9 @@ def learning_rates(optimizer: optax.GradientTransformation, boxed_params, steps:
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
 
     def rate(step):
-        *inner, last = zeros(jax.eval_shape(optimizer.init, boxed_params))
-        boxed = zeros(boxed_params)
-        return learning_rate_of(optimizer.update(boxed, (*inner, last._replace(count=step)), boxed)[1])
+        *inner, last = nn.unbox(zeros(jax.eval_shape(optimizer.init, boxed_params)))
+        params = nn.unbox(zeros(boxed_params))
+        return learning_rate_of(optimizer.update(params, (*inner, last._replace(count=step)), params)[1])
 
     if learning_rate_of(jax.eval_shape(optimizer.init, boxed_params)) is None:
         return None

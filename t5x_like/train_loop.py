@@ -91,7 +91,7 @@ class Loop:
     def save(self, done: int, state: TrainState, meta: dict, results: dict[str, float]) -> None:
         """Saves a state; what writes it does not hold up the next steps."""
         self.settle()
-        self.saved.save(done, state, meta, results)
+        self.saved.save(done, state, meta | {"watch": self.watch.memory()}, results, prune=not self.watch.spiking)
         self.meter.restart_clock()
 
     def go_back(self, wanted: GoBack) -> None:
@@ -101,14 +101,19 @@ class Loop:
         self.saved.wait()
         steps = self.saved.steps()
         early = [step for step in steps if step <= wanted.newest] or [step for step in steps if step < wanted.spike]
+        if steps and not early:
+            raise RuntimeError(
+                f"the loss spiked at step {wanted.spike}, and no checkpoint in {self.saved.directory} is older; raise keep_last "
+                "or lower checkpoint_every"
+            )
         self.saved.drop_after(max(early, default=0))
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("the newest checkpoint is the one to go back to")
 
     def went_back(self, done: int) -> None:
         """Goes on from the state of step `done`, with other batches."""
-        self.watch.went_back(done)
         self.writer.go_back(done)
+        self.watch.went_back(done, self.saved.meta().get("watch"))
         self.meter.read()
         self.meter.restart_clock()
         self.feed(done)

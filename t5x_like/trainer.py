@@ -93,7 +93,7 @@ def train(
         Bar("train", steps, first) as bar,
         contextlib.ExitStack() as ending,
     ):
-        watch = Watch(monitor, run_dir, bar.message, curve)
+        watch = Watch(monitor, run_dir, bar.message, curve, saved.meta().get("watch"))
         loop = Loop(steps, log_every, step_fn, fetch, watch, meter, writer, bar, saved, judging)
         ending.callback(loop.close)
         loop.feed(first)
@@ -111,6 +111,7 @@ def train(
                 if stop:
                     break
             except GoBack as wanted:
+                wanted.__traceback__ = state = None  # the state that is given up is not kept beside the one restored
                 loop.go_back(wanted)
                 state = newest_state()
                 done = int(state.step)
@@ -240,7 +241,9 @@ def jitted_step(model, objective, optimizer, microbatches, layout, mesh, rules, 
 
 def within(limits, before: TrainState, after: TrainState, metrics: dict):
     """(state, metrics): `after` where what is limited is no larger, else `before` with the step counted."""
-    fine = jnp.all(jnp.array([metrics[x][0] <= limit * metrics[x][1] for x, limit in limits.items() if x in metrics]))
+    fine = jnp.all(
+        jnp.array([metrics[x][0] / jnp.maximum(metrics[x][1], 1e-9) <= limits[x] for x in limits if x in metrics])
+    )
     state = jax.tree.map(lambda new, old: jnp.where(fine, new, old), after, before.replace(step=after.step))
     return state, metrics | {"skipped": (1.0 - fine, jnp.float32(1))}
 

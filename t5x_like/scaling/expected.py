@@ -1,8 +1,9 @@
 """What the training loss of a run should be at every step: the curve of a smaller run, at the level that a fitted law gives.
 
 Runs of different sizes but alike in tokens per parameter lose the same amount over the same part of the way, once what they
-end at is taken off (after Qiu et al. 2025, "Scaling collapse"; benchmarks/scaling_ladder_monitor.py measures how nearly). With u
-the share of the steps done and r the reference run,
+end at is taken off: roughly, as benchmarks/scaling_ladder_monitor.py measures. (Qiu et al. 2025, "Scaling collapse", find it in
+proportion to what is above the irreducible loss, which a monitor does not know.) With u the share of the steps done and r the
+reference run,
 
     loss(u) = end + excess(u)        excess(u) = loss_r(u) - loss_r(1), smoothed
     end = law(N, D) * (training loss at the end of r / its evaluation loss)
@@ -43,7 +44,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """The log of a run that is over: after `step_N` steps the mean loss since the line before, and the learning rate."""
+    """The log of a run that is over: after `step_N` steps the means of loss and learning rate since the line before."""
 
     run_dir: Path
     step_N: np.ndarray
@@ -111,7 +112,9 @@ def most_alike(rows: Sequence[Mapping[str, Any]], n_params: float, tokens: float
         return abs(math.log(row["tokens"] / row["n_params"] / (tokens / n_params)))
 
     alike = [row for row in rows if apart(row) <= math.log(ALIKE)]
-    return max(alike, key=lambda row: (row["n_params"], -apart(row))) if alike else min(rows, key=apart)
+    if alike:
+        return max(alike, key=lambda row: (row["n_params"], -apart(row), -row.get("loss", math.inf)))
+    return min(rows, key=lambda row: (apart(row), row.get("loss", math.inf)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +200,7 @@ class Curve:
 
 def excess(found: Reference, rate_S: np.ndarray) -> tuple[np.ndarray, float]:
     """(loss over the end's at each step of a run with these rates, scatter of one step's loss in the reference)."""
-    theirs = course(found.step_N / found.step_N[-1], found.rate_N)
+    theirs = course(found.u_N, found.rate_N)
     ours = course(np.arange(1, len(rate_S) + 1) / len(rate_S), rate_S)
     features, weights = annealing_fit(found, theirs)
     used = found.u_N >= FROM
@@ -210,14 +213,16 @@ def excess(found: Reference, rate_S: np.ndarray) -> tuple[np.ndarray, float]:
 
     smooth = features(ours) @ weights + left(GRID_U)
     u_S = (np.arange(len(rate_S)) + 0.5) / len(rate_S)
-    scatter = math.sqrt(np.average((residual_N - left(u_N)) ** 2 * count_N))
+    kernel_NN = np.exp(-((u_N[:, None] - u_N) ** 2) / (2 * WIDTH**2)) * count_N
+    own_N = np.diag(kernel_NN) / kernel_NN.sum(axis=1)  # a line's part in its own smoothed value
+    scatter = math.sqrt(np.average(((residual_N - left(u_N)) / (1 - own_N)) ** 2 * count_N))
     return np.interp(u_S, GRID_U, smooth - smooth[-1]), scatter
 
 
 def ending(found: Reference) -> float:
     """The reference's smoothed training loss at its end."""
     steps = int(found.step_N[-1])
-    rates = np.interp(np.arange(1, steps + 1), found.step_N, found.rate_N)
+    rates = np.interp((np.arange(steps) + 0.5) / steps, found.u_N, found.rate_N)
     excess_S, _ = excess(found, rates)
     last = found.u_N >= 1 - 2 * WIDTH
     over_N = np.interp(found.u_N, (np.arange(steps) + 0.5) / steps, excess_S)

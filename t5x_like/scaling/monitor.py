@@ -103,14 +103,28 @@ class Monitor:
 class Watch:
     """A monitor at work on one run; `curve` is what is expected of its loss, `say` where messages go."""
 
-    def __init__(self, monitor: Monitor, run_dir, say: Callable[[str], None], curve: Curve | None = None):
+    def __init__(self, monitor: Monitor, run_dir, say: Callable[[str], None], curve: Curve | None = None, memory=None):
         self.monitor, self.say = monitor, say
         self.path = Path(run_dir) / "alarms.jsonl"
-        self.recent = {name: collections.deque(maxlen=monitor.window) for name in WATCHED}
-        self.spiking: list[int] = []
-        self.backs = [line for line in writers.whole_lines(self.path) if line["kind"] == "roll back"]
+        self.recall(memory)
+        lines = writers.whole_lines(self.path)
+        if lines and jax.process_index() == 0:
+            self.path.write_text(
+                "".join(json.dumps(line) + "\n" for line in lines)
+            )  # without a last line that was cut off
+        self.backs = [line for line in lines if line["kind"] == "roll back"]
         self.curve = curve
         self.drift = self.replayed()
+
+    def memory(self) -> dict[str, Any]:
+        """What a run that goes on from here has to know, as JSON has it; `recall` takes it."""
+        return {"recent": {name: list(values) for name, values in self.recent.items()}, "spiking": self.spiking}
+
+    def recall(self, memory: Mapping[str, Any] | None) -> None:
+        """Knows what was known when the state was saved that the run goes on from."""
+        kept = memory or {"recent": {}, "spiking": []}
+        self.recent = {name: collections.deque(kept["recent"].get(name, ()), self.monitor.window) for name in WATCHED}
+        self.spiking: list[int] = list(kept["spiking"])
 
     def replayed(self) -> "Drift | None":
         """The drift so far, of what the run's metrics.jsonl says."""
@@ -125,7 +139,10 @@ class Watch:
 
     def limits(self) -> tuple[dict[str, np.float32], ...]:
         """What the compiled step is told beside the batch."""
-        return ({name: np.float32(self.limit(name)) for name in WATCHED},) if self.monitor.guards else ()
+        if not self.monitor.guards:
+            return ()
+        largest = float(np.finfo(np.float32).max)  # what is infinite is left out from the first step on
+        return ({name: np.float32(min(self.limit(name), largest)) for name in WATCHED},)
 
     def limit(self, name: str) -> float:
         """The largest value that is no spike."""
@@ -147,7 +164,7 @@ class Watch:
         """
         values = {name: mean(metrics[name]) for name in WATCHED if name in metrics}
         skipped = "skipped" in metrics and mean(metrics["skipped"]) > 0
-        if not skipped and math.isfinite(values["loss"]) and values["loss"] <= self.limit("loss"):
+        if not skipped and all(map(math.isfinite, values.values())) and values["loss"] <= self.limit("loss"):
             self.spiking = []
             for name, value in values.items():
                 self.recent[name].append(value)
@@ -178,14 +195,13 @@ class Watch:
         if not math.isfinite(values["loss"]) or len(self.spiking) >= action.patience:
             raise GoBack(self.spiking[0] - 1 - action.before, self.spiking[0])
 
-    def went_back(self, to: int) -> None:
-        """The loop has restored the state of step `to`: chooses the batches to leave out from here."""
+    def went_back(self, to: int, memory: Mapping[str, Any] | None = None) -> None:
+        """The loop has restored the state of step `to` and what was known then: chooses the batches to leave out from here."""
         action, first, last = self.monitor.action, self.spiking[0], self.spiking[-1]
-        start = max(self.batch_of(first - 1) - action.before, self.batch_of(to))
-        batches = [start, self.batch_of(last - 1) + action.after + 1]
+        batches = [self.batch_of(max(first - 1 - action.before, to)), self.batch_of(last - 1 + action.after) + 1]
         self.backs.append(self.note(last, "roll back", to=to, batches=batches))
         self.drift = self.replayed()
-        self.forget()
+        self.recall(memory)
         self.say(
             f"step {last}: rolled back to step {to}, and on without batches {batches[0]} to {batches[1] - 1} "
             f"({len(self.backs)} of at most {action.most} times)"
@@ -238,6 +254,8 @@ class Drift:
         if not self.curve.known(done):
             return
         _, low, high = self.curve.band(done, count)
+        if min(low, loss) <= 0:
+            return  # a level learned on the way can be wrong by more than the loss
         noise = self.curve.noise / math.sqrt(count)
         outside = {"above": math.log(loss / high) / noise, "below": math.log(low / loss) / noise}
         for side, amount in outside.items():
