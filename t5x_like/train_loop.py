@@ -167,6 +167,39 @@ class Measures:
                 self.loop.judging.ask(done, one, self.precision.used(state.params))
 
 
+def steps_of(
+    loop: Loop,
+    measure: Measures,
+    state: TrainState,
+    newest_state: Callable[[], TrainState],
+    meta: dict,
+    checkpoint_every: int,
+    stopping: threading.Event,
+) -> TrainState:
+    """All steps, or those until a stop is asked for, with what is measured and saved between them.
+
+    Where the monitor asks for it the run goes on from `newest_state()` once what came after it is forgotten.
+    """
+    done = int(state.step)
+    while done < loop.steps:
+        try:
+            state = loop.step(done + 1, state)
+            done += 1
+            stop = agreed(stopping.is_set(), done % loop.log_every == 0)
+            results = measure(done, state) if measure.due(done) else {}
+            if done == loop.steps or stop or done % checkpoint_every == 0:
+                loop.save(done, state, meta, results)
+            if stop:
+                break
+        except GoBack as wanted:
+            wanted.__traceback__ = state = None  # the state that is given up is not kept beside the one restored
+            loop.go_back(wanted)
+            state = newest_state()
+            done = int(state.step)
+            loop.went_back(done)
+    return state
+
+
 def agreed(stop: bool, ask: bool) -> bool:
     """Whether any process was asked to stop; several processes ask each other only when `ask`, for it takes time."""
     if jax.process_count() == 1:

@@ -19,10 +19,10 @@ from t5x_like.evaluator import Evaluator
 from t5x_like.progress import Bar, Meter, rows_text
 from t5x_like.scaling import flops
 from t5x_like.scaling.expected import Curve, Run
-from t5x_like.scaling.monitor import GoBack, Monitor, Watch
+from t5x_like.scaling.monitor import Monitor, Watch
 from t5x_like.task_evaluation.background import Judging
 from t5x_like.task_evaluation.evaluation import Asked, TaskEvaluation
-from t5x_like.train_loop import Loop, Measures, agreed, fetcher, stop_requested
+from t5x_like.train_loop import Loop, Measures, fetcher, steps_of, stop_requested
 from t5x_like.train_state import Precision, TrainState
 
 
@@ -80,7 +80,7 @@ def train(
     step_fn = jitted_step(model, objective, optimizer, microbatches, layout, mesh, rules, precision, monitor.guards)
     newest_state = functools.partial(start, saved, layout, seed, meta, initial)
     state = newest_state()
-    first = done = int(state.step)
+    first = int(state.step)
     evaluate = evaluator(model, objective, eval_rows, batch_size, mesh, rules, eval_batches)
     meter, explained = metered(model, layout, train_rows, batch_size, mesh)
     fetch = fetcher(stream, partitioning.batch_sharding(mesh, rules))
@@ -100,22 +100,7 @@ def train(
         measure = Measures(loop, evaluate, asked, eval_every, precision)
         measure.catch_up(first, state)
         bar.message(explained)
-        while done < steps:
-            try:
-                state = loop.step(done + 1, state)
-                done += 1
-                stop = agreed(stopping.is_set(), done % log_every == 0)
-                results = measure(done, state) if measure.due(done) else {}
-                if done == steps or stop or done % checkpoint_every == 0:
-                    loop.save(done, state, meta, results)
-                if stop:
-                    break
-            except GoBack as wanted:
-                wanted.__traceback__ = state = None  # the state that is given up is not kept beside the one restored
-                loop.go_back(wanted)
-                state = newest_state()
-                done = int(state.step)
-                loop.went_back(done)
+        state = steps_of(loop, measure, state, newest_state, meta, checkpoint_every, stopping)
         loop.finish(int(state.step))
         return writer.last
 
