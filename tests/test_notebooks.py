@@ -21,5 +21,5 @@ def test_a_notebook_runs(path, monkeypatch, tmp_path):
     for cell in notebook.cells:
         if "parameters" in cell.metadata.get("tags", ()):
             cell.source += "\n" + SMALL[path.stem]
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
+    NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(path.parent)}}).execute()
     assert any(cell.get("outputs") for cell in notebook.cells)
