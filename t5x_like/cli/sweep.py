@@ -25,7 +25,11 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="t5x_like sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--dry_run", action="store_true", help="show the cells and what they cost; train nothing")
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="show the cells and what they cost; train nothing but what sizes a ladder",
+    )
     parser.add_argument("--status", action="store_true", help="show how far every cell is; train nothing")
     parser.add_argument("--retry", action="store_true", help="train cells that failed again, from their checkpoints")
     parser.add_argument("--collect", metavar="TABLE", help="write the table (.csv or .parquet) here; train nothing")

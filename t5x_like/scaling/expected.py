@@ -144,7 +144,7 @@ class Expected:
         noise = scatter / found.loss_N[-1] * math.sqrt(found.step_tokens / run.step_tokens)
         level, spread = self.level(run, found, len(excess_S))
         half = self.sigmas * math.hypot(spread, self.shape)
-        return Curve(excess_S, noise, half, self.learned, level, f"{found.run_dir}, {self.law or 'level learned'}")
+        return Curve(excess_S, noise, half, self.learned, level)
 
     def level(self, run: Run, found: Reference, steps: int) -> tuple[float | None, float]:
         """(training loss at the end or None, its standard deviation relative to it)."""
@@ -175,7 +175,6 @@ class Curve:
     half: float
     learned: tuple[float, float]
     level: float | None
-    source: str
     seen: tuple[tuple[float, int], ...] = ()
 
     def known(self, done: int) -> bool:
@@ -207,15 +206,15 @@ def excess(found: Reference, rate_S: np.ndarray) -> tuple[np.ndarray, float]:
     u_N, count_N = found.u_N[used], found.count_N[used]
     residual_N = (found.loss_N - means(features(theirs), found) @ weights)[used]
 
-    def left(u: np.ndarray) -> np.ndarray:
+    def smoother(u: np.ndarray) -> np.ndarray:
         kernel = np.exp(-((u[:, None] - u_N) ** 2) / (2 * WIDTH**2)) * count_N
-        return kernel @ residual_N / kernel.sum(axis=1)
+        return kernel / kernel.sum(axis=1, keepdims=True)
 
-    smooth = features(ours) @ weights + left(GRID_U)
+    smooth = features(ours) @ weights + smoother(GRID_U) @ residual_N
     u_S = (np.arange(len(rate_S)) + 0.5) / len(rate_S)
-    kernel_NN = np.exp(-((u_N[:, None] - u_N) ** 2) / (2 * WIDTH**2)) * count_N
-    own_N = np.diag(kernel_NN) / kernel_NN.sum(axis=1)  # a line's part in its own smoothed value
-    scatter = math.sqrt(np.average(((residual_N - left(u_N)) / (1 - own_N)) ** 2 * count_N))
+    smoother_NN = smoother(u_N)
+    own_N = np.diag(smoother_NN)  # a line's part in its own smoothed value
+    scatter = math.sqrt(np.average(((residual_N - smoother_NN @ residual_N) / (1 - own_N)) ** 2 * count_N))
     return np.interp(u_S, GRID_U, smooth - smooth[-1]), scatter
 
 

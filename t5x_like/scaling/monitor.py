@@ -109,16 +109,15 @@ class Watch:
         self.recall(memory)
         lines = writers.whole_lines(self.path)
         if lines and jax.process_index() == 0:
-            self.path.write_text(
-                "".join(json.dumps(line) + "\n" for line in lines)
-            )  # without a last line that was cut off
+            # Without a last line that was cut off, to which the next one would be added.
+            self.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         self.backs = [line for line in lines if line["kind"] == "roll back"]
         self.curve = curve
         self.drift = self.replayed()
 
     def memory(self) -> dict[str, Any]:
         """What a run that goes on from here has to know, as JSON has it; `recall` takes it."""
-        return {"recent": {name: list(values) for name, values in self.recent.items()}, "spiking": self.spiking}
+        return {"recent": {name: list(values) for name, values in self.recent.items()}, "spiking": list(self.spiking)}
 
     def recall(self, memory: Mapping[str, Any] | None) -> None:
         """Knows what was known when the state was saved that the run goes on from."""
