@@ -43,6 +43,13 @@ def copied(state):
     return jax.tree.map(np.asarray, state)
 
 
+def orbax() -> ocp.Checkpointer:
+    """Orbax's own. Its processes wait for each other without the devices: a thread's collectives would meet the steps'."""
+    everyone = ocp.options.MultiprocessingOptions(active_processes=set(range(jax.process_count())))
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=everyone)
+    return ocp.Checkpointer(handler, multiprocessing_options=everyone)
+
+
 class Checkpointer:
     """Saves and restores states under one directory, keeping the last ones and the best ones.
 
@@ -61,7 +68,7 @@ class Checkpointer:
         self._clean()
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: concurrent.futures.Future | None = None
-        self._orbax = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+        self._orbax = orbax()
 
     def _clean(self) -> None:
         """Removes what a process that died while saving has left."""
@@ -239,7 +246,7 @@ def read(folder: Path, wanted: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax
     args = ocp.args.PyTreeRestore(
         wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
     )
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(folder / ARRAYS, args=args)
+    return orbax().restore(folder / ARRAYS, args=args)
 
 
 def check_data(meta: dict, fingerprint: str, directory) -> None:

@@ -36,6 +36,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def set_up(args: argparse.Namespace) -> None:
     """Joins the other processes, and turns the compile cache on."""
     if args.distributed or args.coordinator:
+        # A CPU runs programs side by side, and Gloo takes one's messages for the other's; other devices run them in order.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
         jax.distributed.initialize(args.coordinator, args.process_count, args.process_index)
     if args.compile_cache:
         Path(args.compile_cache).mkdir(parents=True, exist_ok=True)

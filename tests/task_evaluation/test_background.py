@@ -150,8 +150,8 @@ def test_a_stopped_run_waits_for_its_evaluations(tmp_path, monkeypatch):
         if step == 4 and "loss" in scalars:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def saved(self, *given):
-        save(self, *given)
+    def saved(self, *given, **how):
+        save(self, *given, **how)
         tasks.RELEASED.set()
 
     monkeypatch.setattr(writers.RunWriter, "write", watched)
