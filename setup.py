@@ -63,5 +63,5 @@ setup(
         "html": ["trafilatura>=2"],
         "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", *NOTEBOOKS, *GGUF, *METRICS, *REMOTE, *CLEANING],
     },
-    entry_points={"console_scripts": ["t5x_like = t5x_like.cli.main:main"]},
+    entry_points={"console_scripts": ["t5x_like = t5x_like.__main__:start"]},
 )
