@@ -1,8 +1,9 @@
 """How well smaller runs of a ladder say what the training losses of larger ones will be, and whether drifts are found in them.
 
 Reads the sweep that benchmarks/scaling_ladder.py has trained (--dir), run by run: of the smaller runs the one that the
-monitor would choose is the reference, and the monitor goes through the larger one's log. Alarms in runs as they were are
-false; then the second half of every log is raised by --drift, and those alarms are wanted.
+monitor would choose is the reference, and the monitor goes through the larger one's log, with a level that is learned on the
+way or that a fit says (--law). Alarms in runs as they were are false; then the second half of every log is raised by
+--drift, and those alarms are wanted.
 """
 
 import argparse
@@ -30,12 +31,14 @@ def pairs(directory: Path) -> list[tuple[dict, Path, Path]]:
     return found
 
 
-def watched(row: dict, run_dir: Path, reference: Path, drift: float) -> tuple[bool, list[float]]:
+def watched(
+    row: dict, run_dir: Path, reference: Path, drift: float, law: str | None = None
+) -> tuple[bool, list[float]]:
     """(whether there was an alarm, how far the losses compared were from what was expected, in logs)."""
     log = expected.reference(run_dir)
     steps = np.arange(1, int(log.step_N[-1]) + 1)
     run = expected.Run(row["n_params"], log.step_tokens, np.interp((steps - 0.5) / steps[-1], log.u_N, log.rate_N))
-    curve = expected.Expected(str(reference)).curve(run)
+    curve = expected.Expected(str(reference), law).curve(run)
     with tempfile.TemporaryDirectory() as folder:
         watch, errors = monitor.Watch(monitor.Monitor(), folder, lambda _: None, curve), []
         for done, count, loss in zip(map(int, log.step_N), map(int, log.count_N), log.loss_N, strict=True):
@@ -50,15 +53,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dir", type=Path, default=Path("runs/scaling_ladder"), help="of benchmarks/scaling_ladder.py")
     parser.add_argument("--drift", type=float, default=0.05, help="relative to the loss (default: %(default)s)")
+    parser.add_argument("--law", metavar="FIT.json", help="of t5x_like fit: levels come from it")
     args = parser.parse_args()
     found = pairs(args.dir / "ladder")
-    clean = [watched(*pair, 0.0) for pair in found]
-    raised = [watched(*pair, args.drift) for pair in found]
+    clean = [watched(*pair, 0.0, args.law) for pair in found]
+    raised = [watched(*pair, args.drift, args.law) for pair in found]
     errors = np.concatenate([errors for _, errors in clean])
     report.finish(
         runs=len(found),
         rms_error=float(np.sqrt(np.mean(errors**2))),
         false_alarms=float(np.mean([alarm for alarm, _ in clean])),
+        law=args.law,
         drift=args.drift,
         found=float(np.mean([alarm for alarm, _ in raised])),
     )

@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from t5x_like import optimizers, schedules, train_loop, trainer
 from t5x_like.data.stream import Stream
-from t5x_like.scaling import monitor, mup
+from t5x_like.scaling import fit, laws, monitor, mup, table
 from t5x_like.scaling.expected import Expected, Run
 from t5x_like.scaling.monitor import Log, Monitor, RollBack, Skip
 from tests.test_trainer import arguments, arrays, logged
@@ -172,6 +172,25 @@ def test_a_curve_follows_the_schedule(tmp_path, other):
     np.testing.assert_allclose(curve.excess_S[after], (truth - truth[-1])[after], atol=0.02)
     unchanged = Expected(str(tmp_path / "reference")).curve(Run(1e6, 1000, rates_of(schedules.constant(1.0), 3000)))
     assert np.abs(unchanged.excess_S - (truth - truth[-1]))[after].max() > 0.05
+
+
+def test_with_a_law_curves_agree_in_proportion_to_what_is_above_its_floor(tmp_path):
+    def law(n, d):
+        return 1.0 + 30 * n**-0.4 + 90 * d**-0.4
+
+    sizes = [(n, n * ratio) for n in np.geomspace(1e4, 1e6, 5) for ratio in (20, 60, 200)]
+    rows = [{"n_params": n, "tokens": d, "loss": law(n, d), "tokenizer": "bytes"} for n, d in sizes]
+    found = fit.fit(table.from_rows(rows), laws.CHINCHILLA, bootstraps=20)
+    found.write(tmp_path / "fit.json")
+    rates = rates_of(schedules.cosine(1.0, 2000, 100, 0.0), 2000)
+    course = annealed(rates) / annealed(rates)[-1]
+    theirs, ours = law(1e5, 2e6), law(1e6, 2e7)
+    write_reference(tmp_path / "reference", rates, 1 + (theirs - 1) * course)
+    curve = Expected(str(tmp_path / "reference"), law=str(tmp_path / "fit.json")).curve(Run(1e6, 1e4, rates))
+    truth = 1 + (ours - 1) * course
+    after = slice(300, None)
+    np.testing.assert_allclose((curve.level + curve.excess_S)[after], truth[after], rtol=0.01)
+    assert np.abs(theirs - ours + truth - (1 + (theirs - 1) * course))[after].max() > 0.05  # unscaled, it is far off
 
 
 def test_drifts_are_found_and_seldom_invented(tmp_path):

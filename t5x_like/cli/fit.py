@@ -39,6 +39,10 @@ def main(argv: Sequence[str]) -> int:
     if args.compare is not None:
         compare(args)
     elif args.law == "shape":
+        if args.out:
+            raise ConfigError(
+                f"--out={args.out}: --law=shape fits no law that could be written; leave --out out, or take --json"
+            )
         shape(args)
     elif args.law in analyses():
         of_optima(args, analyses()[args.law])
@@ -95,9 +99,10 @@ def compare(args: argparse.Namespace) -> None:
     target = args.target or scaling_flags.law(args).target
     known = [law for law in laws.EVERY if law.target == target and all(name in rows for name in law.inputs)]
     forms = forms or [law for law in known if len(rows) >= law.least_rows]
-    if len(forms) < 2 or len({law.target for law in forms}) > 1:
+    if not forms or len({law.target for law in forms}) > 1:
         raise ConfigError(
-            f"--compare takes two laws of one target at least, not {', '.join(law.name for law in forms) or 'none'}"
+            f"--compare takes laws of one target, not {', '.join(law.name for law in forms) or 'none'}: name those of "
+            f"{target}, or give the table the columns and rows that they take"
         )
     ranked = score.compare(rows, forms, scaling_flags.objective(args), args.seed)
     if args.json:
@@ -117,13 +122,18 @@ def shape(args: argparse.Namespace) -> None:
         raise ConfigError(f"--inputs={args.inputs} are {1 + len(more)}, shape is over one column; name one of them")
     law = dataclasses.replace(laws.power_law(target, by), log_target=False)
     rows = checks.usable(scaling_flags.table(args), law)
-    for step in rows.steps:
-        if step.dropped:
-            print(f"left out    {step}")
     found = trend.trend(rows[by], rows[target], args.level)
     way = found.shape.value
     if any(name.startswith(("loss", "bits_per_byte")) for name in (target, by)):  # a loss is to fall, a score with it
         way = way.removesuffix(" (inverse scaling)")
+    if args.json:
+        facts = {"target": target, "over": by, "rows": len(rows), "shape": way, "tau": found.tau, "p": found.p}
+        facts |= {"turn": found.turn, "sides_p": found.sides, "steps": [str(step) for step in rows.steps]}
+        print(json.dumps(facts, indent=2))
+        return
+    for step in rows.steps:
+        if step.dropped:
+            print(f"left out    {step}")
     print(f"{target} over {by}, {len(rows)} rows: {way}")
     print(f"Kendall's tau {found.tau:+.3f}, p {found.p:.2g}")
     if found.turn is not None:

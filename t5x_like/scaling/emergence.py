@@ -89,10 +89,15 @@ def foretold(token_accuracy_N: Sequence[float], lengths: int | Sequence[int]) ->
 
 
 def by_size(table: Table, metrics: Sequence[str], size: str = "n_params") -> dict[str, np.ndarray]:
-    """Capability curves: the mean of each metric over the runs of a size, sizes ascending; also "runs", how many."""
-    size_N, index_R = np.unique(table[size], return_inverse=True)
+    """Capability curves: the mean of each metric over the runs of a size, sizes ascending; also "runs", how many.
+
+    A run that lacks its size or one of the metrics is left out.
+    """
+    value = {name: table.numbers(name) for name in (size, *metrics)}
+    whole_R = np.all([np.isfinite(each) for each in value.values()], axis=0)
+    size_N, index_R = np.unique(value[size][whole_R], return_inverse=True)
     runs_N = np.bincount(index_R)
-    means = {name: np.bincount(index_R, table[name]) / runs_N for name in metrics}
+    means = {name: np.bincount(index_R, value[name][whole_R]) / runs_N for name in metrics}
     return {size: size_N, **means, "runs": runs_N}
 
 

@@ -1,12 +1,14 @@
 """What the training loss of a run should be at every step: the curve of a smaller run, at the level that a fitted law gives.
 
-Runs of different sizes but alike in tokens per parameter lose the same amount over the same part of the way, once what they
-end at is taken off: roughly, as benchmarks/scaling_ladder_monitor.py measures. (Qiu et al. 2025, "Scaling collapse", find it in
-proportion to what is above the irreducible loss, which a monitor does not know.) With u the share of the steps done and r the
-reference run,
+Runs of different sizes but alike in tokens per parameter follow one curve, once what they end at is taken off: roughly, as
+benchmarks/scaling_ladder_monitor.py measures. With u the share of the steps done and r the reference run,
 
-    loss(u) = end + excess(u)        excess(u) = loss_r(u) - loss_r(1), smoothed
+    loss(u) = end + scale * excess(u)        excess(u) = loss_r(u) - loss_r(1), smoothed
     end = law(N, D) * (training loss at the end of r / its evaluation loss)
+    scale = (end - E) / (end_r - E)
+
+with E the law's irreducible loss (Qiu et al. 2025, "Scaling collapse": curves agree in proportion to what is above it); 1
+where there is no law or it has none.
 
 Where the learning rates take another course than the reference's, the excess is corrected by the law of annealing (Tissue et
 al. 2024), fitted to the reference; s is the share of the way at the peak rate, and memory the time that annealing works on:
@@ -142,14 +144,14 @@ class Expected:
         found = reference(nearest(self.runs, run.n_params, run.step_tokens * len(run.rates)))
         excess_S, scatter = excess(found, np.asarray(run.rates))
         noise = scatter / found.loss_N[-1] * math.sqrt(found.step_tokens / run.step_tokens)
-        level, spread = self.level(run, found, len(excess_S))
+        level, spread, scale = self.level(run, found, len(excess_S))
         half = self.sigmas * math.hypot(spread, self.shape)
-        return Curve(excess_S, noise, half, self.learned, level)
+        return Curve(scale * excess_S, noise, half, self.learned, level)
 
-    def level(self, run: Run, found: Reference, steps: int) -> tuple[float | None, float]:
-        """(training loss at the end or None, its standard deviation relative to it)."""
+    def level(self, run: Run, found: Reference, steps: int) -> tuple[float | None, float, float]:
+        """(training loss at the end or None, its standard deviation relative to it, scale of the excess)."""
         if self.law is None:
-            return None, self.seeds()
+            return None, self.seeds(), 1.0
         law, tokens = fit.read(self.law), run.step_tokens * steps
         row = {"n_params": run.n_params, "tokens": tokens, "flops_6nd": 6 * run.n_params * tokens}
         if unknown := set(law.law.inputs) - set(row):
@@ -158,7 +160,9 @@ class Expected:
             raise ValueError(f"{found.run_dir} was never evaluated: a law forecasts evaluation losses; leave law out")
         forecast = law.predict({name: [row[name]] for name in law.law.inputs}, level=math.erf(math.sqrt(0.5)))
         low, middle, high = (float(x[0]) for x in (forecast.low, forecast.value, forecast.high))
-        return middle * ending(found) / found.eval_loss, math.log(high / low) / 2
+        floor = law.parameters.get("E")
+        scale = (middle - floor.value) / (found.eval_loss - floor.value) if floor and floor.identified else 1.0
+        return middle * ending(found) / found.eval_loss, math.log(high / low) / 2, scale if scale > 0 else 1.0
 
     def seeds(self) -> float:
         """Standard deviation of log loss between seeds: measured in the sweep where it has repeats."""

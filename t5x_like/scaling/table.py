@@ -72,10 +72,11 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Columns of equal length, and the steps that led to them."""
+    """Columns of equal length, the steps that led to them, and where its rows stood before (None: in this order, all of them)."""
 
     columns: Mapping[str, np.ndarray]
     steps: tuple[Step, ...] = ()
+    places: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -108,9 +109,8 @@ class Table:
             return values.astype(np.float64, copy=False)
         for i, each in enumerate(values.tolist()):
             if not is_number(each):
-                kept = f" (of the {len(self)} kept)" if any(step.dropped for step in self.steps) else ""
                 raise ValueError(
-                    f"{name} of {self.labels([i])}{kept} is {each!r}, not a number; name a column of numbers, empty that "
+                    f"{name} of {self.labels([i])} is {each!r}, not a number; name a column of numbers, empty that "
                     f"cell, or leave its row out, --drop {name + '==' + each!r}"
                 )
         return np.array([number(each) for each in values.tolist()], np.float64)
@@ -120,14 +120,20 @@ class Table:
         return dataclasses.replace(self, columns={**self.columns, name: self.numbers(name)})
 
     def labels(self, rows: Sequence[int] | np.ndarray, most: int = 5) -> str:
-        """Names of rows for a message: their run ids, else their numbers from 1."""
-        named = self.columns.get("run_id")
-        names = [str(named[i]) if named is not None and named[i] else f"row {i + 1}" for i in rows[:most]]
+        """Names of rows for a message: their run ids, else their numbers from 1, those that are gone counted."""
+        named, place = self.columns.get("run_id"), self.place
+        names = [str(named[i]) if named is not None and named[i] else f"row {place[i] + 1}" for i in rows[:most]]
         return ", ".join(names) + (f" and {len(rows) - most} more" if len(rows) > most else "")
+
+    @property
+    def place(self) -> np.ndarray:
+        """Where each row stood before any was left out, from 0."""
+        return np.arange(len(self)) if self.places is None else self.places
 
     def take(self, keep: np.ndarray) -> "Table":
         """Rows by mask or index, with no step recorded: for parts of a fit, not for filters."""
-        return dataclasses.replace(self, columns={name: values[keep] for name, values in self.columns.items()})
+        kept = {name: values[keep] for name, values in self.columns.items()}
+        return dataclasses.replace(self, columns=kept, places=self.place[keep])
 
     def without(self, rule: str, drop: np.ndarray, why: str) -> "Table":
         """The table less the rows where `drop` is true, with the step recorded (also when it drops nothing)."""
@@ -137,7 +143,7 @@ class Table:
     def with_column(self, name: str, values: Sequence, rule: str = "", why: str = "") -> "Table":
         """The table with a column set; `rule` and `why` record it as a step."""
         steps = (*self.steps, Step(rule, 0, why)) if rule else self.steps
-        return Table({**self.columns, name: column(name, list(values))}, steps)
+        return dataclasses.replace(self, columns={**self.columns, name: column(name, list(values))}, steps=steps)
 
     def rows(self) -> list[dict[str, Any]]:
         """One mapping a run, without what is missing."""

@@ -87,6 +87,11 @@ def test_a_forecast_is_registered_and_settled(folder, capsys):
         (["predict", "{}/fit.json", "--at=tokens=1, tokens =2"], "names tokens twice, as 1.0 and 2.0; keep one"),
         (["fit", "{}/runs.csv", COLUMNS, "--columns=loss=x"], "names loss twice, as loss and x; keep one"),
         (["fit", "{}/runs.csv", COLUMNS, "--law=shape", "--inputs=loss,n_params"], "shape is over one column"),
+        (
+            ["fit", "{}/runs.csv", COLUMNS, "--law=shape", "--out={}/x.json"],
+            "--law=shape fits no law that could be written",
+        ),
+        (["fit", "{}/runs.csv", COLUMNS, "--compare", "chinchilla", "sigmoid"], "--compare takes laws of one target"),
         (["settle", "{}/fit.json", "--actual=2", "--started=2026-01-01"], "is no forecast"),
     ],
 )
@@ -117,3 +122,7 @@ def test_shape_is_of_finished_rows(tmp_path, capsys, target, way):
     assert f"no {target}: 1 rows" in out and ": gap)" in out
     rising = run(capsys, "fit", tmp_path / "runs.csv", "--law=shape", f"--target={target}", f"--inputs={target}")
     assert "8 rows: rises with scale" in rising
+    found = json.loads(run(capsys, "fit", tmp_path / "runs.csv", "--law=shape", f"--target={target}", "--json"))
+    assert (found["rows"], found["shape"]) == (8, way.strip())
+    assert found["tau"] == pytest.approx(-1)
+    assert any("f9, f10" in step for step in found["steps"])

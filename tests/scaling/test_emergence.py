@@ -96,6 +96,14 @@ def test_runs_of_a_size_are_averaged():
     assert {name: x.tolist() for name, x in curves.items()} == {"n_params": [1, 2], "loss": [5, 2], "runs": [1, 2]}
 
 
+def test_a_run_that_was_not_measured_leaves_the_others_means_alone():
+    rows = [{"n_params": 1, "loss": 5, "exact": 0.5}, {"n_params": 1, "loss": 4}, {"loss": 3, "exact": 1.0}]
+    rows += [{"n_params": 2, "loss": 2, "exact": 0.75}]
+    curves = emergence.by_size(from_rows(rows), ("loss", "exact"))
+    kept = {"n_params": [1, 2], "loss": [5, 2], "exact": [0.5, 0.75], "runs": [1, 1]}
+    assert {name: x.tolist() for name, x in curves.items()} == kept
+
+
 def test_a_threshold_must_hold_for_all_larger_sizes():
     found = emergence.threshold([1, 2, 3, 4], [25, 60, 26, 90], [100] * 4, 0.25)
     assert found == 4.0

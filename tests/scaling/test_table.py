@@ -102,5 +102,8 @@ def test_a_column_is_numbers_or_the_cell_that_is_none_is_named():
     made = table.from_rows([{"accuracy": "0.5"}, {"accuracy": "bad"}, {"accuracy": None}])
     with pytest.raises(ValueError, match="accuracy of row 2 is 'bad', not a number; .* --drop 'accuracy==bad'"):
         made.numbers("accuracy")
+    later = made.without("first", np.arange(3) == 0, "x").with_column("loss", [1.0, 2.0])
+    with pytest.raises(ValueError, match="accuracy of row 2 is 'bad'"):  # rows are counted as the file has them
+        later.take(np.array([1, 0])).numbers("accuracy")
     kept = made.without("bad", made["accuracy"] == "bad", "x")
     np.testing.assert_array_equal(kept.numbers("accuracy"), [0.5, np.nan])
