@@ -20,21 +20,13 @@ from t5x_like.scaling.table import Table
 
 @dataclasses.dataclass(frozen=True)
 class Tracked(Table):
-    """A table that knows its rows by their first numbers, and notes in `fates` which rule dropped which."""
+    """A table that notes in `fates` which rule dropped which row, by its first number."""
 
-    numbering: np.ndarray = dataclasses.field(default_factory=lambda: np.arange(0))
     fates: dict[int, str] = dataclasses.field(default_factory=dict)
 
-    def take(self, keep: np.ndarray) -> "Tracked":
-        return dataclasses.replace(super().take(keep), numbering=self.numbering[keep])
-
     def without(self, rule: str, drop: np.ndarray, why: str) -> "Tracked":
-        self.fates.update(dict.fromkeys(self.numbering[np.asarray(drop, bool)].tolist(), rule))
+        self.fates.update(dict.fromkeys(self.place[np.asarray(drop, bool)].tolist(), rule))
         return super().without(rule, drop, why)
-
-    def with_column(self, name: str, values: Sequence, rule: str = "", why: str = "") -> "Tracked":
-        made = super().with_column(name, values, rule, why)
-        return dataclasses.replace(self, columns=made.columns, steps=made.steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +78,7 @@ def make(
     used = checks.prepared(rows, law)
     found = fit(rows, law, objective, **settings)
     future = score.leave_future_out(rows, law, objective)
-    outcomes = tuple(each for made in forecasts for each in outcome(made, every, used.numbering.tolist()))
+    outcomes = tuple(each for made in forecasts for each in outcome(made, every, used.place.tolist()))
     return Report(every, rows, used, found, future, outcomes)
 
 
@@ -97,14 +89,14 @@ def outcome(made: Forecast, table: Table, fitted: Sequence[int] = ()) -> list[Ou
     """
     if any(name not in table for name in (made.target, *made.at)):
         return [Outcome(made, None, "open: the table lacks a column of the forecast")]
-    numbered = Tracked(table.columns, table.steps, np.arange(len(table)))
+    numbered = dataclasses.replace(table, places=np.arange(len(table)))
     finished = checks.last_rows(minima.usable(numbered, made.target))
     near = [np.abs(finished[name] / value - 1) <= forecast.SAME for name, value in made.at.items()]
     runs = np.flatnonzero(np.all(near, axis=0))
     if not len(runs):
         return [Outcome(made, None, "open: no finished run at these inputs in the table")]
     return [
-        Outcome(made, float(finished[made.target][i]), verdict(made, finished, i), int(finished.numbering[i]) in fitted)
+        Outcome(made, float(finished[made.target][i]), verdict(made, finished, i), int(finished.place[i]) in fitted)
         for i in runs
     ]
 

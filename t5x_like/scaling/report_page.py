@@ -169,7 +169,7 @@ def runs(report: Report) -> str:
     found, every, used = report.found, report.every, report.used
     named = [name for name in ("n_params", "tokens", "flops_6nd") if name in every]
     names = list(dict.fromkeys((*named, *found.law.inputs, found.law.target)))
-    fitted = dict(zip(used.numbering.tolist(), found.predict(used).value.tolist(), strict=True))
+    fitted = dict(zip(used.place.tolist(), found.predict(used).value.tolist(), strict=True))
     body = []
     for i in range(len(every)):
         values = [short(every[name][i]) for name in names] + [short(fitted.get(i, math.nan))]
