@@ -33,6 +33,8 @@ GGUF = ["gguf>=0.17"]
 
 # Runs the notebooks.
 NOTEBOOKS = ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"]
+# Folders at the top of the repository that are installed inside the package t5x_like.
+INSIDE = ("models", "tasks", "gin_configs")
 
 setup(
     name="t5x_like",
@@ -43,9 +45,11 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=find_namespace_packages(
-        include=["t5x_like", "t5x_like.*", "models", "models.*", "tasks", "tasks.*", "gin_configs", "gin_configs.*"]
-    ),
+    packages=[
+        *find_namespace_packages(include=["t5x_like", "t5x_like.*"]),
+        *(f"t5x_like.{name}" for top in INSIDE for name in find_namespace_packages(include=[top, f"{top}.*"])),
+    ],
+    package_dir={f"t5x_like.{top}": top for top in INSIDE},
     package_data={"": ["*.gin"]},
     install_requires=LEAN + TASKS,
     extras_require={

@@ -25,8 +25,8 @@ from t5x_like.cli import tokenizer
 from t5x_like.data import seqio_source
 from t5x_like.data.token_cache import TokenCache
 from t5x_like.data.vocabularies import ByteVocabulary
-from tasks import corpora
-from tasks.vocabularies import SENTENCEPIECE, pretrained
+from t5x_like.tasks import corpora
+from t5x_like.tasks.vocabularies import SENTENCEPIECE, pretrained
 
 SHARDS = 4
 
@@ -65,8 +65,8 @@ def built(folder: Path, name: str, vocabulary: str, workers: int) -> TokenCache:
     files = {"train": str(folder / "[0-9].jsonl"), "validation": str(folder / "validation.jsonl")}
     arguments = files | {"text": "text", "vocabulary": vocabulary}
     shutil.rmtree(folder / "root", ignore_errors=True)
-    seqio_source.build(name, "train", "tasks.files", str(folder / "root"), arguments, workers)
-    return TokenCache(name, "train", "tasks.files", str(folder / "root"), arguments=arguments)
+    seqio_source.build(name, "train", "t5x_like.tasks.files", str(folder / "root"), arguments, workers)
+    return TokenCache(name, "train", "t5x_like.tasks.files", str(folder / "root"), arguments=arguments)
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import report
-from models import kernels
 from t5x_like import hf
+from t5x_like.models import kernels
 from tests.hf import folders
 
 TOLERANCES = {"float32": 1e-4, "bfloat16": 0.12}

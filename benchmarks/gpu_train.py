@@ -20,12 +20,12 @@ import numpy as np
 from flax import linen as nn
 
 import report
-from models import architectures, attention, blocks, heads, kernels, linear, mlp, positions, stack
 from t5x_like import batches, optimizers, partitioning, train_loop, train_state, trainer
 from t5x_like.data import cache_writer, rows, token_cache
 from t5x_like.data.stream import Stream
 from t5x_like.data.token_cache import TokenCache
 from t5x_like.data.vocabularies import ByteVocabulary
+from t5x_like.models import architectures, attention, blocks, heads, kernels, linear, mlp, positions, stack
 from t5x_like.objectives import lm
 from t5x_like.scaling import flops
 

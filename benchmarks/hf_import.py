@@ -25,9 +25,9 @@ def write(folder: Path) -> None:
     import jax
     from flax import linen as nn
 
-    from models import architectures, attention, blocks, heads, linear, mlp, norms, positions, stack
     from t5x_like import hf
     from t5x_like.hf import families
+    from t5x_like.models import architectures, attention, blocks, heads, linear, mlp, norms, positions, stack
 
     block = blocks.Block(
         mixer=attention.SelfAttention(WIDTH // 64, 64, WIDTH // 64),

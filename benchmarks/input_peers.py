@@ -16,7 +16,7 @@ import seqio
 import tensorflow as tf
 
 from t5x_like.data.token_cache import TokenCache
-from tasks import corpora
+from t5x_like.tasks import corpora
 
 try:
     import grain

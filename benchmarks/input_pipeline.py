@@ -23,8 +23,8 @@ import report
 from t5x_like.data import packing, rows, rows_bart, rows_fim, rows_pairs, rows_ul2, rows_xlnet
 from t5x_like.data.stream import Stream
 from t5x_like.data.token_cache import TokenCache
-from tasks import corpora
-from tasks.vocabularies import SENTENCEPIECE
+from t5x_like.tasks import corpora
+from t5x_like.tasks.vocabularies import SENTENCEPIECE
 
 LENGTH, PACKED, BATCH = 512, 256, 128
 TEXTS, DOCUMENTS, PAIRS = "benchmark_texts", "benchmark_documents", "benchmark_pairs"

@@ -45,7 +45,7 @@ def train(folder: Path, pretrain_steps: int, tune_steps: int) -> tuple[Path, Pat
 def compared(base: Path, tuned: Path, task: str, examples: int) -> dict[str, float]:
     """Exact match before and after, in percent, and the interval of the difference."""
     against = [f"--run_dir={tuned}", f"--against={base}", f"--tasks={task}", f"--examples={examples}", "--json"]
-    flags = [*against, "--module=tasks.mixtures", "--max_new_tokens=24"]
+    flags = [*against, "--module=t5x_like.tasks.mixtures", "--max_new_tokens=24"]
     done = subprocess.run(command("eval", (), {}, *flags), check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 

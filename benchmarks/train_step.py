@@ -12,8 +12,8 @@ import numpy as np
 from flax import linen as nn
 
 import report
-from models import architectures, attention, blocks, heads, linear, mlp, positions, stack
 from t5x_like import optimizers, partitioning, train_state, trainer
+from t5x_like.models import architectures, attention, blocks, heads, linear, mlp, positions, stack
 from t5x_like.objectives import lm
 
 WIDTH, LAYERS, HEADS, HEAD_DIM, MLP_DIM, VOCAB = 512, 8, 8, 64, 2048, 32128

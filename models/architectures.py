@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from models.context import Context, Slots, cached_keys, slots
-from models.linear import Initializer
+from t5x_like.models.context import Context, Slots, cached_keys, slots
+from t5x_like.models.linear import Initializer
 
 
 def decoder_context(module: nn.Module, batch, decode_length: int | None, train: bool) -> Context:

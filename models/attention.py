@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from models import kernels, masks
-from models.context import Context
-from models.linear import DEFAULT_INIT, Dense, Initializer, constrain
-from models.positions import rotate
+from t5x_like.models import kernels, masks
+from t5x_like.models.context import Context
+from t5x_like.models.linear import DEFAULT_INIT, Dense, Initializer, constrain
+from t5x_like.models.positions import rotate
 
 
 class Attention(nn.Module):

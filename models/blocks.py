@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import jax
 from flax import linen as nn
 
-from models.context import Context
-from models.norms import RMSNorm
+from t5x_like.models.context import Context
+from t5x_like.models.norms import RMSNorm
 
 Sublayers = Sequence[tuple[str, Callable]]  # name and `x_BLD -> y_BLD`
 

@@ -3,7 +3,7 @@
 import jax
 from flax import linen as nn
 
-from models.architectures import EncoderOnly
+from t5x_like.models.architectures import EncoderOnly
 
 
 class Electra(nn.Module):

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from models.linear import DEFAULT_INIT, Dense, Initializer, constrain
-from models.mlp import gelu
-from models.norms import LayerNorm
+from t5x_like.models.linear import DEFAULT_INIT, Dense, Initializer, constrain
+from t5x_like.models.mlp import gelu
+from t5x_like.models.norms import LayerNorm
 
 NORMAL = nn.initializers.normal(0.02)
 

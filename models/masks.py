@@ -8,7 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from models.context import Slots
+from t5x_like.models.context import Slots
 
 
 def full(queries: Slots, keys: Slots) -> jax.Array:

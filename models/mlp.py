@@ -5,8 +5,8 @@ from collections.abc import Callable
 import jax
 from flax import linen as nn
 
-from models.context import Context
-from models.linear import DEFAULT_INIT, Dense, Initializer, constrain
+from t5x_like.models.context import Context
+from t5x_like.models.linear import DEFAULT_INIT, Dense, Initializer, constrain
 
 
 def gelu(x: jax.Array) -> jax.Array:

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from models.context import Context
-from models.linear import DEFAULT_INIT, Dense, Initializer, constrain
-from models.mlp import gelu_tanh
-from models.routers import Choices, Routing
+from t5x_like.models.context import Context
+from t5x_like.models.linear import DEFAULT_INIT, Dense, Initializer, constrain
+from t5x_like.models.mlp import gelu_tanh
+from t5x_like.models.routers import Choices, Routing
 
 
 def dense(experts: Callable, x_BLD: jax.Array, routing: Routing) -> tuple[jax.Array, jax.Array]:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from models.context import Context
-from models.linear import Initializer
+from t5x_like.models.context import Context
+from t5x_like.models.linear import Initializer
 
 
 class Learned(nn.Module):
@@ -50,7 +50,7 @@ class Rope(nn.Module):
     """Rotates queries and keys by position (RoFormer, Su et al. 2021), the halves of a head paired as in LLaMA.
 
     `width` is how much of every head is rotated, its first numbers (all of them in LLaMA, a quarter in GPT-NeoX).
-    `scaling` stretches the frequencies beyond the trained length: see rope_scaling.py.
+    `scaling` stretches the frequencies beyond the trained length: see models/rope_scaling.py.
     """
 
     width: int

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models import masks
-from models.context import Context
+from t5x_like.models import masks
+from t5x_like.models.context import Context
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from models.context import Context
-from models.linear import DEFAULT_INIT, Dense, Initializer
+from t5x_like.models.context import Context
+from t5x_like.models.linear import DEFAULT_INIT, Dense, Initializer
 
 
 @struct.dataclass

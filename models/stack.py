@@ -5,9 +5,9 @@ from collections.abc import Callable
 import jax
 from flax import linen as nn
 
-from models.context import Context
-from models.linear import constrain
-from models.norms import RMSNorm
+from t5x_like.models.context import Context
+from t5x_like.models.linear import constrain
+from t5x_like.models.norms import RMSNorm
 
 # Rematerialisation policies for `Stack.remat`: what a block keeps for the backward pass.
 save_nothing = jax.checkpoint_policies.nothing_saveable

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from models.attention import SelfAttention
-from models.context import Context
-from models.linear import Dense, Initializer
-from models.positions import rotary_frequencies
+from t5x_like.models.attention import SelfAttention
+from t5x_like.models.context import Context
+from t5x_like.models.linear import Dense, Initializer
+from t5x_like.models.positions import rotary_frequencies
 
 
 class RelativeAttention(SelfAttention):

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from t5x_like.cleaning.steps import Dropped
-from tasks import benchmark_sets
-from tasks.benchmark_sets import Benchmark
-from tasks.sources import RecordSource
+from t5x_like.tasks import benchmark_sets
+from t5x_like.tasks.benchmark_sets import Benchmark
+from t5x_like.tasks.sources import RecordSource
 
 PREPARED = "prepared by TFDS"
 
@@ -52,7 +52,7 @@ class BenchmarkSource(RecordSource):
         if self.benchmark.tfds_name is None:
             raise ValueError("TFDS does not have this set")
         # TFDS costs seconds to import; sets in files do without.
-        from tasks.sources_tfds import TfdsSource
+        from t5x_like.tasks.sources_tfds import TfdsSource
 
         source = TfdsSource(self.benchmark.tfds_name, splits=self.benchmark.splits)
         source.split_info(split)

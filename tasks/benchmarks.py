@@ -3,8 +3,14 @@
 Nothing is read when they are registered. A set is read at first use, from `$T5X_LIKE_DATA` or from what TFDS has prepared.
 """
 
-from tasks import benchmarks_answers, benchmarks_generation, benchmarks_glue, benchmarks_superglue, instruction_variants
-from tasks.benchmark_source import BenchmarkSource
+from t5x_like.tasks import (
+    benchmarks_answers,
+    benchmarks_generation,
+    benchmarks_glue,
+    benchmarks_superglue,
+    instruction_variants,
+)
+from t5x_like.tasks.benchmark_source import BenchmarkSource
 
 BENCHMARKS = {
     **benchmarks_glue.BENCHMARKS,

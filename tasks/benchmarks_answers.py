@@ -8,9 +8,9 @@ from pathlib import Path
 from t5x_like import text_metrics
 from t5x_like.cleaning import reading
 from t5x_like.cleaning.steps import Dropped
+from t5x_like.tasks.benchmark_sets import Benchmark, Files, Row, classified, jsonl, parquet
+from t5x_like.tasks.drawn import worded
 from t5x_like.text_metrics import postprocess
-from tasks.benchmark_sets import Benchmark, Files, Row, classified, jsonl, parquet
-from tasks.drawn import worded
 
 LETTERS = ("A", "B", "C", "D")
 CALCULATED = re.compile(r"<<.*?>>")

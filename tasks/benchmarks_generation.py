@@ -7,9 +7,9 @@ from pathlib import Path
 from t5x_like import text_metrics
 from t5x_like.cleaning.steps import Dropped
 from t5x_like.prompting.templates import Template
+from t5x_like.tasks.benchmark_sets import Benchmark, Files, Row, jsonl, parquet, records
+from t5x_like.tasks.drawn import worded
 from t5x_like.text_metrics import execution, postprocess
-from tasks.benchmark_sets import Benchmark, Files, Row, jsonl, parquet, records
-from tasks.drawn import worded
 
 LANGUAGES = {"en": "English", "de": "German", "fr": "French", "ro": "Romanian"}
 ALL = {"train": "train", "validation": "validation", "test": "test"}

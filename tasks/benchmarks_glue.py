@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 from t5x_like import text_metrics
 from t5x_like.cleaning.steps import Dropped
+from t5x_like.tasks.benchmark_sets import Benchmark, Files, Row, classified, parquet, renamed
+from t5x_like.tasks.drawn import worded
 from t5x_like.text_metrics import postprocess
-from tasks.benchmark_sets import Benchmark, Files, Row, classified, parquet, renamed
-from tasks.drawn import worded
 
 NO_YES = ("no", "yes")
 COLA = ("unacceptable", "acceptable")

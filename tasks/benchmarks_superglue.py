@@ -6,10 +6,10 @@ from pathlib import Path
 
 from t5x_like import text_metrics
 from t5x_like.cleaning.steps import Dropped
+from t5x_like.tasks.benchmark_sets import Benchmark, Files, Row, classified, parquet, records
+from t5x_like.tasks.benchmarks_glue import ACCURACY, ENTAILED, NO_YES, labelled
+from t5x_like.tasks.drawn import worded
 from t5x_like.text_metrics import grouped, postprocess
-from tasks.benchmark_sets import Benchmark, Files, Row, classified, parquet, records
-from tasks.benchmarks_glue import ACCURACY, ENTAILED, NO_YES, labelled
-from tasks.drawn import worded
 
 YES_NO = ("yes", "no")
 COMMITMENT = ("entailment", "contradiction", "neutral")

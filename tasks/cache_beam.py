@@ -21,8 +21,8 @@ from t5x_like.data import cache_writer, seqio_source, tokenizer_pool
 from t5x_like.data.cache_journal import EXAMPLES, Place, Writer
 from t5x_like.data.cache_progress import Speed
 from t5x_like.data.tokenizing import Tokens
-from tasks import cached_part
-from tasks.cache_reading import Documents
+from t5x_like.tasks import cached_part
+from t5x_like.tasks.cache_reading import Documents
 
 DONE = "part.json"
 

@@ -16,8 +16,8 @@ from t5x_like.data.cache_journal import Place
 from t5x_like.data.cache_writer import example_line
 from t5x_like.data.tokenizing import BadDocument, Texts, Tokens, is_mask, joined
 from t5x_like.data.vocabularies import end_id
-from tasks import cached_part
-from tasks.vocabularies import Wrapped
+from t5x_like.tasks import cached_part
+from t5x_like.tasks.vocabularies import Wrapped
 
 CHUNK_BYTES = 2**20  # of text, about; what is tokenized at once
 CHUNK_DOCUMENTS = 2**14
@@ -147,7 +147,7 @@ class Documents:
             if not isinstance(spec, dict) or name not in spec:
                 raise ValueError(
                     f"{self.where(shard)}: no field {name!r} after the task's steps, the examples have {shown(spec)}; rename "
-                    "one in a step (tasks.preprocessors.rekey), or change output_features"
+                    "one in a step (t5x_like.tasks.preprocessors.rekey), or change output_features"
                 )
             made = spec[name]
             if (ending is None or is_mask(name)) and not (made.shape.rank == 1 and made.dtype.is_integer):

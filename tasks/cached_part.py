@@ -13,7 +13,7 @@ import seqio
 from t5x_like.data import token_cache
 from t5x_like.data.tokenizer_json import TokenizerVocabulary
 from t5x_like.data.tokenizing import is_mask
-from tasks.module_sources import with_imports
+from t5x_like.tasks.module_sources import with_imports
 
 # Told apart by version; every other module that defines a task by the hash of its source.
 TOLD_APART = {"seqio", *sys.stdlib_module_names}
@@ -93,7 +93,7 @@ def check_vocabularies(task: seqio.Task) -> None:
         if not hasattr(feature.vocabulary, "light"):
             raise ValueError(
                 f"feature {name!r} of task {task.name!r} has a {type(feature.vocabulary).__name__}; "
-                "use one of tasks.vocabularies, which can be read without TensorFlow"
+                "use one of t5x_like.tasks.vocabularies, which can be read without TensorFlow"
             )
     if len({feature.vocabulary.light.fingerprint for feature in tokens.values()}) > 1:
         raise ValueError(f"the features of task {task.name!r} have different vocabularies; give them the same one")
@@ -112,7 +112,7 @@ def described(value) -> tuple[object, set[str]]:
 
 def source_of(source: seqio.DataSource) -> tuple[object, set[str], list[str]]:
     """What a source reads: as JSON, the modules that it depends on, and patterns of its files, of all splits."""
-    if hasattr(source, "inputs"):  # those of tasks.sources say it themselves
+    if hasattr(source, "inputs"):  # those of t5x_like.tasks.sources say it themselves
         inputs = source.inputs()
         parts = [described(x) for x in (type(source), *inputs["functions"])]
         modules = {base.__module__ for base in type(source).__mro__}.union(*(names for _, names in parts))

@@ -11,10 +11,10 @@ from pathlib import Path
 from t5x_like import text_metrics
 from t5x_like.cleaning import reading
 from t5x_like.cleaning.steps import Dropped
-from tasks import corpora, instruction_variants
-from tasks.benchmark_sets import Benchmark, Files
-from tasks.benchmark_source import BenchmarkSource
-from tasks.drawn import worded
+from t5x_like.tasks import corpora, instruction_variants
+from t5x_like.tasks.benchmark_sets import Benchmark, Files
+from t5x_like.tasks.benchmark_source import BenchmarkSource
+from t5x_like.tasks.drawn import worded
 
 COLUMNS = ("question", "answer", "rationale")
 

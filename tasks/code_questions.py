@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tasks import corpora
+from t5x_like.tasks import corpora
 
 LONGEST = 800  # characters of a function that is shown
 

@@ -1,7 +1,7 @@
 """Tasks over the embedded code (see `code_questions` and `code_wordings`), in every variant but written steps."""
 
-from tasks import code_wordings, corpora, instruction_variants
-from tasks.sources import GeneratorSource
+from t5x_like.tasks import code_wordings, corpora, instruction_variants
+from t5x_like.tasks.sources import GeneratorSource
 
 CLUSTERS = {name: questions.cluster for name, questions in code_wordings.QUESTIONS.items()}
 

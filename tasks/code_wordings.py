@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from t5x_like import text_metrics
 from t5x_like.prompting.templates import Template
-from tasks import code_questions, drawn
-from tasks.drawn import Offline, World, worded
+from t5x_like.tasks import code_questions, drawn
+from t5x_like.tasks.drawn import Offline, World, worded
 
 Metric = Callable[[list, list], dict[str, float]]
 EXACT: tuple[Metric, ...] = (text_metrics.exact_match,)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from t5x_like.prompting.templates import Template
-from tasks import corpora
+from t5x_like.tasks import corpora
 
 Draw = Callable[[random.Random], dict]
 

@@ -4,8 +4,8 @@ import os
 from collections.abc import Sequence
 
 from t5x_like.cleaning import reading
-from tasks import text_tasks
-from tasks.sources import FileSource, matching
+from t5x_like.tasks import text_tasks
+from t5x_like.tasks.sources import FileSource, matching
 
 Patterns = str | Sequence[str]
 

@@ -1,7 +1,7 @@
 """A task over a folder of Hugging Face's `datasets`, made to order from gin: see gin_configs/tasks/hf_dataset.gin."""
 
-from tasks import sources_arrow, text_tasks
-from tasks.sources import FileSource
+from t5x_like.tasks import sources_arrow, text_tasks
+from t5x_like.tasks.sources import FileSource
 
 
 def define(

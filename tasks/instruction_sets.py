@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 
 from t5x_like.prompting import renderings
 from t5x_like.prompting.templates import Template, chosen, render
-from tasks import code_wordings, worlds_lists, worlds_numbers, worlds_text, worlds_wiki
-from tasks.drawn import Offline
+from t5x_like.tasks import code_wordings, worlds_lists, worlds_numbers, worlds_text, worlds_wiki
+from t5x_like.tasks.drawn import Offline
 
 HELD_OUT_CLUSTERS = ("table", "comparison", "origin")
 HELD_OUT_CELLS = (

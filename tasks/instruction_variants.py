@@ -11,8 +11,8 @@ import seqio
 from t5x_like.prompting import renderings
 from t5x_like.prompting.renderings import Shots
 from t5x_like.prompting.templates import Template
+from t5x_like.tasks import instruction, vocabularies
 from t5x_like.text_metrics import postprocess
-from tasks import instruction, vocabularies
 
 VOCABULARIES = {"bytes": vocabularies.BYTES, "sp": vocabularies.SENTENCEPIECE}
 COUNTS = (1, 2, 3)

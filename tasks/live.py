@@ -8,8 +8,8 @@ import seqio
 
 from t5x_like.data.memory_cache import MemoryCache
 from t5x_like.data.token_cache import TokenCache
-from tasks import cached_part, registered
-from tasks.cache_reading import Documents
+from t5x_like.tasks import cached_part, registered
+from t5x_like.tasks.cache_reading import Documents
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,9 +11,9 @@ import seqio
 
 from t5x_like import text_metrics
 from t5x_like.prompting.templates import Template
+from t5x_like.tasks import code_tasks, corpora, instruction, instruction_sets, instruction_variants, worlds
+from t5x_like.tasks.sources import GeneratorSource
 from t5x_like.text_metrics import postprocess
-from tasks import code_tasks, corpora, instruction, instruction_sets, instruction_variants, worlds
-from tasks.sources import GeneratorSource
 
 CAP = 2_000  # examples of a task
 MODULES = (worlds, code_tasks)  # register the members

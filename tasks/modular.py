@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 import seqio
 
-from tasks import corpora
-from tasks.sources import GeneratorSource
-from tasks.vocabularies import BYTES
+from t5x_like.tasks import corpora
+from t5x_like.tasks.sources import GeneratorSource
+from t5x_like.tasks.vocabularies import BYTES
 
 LARGEST = 128  # characters that are one byte of UTF-8
 

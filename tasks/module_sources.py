@@ -6,20 +6,25 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 # Followed wherever they are imported; the rest of t5x_like makes no examples.
-MAKE_EXAMPLES = ("tasks", "t5x_like.cleaning", "t5x_like.prompting", "t5x_like.data.chat")
+MAKE_EXAMPLES = ("t5x_like.tasks", "t5x_like.cleaning", "t5x_like.prompting", "t5x_like.data.chat")
 
 
 def with_imports(modules: Iterable[str]) -> set[str]:
     """The modules, and all that they import, directly or not, of their own packages and of those that make examples."""
     found: set[str] = set()
     left = list(modules)
-    followed = (*MAKE_EXAMPLES, *({name.partition(".")[0] for name in left} - {"t5x_like"}))
+    followed = (*MAKE_EXAMPLES, *map(package_of, left))
     while left:
         name = left.pop()
         if name not in found:
             found.add(name)
             left += imported(name, followed)
     return found
+
+
+def package_of(module: str) -> str:
+    """The package that a module's tasks are defined in: its top-level one, or `t5x_like.tasks`."""
+    return "t5x_like.tasks" if inside(module, ["t5x_like"]) else module.partition(".")[0]
 
 
 def inside(name: str, packages: Iterable[str]) -> bool:

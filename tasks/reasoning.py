@@ -4,10 +4,10 @@ import functools
 import json
 from collections.abc import Iterator, Mapping
 
+from t5x_like.tasks import corpora, instruction, instruction_variants
+from t5x_like.tasks.drawn import worded
+from t5x_like.tasks.sources import GeneratorSource
 from t5x_like.text_metrics import postprocess, reasoning
-from tasks import corpora, instruction, instruction_variants
-from tasks.drawn import worded
-from tasks.sources import GeneratorSource
 
 TEMPLATES = worded(
     "{{ question }}",

@@ -9,6 +9,7 @@ from pathlib import Path
 import seqio
 
 from t5x_like.data import seqio_mixtures, token_cache
+from t5x_like.tasks.module_sources import package_of
 
 
 def is_mixture(name: str) -> bool:
@@ -56,6 +57,6 @@ def by_size(mixture: seqio.Mixture) -> bool:
 
 def sources_of(module: str) -> dict[str, str | None]:
     """Hashes of the loaded modules of the package that registers a mixture."""
-    package = module.partition(".")[0]
+    package = package_of(module)
     names = sorted(name for name in sys.modules if name == package or name.startswith(f"{package}."))
     return {name: token_cache.source_hash(name) for name in {*names, module}}

@@ -21,8 +21,8 @@ import tensorflow as tf
 
 from t5x_like.cleaning import opening, reading
 from t5x_like.cleaning.steps import Document, Dropped
-from tasks import sources_fields
-from tasks.sources_fields import Fields, Kind
+from t5x_like.tasks import sources_fields
+from t5x_like.tasks.sources_fields import Fields, Kind
 
 LOOKED_AT = 100  # examples that decide of which kind a field is
 PATIENCE = 10_000  # records without an example after which something is taken to be wrong

@@ -9,8 +9,8 @@ from pathlib import Path
 from t5x_like.cleaning import reading
 from t5x_like.cleaning.opening import damaged
 from t5x_like.cleaning.steps import Document, Dropped
-from tasks.sources import READING, RecordSource
-from tasks.sources_fields import Fields
+from t5x_like.tasks.sources import READING, RecordSource
+from t5x_like.tasks.sources_fields import Fields
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
 END = b"\xff\xff\xff\xff\0\0\0\0"  # of an Arrow stream

@@ -9,8 +9,8 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from tasks import sources_fields
-from tasks.sources_fields import Fields
+from t5x_like.tasks import sources_fields
+from t5x_like.tasks.sources_fields import Fields
 
 
 def data_dir_of(data_dir: str | None) -> str:

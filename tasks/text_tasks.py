@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from t5x_like.data import tokenizer_folder
 from t5x_like.data import vocabularies as light_vocabularies
-from tasks import vocabularies
+from t5x_like.tasks import vocabularies
 
 NAMED = {"bytes": vocabularies.BYTES, "sp": vocabularies.SENTENCEPIECE}
 

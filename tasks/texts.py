@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import seqio
 
-from tasks import cached_part
+from t5x_like.tasks import cached_part
 
 TOKENIZE = (seqio.preprocessors.tokenize, seqio.preprocessors.tokenize_and_append_eos)
 

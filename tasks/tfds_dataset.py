@@ -1,7 +1,7 @@
 """A task over a dataset of TensorFlow Datasets, made to order from gin: see gin_configs/tasks/tfds.gin."""
 
-from tasks import text_tasks
-from tasks.sources_tfds import TfdsSource
+from t5x_like.tasks import text_tasks
+from t5x_like.tasks.sources_tfds import TfdsSource
 
 
 def define(

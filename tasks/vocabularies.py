@@ -13,7 +13,7 @@ import seqio
 import tensorflow as tf
 
 from t5x_like.data import token_cache, tokenizer_folder, vocabularies
-from tasks import corpora
+from t5x_like.tasks import corpora
 
 
 class Wrapped(seqio.Vocabulary):
@@ -121,7 +121,7 @@ BYTES = Wrapped(vocabularies.ByteVocabulary)
 
 def embedded_sentencepiece(vocab_size: int = 8192) -> vocabularies.SentencePieceVocabulary:
     """The SentencePiece model of the embedded corpus, trained at first use and kept in the cache folder."""
-    version = f"{token_cache.package_version('python')}-{(token_cache.source_hash('tasks.corpora') or '')[:8]}"
+    version = f"{token_cache.package_version('python')}-{(token_cache.source_hash('t5x_like.tasks.corpora') or '')[:8]}"
     path = token_cache.default_root() / "vocabularies" / f"python-{version}-{vocab_size}.model"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@
 """
 
 from t5x_like import text_metrics
-from tasks import (
+from t5x_like.tasks import (
     corpora,
     instruction_variants,
     text_tasks,
@@ -13,7 +13,7 @@ from tasks import (
     worlds_text,
     worlds_wiki,
 )
-from tasks.sources import GeneratorSource
+from t5x_like.tasks.sources import GeneratorSource
 
 METRICS = (text_metrics.exact_match,)
 TASKS = {

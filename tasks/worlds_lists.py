@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from t5x_like.prompting.templates import Template
-from tasks.drawn import Offline, World, offline, worded
+from t5x_like.tasks.drawn import Offline, World, offline, worded
 
 SHORT_WORDS = (
     "ant arm bag bat bed bee bell bird boat book box boy bus cake cap car cat clay coal coat cow crab cup deer desk dog door "

@@ -2,7 +2,7 @@
 
 import random
 
-from tasks.drawn import Offline, World, offline, worded
+from t5x_like.tasks.drawn import Offline, World, offline, worded
 
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Ida", "Jon", "Kim", "Leo", "Mia")
 THINGS = ("apples", "books", "coins", "cards", "pens", "shells", "stones", "stamps")

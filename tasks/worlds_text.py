@@ -3,8 +3,8 @@
 import random
 import string
 
-from tasks.drawn import Offline, World, offline, worded
-from tasks.worlds_lists import WORDS
+from t5x_like.tasks.drawn import Offline, World, offline, worded
+from t5x_like.tasks.worlds_lists import WORDS
 
 LONGER = tuple(word for word in WORDS if len(word) > 3)
 

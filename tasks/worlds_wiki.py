@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tasks.drawn import Offline, worded
+from t5x_like.tasks.drawn import Offline, worded
 
 HELD_OUT = 5
 SEED = 7

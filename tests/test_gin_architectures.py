@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from models import masks, mlp
+from t5x_like.models import masks, mlp
 from tests.gin_models import TINY, batch_for, batch_of, family_of, model_of
 from tests.models.contexts import drawn
 

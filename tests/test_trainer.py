@@ -159,7 +159,7 @@ def test_bad_input_is_refused_before_anything_is_written(tiny_root, tmp_path, ch
 
 
 def test_a_length_longer_than_the_position_table_is_refused(tiny_root, tmp_path):
-    from models import positions
+    from t5x_like.models import positions
 
     model = tiny.decoder(position=positions.Learned(max_length=8))
     model = model.clone(embed=model.embed.clone(vocab_size=384))

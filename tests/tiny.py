@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from models import architectures, attention, blocks, heads, linear, masks, mlp, moe, positions, routers, stack
+from t5x_like.models import architectures, attention, blocks, heads, linear, masks, mlp, moe, positions, routers, stack
 
 VOCAB, WIDTH, HEADS, HEAD_DIM = 64, 32, 4, 8
 

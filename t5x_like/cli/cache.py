@@ -63,7 +63,9 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
         "--task", action="append", help="build this task, without a run file; may be given several times"
     )
     parser.add_argument("--split", action="append", help="of --task (default: train and validation)")
-    parser.add_argument("--module", default="tasks.pretraining", help="that registers --task (default: %(default)s)")
+    parser.add_argument(
+        "--module", default="t5x_like.tasks.pretraining", help="that registers --task (default: %(default)s)"
+    )
     parser.add_argument("--arguments", type=json.loads, default={}, help="JSON; what module.define(task, **it) takes")
     parser.add_argument("--root", help="folder of the caches of --task (default: $T5X_LIKE_CACHE)")
     parser.add_argument("--workers", type=int, help="processes that tokenize (default: all cores)")

@@ -10,9 +10,9 @@ from typing import Any
 
 from gin import config_parser
 
-import t5x_like
+from t5x_like import gin_configs
 
-PACKAGED = Path(t5x_like.__file__).parents[1] / "gin_configs"
+PACKAGED = Path(gin_configs.__file__).parent
 REQUIRED = "gin.REQUIRED"
 # An unquoted command-line value made of these is a string, as in --gin.RUN_DIR=/tmp/x and --gin.TRAIN_FILES=/data/*.txt.
 PLAIN = re.compile(r"[A-Za-z/~._][\w./~:+,=*?-]*")

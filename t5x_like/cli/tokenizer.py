@@ -1,7 +1,7 @@
 """Tokenizers: `tokenizer train --kind=bpe --vocab_size=N --input FILES --out=FOLDER`, `tokenizer report FOLDER --input FILES`.
 
 Input is text files, or .jsonl files with --field; .gz too, and globs. In place of --input, --task=NAME takes the texts of a
-seqio task. The folder is one that transformers and the tasks of t5x_like read (tasks.vocabularies.pretrained).
+seqio task. The folder is one that transformers and the tasks of t5x_like read (t5x_like.tasks.vocabularies.pretrained).
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
         source.add_argument("--input", nargs="+", action="extend", help="files or globs")
         source.add_argument("--task", nargs="+", action="extend", help="seqio tasks: their texts before tokenization")
         command.add_argument("--field", help="field of .jsonl lines (default: text)")
-        command.add_argument("--module", help="that registers --task (default: tasks.pretraining)")
+        command.add_argument("--module", help="that registers --task (default: t5x_like.tasks.pretraining)")
         command.add_argument("--split", help="of --task (default: train)")
     args = parser.parse_args(argv)
     (train if args.command == "train" else report)(args)
@@ -114,9 +114,11 @@ def reading(args: argparse.Namespace, what: str) -> Iterator[str]:
     if stray:
         raise ConfigError(f"--{stray[0]} says nothing of --{'task' if args.task else 'input'}; leave it out")
     if args.task:
-        from tasks import texts
+        from t5x_like.tasks import texts
 
-        read = functools.partial(texts.texts, split=args.split or "train", module=args.module or "tasks.pretraining")
+        read = functools.partial(
+            texts.texts, split=args.split or "train", module=args.module or "t5x_like.tasks.pretraining"
+        )
         return shown([read(name) for name in args.task], "tasks", what)
     paths = cleaning_reading.matching(args.input)
     return shown([training.read_texts([path], args.field or "text") for path in paths], "files", what)

@@ -29,8 +29,8 @@ from t5x_like.data.cache_progress import Speed
 from t5x_like.data.token_cache import TokenCache
 from t5x_like.data.tokenizing import BadDocument, Texts, Tokens
 from t5x_like.data.vocabularies import Vocabulary
-from tasks import cached_part, registered
-from tasks.cache_reading import Chunk, Documents
+from t5x_like.tasks import cached_part, registered
+from t5x_like.tasks.cache_reading import Chunk, Documents
 
 PART_SECONDS = 5.0  # between two points that a killed build can go on from
 
@@ -210,7 +210,7 @@ def by_beam(args: argparse.Namespace) -> Filler:
       ImportError: Beam is not in this environment.
     """
     try:
-        from tasks import cache_beam
+        from t5x_like.tasks import cache_beam
     except ImportError as error:
         raise ImportError(
             f"--runner={args.runner} needs Apache Beam ({error}), which does not go with this environment's protobuf; make "
@@ -230,7 +230,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m t5x_like.data.seqio_source", description="Tokenizes a split.")
     parser.add_argument("--task", required=True)
     parser.add_argument("--split", required=True)
-    parser.add_argument("--module", default="tasks.pretraining")
+    parser.add_argument("--module", default="t5x_like.tasks.pretraining")
     parser.add_argument("--root", default=str(token_cache.default_root()))
     parser.add_argument("--arguments", type=json.loads, default={}, help="JSON; what module.define(task, **it) takes")
     parser.add_argument("--workers", type=int, default=None, help="processes that tokenize; all cores by default")

@@ -118,7 +118,7 @@ class TokenCache:
 
     task: str
     split: str
-    module: str = "tasks.pretraining"
+    module: str = "t5x_like.tasks.pretraining"
     root: str | None = None
     fingerprint: str | None = None
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)

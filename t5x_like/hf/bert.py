@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 from flax import linen as nn
 
-from models import architectures, attention, blocks, heads, linear, masks, mlp, norms, positions, stack
 from t5x_like.hf import ops
 from t5x_like.hf.family import Family
 from t5x_like.hf.fields import Fields, activation_name
 from t5x_like.hf.modules import Describe, at, kind, stacked, unstacked
 from t5x_like.hf.table import Rules, Table, norm, weights, without_prefix
+from t5x_like.models import architectures, attention, blocks, heads, linear, masks, mlp, norms, positions, stack
 
 FIRST = "encoder.layers.0"
 # Multilingual BERT's configuration describes a pooler that its code does not have.

@@ -3,7 +3,6 @@
 import jax.numpy as jnp
 from flax import linen as nn
 
-from models import attention, blocks, linear, mlp, norms, positions
 from t5x_like.hf import ops
 from t5x_like.hf.family import Family
 from t5x_like.hf.fields import Fields, activation_name
@@ -12,6 +11,7 @@ from t5x_like.hf.llama import kv_heads
 from t5x_like.hf.modules import OMIT, Describe, at, kind, unstacked
 from t5x_like.hf.rope import rope, rope_fields
 from t5x_like.hf.table import Rules, Table, norm, weights
+from t5x_like.models import attention, blocks, linear, mlp, norms, positions
 
 
 def build(f: Fields) -> nn.Module:

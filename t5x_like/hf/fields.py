@@ -8,7 +8,7 @@ from typing import Any
 
 from flax import linen as nn
 
-from models import mlp
+from t5x_like.models import mlp
 
 ACTIVATIONS: Mapping[str, Callable] = {
     "gelu": mlp.gelu,

@@ -5,7 +5,6 @@ from typing import Any
 
 from flax import linen as nn
 
-from models import architectures, attention, blocks, heads, linear, mlp, norms, positions
 from t5x_like.hf import llama, ops
 from t5x_like.hf.family import Family
 from t5x_like.hf.fields import Fields, activation_name
@@ -13,6 +12,7 @@ from t5x_like.hf.llama import causal_lm, kv_heads, layer_types, windows
 from t5x_like.hf.modules import OMIT, Describe, at, kind, stacked, unstacked
 from t5x_like.hf.rope import from_parameters, rope, rope_fields, scaled_length, scaling_fields
 from t5x_like.hf.table import Rules, Table, norm
+from t5x_like.models import architectures, attention, blocks, heads, linear, mlp, norms, positions
 
 TANH = "gelu_pytorch_tanh"
 

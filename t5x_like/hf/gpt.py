@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 from flax import linen as nn
 
-from models import architectures, attention, blocks, heads, linear, mlp, norms, positions
 from t5x_like.hf import ops
 from t5x_like.hf.family import Family
 from t5x_like.hf.fields import Fields, activation_name
@@ -13,6 +12,7 @@ from t5x_like.hf.llama import kv_heads
 from t5x_like.hf.modules import Describe, at, constant, kind, stacked, unstacked
 from t5x_like.hf.rope import rope, rope_fields, rotary_width
 from t5x_like.hf.table import Rules, Table, norm, weights
+from t5x_like.models import architectures, attention, blocks, heads, linear, mlp, norms, positions
 
 FIRST = "decoder.layers.0"
 QKV = [f"decoder.{{}}.mixer.{name}" for name in ("query", "key", "value")]

@@ -5,13 +5,13 @@ from typing import Any
 
 from flax import linen as nn
 
-from models import architectures, attention, blocks, heads, linear, masks, mlp, moe, norms, routers
 from t5x_like.hf import ops
 from t5x_like.hf.family import Family
 from t5x_like.hf.fields import Fields, activation_name
 from t5x_like.hf.modules import OMIT, Describe, at, constant, kind, stacked, unstacked
 from t5x_like.hf.rope import rope, rope_fields, rotary_width
 from t5x_like.hf.table import Rules, Table, norm, weights
+from t5x_like.models import architectures, attention, blocks, heads, linear, masks, mlp, moe, norms, routers
 
 LAYER = "model.layers.{}."
 

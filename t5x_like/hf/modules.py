@@ -6,7 +6,7 @@ from typing import Any
 
 from flax import linen as nn
 
-from models import blocks, stack
+from t5x_like.models import blocks, stack
 
 # Fields that change how a model is computed, initialised or regularised, but not what it computes from its parameters.
 NO_MATHEMATICS = {

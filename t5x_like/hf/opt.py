@@ -2,13 +2,13 @@
 
 from flax import linen as nn
 
-from models import attention, blocks, heads, linear, mlp, norms, positions
 from t5x_like.hf import ops
 from t5x_like.hf.family import Family
 from t5x_like.hf.fields import Fields, activation_name
 from t5x_like.hf.gpt import FIRST, decoder, head_of, named
 from t5x_like.hf.modules import Describe, at, kind, unstacked
 from t5x_like.hf.table import Table, norm, weights
+from t5x_like.models import attention, blocks, heads, linear, mlp, norms, positions
 
 LAYER = "model.decoder.layers.{}."
 

@@ -5,9 +5,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from models import positions, rope_scaling
 from t5x_like.hf.fields import Fields
 from t5x_like.hf.modules import OMIT, Describe, at, kind
+from t5x_like.models import positions, rope_scaling
 
 SCALINGS = ("default", "linear", "dynamic", "llama3", "yarn")
 

@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 from flax import linen as nn
 
-from models import architectures, attention, blocks, heads, linear, masks, mlp, moe, norms, positions, routers
 from t5x_like.hf import ops
 from t5x_like.hf.family import Family
 from t5x_like.hf.fields import ACTIVATIONS, Fields, activation_name
 from t5x_like.hf.gpt import named
 from t5x_like.hf.modules import Describe, kind, stacked, unstacked
 from t5x_like.hf.table import Rules, Table, norm, weights
+from t5x_like.models import architectures, attention, blocks, heads, linear, masks, mlp, moe, norms, positions, routers
 
 
 def build(

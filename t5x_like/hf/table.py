@@ -15,9 +15,9 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from models import blocks
 from t5x_like.hf import ops
 from t5x_like.hf.ops import Op
+from t5x_like.models import blocks
 
 Rules = Mapping[str, tuple[str | tuple[str, ...], Op]]
 

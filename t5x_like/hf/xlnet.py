@@ -2,12 +2,12 @@
 
 from flax import linen as nn
 
-from models import architectures, blocks, heads, linear, masks, mlp, norms, transformer_xl
 from t5x_like.hf import ops
 from t5x_like.hf.family import Family
 from t5x_like.hf.fields import Fields, activation_name
 from t5x_like.hf.modules import Describe, at, kind, stacked, unstacked
 from t5x_like.hf.table import Rules, Table, norm, weights
+from t5x_like.models import architectures, blocks, heads, linear, masks, mlp, norms, transformer_xl
 
 FIRST = "encoder.layers.0"
 

@@ -1,4 +1,4 @@
-"""Replaced-token detection (Clark et al. 2020, arXiv:2003.10555), for `models.electra.Electra`."""
+"""Replaced-token detection (Clark et al. 2020, arXiv:2003.10555), for `t5x_like.models.electra.Electra`."""
 
 import dataclasses
 

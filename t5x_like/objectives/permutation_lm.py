@@ -1,4 +1,4 @@
-"""Permutation language modelling (XLNet), for `models.architectures.TwoStream`."""
+"""Permutation language modelling (XLNet), for `t5x_like.models.architectures.TwoStream`."""
 
 import dataclasses
 

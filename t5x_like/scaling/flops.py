@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from models import heads, masks
-from models.stack import Stack
+from t5x_like.models import heads, masks
+from t5x_like.models.stack import Stack
 
 ONCE_A_ROW = ("pooler", "classifier")  # parts of a model that read one token of a row
 

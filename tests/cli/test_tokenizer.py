@@ -67,7 +67,7 @@ def test_what_is_there_is_not_overwritten(text, tmp_path, capsys):
 
 TASKS = """
 import functools, seqio
-from tasks import preprocessors, vocabularies
+from t5x_like.tasks import preprocessors, vocabularies
 
 def dataset(split, shuffle_files, seed=None):
     import tensorflow as tf
@@ -107,7 +107,7 @@ def test_a_task_gives_its_texts_and_gets_a_vocabulary(kind, size, text, tmp_path
     found = json.loads(capsys.readouterr().out)
     assert found["bytes"] == 2 * sum(len(one.encode()) for one in TEXTS) and found["coverage"] > 0.95
 
-    from tasks import vocabularies
+    from t5x_like.tasks import vocabularies
 
     made = vocabularies.pretrained(tmp_path / "task")
     assert isinstance(made, seqio.Vocabulary) and made.vocab_size == size

@@ -8,8 +8,8 @@ import time
 import seqio
 import tensorflow as tf
 
+from t5x_like.tasks import vocabularies
 from t5x_like.text_metrics import answers
-from tasks import vocabularies
 
 SHARDS = 3
 WORDS = ("alpha", "beta", "gamma", "délta", "▁", "")

@@ -20,7 +20,7 @@ TASK = """
 import functools
 import seqio
 import tensorflow as tf
-from tasks import vocabularies
+from t5x_like.tasks import vocabularies
 
 TEXTS = {"train": ["first text", "second"], "validation": ["third"]}
 
@@ -86,7 +86,7 @@ def texts(cache):
 def test_first_use_builds_and_a_changed_preprocessor_builds_again(module, monkeypatch):
     first = cache_of(module)
     assert texts(first) == ["first text!", "second!"]
-    assert first.manifest["inputs"]["modules"].keys() >= {"made_up_tasks", "tasks.vocabularies"}
+    assert first.manifest["inputs"]["modules"].keys() >= {"made_up_tasks", "t5x_like.tasks.vocabularies"}
     first.verify()
     built = first.folder.stat().st_mtime_ns
     assert cache_of(module).folder.stat().st_mtime_ns == built  # fresh: read, not built

@@ -204,7 +204,7 @@ def test_rows_begin_with_the_vocabularys_own_start(trained, tmp_path, tiny_root)
 def test_a_seqio_task_reads_the_same_ids(trained, tmp_path):
     import tensorflow as tf
 
-    from tasks import vocabularies as wrappers
+    from t5x_like.tasks import vocabularies as wrappers
 
     tokenizer = trained["byte_level"]
     names = {"eos_token": "<|end|>", "pad_token": "<|im_end|>"}

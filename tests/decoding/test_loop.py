@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import positions
 from t5x_like import inference
 from t5x_like.data.vocabularies import ByteVocabulary
 from t5x_like.decoding.loop import generate
 from t5x_like.decoding.sampling import Greedy, Sample
+from t5x_like.models import positions
 from tests import tiny
 
 POSITIONS = {

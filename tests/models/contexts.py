@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from models.context import Context, Slots
+from t5x_like.models.context import Context, Slots
 
 
 def slots(segments_BL, prefix_BL=None) -> Slots:

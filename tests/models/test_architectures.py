@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from models import architectures, attention, blocks, linear, masks, mlp, moe, norms, positions, routers, stack
-from models.heads import MaskedLM, Pooler, Projected, Tied, Untied
-from models.transformer_xl import RelativeAttention
+from t5x_like.models import architectures, attention, blocks, linear, masks, mlp, moe, norms, positions, routers, stack
+from t5x_like.models.heads import MaskedLM, Pooler, Projected, Tied, Untied
+from t5x_like.models.transformer_xl import RelativeAttention
 from tests import tiny
 from tests.models.contexts import drawn
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from flax import errors
 
-from models import kernels, masks
-from models.attention import CrossAttention, SelfAttention
-from models.context import Context
-from models.norms import RMSNorm
-from models.positions import rotary_frequencies, rotate
+from t5x_like.models import kernels, masks
+from t5x_like.models.attention import CrossAttention, SelfAttention
+from t5x_like.models.context import Context
+from t5x_like.models.norms import RMSNorm
+from t5x_like.models.positions import rotary_frequencies, rotate
 from tests.models.contexts import array, context, drawn, slots
 
 H, K, D = 4, 8, 16

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from models import blocks, norms
+from t5x_like.models import blocks, norms
 from tests.models.contexts import array, context
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from models import mlp, moe, routers
 from t5x_like import partitioning
+from t5x_like.models import mlp, moe, routers
 from tests.models.contexts import array, context, drawn
 
 B, L, D, F, E = 2, 6, 4, 5, 4

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from models import heads
+from t5x_like.models import heads
 from tests.models.contexts import array
 
 B, L, D, V = 2, 3, 16, 40

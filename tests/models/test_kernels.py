@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import kernels
+from t5x_like.models import kernels
 from tests.models.contexts import array
 
 B, L, M, H, K = 2, 5, 7, 4, 8

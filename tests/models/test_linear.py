@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 from jax.sharding import AxisType, PartitionSpec
 
-from models.linear import Dense, Embed, Projected, constrain, over_root
+from t5x_like.models.linear import Dense, Embed, Projected, constrain, over_root
 from tests.models.contexts import array
 
 RULES = (("batch", "data"), ("length", None), ("mlp", "tensor"))

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import masks
+from t5x_like.models import masks
 from tests.models.contexts import slots
 
 SEGMENTS = [[1, 1, 1, 2, 2, 0], [1, 1, 2, 3, 3, 3]]

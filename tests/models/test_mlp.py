@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from models.mlp import Mlp
+from t5x_like.models.mlp import Mlp
 from tests.models.contexts import array, context
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from models import moe, routers
+from t5x_like.models import moe, routers
 from tests.models.contexts import array, context
 
 B, L, D, F, E = 2, 6, 4, 5, 3

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import norms
+from t5x_like.models import norms
 from tests.models.contexts import array
 
 RMS = [norms.RMSNorm(), norms.RMSNorm(shift=1.0), norms.RMSNorm(dims=2)]

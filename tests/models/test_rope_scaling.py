@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from models import positions, rope_scaling
+from t5x_like.models import positions, rope_scaling
 from tests.models.contexts import array, context
 
 WIDTH, BASE = 16, 1e4

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from models.routers import ExpertChoice, TopK
+from t5x_like.models.routers import ExpertChoice, TopK
 from tests.models.contexts import array, context
 
 E, D = 4, 8

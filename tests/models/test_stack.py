@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 from flax.core import meta
 
-from models import attention, blocks, linear, mlp, moe, norms, positions, routers, stack
+from t5x_like.models import attention, blocks, linear, mlp, moe, norms, positions, routers, stack
 from tests import tiny
 from tests.models.contexts import array, context, drawn
 

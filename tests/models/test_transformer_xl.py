@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import masks
-from models.context import Context
-from models.transformer_xl import RelativeAttention, shifted
+from t5x_like.models import masks
+from t5x_like.models.context import Context
+from t5x_like.models.transformer_xl import RelativeAttention, shifted
 from tests.models.contexts import array, drawn, slots
 
 H, K, D, L = 2, 4, 6, 7

@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 
-from models import architectures, blocks, heads, linear, masks, mlp, norms, stack
-from models.transformer_xl import RelativeAttention
+from t5x_like.models import architectures, blocks, heads, linear, masks, mlp, norms, stack
+from t5x_like.models.transformer_xl import RelativeAttention
 from tests import tiny
 from tests.models.contexts import drawn, slots
 

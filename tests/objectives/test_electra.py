@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models import electra, heads, linear
+from t5x_like.models import electra, heads, linear
 from t5x_like.objectives.electra import ReplacedTokenDetection, detected, replaced
 from t5x_like.objectives.masked_lm import MaskedLanguageModel
 from tests import tiny

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import heads, linear
+from t5x_like.models import heads, linear
 from t5x_like.objectives.masked_lm import MaskedLanguageModel
 from t5x_like.objectives.sentence_pairs import MaskedAndPaired
 from tests import tiny

@@ -6,7 +6,8 @@ import jax
 import pytest
 from flax import linen as nn
 
-from models import (
+from t5x_like.cli import gin_runtime
+from t5x_like.models import (
     architectures,
     attention,
     blocks,
@@ -20,7 +21,6 @@ from models import (
     stack,
     transformer_xl,
 )
-from t5x_like.cli import gin_runtime
 from t5x_like.scaling import flops
 from tests import tiny
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from models import architectures, attention, blocks, heads, linear, mlp, positions, stack
 from t5x_like import optimizers, partitioning, train_state
+from t5x_like.models import architectures, attention, blocks, heads, linear, mlp, positions, stack
 from t5x_like.objectives import lm
 from t5x_like.scaling import coordinate_check, lr_transfer, mup
 from tests import tiny

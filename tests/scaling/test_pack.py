@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from models import architectures, heads, linear
 from t5x_like import optimizers, partitioning, schedules, trainer
 from t5x_like.data import rows
 from t5x_like.data.token_cache import TokenCache
+from t5x_like.models import architectures, heads, linear
 from t5x_like.objectives import lm
 from t5x_like.scaling import pack
 from t5x_like.scaling.pack import Replica

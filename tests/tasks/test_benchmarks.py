@@ -28,7 +28,7 @@ def tasks(tmp_path_factory):
         patch.setenv("T5X_LIKE_DATA", str(folder))
         patch.setenv("TFDS_DATA_DIR", str(folder / "no_tfds"))
         patch.setenv("T5X_LIKE_ALLOW_EXECUTION", "1")
-        from tasks import benchmarks
+        from t5x_like.tasks import benchmarks
 
         yield benchmarks
 
@@ -44,12 +44,12 @@ TESTED = {"gsm8k": "test", "human_eval": "test"}
 
 def rows(tasks, name: str) -> list[dict]:
     """The examples of the invented files, through the source."""
-    from tasks.benchmark_source import BenchmarkSource
+    from t5x_like.tasks.benchmark_source import BenchmarkSource
 
     source, split = BenchmarkSource(name, tasks.BENCHMARKS[name]), TESTED.get(name, "validation")
     dataset = source.get_dataset(split, shuffle=False)
     assert sum(sum(lost.values()) for lost in source.dropped.values()) == 0
-    from tasks.instruction import plain
+    from t5x_like.tasks.instruction import plain
 
     made = [plain(example) for example in dataset.as_numpy_iterator()]
     assert sum(sum(lost.values()) for lost in source.dropped.values()) == (name == "glue_mnli")
@@ -246,8 +246,8 @@ def test_human_evals_own_problems_pass_with_their_solutions():
 
 def test_importing_looks_at_no_file_and_builds_no_dataset():
     program = (
-        "import sys, builtins, tasks.benchmarks; "
-        "sys.exit('tensorflow_datasets.core.read_only_builder' in sys.modules and 'tasks.sources_tfds' in sys.modules)"
+        "import sys, builtins, t5x_like.tasks.benchmarks; "
+        "sys.exit('tensorflow_datasets.core.read_only_builder' in sys.modules and 't5x_like.tasks.sources_tfds' in sys.modules)"
     )
     environment = os.environ | {"T5X_LIKE_DATA": "/nonexistent", "TF_CPP_MIN_LOG_LEVEL": "3"}
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, env=environment)

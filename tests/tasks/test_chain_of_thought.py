@@ -24,7 +24,7 @@ COUNTS = {
 
 
 def examples(name: str) -> dict[str, list]:
-    from tasks import benchmark_sets, chain_of_thought
+    from t5x_like.tasks import benchmark_sets, chain_of_thought
 
     made = {}
     for split in ("train", "validation"):
@@ -43,7 +43,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_lines_become_examples_with_steps_and_the_answer_is_found_again(folder):
-    from tasks import chain_of_thought
+    from t5x_like.tasks import chain_of_thought
 
     made = examples("cot_creak")
     assert len(made["train"]) + len(made["validation"]) == 80 and made["validation"]
@@ -66,7 +66,7 @@ def test_a_line_without_three_fields_is_a_counted_drop(folder):
 def test_the_task_reads_its_split(folder):
     import seqio
 
-    from tasks import chain_of_thought  # noqa: F401
+    from t5x_like.tasks import chain_of_thought  # noqa: F401
 
     task = seqio.TaskRegistry.get("cot_creak_steps_bytes")
     rows = list(task.get_dataset(None, "validation", shuffle=False).as_numpy_iterator())

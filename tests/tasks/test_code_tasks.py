@@ -7,7 +7,7 @@ import re
 import pytest
 
 from t5x_like.prompting.templates import render
-from tasks import code_questions, code_wordings, corpora
+from t5x_like.tasks import code_questions, code_wordings, corpora
 
 QUESTIONS = code_wordings.QUESTIONS
 

@@ -112,8 +112,8 @@ def test_mistakes_are_named_before_anything_is_tokenized(tmp_path, arguments, me
 
 
 def test_vocabularies_by_name_folder_and_model_file(tmp_path):
-    from tasks import text_tasks
-    from tasks.vocabularies import trained_sentencepiece
+    from t5x_like.tasks import text_tasks
+    from t5x_like.tasks.vocabularies import trained_sentencepiece
 
     assert text_tasks.vocabulary_of("bytes").light == vocabularies.ByteVocabulary()
     model = trained_sentencepiece(["a few words", "and some more words"], 372)

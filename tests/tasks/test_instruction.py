@@ -36,11 +36,11 @@ CHATML = (
 
 @pytest.fixture(scope="module")
 def tasks():
-    """tasks.instruction, a source, and a vocabulary with a chat template."""
+    """t5x_like.tasks.instruction, a source, and a vocabulary with a chat template."""
     import seqio
     import tensorflow as tf
 
-    from tasks import instruction, vocabularies
+    from t5x_like.tasks import instruction, vocabularies
 
     spec = {"a": tf.int64, "b": tf.int64, "rationale": tf.string, "weight": tf.float32}
     signature = {name: tf.TensorSpec((), kind) for name, kind in spec.items()} | {
@@ -164,13 +164,13 @@ def test_what_cannot_be_rendered_is_refused(tasks):
 def test_a_cache_depends_on_templates_chats_and_the_code_that_renders(tasks):
     import seqio
 
-    from tasks.cached_part import inputs_of
+    from t5x_like.tasks.cached_part import inputs_of
 
     instruction, sources, vocabulary, chats = tasks
 
     def inputs(*added, add=instruction.add, **options):
         add("changing", *added, **options)
-        made = inputs_of(seqio.TaskRegistry.get("changing"), "tasks.instruction")
+        made = inputs_of(seqio.TaskRegistry.get("changing"), "t5x_like.tasks.instruction")
         seqio.TaskRegistry.remove("changing")
         return json.dumps(made)
 
@@ -189,6 +189,6 @@ def test_a_cache_depends_on_templates_chats_and_the_code_that_renders(tasks):
         inputs(sources[1], PLAIN, other, add=instruction.add_chat),
     ]
     assert len(set(made)) == len(made) and " at 0x" not in "".join(made)
-    for module in ("t5x_like.prompting.templates", "t5x_like.prompting.renderings", "tasks.instruction"):
+    for module in ("t5x_like.prompting.templates", "t5x_like.prompting.renderings", "t5x_like.tasks.instruction"):
         assert module in json.loads(plain)["modules"]
     assert "t5x_like.data.chat" in json.loads(chat)["modules"]

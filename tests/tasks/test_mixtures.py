@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from tasks import instruction_sets
+from t5x_like.tasks import instruction_sets
 
 GROUPS = instruction_sets.GROUPS
 together = functools.partial(instruction_sets.together, instruction_sets.every)
@@ -51,7 +51,7 @@ def test_no_text_is_in_training_and_among_the_held_out():
 def test_mixtures_hold_the_tasks_of_their_groups_at_their_capped_sizes():
     import seqio
 
-    from tasks import mixtures
+    from t5x_like.tasks import mixtures
 
     mixture = seqio.MixtureRegistry.get("instruction_worlds_held_out_bytes")
     names = [task.name.removesuffix("_bytes") for task in mixture.tasks]

@@ -15,7 +15,7 @@ def defined(modulus=23, train_fraction=0.4, seed=0) -> dict[str, list[tuple[int,
     """(a, b, sum) by split, in seqio's own order."""
     import seqio
 
-    from tasks import modular
+    from t5x_like.tasks import modular
 
     name = f"modular_test_{modulus}_{train_fraction}_{seed}".replace(".", "_")
     modular.define(name, modulus, train_fraction, seed)
@@ -37,7 +37,7 @@ def test_every_pair_is_in_one_split_with_its_sum():
 
 
 def test_another_seed_is_another_split_and_the_same_seed_the_same():
-    from tasks import modular
+    from t5x_like.tasks import modular
 
     again = [tuple(map(ord, e["inputs"] + e["targets"])) for e in modular.pairs(23, 0.4, 0, "train")]
     assert again == defined()["train"]
@@ -53,7 +53,7 @@ def test_the_largest_numbers_are_still_one_id():
     ("modulus", "fraction", "message"), [(129, 0.5, "modulus=129"), (7, 1.0, "train_fraction=1.0")]
 )
 def test_what_makes_no_task_is_refused(modulus, fraction, message):
-    from tasks import modular
+    from t5x_like.tasks import modular
 
     with pytest.raises(ValueError, match=message):
         modular.define("modular_refused", modulus, fraction)

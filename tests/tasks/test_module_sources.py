@@ -1,6 +1,6 @@
 """A task depends on the sources of all modules that make its examples, and on no others."""
 
-from tasks.module_sources import with_imports
+from t5x_like.tasks.module_sources import with_imports
 
 
 def test_imports_are_followed_within_a_package_and_no_further(tmp_path, monkeypatch):
@@ -16,8 +16,13 @@ def test_imports_are_followed_within_a_package_and_no_further(tmp_path, monkeypa
 
 
 def test_ours_are_followed_too():
-    found = with_imports(["tasks.mixtures"])
-    assert {"tasks.drawn", "tasks.corpora", "tasks.worlds_lists", "t5x_like.prompting.templates"} <= found
+    found = with_imports(["t5x_like.tasks.mixtures"])
+    assert {
+        "t5x_like.tasks.drawn",
+        "t5x_like.tasks.corpora",
+        "t5x_like.tasks.worlds_lists",
+        "t5x_like.prompting.templates",
+    } <= found
     assert not any(name.startswith(("t5x_like.data.token_cache", "seqio")) for name in found)
 
 

@@ -32,7 +32,7 @@ def register():
     import seqio
     import tensorflow as tf
 
-    from tasks import preprocessors, vocabularies
+    from t5x_like.tasks import preprocessors, vocabularies
 
     def source(split, shuffle_files, seed=None):
         return tf.data.Dataset.from_tensor_slices({"targets": TEXTS})
@@ -96,10 +96,10 @@ def test_a_window_without_a_row_is_refused(register):
 
 def test_a_live_look_is_the_cache_of_the_first_documents(register, tmp_path):
     from t5x_like.data.token_cache import TokenCache
-    from tasks import live
+    from t5x_like.tasks import live
 
     name = register("looked_at")
-    of = functools.partial(TokenCache, split="train", module="tasks.pretraining", root=str(tmp_path))
+    of = functools.partial(TokenCache, split="train", module="t5x_like.tasks.pretraining", root=str(tmp_path))
     cache = live.cache(of, name, documents=10)
     want = expected(MAKES["causal_lm"], TEXTS[:10], 0, 0)
     made = MAKES["causal_lm"](cache)

@@ -9,7 +9,7 @@ import pytest
 
 from t5x_like.cli import gin_runtime
 from t5x_like.data import vocabularies
-from tasks import corpora
+from t5x_like.tasks import corpora
 
 CONFIGS = Path(__file__).parents[2] / "gin_configs" / "tasks"
 
@@ -20,9 +20,6 @@ def seqio(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("T5X_LIKE_CACHE", str(tmp_path_factory.mktemp("cache")))
         import seqio
-
-        import tasks.mixtures
-        import tasks.pretraining  # noqa: F401
 
         yield seqio
 
@@ -74,7 +71,7 @@ def test_byte_ids_are_seqios(seqio):
 
 
 def test_sentencepiece_ids_are_the_librarys_and_nothing_is_lost(seqio, tmp_path):
-    from tasks.vocabularies import SENTENCEPIECE
+    from t5x_like.tasks.vocabularies import SENTENCEPIECE
 
     light = SENTENCEPIECE.light
     for text in ("def f(x):\n    return  x\t# ✓ é 漢\n", " leading", "", "\n\n"):
@@ -90,7 +87,7 @@ def test_sentencepiece_ids_are_the_librarys_and_nothing_is_lost(seqio, tmp_path)
 
 
 def test_sentencepiece_training_is_deterministic(seqio):
-    from tasks.vocabularies import trained_sentencepiece
+    from t5x_like.tasks.vocabularies import trained_sentencepiece
 
     texts = [text for _, text in corpora.sources("validation")][:4]
     assert trained_sentencepiece(texts, 700) == trained_sentencepiece(texts, 700)

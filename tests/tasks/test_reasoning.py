@@ -26,7 +26,7 @@ def test_an_entry_is_judged_by_its_verifier_and_splits_are_disjoint():
     pytest.importorskip("reasoning_gym")
     import seqio
 
-    from tasks import reasoning as tasks
+    from t5x_like.tasks import reasoning as tasks
 
     tasks.define("reasoning_test", "chain_sum", size=200, options={"max_terms": 3})
     task = seqio.TaskRegistry.get("reasoning_test")
@@ -49,7 +49,7 @@ def test_a_dataset_that_is_not_there_is_refused():
 
 
 def test_the_gin_file_gives_what_define_takes():
-    from tasks import reasoning as tasks
+    from t5x_like.tasks import reasoning as tasks
 
     config = gin_runtime.parse(["tasks/reasoning.gin"], ["--gin.DATASET='chain_sum'"])
     arguments = config.configured("token_cache.TokenCache")(task="reasoning", split="train").arguments

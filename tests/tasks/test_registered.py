@@ -16,7 +16,7 @@ import functools
 import seqio
 import tensorflow as tf
 
-from tasks import vocabularies
+from t5x_like.tasks import vocabularies
 
 TEXTS = {"brief": ["ab"] * 90, "lengthy": ["abcdefgh" * 8] * 30}
 

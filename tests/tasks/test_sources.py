@@ -16,8 +16,8 @@ zstandard = pytest.importorskip("zstandard")
 
 @pytest.fixture(scope="module")
 def sources():
-    """tasks.sources, which imports TensorFlow, and its neighbours."""
-    from tasks import sources, sources_arrow, sources_tfds
+    """t5x_like.tasks.sources, which imports TensorFlow, and its neighbours."""
+    from t5x_like.tasks import sources, sources_arrow, sources_tfds
 
     sources.ArrowSource, sources.splits_by_name = sources_arrow.ArrowSource, sources_arrow.splits_by_name
     sources.TfdsSource = sources_tfds.TfdsSource

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from t5x_like.prompting.templates import render
-from tasks import drawn, worlds_lists, worlds_numbers, worlds_text, worlds_wiki
+from t5x_like.tasks import drawn, worlds_lists, worlds_numbers, worlds_text, worlds_wiki
 
 WORLDS = worlds_lists.WORLDS | worlds_numbers.WORLDS | worlds_text.WORLDS
 STEP = re.compile(r"(\d+(?: [-+*] \d+)+) = (-?\d+)")
