@@ -22,10 +22,10 @@ import numpy as np
 
 import report
 from t5x_like.cli import tokenizer
-from t5x_like.data import seqio_source
-from t5x_like.data.token_cache import TokenCache
-from t5x_like.data.vocabularies import ByteVocabulary
+from t5x_like.data.cache.token_cache import TokenCache
+from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from t5x_like.tasks import corpora
+from t5x_like.tasks.caching import build
 from t5x_like.tasks.vocabularies import SENTENCEPIECE, pretrained
 
 SHARDS = 4
@@ -65,8 +65,8 @@ def built(folder: Path, name: str, vocabulary: str, workers: int) -> TokenCache:
     files = {"train": str(folder / "[0-9].jsonl"), "validation": str(folder / "validation.jsonl")}
     arguments = files | {"text": "text", "vocabulary": vocabulary}
     shutil.rmtree(folder / "root", ignore_errors=True)
-    seqio_source.build(name, "train", "t5x_like.tasks.files", str(folder / "root"), arguments, workers)
-    return TokenCache(name, "train", "t5x_like.tasks.files", str(folder / "root"), arguments=arguments)
+    build.build(name, "train", "t5x_like.tasks.custom.files", str(folder / "root"), arguments, workers)
+    return TokenCache(name, "train", "t5x_like.tasks.custom.files", str(folder / "root"), arguments=arguments)
 
 
 def main() -> None:
@@ -92,7 +92,7 @@ def main() -> None:
             write_files(folder, texts, repeats)
             figures[kind] = measured(folder, kind, vocabulary, library, texts * repeats, args.rounds)
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import t5x_like.data.seqio_source"], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-c", "import t5x_like.tasks.caching.build"], check=True, stderr=subprocess.DEVNULL)
     importing = time.perf_counter() - started
     report.show("tokens a second", figures)
     print(f"importing TensorFlow and seqio, once a build: {importing:.1f} s")

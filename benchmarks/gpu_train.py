@@ -20,14 +20,18 @@ import numpy as np
 from flax import linen as nn
 
 import report
-from t5x_like import batches, optimizers, partitioning, train_loop, train_state, trainer
-from t5x_like.data import cache_writer, rows, token_cache
+from t5x_like import batches, optimizers, partitioning
+from t5x_like.accounting import flops
+from t5x_like.data import rows
+from t5x_like.data.cache import token_cache
+from t5x_like.data.cache import writer as cache_writer
+from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.data.stream import Stream
-from t5x_like.data.token_cache import TokenCache
-from t5x_like.data.vocabularies import ByteVocabulary
+from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from t5x_like.models import architectures, attention, blocks, heads, kernels, linear, mlp, positions, stack
 from t5x_like.objectives import lm
-from t5x_like.scaling import flops
+from t5x_like.precision import Precision
+from t5x_like.training import loop, state, trainer
 
 WIDTH, LAYERS, HEADS, HEAD_DIM, MLP_DIM, VOCAB, LENGTH = 2048, 20, 16, 128, 5632, 32128, 2048
 
@@ -74,13 +78,13 @@ def ours(size: int, remat, chunk: int | None):
     """(seconds of a number of steps as a function, FLOPs a step, peak bytes as a function)."""
     made = rows.CausalLM(synthetic_cache(), LENGTH)
     stream, mesh = Stream(made, size), partitioning.make_mesh(devices=jax.devices()[:1])
-    precision = train_state.Precision(jnp.float32, jnp.bfloat16)
+    precision = Precision(jnp.float32, jnp.bfloat16)
     optimizer, model = optimizers.adamw(1e-4), our_model(remat)
-    layout = train_state.layout(model, optimizer, batches.abstract(made, size), mesh, precision=precision)
+    layout = state.layout(model, optimizer, batches.abstract(made, size), mesh, precision=precision)
     objective = lm.LanguageModel(chunk=chunk)
     step = trainer.jitted_step(model, objective, optimizer, 1, layout, mesh, partitioning.RULES, precision)
     run = {"state": layout.create(0), "k": 0}
-    fetch = train_loop.fetcher(stream, partitioning.batch_sharding(mesh))
+    fetch = loop.fetcher(stream, partitioning.batch_sharding(mesh))
     example = jax.ShapeDtypeStruct((size, LENGTH, HEADS, HEAD_DIM), jnp.bfloat16)
     print(f"attention kernel: {kernels.chosen(example, None, None).__name__}")
 

@@ -18,8 +18,8 @@ import report
 from t5x_like import batches
 from t5x_like.checkpoints import complete_steps
 from t5x_like.cli import launch
-from t5x_like.scaling import emergence, in_context
-from t5x_like.scaling.table import from_rows
+from t5x_like.scaling.laws.table import from_rows
+from t5x_like.scaling.studies import emergence, in_context
 
 COPIED = 12  # tokens of the second copy that make an answer, behind the first four
 BEHIND = 4

@@ -15,7 +15,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from t5x_like.data.token_cache import TokenCache
+from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.tasks import corpora
 
 try:

@@ -20,9 +20,11 @@ import seqio
 
 import input_peers as peers
 import report
-from t5x_like.data import packing, rows, rows_bart, rows_fim, rows_pairs, rows_ul2, rows_xlnet
+from t5x_like.data import rows
+from t5x_like.data.cache.token_cache import TokenCache
+from t5x_like.data.rows import bart, fim, packing, permutation, ul2
+from t5x_like.data.rows import pairs as rows_pairs
 from t5x_like.data.stream import Stream
-from t5x_like.data.token_cache import TokenCache
 from t5x_like.tasks import corpora
 from t5x_like.tasks.vocabularies import SENTENCEPIECE
 
@@ -123,15 +125,15 @@ def own_sides(texts: TokenCache, documents: TokenCache, pairs: TokenCache) -> di
         "pairs": rows.PackedExamples(pairs, PACKED, PACKED),
         "span corruption": rows.SpanCorruption(texts, LENGTH, 114),
         "prefix LM": rows.PrefixLM(texts, LENGTH),
-        "UL2": rows_ul2.MixtureOfDenoisers(texts, LENGTH, PACKED),
-        "UL2 as prefix LM": rows_ul2.PrefixMixtureOfDenoisers(texts, LENGTH),
-        "BART": rows_bart.Denoising(texts, LENGTH),
+        "UL2": ul2.MixtureOfDenoisers(texts, LENGTH, PACKED),
+        "UL2 as prefix LM": ul2.PrefixMixtureOfDenoisers(texts, LENGTH),
+        "BART": bart.Denoising(texts, LENGTH),
         "masked LM": rows.MaskedLM(texts, LENGTH),
         "whole words masked": rows.WholeWordMaskedLM(texts, LENGTH),
         "next sentence": rows_pairs.NextSentence(texts, LENGTH),
         "sentence order": rows_pairs.SentenceOrder(texts, LENGTH),
-        "permutation LM": rows_xlnet.PermutationLM(texts, LENGTH),
-        "fill in the middle": rows_fim.FillInTheMiddle(texts, LENGTH),
+        "permutation LM": permutation.PermutationLM(texts, LENGTH),
+        "fill in the middle": fim.FillInTheMiddle(texts, LENGTH),
     }
 
 

@@ -72,7 +72,7 @@ def main() -> None:
             sides["warm"].append(first_step(folder))
             sides["bare"].append(timed(BARE))
             sides["import jax"].append(timed("import jax"))
-            sides["import t5x_like"].append(timed("import jax, t5x_like.trainer"))
+            sides["import t5x_like"].append(timed("import jax, t5x_like.training.trainer"))
     report.show("launch to the end of the first step, seconds", {name: report.spread(x) for name, x in sides.items()})
     medians = {name.replace(" ", "_"): report.spread(x)["median"] for name, x in sides.items()}
     report.finish(**medians, ratio=medians["cold"] / medians["bare"], **report.spread(sides["cold"]))

@@ -14,9 +14,9 @@ import numpy as np
 from scipy import optimize
 
 import report
-from t5x_like.scaling import fit, solver
-from t5x_like.scaling.laws import CHINCHILLA
-from t5x_like.scaling.table import Table
+from t5x_like.scaling.laws import fit, solver
+from t5x_like.scaling.laws.laws import CHINCHILLA
+from t5x_like.scaling.laws.table import Table
 
 PLANTED = {"E": 1.82, "A": 482.0, "B": 2085.0, "alpha": 0.348, "beta": 0.366}
 THETA = CHINCHILLA.theta(PLANTED)

@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import report
-from t5x_like.cli import gin_runtime, main
-from t5x_like.scaling import fit, forecast, ladder, laws, plan, score, table
+from t5x_like.cli import main
+from t5x_like.cli.gin import runtime
+from t5x_like.scaling.laws import backtest, fit, laws, table
+from t5x_like.scaling.planning import forecast, plan
+from t5x_like.scaling.sweeps import ladder
 
 FORMS = (laws.CHINCHILLA, laws.TIED)  # with a floor, as text has one: without it losses far ahead come out too low
 SETTLING = 1.0  # minutes of --minutes for starting, fitting and settling
@@ -47,9 +50,9 @@ def sweep(preset: Preset, directory: Path, overrides: Sequence[str]) -> table.Ta
     return table.read(directory / "runs.csv")
 
 
-def trusted(runs: table.Table) -> tuple[fit.Fit, list[score.Score]]:
+def trusted(runs: table.Table) -> tuple[fit.Fit, list[backtest.Score]]:
     """The fit of the law with the lowest error on later runs, and all scores."""
-    scores = score.compare(runs, FORMS, ladder.OBJECTIVE)
+    scores = backtest.compare(runs, FORMS, ladder.OBJECTIVE)
     return fit.fit(runs, scores[0].law, ladder.OBJECTIVE), scores
 
 
@@ -58,10 +61,10 @@ def target_shape(args: argparse.Namespace, flops: float, n_params: float) -> dic
     return configuration(args).evaluate("%SHAPES")(n_params)
 
 
-def configuration(args: argparse.Namespace) -> gin_runtime.Config:
+def configuration(args: argparse.Namespace) -> runtime.Config:
     """What the sweep file says, with the flags' macros."""
     flags = [f"--gin.{text}" for text in (f"SWEEP_DIR={args.dir}", *macros(args))]
-    return gin_runtime.parse([PRESETS[args.device].gin_file], flags)
+    return runtime.parse([PRESETS[args.device].gin_file], flags)
 
 
 def macros(args: argparse.Namespace) -> list[str]:
@@ -90,7 +93,7 @@ def register(args: argparse.Namespace, runs: table.Table, flops: float) -> tuple
 
 def counted(args: argparse.Namespace, shape: dict[str, int]) -> int:
     """N of a shape, from the model itself."""
-    from t5x_like.cli.sweep_cells import Base
+    from t5x_like.cli.sweeping.trials import Base
 
     config = configuration(args)
     files, settings = config.evaluate("%BASE"), config.evaluate("%SETTINGS")

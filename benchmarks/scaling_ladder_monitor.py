@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 
 import report
-from t5x_like.scaling import expected, monitor, table
+from t5x_like.scaling import expected
+from t5x_like.scaling.laws import table
+from t5x_like.training import monitor
 
 SMALLER = 0.9  # a reference has at most this share of a run's parameters
 

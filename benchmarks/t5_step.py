@@ -11,10 +11,13 @@ import numpy as np
 import train_step
 
 import report
-from t5x_like import optimizers, partitioning, schedules, train_state, trainer
-from t5x_like.cli import gin_runtime
+from t5x_like import optimizers, partitioning
+from t5x_like.accounting import flops
+from t5x_like.cli.gin import runtime
 from t5x_like.objectives import lm
-from t5x_like.scaling import flops
+from t5x_like.optimizers import schedules
+from t5x_like.precision import Precision
+from t5x_like.training import state, trainer
 
 ROWS, INPUTS, TARGETS, VOCAB = 8, 128, 64, 32128
 
@@ -30,12 +33,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
-    model = gin_runtime.parse(["sizes/t5_1_1/small.gin"], ["--gin.SCAN=False"]).evaluate("%MODEL")
-    mesh, precision = partitioning.make_mesh(devices=jax.devices()[:1]), train_state.Precision()
+    model = runtime.parse(["sizes/t5_1_1/small.gin"], ["--gin.SCAN=False"]).evaluate("%MODEL")
+    mesh, precision = partitioning.make_mesh(devices=jax.devices()[:1]), Precision()
     batch = jax.device_put(batch_of(ROWS))
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
     optimizer = optimizers.adafactor(schedules.rsqrt())
-    layout = train_state.layout(model, optimizer, shapes, mesh)
+    layout = state.layout(model, optimizer, shapes, mesh)
     step = trainer.jitted_step(model, lm.LanguageModel(), optimizer, 1, layout, mesh, partitioning.RULES, precision)
     ours = train_step.Side(step, layout.create(0), batch, lambda metrics: metrics["loss"][0] / metrics["loss"][1])
     row = flops.per_row(model, layout.boxed.params, {"encoder": INPUTS, "decoder": TARGETS})

@@ -12,9 +12,12 @@ import numpy as np
 from flax import linen as nn
 
 import report
-from t5x_like import optimizers, partitioning, train_state, trainer
+from t5x_like import optimizers, partitioning
 from t5x_like.models import architectures, attention, blocks, heads, linear, mlp, positions, stack
 from t5x_like.objectives import lm
+from t5x_like.precision import Precision
+from t5x_like.training import state as train_state
+from t5x_like.training import trainer
 
 WIDTH, LAYERS, HEADS, HEAD_DIM, MLP_DIM, VOCAB = 512, 8, 8, 64, 2048, 32128
 LEARNING_RATE, B1, B2, EPSILON, WEIGHT_DECAY = 1e-3, 0.9, 0.95, 1e-8, 0.1
@@ -35,7 +38,7 @@ def our_step(batch):
     mesh = partitioning.make_mesh(devices=jax.devices()[:1])
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
     optimizer = optimizers.adamw(LEARNING_RATE, b1=B1, b2=B2, eps=EPSILON, weight_decay=WEIGHT_DECAY, clip_norm=None)
-    model, precision = our_model(), train_state.Precision()
+    model, precision = our_model(), Precision()
     layout = train_state.layout(model, optimizer, shapes, mesh, precision=precision)
     step = trainer.jitted_step(model, lm.LanguageModel(), optimizer, 1, layout, mesh, partitioning.RULES, precision)
     return step, layout.create(0)

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from t5x_like import partitioning
-from t5x_like.data import chat, vocabularies
+from t5x_like.data.tokenizers import chat, vocabularies
 from t5x_like.decoding.loop import generate
 
 BUCKET = 64  # prompt lengths are rounded up to a multiple of this, so that few shapes are compiled

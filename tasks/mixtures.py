@@ -11,8 +11,10 @@ import seqio
 
 from t5x_like import text_metrics
 from t5x_like.prompting.templates import Template
-from t5x_like.tasks import code_tasks, corpora, instruction, instruction_sets, instruction_variants, worlds
-from t5x_like.tasks.sources import GeneratorSource
+from t5x_like.tasks import corpora
+from t5x_like.tasks.instructions import instruction, sets, variants
+from t5x_like.tasks.sources.files import GeneratorSource
+from t5x_like.tasks.synthetic import code_tasks, worlds
 from t5x_like.text_metrics import postprocess
 
 CAP = 2_000  # examples of a task
@@ -23,7 +25,7 @@ AS_IT_IS = (Template("as_it_is", "{{ inputs }}", "{{ targets }}"),)
 @functools.cache
 def capped(name: str) -> int:
     """How many training examples a task brings into a mixture."""
-    return sum(1 for _, _ in zip(range(CAP), instruction_sets.ALL[name].examples("train"), strict=False))
+    return sum(1 for _, _ in zip(range(CAP), sets.ALL[name].examples("train"), strict=False))
 
 
 def rate(name: str, task: seqio.Task) -> float:
@@ -31,11 +33,9 @@ def rate(name: str, task: seqio.Task) -> float:
     return float(capped(name))
 
 
-for group, names in instruction_sets.GROUPS.items():
-    source = GeneratorSource(
-        functools.partial(instruction_sets.together, instruction_sets.every, group, CAP), corpora.SPLITS
-    )
-    for suffix, vocabulary in instruction_variants.VOCABULARIES.items():
+for group, names in sets.GROUPS.items():
+    source = GeneratorSource(functools.partial(sets.together, sets.every, group, CAP), corpora.SPLITS)
+    for suffix, vocabulary in variants.VOCABULARIES.items():
         members = [(f"{name}_{suffix}", functools.partial(rate, name)) for name in names]
         seqio.MixtureRegistry.add(f"{group}_{suffix}", members)
         instruction.add(

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from t5x_like.data.memory_cache import MemoryCache
+from t5x_like.data.cache.memory import MemoryCache
 
 SIDES = {
     "inputs": ("encoder_input_tokens", "decoder_input_tokens"),

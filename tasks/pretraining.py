@@ -1,7 +1,7 @@
 """Tasks over the embedded corpus, each with bytes (`_bytes`) and with SentencePiece (`_sp`)."""
 
 from t5x_like.tasks import corpora, text_tasks
-from t5x_like.tasks.sources import GeneratorSource
+from t5x_like.tasks.sources.files import GeneratorSource
 
 TEXT = {"targets": "text"}
 PAIR = {"inputs": "inputs", "targets": "targets"}

@@ -9,8 +9,8 @@ import sentencepiece
 import seqio
 import tensorflow as tf
 
-from t5x_like.data import tokenizer_folder
-from t5x_like.data import vocabularies as light_vocabularies
+from t5x_like.data.tokenizers import folder
+from t5x_like.data.tokenizers import vocabularies as light_vocabularies
 from t5x_like.tasks import vocabularies
 
 NAMED = {"bytes": vocabularies.BYTES, "sp": vocabularies.SENTENCEPIECE}
@@ -78,7 +78,7 @@ def vocabulary_of(given: str) -> vocabularies.Wrapped:
 
 def of_model_file(path: Path) -> light_vocabularies.Vocabulary:
     """A SentencePiece file: with T5's ids and 100 sentinels above them, or else with LLaMA's kind of ids."""
-    settings = tokenizer_folder.Settings.read(path.parent)
+    settings = folder.Settings.read(path.parent)
     model = path.read_bytes()
     try:
         processor = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -87,7 +87,7 @@ def of_model_file(path: Path) -> light_vocabularies.Vocabulary:
     ids = (processor.pad_id(), processor.eos_id(), processor.unk_id())
     if settings.kind is None and ids == (light_vocabularies.PAD, light_vocabularies.EOS, light_vocabularies.UNK):
         return light_vocabularies.SentencePieceVocabulary(model)
-    return tokenizer_folder.of_sentencepiece(path, settings, settings.vocab_size)
+    return folder.of_sentencepiece(path, settings, settings.vocab_size)
 
 
 def fields_of(text: str | None, inputs: str | None, targets: str | None) -> dict[str, str]:

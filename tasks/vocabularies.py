@@ -1,4 +1,4 @@
-"""seqio's view of the vocabularies of `t5x_like.data.vocabularies`, and the SentencePiece model of the embedded corpus."""
+"""seqio's view of `t5x_like.data.tokenizers.vocabularies`, and the SentencePiece model of the embedded corpus."""
 
 import functools
 import io
@@ -12,7 +12,9 @@ import sentencepiece
 import seqio
 import tensorflow as tf
 
-from t5x_like.data import token_cache, tokenizer_folder, vocabularies
+from t5x_like.data.cache import token_cache
+from t5x_like.data.tokenizers import folder as tokenizer_folder
+from t5x_like.data.tokenizers import vocabularies
 from t5x_like.tasks import corpora
 
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from t5x_like.cli import gin_runtime
+from t5x_like.cli.gin import runtime
 
 CONFIGS = Path(__file__).resolve().parents[1] / "gin_configs"
 SIZES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob("sizes/*/*.gin"))
@@ -20,7 +20,7 @@ def family_of(size: str) -> str:
 
 def model_of(gin_file: str, *overrides: str) -> nn.Module:
     """The MODEL that a gin file describes."""
-    return gin_runtime.parse([gin_file], overrides).evaluate("%MODEL")
+    return runtime.parse([gin_file], overrides).evaluate("%MODEL")
 
 
 def batch_of(rows: int, length: int, vocab_size: int, token_types: int = 2, seed: int = 0) -> dict[str, np.ndarray]:

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t5x_like.cli import gin_runtime
+from t5x_like.cli.gin import runtime
 from tests.gin_models import CONFIGS, TINY, family_of
-from tests.test_monitor import write_reference
+from tests.training.test_monitor import write_reference
 
 # family: (objective, task); one family of every kind, all of them take a step in test_gin_architectures
 FAMILIES = {
@@ -55,7 +55,7 @@ def train(root, run_dir, family, *files, optimizer="adamw", objective=None, **ma
     overrides = [f"--gin.{name}={value}" for name, value in macros.items()]
     overrides.append(f"--gin.token_cache.TokenCache.root={root}")
     names = (f"sizes/{family}/tiny", f"objectives/{objective}", f"optimizers/{optimizer}", "runs/pretrain", *files)
-    config = gin_runtime.parse([f"{name}.gin" for name in names], overrides)
+    config = runtime.parse([f"{name}.gin" for name in names], overrides)
     config.configured("trainer.train")(config=config.resolved_config())
     lines = [json.loads(line) for line in (Path(run_dir) / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
@@ -93,7 +93,7 @@ def test_mixed_precision_is_close_to_float32(tiny_root, tmp_path):
 
 def test_the_kept_configuration_trains_the_same_again(tiny_root, tmp_path):
     first = train(tiny_root, tmp_path / "a", "llama")
-    config = gin_runtime.parse([str(tmp_path / "a" / "config.gin")], [f"--gin.RUN_DIR={tmp_path / 'b'}"])
+    config = runtime.parse([str(tmp_path / "a" / "config.gin")], [f"--gin.RUN_DIR={tmp_path / 'b'}"])
     config.configured("trainer.train")(config=config.resolved_config())
     lines = [json.loads(line) for line in (tmp_path / "b" / "metrics.jsonl").read_text().splitlines()]
     assert [line["loss"] for line in lines if "loss" in line] == first
@@ -102,7 +102,7 @@ def test_the_kept_configuration_trains_the_same_again(tiny_root, tmp_path):
 def run(files, root, run_dir, **macros) -> dict:
     """Trains what run files of their own describe for two steps; the last line of metrics.jsonl."""
     macros = SMALL | SHORT[0] | {"RUN_DIR": run_dir, "token_cache.TokenCache.root": root} | macros
-    config = gin_runtime.parse(files, [f"--gin.{name}={value}" for name, value in macros.items()])
+    config = runtime.parse(files, [f"--gin.{name}={value}" for name, value in macros.items()])
     config.configured("trainer.train")(config=config.resolved_config())
     return json.loads((Path(run_dir) / "metrics.jsonl").read_text().splitlines()[-1])
 
@@ -131,20 +131,18 @@ def test_encoder_decoders_mix_spans_and_instructions(tiny_root):
         "token_cache.TokenCache.root": tiny_root,
     }
     files = ["sizes/t5_1_1/tiny.gin", "optimizers/adamw.gin", "runs/multitask.gin"]
-    mixture = gin_runtime.parse(files, [f"--gin.{name}={value}" for name, value in macros.items()]).evaluate(
-        "%TRAIN_ROWS"
-    )
+    mixture = runtime.parse(files, [f"--gin.{name}={value}" for name, value in macros.items()]).evaluate("%TRAIN_ROWS")
     assert list(mixture.parts) == ["tiny", "pairs"] and mixture.lengths == {"encoder": 128, "decoder": 64}
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (CONFIGS / "decoding").glob("*.gin")))
 def test_every_way_of_decoding_is_built(name):
-    assert callable(gin_runtime.parse([f"decoding/{name}"]).evaluate("%CHOOSE"))
+    assert callable(runtime.parse([f"decoding/{name}"]).evaluate("%CHOOSE"))
 
 
 @pytest.mark.parametrize("name", ["quickstart", "grokking"])
 def test_a_recipe_is_complete(name):
-    config = gin_runtime.parse([f"runs/{name}.gin"], ["--gin.RUN_DIR=/nowhere"])
+    config = runtime.parse([f"runs/{name}.gin"], ["--gin.RUN_DIR=/nowhere"])
     assert config.evaluate("trainer.train.model").decoder.repeats >= 1
 
 

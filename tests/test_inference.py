@@ -7,11 +7,11 @@ import jax
 import pytest
 
 from t5x_like import inference, partitioning
-from t5x_like.data.tokenizer_json import TokenizerVocabulary
-from t5x_like.data.vocabularies import ByteVocabulary
+from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
+from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from t5x_like.decoding.sampling import Greedy, Sample
 from tests import tiny
-from tests.data import tiny_tokenizers
+from tests.data.tokenizers import tiny_tokenizers
 
 PROMPTS = ["def f", "x", {"id": "mine", "prompt": "class A:"}, "", "é"]
 

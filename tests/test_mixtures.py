@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_like.cli import gin_runtime
+from t5x_like.cli.gin import runtime
 from t5x_like.data import rows
 from t5x_like.data.mixing import Mixture
 from t5x_like.data.stream import Stream
@@ -36,7 +36,7 @@ def run(root, tmp_path_factory):
     macros |= {"mixing.of_tasks.window": 64, "token_cache.TokenCache.root": root}
     macros |= {"trainer.train.log_every": 16, "trainer.train.eval_batches": 2}
     overrides = [f"--gin.{name}={value}" for name, value in macros.items()]
-    config = gin_runtime.parse([f"{name}.gin" for name in names], overrides)
+    config = runtime.parse([f"{name}.gin" for name in names], overrides)
     config.configured("trainer.train")(config=config.resolved_config())
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if "loss" in line], [line for line in lines if "eval/loss" in line]

@@ -6,9 +6,12 @@ import optax
 import pytest
 from flax import linen as nn
 
-from t5x_like import partitioning, train_state, trainer
+from t5x_like import partitioning
 from t5x_like.objectives.lm import LanguageModel
 from t5x_like.partitioning import make_mesh
+from t5x_like.precision import Precision
+from t5x_like.training import state as train_state
+from t5x_like.training import trainer
 from tests import tiny
 
 MESHES = {
@@ -37,9 +40,7 @@ def three_steps(model, batch, mesh, microbatches=1):
     """Losses, gradient norms and parameters of three steps."""
     optimizer, objective = optax.adam(1e-2), LanguageModel()
     layout = layout_of(model, batch, mesh, optimizer)
-    step = trainer.jitted_step(
-        model, objective, optimizer, microbatches, layout, mesh, partitioning.RULES, train_state.Precision()
-    )
+    step = trainer.jitted_step(model, objective, optimizer, microbatches, layout, mesh, partitioning.RULES, Precision())
     state, curve = layout.create(0), []
     with partitioning.on(mesh):
         for _ in range(3):

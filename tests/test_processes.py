@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from t5x_like import checkpoints
-from tests.task_evaluation import tasks
+from tests.evaluation import tasks
 
 REPOSITORY = Path(__file__).parents[1]
 FILES = ("sizes/llama/tiny", "objectives/causal_lm", "optimizers/adamw", "meshes/fsdp", "runs/pretrain")

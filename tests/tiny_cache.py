@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from t5x_like.data import cache_writer, token_cache
-from t5x_like.data.token_cache import TokenCache
-from t5x_like.data.vocabularies import EOS, ByteVocabulary
+from t5x_like.data.cache import token_cache
+from t5x_like.data.cache import writer as cache_writer
+from t5x_like.data.cache.token_cache import TokenCache
+from t5x_like.data.tokenizers.vocabularies import EOS, ByteVocabulary
 
 WORDS = """def class return if else for while in not and or import from as with try raise yield lambda pass"""
 

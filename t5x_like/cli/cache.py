@@ -14,9 +14,11 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from t5x_like.cli import gin_runtime, inspection
-from t5x_like.data import mixing, token_cache
-from t5x_like.data.token_cache import TokenCache
+from t5x_like.cli import inspection
+from t5x_like.cli.gin import runtime
+from t5x_like.data import mixing
+from t5x_like.data.cache import token_cache
+from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.progress import rows_text
 
 EXAMPLES = """examples:
@@ -33,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
         inspection.inspect(args)
         return 0
     set_flags(args)
-    config = None if args.task else gin_runtime.from_flags(args)
+    config = None if args.task else runtime.from_flags(args)
     rows = {} if config is None else dict(rows_of(config))
     caches = list(caches_of_task(args)) if config is None else list(caches_of_run(config, rows))
     console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 160)
@@ -74,8 +76,8 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
         "--inspect", type=int, default=0, metavar="N", help="print N rows, tokenized now; nothing is kept"
     )
     parser.add_argument("--runner", help="build by Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner")
-    gin_runtime.add_flags(parser)
-    args = gin_runtime.parse_args(parser, argv[:place])
+    runtime.add_flags(parser)
+    args = runtime.parse_args(parser, argv[:place])
     args.options = argv[place + 1 :]
     if bool(args.task) == bool(args.gin_file):
         parser.error("give --gin_file=... or --task=..., and not both")

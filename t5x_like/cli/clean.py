@@ -12,8 +12,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from t5x_like.cli import gin_runtime
-from t5x_like.cli.gin_runtime import ConfigError
+from t5x_like.cli.gin import runtime
+from t5x_like.cli.gin.runtime import ConfigError
 
 EXAMPLES = """examples:
   t5x_like clean --gin_file=cleaning/fineweb.gin --input 'crawl/*.warc.gz' --out=/tmp/clean
@@ -54,8 +54,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--characters", action="store_true", help="the classifier is of languages, by character n-grams"
     )
-    gin_runtime.add_flags(parser)
-    args = gin_runtime.parse_args(parser, argv)
+    runtime.add_flags(parser)
+    args = runtime.parse_args(parser, argv)
     try:
         (train if args.train_classifier else clean)(args)
     except ImportError as error:
@@ -72,7 +72,7 @@ def clean(args: argparse.Namespace) -> None:
         raise ConfigError("--gin_file and --input are needed: a pipeline (cleaning/c4.gin) and the files to clean")
     if args.characters:
         raise ConfigError("--characters is for --train_classifier; leave it out")
-    pipeline, inputs = gin_runtime.from_flags(args).evaluate("%PIPELINE"), reading.matching(args.input)
+    pipeline, inputs = runtime.from_flags(args).evaluate("%PIPELINE"), reading.matching(args.input)
     test_items = items(args.against) if args.against else {}
     pipeline = dataclasses.replace(pipeline, steps=(*pipeline.steps, *added_steps(args, test_items)))
     job = run.Job(pipeline, tuple(inputs), Path(args.out), args.suffix, reader(args, inputs))

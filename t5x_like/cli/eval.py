@@ -10,8 +10,8 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from t5x_like.cli import gin_runtime
-from t5x_like.cli.gin_runtime import ConfigError
+from t5x_like.cli.gin import runtime
+from t5x_like.cli.gin.runtime import ConfigError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -21,12 +21,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--step", type=int, help="checkpoint to read (default: the newest)")
     parser.add_argument("--batches", type=int, help="how many batches to read (default: all rows once)")
     parser.add_argument("--batch_size", type=int, help="rows per batch (default: the run's)")
-    gin_runtime.add_flags(parser)
+    runtime.add_flags(parser)
     from t5x_like.cli import eval_tasks, launch
 
     eval_tasks.add_flags(parser)
     launch.add_flags(parser)
-    args = gin_runtime.parse_args(parser, argv)
+    args = runtime.parse_args(parser, argv)
     launch.set_up(args)
     if args.tasks:
         eval_tasks.run(args)
@@ -40,7 +40,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, float]:
     from t5x_like import batches
     from t5x_like.cli import launch
     from t5x_like.data import mixing
-    from t5x_like.evaluator import Evaluator
+    from t5x_like.evaluation.evaluator import Evaluator
     from t5x_like.progress import track
 
     split = [f"--gin.validation/token_cache.TokenCache.split='{args.split}'"]

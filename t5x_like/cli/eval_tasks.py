@@ -12,11 +12,11 @@ from rich.table import Column, Table
 
 from t5x_like import batches, checkpoints, inference
 from t5x_like.cli import launch
-from t5x_like.cli.gin_runtime import Config, ConfigError
-from t5x_like.data.token_cache import TokenCache
+from t5x_like.cli.gin.runtime import Config, ConfigError
+from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.decoding.sampling import Greedy
-from t5x_like.task_evaluation import comparison, records
-from t5x_like.task_evaluation.evaluation import Asked, TaskEvaluation
+from t5x_like.evaluation import comparison, records
+from t5x_like.evaluation.task_evaluation import Asked, TaskEvaluation
 
 Record = Mapping[str, Any]
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from t5x_like.cli import gin_runtime
-from t5x_like.cli.gin_runtime import ConfigError
+from t5x_like.cli.gin import runtime
+from t5x_like.cli.gin.runtime import ConfigError
 
 ORIGINAL = "hf_config.json"
 EXAMPLES = """examples:
@@ -44,8 +44,8 @@ def main(argv: Sequence[str]) -> int:
     for command in (taking, giving):
         command.add_argument("--out", required=True, help="what is written; must not be there yet")
         command.add_argument("--dtype", default="stored", help="float32, bfloat16 or float16 (default: as stored)")
-    gin_runtime.add_flags(taking)
-    args = gin_runtime.parse_args(parser, argv)
+    runtime.add_flags(taking)
+    args = runtime.parse_args(parser, argv)
     out = Path(args.out).absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out={args.out} is there already; give a new folder, or remove it")
@@ -78,7 +78,7 @@ def import_model(args: argparse.Namespace, out: Path) -> None:
         raise ConfigError(f"{args.source} is not there; give a folder with config.json, or a .gguf file")
     mesh = partitioning.make_mesh()
     if args.gin_file:
-        mesh = gin_runtime.from_flags(args).evaluate("trainer.train.mesh")
+        mesh = runtime.from_flags(args).evaluate("trainer.train.mesh")
     options = {"mesh": mesh, "dtype": dtype, "scan": not args.unrolled, "progress": bar("import")}
     options["ignore"] = tuple(filter(None, args.ignore.split(",")))
     read = from_gguf if source.is_file() else from_folder
@@ -99,7 +99,7 @@ def import_model(args: argparse.Namespace, out: Path) -> None:
 def from_folder(source: Path, options: dict[str, Any]) -> tuple:
     """(model, params, config.json, vocabulary or None) of a folder."""
     from t5x_like import hf
-    from t5x_like.data import tokenizer_folder
+    from t5x_like.data.tokenizers import folder as tokenizer_folder
     from t5x_like.hf import fields
 
     config, vocabulary = fields.read(source), None
@@ -113,7 +113,7 @@ def from_folder(source: Path, options: dict[str, Any]) -> tuple:
 def from_gguf(source: Path, options: dict[str, Any]) -> tuple:
     """(model, params, config.json, vocabulary) of a GGUF file."""
     from t5x_like import hf
-    from t5x_like.data import gguf_tokenizer
+    from t5x_like.data.tokenizers import gguf as gguf_tokenizer
     from t5x_like.hf import gguf
 
     reader = gguf.opened(source)
@@ -125,12 +125,12 @@ def from_gguf(source: Path, options: dict[str, Any]) -> tuple:
 def write_run(folder: Path, model, params, config: dict[str, Any], vocabulary) -> None:
     """config.gin, the checkpoint of step 0, the vocabulary and the original config.json."""
     from t5x_like import checkpoints
-    from t5x_like.cli import gin_text
+    from t5x_like.cli.gin import text as gin_text
     from t5x_like.hf import modules
 
     text = f"# Imported by t5x_like hf import, model_type {config['model_type']}.\n{gin_text.of_model(model)}"
     (folder / "config.gin").write_text(text)
-    again = gin_runtime.parse([str(folder / "config.gin")], ()).evaluate("%MODEL")
+    again = runtime.parse([str(folder / "config.gin")], ()).evaluate("%MODEL")
     if wrong := list(modules.differences(model, again)):
         raise RuntimeError(f"config.gin would not be the imported model: {'; '.join(wrong[:3])}")
     (folder / ORIGINAL).write_text(json.dumps(config, indent=2) + "\n")
@@ -145,7 +145,7 @@ def export_model(args: argparse.Namespace, out: Path) -> None:
     """Writes a run's parameters, in the dtype of its checkpoint, its config.json and its tokenizer."""
     from t5x_like import hf
     from t5x_like.cli import launch
-    from t5x_like.data import tokenizer_folder
+    from t5x_like.data.tokenizers import folder as tokenizer_folder
     from t5x_like.hf import families
 
     dtype = dtype_of(args.dtype)

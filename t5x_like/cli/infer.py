@@ -9,8 +9,8 @@ import json
 import sys
 from collections.abc import Sequence
 
-from t5x_like.cli import gin_runtime
-from t5x_like.cli.gin_runtime import ConfigError
+from t5x_like.cli.gin import runtime
+from t5x_like.cli.gin.runtime import ConfigError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -28,11 +28,11 @@ def main(argv: Sequence[str]) -> int:
         "--chat", action="store_true", help="prompts are a user's messages to the model's chat template"
     )
     parser.add_argument("--system", metavar="TEXT", help="with --chat: the system's message before them")
-    gin_runtime.add_flags(parser)
+    runtime.add_flags(parser)
     from t5x_like.cli import launch
 
     launch.add_flags(parser)
-    args = gin_runtime.parse_args(parser, argv)
+    args = runtime.parse_args(parser, argv)
     launch.set_up(args)
     return infer(args)
 
@@ -53,7 +53,7 @@ def infer(args: argparse.Namespace) -> int:
         prompts = [inference.as_chat(record, args.system) for record in prompts]
     done = finished_ids(args.output) if args.output else set()
     prompts = [record for record in prompts if json.dumps(record["id"]) not in done]
-    choose = gin_runtime.parse(args.gin_file or ["decoding/greedy.gin"], args.gin_overrides).evaluate("%CHOOSE")
+    choose = runtime.parse(args.gin_file or ["decoding/greedy.gin"], args.gin_overrides).evaluate("%CHOOSE")
     run = launch.Run(args.run_dir, (), args.step)
     seq2seq = hasattr(run.model, "encoder")
     example = inference.encoder_batch([[0]], run.vocabulary) if seq2seq else inference.decoder_batch([[0]])

@@ -11,8 +11,8 @@ import tempfile
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from t5x_like.cli import gin_runtime
-from t5x_like.cli.gin_runtime import Config, ConfigError
+from t5x_like.cli.gin import runtime
+from t5x_like.cli.gin.runtime import Config, ConfigError
 
 DEFAULT_LENGTH = 2048
 # Optimizer files want to know how long a run is; what they keep does not depend on it.
@@ -30,8 +30,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--batch_size", type=int, help="rows of the global batch: also says what a training step costs")
     parser.add_argument("--devices", type=int, default=1, help="devices to plan for (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    gin_runtime.add_flags(parser)
-    args = gin_runtime.parse_args(parser, argv)
+    runtime.add_flags(parser)
+    args = runtime.parse_args(parser, argv)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed, and a busy accelerator is left alone
     facts = collect(args)
     print(json.dumps(facts, indent=2) if args.json else page(facts))
@@ -40,8 +40,8 @@ def main(argv: Sequence[str]) -> int:
 
 def collect(args: argparse.Namespace) -> dict[str, Any]:
     """Everything the command prints, as plain numbers and words."""
-    from t5x_like.scaling import flops
-    from t5x_like.train_state import Precision
+    from t5x_like.accounting import flops
+    from t5x_like.precision import Precision
 
     check(args)
     config = configuration(args)
@@ -75,7 +75,7 @@ def configuration(args: argparse.Namespace) -> Config:
             file.write(ASSUMED)
         search_paths = [path for path in args.gin_search_paths.split(",") if path]
         files = [assumed, *args.gin_file] if args.gin_file else []
-        config = gin_runtime.parse(files, args.gin_overrides, search_paths)
+        config = runtime.parse(files, args.gin_overrides, search_paths)
     if bound(config, "MODEL") is None:
         raise ConfigError("nothing sets MODEL; give a size, such as --gin_file=sizes/llama/7b.gin")
     return config
@@ -97,7 +97,7 @@ def setting(config: Config, name: str, default: Any) -> Any:
 def row_lengths(model, length: int | None, encoder_length: int | None) -> dict[str, int]:
     """{"encoder": L, "decoder": L} of a row: for each side that the model has."""
     from t5x_like import batches
-    from t5x_like.scaling import flops
+    from t5x_like.accounting import flops
 
     sides = [side for side in batches.SIDES if getattr(model, side, None) is not None]
     if not sides:
@@ -128,7 +128,7 @@ def abstract_params(model, lengths: dict[str, int]):
 
 def forward_and_back(model, boxed, lengths: dict[str, int], batch_size: int | None) -> dict[str, Any]:
     """FLOPs per token (of all sides together), per row, and per step where the batch is known."""
-    from t5x_like.scaling import flops
+    from t5x_like.accounting import flops
 
     row, tokens = flops.per_row(model, boxed, lengths), sum(lengths.values())
     facts = {
@@ -147,7 +147,7 @@ def decoding(model, boxed, lengths: dict[str, int], precision) -> dict[str, Any]
     """FLOPs of one new token at the end of a row, and the bytes of keys and values."""
     import jax.numpy as jnp
 
-    from t5x_like.scaling import flops
+    from t5x_like.accounting import flops
 
     context, memory = lengths["decoder"], lengths.get("encoder", 0)
     token, cache = (count(model, boxed, context, memory) for count in (flops.per_decoded_token, flops.cache))
@@ -169,7 +169,7 @@ def memory_per_device(config: Config, boxed, precision, devices: int, batch_size
     import jax.numpy as jnp
 
     from t5x_like import partitioning
-    from t5x_like.scaling import memory
+    from t5x_like.accounting import memory
 
     mesh, rules = planned_mesh(config, devices), setting(config, "rules", partitioning.RULES)
     if batch_size is not None:
@@ -195,7 +195,7 @@ def memory_per_device(config: Config, boxed, precision, devices: int, batch_size
 def planned_mesh(config: Config, devices: int):
     """The configured mesh over `devices` planned devices; data parallelism where none is configured."""
     from t5x_like import partitioning
-    from t5x_like.scaling import memory
+    from t5x_like.accounting import memory
 
     given = {"devices": memory.planned_devices(devices)}
     try:

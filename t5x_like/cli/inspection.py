@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from t5x_like.cli import gin_runtime
+from t5x_like.cli.gin import runtime
 
 SEGMENTS = ("on grey15", "on grey27")  # turn by turn
 LEGEND = "[segment]  ‹not counted in the loss›  «read bidirectionally»  special tokens as <name>"
@@ -20,7 +20,7 @@ def inspect(args: argparse.Namespace, split: str = "train_rows") -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's notes are of no use here
     files = [*args.gin_file, "runs/inspect.gin"]
     paths = [path for path in args.gin_search_paths.split(",") if path]
-    config = gin_runtime.parse(files, args.gin_overrides, paths)
+    config = runtime.parse(files, args.gin_overrides, paths)
     show(config.evaluate(f"trainer.train.{split}"), args.inspect)
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import jax
 
-from t5x_like import checkpoints, partitioning, train_state
-from t5x_like.cli import gin_runtime
-from t5x_like.data import token_cache, vocabularies
+from t5x_like import checkpoints, parameters, partitioning
+from t5x_like.cli.gin import runtime
+from t5x_like.data.cache import token_cache
+from t5x_like.data.tokenizers import loading
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -59,25 +60,25 @@ class Run:
             raise FileNotFoundError(
                 f"run_dir: {config} is not there; give the directory of a run made by `t5x_like train`"
             )
-        self.config = gin_runtime.parse([str(config), *more], overrides)
+        self.config = runtime.parse([str(config), *more], overrides)
         self.model = self.config.evaluate("trainer.train.model")
         self.mesh = self.config.evaluate("trainer.train.mesh") or partitioning.make_mesh()
         self.rules = self.config.evaluate("trainer.train.rules")
         self.precision = self.config.evaluate("trainer.train.precision")
         folder = Path(run_dir) / "vocabulary"
-        self.vocabulary = vocabularies.load(folder) if folder.exists() else None
+        self.vocabulary = loading.load(folder) if folder.exists() else None
         self.run_dir, self.step = run_dir, step
 
     def params(self, batch):
         """Parameters of the newest (or the asked-for) step, in the dtype to compute in; `batch` has the model's inputs."""
-        boxed = train_state.boxed_params(self.model, batch, self.mesh, self.rules, self.precision)
-        abstract = train_state.abstract(boxed, partitioning.shardings(boxed, self.mesh, self.rules))
+        boxed = parameters.boxed(self.model, batch, self.mesh, self.rules, self.precision)
+        abstract = parameters.abstract(boxed, partitioning.shardings(boxed, self.mesh, self.rules))
         params, self.step = checkpoints.restore_params(self.run_dir, abstract, self.step)
-        return self.precision.used(params)
+        return self.precision.to_compute_dtype(params)
 
     def stored_params(self, batch):
         """Parameters of a step as they are stored, every one in its own dtype."""
-        boxed = train_state.boxed_params(self.model, batch, self.mesh, self.rules, self.precision)
-        abstract = train_state.abstract(boxed, partitioning.shardings(boxed, self.mesh, self.rules))
+        boxed = parameters.boxed(self.model, batch, self.mesh, self.rules, self.precision)
+        abstract = parameters.abstract(boxed, partitioning.shardings(boxed, self.mesh, self.rules))
         params, self.step = checkpoints.restore_params(self.run_dir, abstract, self.step, keep_dtypes=True)
         return params

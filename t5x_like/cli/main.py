@@ -1,4 +1,4 @@
-"""The command `t5x_like`: finds the command's file in this folder and runs its `main`."""
+"""The command `t5x_like`: finds a command's module and runs its `main`."""
 
 import ast
 import difflib
@@ -8,26 +8,27 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from t5x_like.cli.gin_runtime import ConfigError
+from t5x_like.cli.gin.runtime import ConfigError
 
-COMMANDS = (
-    "train",
-    "eval",
-    "infer",
-    "cache",
-    "clean",
-    "info",
-    "hf",
-    "tokenizer",
-    "quickstart",
-    "sweep",
-    "fit",
-    "predict",
-    "plan",
-    "register",
-    "settle",
-    "report",
-)
+# Each command's module, with a `main(argv)`; the first line of its docstring is its help.
+COMMANDS = {
+    "train": "t5x_like.cli.train",
+    "eval": "t5x_like.cli.eval",
+    "infer": "t5x_like.cli.infer",
+    "cache": "t5x_like.cli.cache",
+    "clean": "t5x_like.cli.clean",
+    "info": "t5x_like.cli.info",
+    "hf": "t5x_like.cli.hf",
+    "tokenizer": "t5x_like.cli.tokenizer",
+    "quickstart": "t5x_like.cli.quickstart",
+    "sweep": "t5x_like.cli.sweep",
+    "fit": "t5x_like.cli.forecasting.fit",
+    "predict": "t5x_like.cli.forecasting.predict",
+    "plan": "t5x_like.cli.forecasting.plan",
+    "register": "t5x_like.cli.forecasting.register",
+    "settle": "t5x_like.cli.forecasting.settle",
+    "report": "t5x_like.cli.forecasting.report",
+}
 
 EXAMPLE = """\
 Example:
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"did you mean {' or '.join(near)}?" if near else "t5x_like --help lists them"
         return refuse(f"there is no command {name!r} (commands: {', '.join(COMMANDS)}); {hint}")
     try:
-        return importlib.import_module(f"t5x_like.cli.{name}").main(rest) or 0
+        return importlib.import_module(COMMANDS[name]).main(rest) or 0
     except (ConfigError, ValueError, OSError, RuntimeError) as error:
         if os.environ.get("T5X_LIKE_TRACEBACK"):
             raise
@@ -71,8 +72,8 @@ def overview() -> str:
 
 def summary(name: str) -> str:
     """The first line of a command's docstring, read without importing it (importing would cost seconds of JAX)."""
-    source = Path(__file__).with_name(f"{name}.py")
-    text = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) if source.exists() else None
+    source = Path(__file__).parent.joinpath(*COMMANDS[name].split(".")[2:]).with_suffix(".py")
+    text = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8")))
     return text.splitlines()[0] if text else ""
 
 

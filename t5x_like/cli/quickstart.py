@@ -12,7 +12,7 @@ import lzma
 from collections.abc import Sequence
 from pathlib import Path
 
-from t5x_like.cli import gin_runtime
+from t5x_like.cli.gin import runtime
 
 RUN_FILE = "runs/quickstart.gin"
 
@@ -22,16 +22,16 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--run_dir", default="runs/quickstart", help="where the run is kept (default: %(default)s)")
     parser.add_argument("--steps", type=int, help="train this many steps instead of the run file's")
     parser.add_argument("--prompt", default="def ", help="text to be continued (default: %(default)r)")
-    gin_runtime.add_flags(parser)
+    runtime.add_flags(parser)
     from t5x_like.cli import launch
 
     launch.add_flags(parser)
-    args = gin_runtime.parse_args(parser, argv)
+    args = runtime.parse_args(parser, argv)
     launch.set_up(args)
     overrides = [f"--gin.RUN_DIR={args.run_dir!r}"]
     if args.steps:
         overrides += [f"--gin.STEPS={args.steps}", f"--gin.WARMUP_STEPS={max(args.steps // 20, 1)}"]
-    config = gin_runtime.parse([RUN_FILE, *args.gin_file], [*overrides, *args.gin_overrides])
+    config = runtime.parse([RUN_FILE, *args.gin_file], [*overrides, *args.gin_overrides])
     config.configured("trainer.train")(config=config.resolved_config())
     report(args, launch.Run(args.run_dir))
     return 0
@@ -41,7 +41,7 @@ def report(args: argparse.Namespace, run) -> None:
     """Everything that is printed after training."""
     from t5x_like import batches, inference, writers
     from t5x_like.decoding.sampling import Sample
-    from t5x_like.evaluator import Evaluator
+    from t5x_like.evaluation.evaluator import Evaluator
     from t5x_like.progress import track
 
     rows = run.config.evaluate("trainer.train.eval_rows")

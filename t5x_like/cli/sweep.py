@@ -11,12 +11,12 @@ for `t5x_like fit`.
 
 import argparse
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from t5x_like.cli import gin_runtime
-from t5x_like.cli.gin_runtime import ConfigError
+from t5x_like.cli.gin import runtime
+from t5x_like.cli.gin.runtime import ConfigError
+from t5x_like.cli.sweeping.tables import aligned
 
 ASSUMED_SHARE = 0.4  # of a matmul's FLOP/s, for a first estimate of hours
 
@@ -50,20 +50,20 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--coordinate_check", action="store_true", help="check muP: how activations move, by width")
     parser.add_argument("--lr_transfer", action="store_true", help="show the best learning rate of every width")
     parser.add_argument("--cell", action="append", metavar="RUN_DIR", help="what executors call: train this cell")
-    gin_runtime.add_flags(parser)
-    from t5x_like.cli import sweep_cell
+    runtime.add_flags(parser)
+    from t5x_like.cli.sweeping import trial
 
-    sweep_cell.use_own_cores()
+    trial.use_own_cores()
     from t5x_like.cli import launch
 
     launch.add_flags(parser)
-    args = gin_runtime.parse_args(parser, argv)
+    args = runtime.parse_args(parser, argv)
     check(args)
     if args.minutes is not None:
         args.gin_overrides.append(f"--gin.MINUTES={args.minutes!r}")
     if args.cell:
         launch.set_up(args)
-        return sweep_cell.train(args.cell)
+        return trial.train(args.cell)
     return run(args)
 
 
@@ -81,19 +81,19 @@ def run(args: argparse.Namespace) -> int:
     """The sweep itself: this process reads and waits, and leaves accelerators to the cells."""
     import jax
 
-    from t5x_like.cli.sweep_cells import Base
-    from t5x_like.scaling import ladder, sweep
+    from t5x_like.cli.sweeping.trials import Base
+    from t5x_like.scaling.sweeps import ladder, sweep
 
     jax.config.update("jax_platforms", "cpu")
-    what = gin_runtime.from_flags(args).configured("sweep.Sweep")()
+    what = runtime.from_flags(args).configured("sweep.Sweep")()
     search_paths = [path for path in args.gin_search_paths.split(",") if path]
     base = Base(what.base, what.settings, Path(what.directory) / "cells", search_paths)
     if args.coordinate_check:
-        from t5x_like.cli import sweep_mup
+        from t5x_like.cli.sweeping import mup
 
-        return sweep_mup.check_coordinates(what, base)
+        return mup.check_coordinates(what, base)
     if isinstance(what.design, ladder.SelfSized):
-        from t5x_like.cli import sweep_ladder
+        from t5x_like.cli.sweeping import ladder as sweep_ladder
 
         what = sweep_ladder.sized(what, base, looking(args))
     every = sweep.resolved(what, base)
@@ -104,9 +104,7 @@ def run(args: argparse.Namespace) -> int:
         print(status(every))
         return 0
     if args.lr_transfer:
-        from t5x_like.cli import sweep_mup
-
-        return sweep_mup.show_transfer(every)
+        return mup.show_transfer(every)
     path = Path(args.collect or Path(what.directory) / "runs.csv")
     finished = True if args.collect else sweep.run(every, what.executor, args.retry, args.pack)
     print(f"{len(sweep.write_table(every, path))} rows: {path}")
@@ -124,12 +122,13 @@ def looking(args: argparse.Namespace) -> str | None:
 
 def speed(every: Sequence, given: float | None) -> tuple[float, str]:
     """(FLOP/s of one process, where the figure is from)."""
-    from t5x_like.scaling import cells, collect, flops
+    from t5x_like.accounting import flops
+    from t5x_like.scaling.sweeps import collect, trials
 
     if given is not None:
         return given, "--flops_per_second"
-    done = [cell for cell in every if cells.progress(cell).state == cells.FINISHED]
-    seconds = sum(collect.seconds(cells.attempts(cell.run_dir)) for cell in done)
+    done = [cell for cell in every if trials.progress(cell).state == trials.FINISHED]
+    seconds = sum(collect.seconds(trials.attempts(cell.run_dir)) for cell in done)
     if seconds:
         return sum(cell.columns["flops_exact"] for cell in done) / seconds, f"{len(done)} finished cells"
     peak, source = flops.peak_per_device()
@@ -138,15 +137,15 @@ def speed(every: Sequence, given: float | None) -> tuple[float, str]:
 
 def planned(every: Sequence, rate: tuple[float, str], cost_per_hour: float) -> str:
     """The table of --dry_run."""
-    from t5x_like.scaling import cells
+    from t5x_like.scaling.sweeps import trials
 
     per_second, source = rate
     rows, total, left = [], 0.0, 0.0
     for cell in every:
-        found, row = cells.progress(cell), cell.columns
+        found, row = trials.progress(cell), cell.columns
         hours = row["flops_exact"] / per_second / 3600
         total += hours
-        left += hours if found.state != cells.FINISHED else 0.0
+        left += hours if found.state != trials.FINISHED else 0.0
         counts = {
             name: row[name] for name in ("n_params", "tokens", "flops_6nd", "flops_with_embeddings", "flops_exact")
         }
@@ -166,11 +165,11 @@ def planned(every: Sequence, rate: tuple[float, str], cost_per_hour: float) -> s
 
 def status(every: Sequence) -> str:
     """The table of --status."""
-    from t5x_like.scaling import cells, sweep
+    from t5x_like.scaling.sweeps import sweep, trials
 
     rows, states, errors = [], [], []
     for cell in every:
-        found = cells.progress(cell)
+        found = trials.progress(cell)
         states.append(found.state)
         errors += [f"{cell.run_id} failed: {found.error} ({cell.run_dir / 'log.txt'})"] if found.error else []
         losses = {
@@ -180,11 +179,3 @@ def status(every: Sequence) -> str:
         rows[-1]["what"] = sweep.titled(cell)
     summary = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     return "\n".join([aligned(rows), "", summary, *errors])
-
-
-def aligned(rows: Iterable[Mapping[str, Any]]) -> str:
-    """A plain table, its columns as wide as they need to be."""
-    rows = [{name: str(value) for name, value in row.items()} for row in rows]
-    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
-    lines = [{name: name for name in widths}, *rows]
-    return "\n".join("  ".join(line[name].rjust(width) for name, width in widths.items()) for line in lines)

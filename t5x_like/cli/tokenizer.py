@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from t5x_like.cli.gin_runtime import ConfigError
+from t5x_like.cli.gin.runtime import ConfigError
 
 EXAMPLES = """examples:
   t5x_like tokenizer train --kind=bpe --vocab_size=32000 --chat --input 'text/*.jsonl.gz' --out=/tmp/bpe
@@ -25,7 +25,7 @@ EXAMPLES = """examples:
 
 
 def main(argv: Sequence[str]) -> int:
-    from t5x_like.data import tokenizer_training
+    from t5x_like.data.tokenizers import training as tokenizer_training
 
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
 
 def train(args: argparse.Namespace) -> None:
     """Writes the folder beside its place, and moves it there when it is complete."""
-    from t5x_like.data import tokenizer_training as training
+    from t5x_like.data.tokenizers import training
 
     out = Path(args.out).absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -86,12 +86,11 @@ def train(args: argparse.Namespace) -> None:
 
 def report(args: argparse.Namespace) -> None:
     """Prints how a tokenizer fits a text."""
-    from t5x_like.data import tokenizer_folder
-    from t5x_like.data import tokenizer_training as training
+    from t5x_like.data.tokenizers import folder, training
 
     if not Path(args.folder).is_dir():
         raise ConfigError(f"{args.folder} is no folder; give one with tokenizer.json, spiece.model or tokenizer.model")
-    vocabulary = tokenizer_folder.read_folder(args.folder)
+    vocabulary = folder.read_folder(args.folder)
     found = training.measure(vocabulary, reading(args, "encoding"))
     if args.json:
         print(json.dumps({"vocab_size": vocabulary.vocab_size} | found))
@@ -108,13 +107,13 @@ def report(args: argparse.Namespace) -> None:
 def reading(args: argparse.Namespace, what: str) -> Iterator[str]:
     """The texts of the files or tasks, with a bar on a terminal and a last line elsewhere."""
     from t5x_like.cleaning import reading as cleaning_reading
-    from t5x_like.data import tokenizer_training as training
+    from t5x_like.data.tokenizers import training
 
     stray = [name for name in (("field",) if args.task else ("module", "split")) if getattr(args, name)]
     if stray:
         raise ConfigError(f"--{stray[0]} says nothing of --{'task' if args.task else 'input'}; leave it out")
     if args.task:
-        from t5x_like.tasks import texts
+        from t5x_like.tasks.caching import texts
 
         read = functools.partial(
             texts.texts, split=args.split or "train", module=args.module or "t5x_like.tasks.pretraining"

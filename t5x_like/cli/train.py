@@ -6,18 +6,18 @@ Everything is chosen by gin files; runs/pretrain.gin says which go together. The
 import argparse
 from collections.abc import Sequence
 
-from t5x_like.cli import gin_runtime
+from t5x_like.cli.gin import runtime
 
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="t5x_like train", description=__doc__)
-    gin_runtime.add_flags(parser)
+    runtime.add_flags(parser)
     from t5x_like.cli import launch
 
     launch.add_flags(parser)
-    args = gin_runtime.parse_args(parser, argv)
+    args = runtime.parse_args(parser, argv)
     launch.set_up(args)
-    config = gin_runtime.from_flags(args)
+    config = runtime.from_flags(args)
     config.configured("trainer.train")(config=config.resolved_config())
     print(f"done: {config.evaluate('trainer.train.run_dir')}")
     return 0

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from t5x_like.data import seqio_mixtures
+from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.data.stream import permuted
-from t5x_like.data.token_cache import TokenCache
 
 
 @dataclasses.dataclass(frozen=True)

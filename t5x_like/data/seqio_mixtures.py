@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from t5x_like.data import token_cache
-from t5x_like.data.token_cache import TokenCache
+from t5x_like.data.cache import token_cache
+from t5x_like.data.cache.token_cache import TokenCache
 
 RECORD = "mixture.json"
 

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from t5x_like import partitioning
-from t5x_like.hf import convert, families
+from t5x_like.hf import families, filling, placing
 from t5x_like.hf.tensors import Stored
 
 # GGUF's name of a field, and config.json's.
@@ -50,7 +50,7 @@ def load(
     rules: partitioning.Rules = partitioning.RULES,
     dtype: Any = None,
     scan: bool = True,
-    progress: convert.Progress = lambda names, total: names,
+    progress: placing.Progress = lambda names, total: names,
 ) -> tuple[nn.Module, Any]:
     """(model, params) of a GGUF file, dequantized to float32 (or `dtype`).
 
@@ -62,7 +62,7 @@ def load(
     config = config_of(metadata(reader), [tensor.name for tensor in reader.tensors], str(path))
     family, model = families.model_of(config, str(path))
     stored = dict(tensors(reader, config, str(path)))
-    return convert.filled(family, model, stored, str(path), mesh, rules, dtype, scan, progress)
+    return filling.filled(family, model, stored, str(path), mesh, rules, dtype, scan, progress)
 
 
 def opened(path) -> Any:

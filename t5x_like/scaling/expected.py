@@ -25,23 +25,15 @@ from typing import Any
 import numpy as np
 
 from t5x_like import writers
-from t5x_like.scaling import fit, ladder, table
+from t5x_like.scaling.laws import fit, table
+from t5x_like.scaling.sweeps import ladder
+from t5x_like.training.expected_loss import FROM, Curve, Run
 
 GRID = 1000  # points of u
-FROM = 0.1  # share of the run after which losses are fitted and compared
 ALIKE = 1.8  # tokens per parameter of two runs whose curves are taken to collapse
 WIDTH = 0.05  # standard deviation of the kernel that smooths a reference, as a share of the run
 ALPHAS = np.linspace(0.1, 1.5, 29)
 MEMORIES = np.geomspace(0.003, 1.0, 12)
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A run to come: N, tokens of a step, and the learning rate of every step."""
-
-    n_params: float
-    step_tokens: float
-    rates: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +127,7 @@ class Expected:
     sigmas: float = 2.0
     learned: tuple[float, float] = (0.1, 0.2)
 
-    def curve(self, run: Run) -> "Curve":
+    def curve(self, run: Run) -> Curve:
         """What is expected of a run.
 
         Raises:
@@ -168,37 +160,6 @@ class Expected:
         """Standard deviation of log loss between seeds: measured in the sweep where it has repeats."""
         path = Path(self.runs) / "runs.csv"
         return (ladder.seed_noise(table.read(path)) if path.exists() else None) or self.noise
-
-
-@dataclasses.dataclass
-class Curve:
-    """Expected losses: `excess_S` of every step over `level`, noise of a step and half the band, relative to the loss."""
-
-    excess_S: np.ndarray
-    noise: float
-    half: float
-    learned: tuple[float, float]
-    level: float | None
-    seen: tuple[tuple[float, int], ...] = ()
-
-    def known(self, done: int) -> bool:
-        """Whether a loss after this many steps can be compared."""
-        return self.level is not None and done >= FROM * len(self.excess_S)
-
-    def learn(self, done: int, count: int, loss: float) -> None:
-        """Takes in the mean loss of the last `count` steps, where the level is to be learned."""
-        if self.level is not None:
-            return
-        low, high = (share * len(self.excess_S) for share in self.learned)
-        if done > high and self.seen:
-            self.level = float(np.average([x for x, _ in self.seen], weights=[n for _, n in self.seen]))
-        elif done - count >= low:
-            self.seen += ((loss - float(self.excess_S[done - count : done].mean()), count),)
-
-    def band(self, done: int, count: int) -> tuple[float, float, float]:
-        """(middle, low, high) for the mean loss of the last `count` steps, its own noise aside."""
-        middle = self.level + float(self.excess_S[done - count : done].mean())
-        return middle, middle * math.exp(-self.half), middle * math.exp(self.half)
 
 
 def excess(found: Reference, rate_S: np.ndarray) -> tuple[np.ndarray, float]:

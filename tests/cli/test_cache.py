@@ -6,8 +6,8 @@ import re
 import pytest
 
 from t5x_like.cli import cache as command
-from t5x_like.data import token_cache
-from t5x_like.data.token_cache import TokenCache
+from t5x_like.data.cache import token_cache
+from t5x_like.data.cache.token_cache import TokenCache
 
 FILES = [f"--gin_file={name}" for name in ("sizes/llama/tiny.gin", "objectives/causal_lm.gin", "optimizers/adamw.gin")]
 FILES += ["--gin_file=runs/pretrain.gin", "--gin.VOCAB_SIZE=384", "--gin.STEPS=3", "--gin.WARMUP_STEPS=1"]

@@ -11,7 +11,8 @@ from t5x_like.cleaning.classified import LanguageFilter
 from t5x_like.cleaning.ngram_classifier import NgramClassifier
 from t5x_like.cleaning.pipeline import Pipeline
 from t5x_like.cleaning.report import Report
-from t5x_like.cli import gin_runtime, main
+from t5x_like.cli import main
+from t5x_like.cli.gin import runtime
 from tests.cleaning.planted import WORDS, document, prose
 from tests.gin_models import CONFIGS
 
@@ -88,7 +89,7 @@ def test_what_was_planted_is_found(folder, capsys):
 )
 def test_published_pipelines(name):
     """Each keeps what it is for: prose but for its copy, or code."""
-    pipeline = with_language(gin_runtime.parse([f"cleaning/{name}.gin"]).evaluate("%PIPELINE"))
+    pipeline = with_language(runtime.parse([f"cleaning/{name}.gin"]).evaluate("%PIPELINE"))
     source = "\n".join(f"def function_{n}(x):\n    return {{x: {n}}}\n" for n in range(40))
     documents = [document(text, str(n)) for n, text in enumerate([*map(prose, range(30, 40)), prose(30), source])]
     kept = [each["id"] for each in pipeline(documents, Report())]
@@ -96,7 +97,7 @@ def test_published_pipelines(name):
 
 
 def test_fineweb_from_end_to_end():
-    pipeline = with_language(gin_runtime.parse(["cleaning/fineweb.gin"]).evaluate("%PIPELINE"))
+    pipeline = with_language(runtime.parse(["cleaning/fineweb.gin"]).evaluate("%PIPELINE"))
     first, mail = prose(1, 20), prose(2, 20) + "\nWrite to jane@example.org for more of that."
     copied = f"{first}\nOne more sentence here."
     texts = [first, mail, copied, prose(3, 20) + " ß", prose(4, 2), (prose(5, 4) + "\n") * 3]
@@ -114,7 +115,7 @@ def test_fineweb_from_end_to_end():
 
 def test_a_threshold_is_one_flag():
     flags = ["--gin.gopher.GopherQuality.min_words=7"]
-    assert gin_runtime.parse(["cleaning/gopher.gin"], flags).evaluate("%PIPELINE").steps[0].min_words == 7
+    assert runtime.parse(["cleaning/gopher.gin"], flags).evaluate("%PIPELINE").steps[0].min_words == 7
 
 
 def test_a_classifier_is_trained_and_used(tmp_path, capsys):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.task_evaluation import tasks
+from tests.evaluation import tasks
 
 REPOSITORY = Path(__file__).parents[2]
 FILES = ("sizes/llama/tiny", "objectives/instruction", "optimizers/adamw", "runs/pretrain")

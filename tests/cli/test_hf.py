@@ -8,7 +8,9 @@ import pytest
 import tokenizers
 
 from t5x_like import hf
-from t5x_like.cli import gin_runtime, gin_text, main
+from t5x_like.cli import main
+from t5x_like.cli.gin import runtime
+from t5x_like.cli.gin import text as gin_text
 from t5x_like.hf import modules, tensors
 from tests.hf import folders
 from tests.hf.folders import FIXTURES, NAMES
@@ -18,7 +20,7 @@ from tests.hf.folders import FIXTURES, NAMES
 def test_gin_text_is_the_model(name, tmp_path):
     _, model = hf.model_of(folders.config(name), names=list(tensors.stored(FIXTURES / name)))
     (tmp_path / "model.gin").write_text(gin_text.of_model(model))
-    again = gin_runtime.parse([str(tmp_path / "model.gin")]).evaluate("trainer.train.model")
+    again = runtime.parse([str(tmp_path / "model.gin")]).evaluate("trainer.train.model")
     assert list(modules.differences(model, again)) == []
 
 
@@ -79,7 +81,7 @@ def test_an_imported_run_is_trained_on(run_dir, tiny_root, tmp_path):
     text = (run_dir / "config.gin").read_text().replace("vocab_size = 61", "vocab_size = 384")
     (tmp_path / "model.gin").write_text(text)
     macros = {"STEPS": 1, "WARMUP_STEPS": 1, "BATCH_SIZE": 8, "LENGTH": 16, "TASK": "tiny", "RUN_DIR": tmp_path / "run"}
-    config = gin_runtime.parse(
+    config = runtime.parse(
         [str(tmp_path / "model.gin"), *files],
         [
             *(f"--gin.{name}={value}" for name, value in macros.items()),

@@ -13,10 +13,12 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from t5x_like import optimizers, partitioning, train_state
-from t5x_like.cli import gin_runtime, info, main
-from t5x_like.scaling import memory
-from t5x_like.train_state import Precision
+from t5x_like import optimizers, partitioning
+from t5x_like.accounting import memory
+from t5x_like.cli import info, main
+from t5x_like.cli.gin import runtime
+from t5x_like.precision import Precision
+from t5x_like.training import state as train_state
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +46,7 @@ def refused(capsys, *flags: str) -> str:
 @pytest.mark.parametrize("family", TINY)
 def test_totals_are_the_sums_of_the_shapes(facts, family):
     size = f"sizes/{family}/tiny.gin"
-    model = gin_runtime.parse([size]).evaluate("%MODEL")
+    model = runtime.parse([size]).evaluate("%MODEL")
     sides = [side for side in ("encoder", "decoder") if hasattr(model, side)]
     shapes = jax.eval_shape(model.init, jax.random.key(0), tiny.batch(1, 8, sides) | types(sides))["params"]
     counts = facts(size)["parameters"]

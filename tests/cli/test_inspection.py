@@ -9,8 +9,8 @@ from rich.console import Console
 
 from t5x_like.cli import inspection
 from t5x_like.data import rows
-from t5x_like.data.memory_cache import MemoryCache
-from t5x_like.data.vocabularies import EOS, ByteVocabulary
+from t5x_like.data.cache.memory import MemoryCache
+from t5x_like.data.tokenizers.vocabularies import EOS, ByteVocabulary
 
 TEXTS = ("The first text.", "Zwei: schöne Zeilen\nund mehr", "and a third one, which is longer than the others")
 

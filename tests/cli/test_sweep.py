@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from t5x_like.cli import gin_runtime, main, sweep_cell
-from t5x_like.cli.sweep_cells import Base
-from t5x_like.scaling import cells, collect, emergence, sweep, table
+from t5x_like.cli import main
+from t5x_like.cli.gin import runtime
+from t5x_like.cli.sweeping import trial
+from t5x_like.cli.sweeping.trials import Base
+from t5x_like.scaling.laws import table
+from t5x_like.scaling.studies import emergence
+from t5x_like.scaling.sweeps import collect, sweep, trials
 
 SWEEP = """
 from __gin__ import dynamic_registration
@@ -43,7 +47,7 @@ class InProcess:
         for job in jobs:
             run_dirs = [flag.removeprefix("--cell=") for flag in job.command if flag.startswith("--cell=")]
             self.ran += [Path(run_dir).name for run_dir in run_dirs]
-            sweep_cell.train(run_dirs)
+            trial.train(run_dirs)
             watch()
 
 
@@ -54,9 +58,9 @@ def gin_file(tiny_root, tmp_path):
     return path
 
 
-def resolved(gin_file, directory, *overrides) -> list[cells.Cell]:
+def resolved(gin_file, directory, *overrides) -> list[trials.Cell]:
     flags = [f"--gin.SWEEP_DIR={directory}", *overrides]
-    what = gin_runtime.parse([str(gin_file)], flags).configured("sweep.Sweep")()
+    what = runtime.parse([str(gin_file)], flags).configured("sweep.Sweep")()
     return sweep.resolved(what, Base(what.base, what.settings, Path(what.directory) / "cells"))
 
 
@@ -99,7 +103,7 @@ def test_finished_cells_are_left_alone(gin_file, tmp_path, capsys):
     found = {row["run_id"]: row for row in rows}
     assert set(found) == set(ids(more))
     for cell in more:
-        row, seen = found[cell.run_id], cells.progress(cell)
+        row, seen = found[cell.run_id], trials.progress(cell)
         assert (row["status"], row["loss"], row["decay"]) == ("finished", seen.eval_loss, 0.0)
         assert row["tokens"] == 3 * 8 * 32 and row["lr"] == cell.macros["LEARNING_RATE"]
         assert 6 * row["n_params"] * row["tokens"] == row["flops_6nd"] < row["flops_exact"]
@@ -122,8 +126,8 @@ def test_a_dry_run_spends_nothing(gin_file, tmp_path, capsys):
 def test_what_failed_waits_for_retry(gin_file, tmp_path):
     every, executor = resolved(gin_file, tmp_path / "s", "--gin.RATES=(0.01,)"), InProcess()
     every[0].prepare()
-    cells.note(every[0].run_dir, outcome=cells.FAILED, error="out of memory")
-    assert cells.progress(every[0]).error == "out of memory"
+    trials.note(every[0].run_dir, outcome=trials.FAILED, error="out of memory")
+    assert trials.progress(every[0]).error == "out of memory"
     assert not sweep.run(every, executor) and executor.ran == []
     assert sweep.run(every, executor, retry=True) and len(executor.ran) == 1
 
@@ -133,7 +137,7 @@ def test_cells_that_finish_at_once_count_as_finished(gin_file, tmp_path):
         def run(self, jobs, watch):
             watch()
             for cell in every:
-                cells.note(cell.run_dir, outcome=cells.FINISHED)
+                trials.note(cell.run_dir, outcome=trials.FINISHED)
 
     every = resolved(gin_file, tmp_path / "s")
     assert sweep.run(every, AtOnce())
@@ -142,11 +146,11 @@ def test_cells_that_finish_at_once_count_as_finished(gin_file, tmp_path):
 def test_a_cell_that_another_process_trains_is_not_trained_twice(gin_file, tmp_path):
     cell = resolved(gin_file, tmp_path / "s")[0]
     cell.prepare()
-    with cells.locked(cell.run_dir) as free:
-        assert free and cells.progress(cell).state == cells.RUNNING
-        assert sweep_cell.train([str(cell.run_dir)]) == 0
-        assert cells.attempts(cell.run_dir) == []
-    assert cells.progress(cell).state == cells.WAITING
+    with trials.locked(cell.run_dir) as free:
+        assert free and trials.progress(cell).state == trials.RUNNING
+        assert trial.train([str(cell.run_dir)]) == 0
+        assert trials.attempts(cell.run_dir) == []
+    assert trials.progress(cell).state == trials.WAITING
 
 
 def test_cells_that_differ_in_rate_and_seed_can_be_packed(gin_file, tmp_path):
@@ -163,23 +167,23 @@ def test_a_killed_cell_goes_on_as_if_nothing_had_been(gin_file, tmp_path):
     command = sweep.job([one]).command
     with open(tmp_path / "log.txt", "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ)
-        while process.poll() is None and cells.progress(one).step < 3:
+        while process.poll() is None and trials.progress(one).step < 3:
             time.sleep(0.02)
         assert process.poll() is None, (tmp_path / "log.txt").read_text()
-        assert cells.progress(one).state == cells.RUNNING
+        assert trials.progress(one).state == trials.RUNNING
         process.send_signal(signal.SIGKILL)
         process.wait()
-    found = cells.progress(one)
-    assert found.state == cells.STOPPED and found.step < 16
+    found = trials.progress(one)
+    assert found.state == trials.STOPPED and found.step < 16
     assert sweep.run([one], InProcess()) and sweep.run([same], InProcess())
-    assert len(cells.attempts(one.run_dir)) == 3
+    assert len(trials.attempts(one.run_dir)) == 3
     assert losses(one.run_dir) == losses(same.run_dir)
 
 
 @pytest.mark.parametrize("name", ["isoflop", "lr_transfer", "ladder", "ladder_gpu"])
 def test_every_sweep_file_resolves_to_runs(name, tiny_root, tmp_path):
     corpus = ["--gin.CORPUS=/data/*.txt"] if name == "ladder_gpu" else []
-    config = gin_runtime.parse([f"sweeps/{name}.gin"], [f"--gin.SWEEP_DIR={tmp_path}", *corpus])
+    config = runtime.parse([f"sweeps/{name}.gin"], [f"--gin.SWEEP_DIR={tmp_path}", *corpus])
     what = config.configured("sweep.Sweep")()
     design = what.design.design(1e12) if name == "ladder" else what.design
     files = [file for file in what.base if not file.startswith("tasks/")]
@@ -200,14 +204,14 @@ def test_what_looks_at_a_ladder_does_not_size_it(flag, tmp_path, monkeypatch, ca
     assert not (tmp_path / "s").exists()
 
 
-def scored(directory, n: int, loss: float, lines: list[dict]) -> cells.Cell:
+def scored(directory, n: int, loss: float, lines: list[dict]) -> trials.Cell:
     """A cell that ended with these lines of metrics.jsonl, the last evaluation at this loss."""
-    cell = cells.Cell(f"n{n}", directory / f"n{n}", "", {}, {"n_params": n, "steps": 2})
+    cell = trials.Cell(f"n{n}", directory / f"n{n}", "", {}, {"n_params": n, "steps": 2})
     cell.prepare()
     lines = [{"step": 1, "eval/loss": 9.0, "eval/accuracy": 0.0}, *lines, {"step": 2, "eval/loss": loss}]
     lines[-1] |= {"eval/accuracy": 1 / loss, "eval/sums/loss": loss, "eval/sums/accuracy": 0.5 / loss}
     (cell.run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    cells.note(cell.run_dir, outcome=cells.FINISHED)
+    trials.note(cell.run_dir, outcome=trials.FINISHED)
     return cell
 
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from t5x_like.cli import main
-from t5x_like.data import tokenizer_folder
-from tests.data.test_tokenizer_training import TEXTS
+from t5x_like.data.tokenizers import folder
+from tests.data.tokenizers.test_training import TEXTS
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def test_trains_and_reports(kind, size, text, tmp_path, capsys):
     flags = [f"--kind={kind}", f"--vocab_size={size}", "--extra_ids=3", f"--out={out}"]
     assert main.main(["tokenizer", "train", *flags, *files]) == 0
     assert f"{size} ids" in capsys.readouterr().out
-    made = tokenizer_folder.read_folder(out)
+    made = folder.read_folder(out)
     assert made.vocab_size == size and made.encode("<extra_id_2>") == [size - 3]
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
     assert main.main(["tokenizer", "report", str(out), "--json", *files]) == 0

@@ -10,7 +10,7 @@ import json
 import sys
 
 from t5x_like.data.stream import Stream
-from tests.data import kinds
+from tests.data.rows import kinds
 
 BATCH, STEPS = 8, 6
 

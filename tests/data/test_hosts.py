@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.data import hosts, kinds
+from tests.data import hosts
+from tests.data.rows import kinds
 
 ROOT = Path(__file__).parents[2]
 BEGINS = (0, 1, 2, 5)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from t5x_like.data import rows
+from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.data.prefetch import Prefetch
 from t5x_like.data.stream import Stream, permuted
-from t5x_like.data.token_cache import TokenCache
-from tests.data import kinds
+from tests.data.rows import kinds
 
 
 @pytest.fixture(params=kinds.KINDS)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from t5x_like import inference
-from t5x_like.data.vocabularies import ByteVocabulary
+from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from t5x_like.decoding.loop import generate
 from t5x_like.decoding.sampling import Greedy, Sample
 from t5x_like.models import positions

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from t5x_like import hf, inference, partitioning
-from t5x_like.data import gguf_tokenizer, tokenizer_folder
+from t5x_like.data.tokenizers import folder as tokenizer_folder
+from t5x_like.data.tokenizers import gguf as gguf_tokenizer
 from t5x_like.decoding.sampling import Greedy
 from t5x_like.hf import gguf
 from tests.pretrained import package

@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 
-from t5x_like.data.rows_xlnet import PermutationLM
-from t5x_like.data.token_cache import TokenCache
+from t5x_like.data.cache.token_cache import TokenCache
+from t5x_like.data.rows.permutation import PermutationLM
 from t5x_like.objectives.permutation_lm import PermutationLanguageModel
 from tests import tiny
 from tests.gin_models import model_of

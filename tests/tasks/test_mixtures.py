@@ -5,25 +5,25 @@ import itertools
 
 import pytest
 
-from t5x_like.tasks import instruction_sets
+from t5x_like.tasks.instructions import sets
 
-GROUPS = instruction_sets.GROUPS
-together = functools.partial(instruction_sets.together, instruction_sets.every)
+GROUPS = sets.GROUPS
+together = functools.partial(sets.together, sets.every)
 
 
 def test_every_task_is_trained_on_or_held_out():
     trained, held = set(GROUPS["instruction_all"]), set(GROUPS["instruction_all_held_out"])
-    assert not trained & held and trained | held == set(instruction_sets.ALL)
+    assert not trained & held and trained | held == set(sets.ALL)
     assert set(GROUPS["instruction_worlds"]) | set(GROUPS["instruction_code"]) == trained
     assert set(GROUPS["instruction_worlds_held_out"]) < held
 
 
 def test_a_held_out_cluster_leaves_nothing_in_training():
-    clusters = {instruction_sets.ALL[name].cluster for name in GROUPS["instruction_all"]}
-    assert not clusters & set(instruction_sets.HELD_OUT_CLUSTERS)
+    clusters = {sets.ALL[name].cluster for name in GROUPS["instruction_all"]}
+    assert not clusters & set(sets.HELD_OUT_CLUSTERS)
 
 
-@pytest.mark.parametrize("name", instruction_sets.HELD_OUT_CELLS)
+@pytest.mark.parametrize("name", sets.HELD_OUT_CELLS)
 def test_of_a_held_out_cell_operation_and_kind_are_trained_apart(name):
     operation, _, kind = name.rpartition("_")
     others = set(GROUPS["instruction_worlds"])

@@ -5,9 +5,10 @@ import functools
 import numpy as np
 import pytest
 
-from t5x_like.data import rows, rows_bart, rows_fim, rows_pairs, rows_ul2, rows_xlnet
-from t5x_like.data.memory_cache import MemoryCache
-from t5x_like.data.vocabularies import ByteVocabulary
+from t5x_like.data import rows
+from t5x_like.data.cache.memory import MemoryCache
+from t5x_like.data.rows import bart, fim, pairs, permutation, ul2
+from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from tests.tiny_cache import documents
 
 TEXTS = documents(30, 7)
@@ -15,14 +16,14 @@ MAKES = {
     "causal_lm": functools.partial(rows.CausalLM, length=32),
     "prefix_lm": functools.partial(rows.PrefixLM, length=32),
     "span_corruption": functools.partial(rows.SpanCorruption, inputs_length=48, targets_length=24),
-    "ul2": functools.partial(rows_ul2.MixtureOfDenoisers, inputs_length=48, targets_length=40),
-    "bart": functools.partial(rows_bart.Denoising, length=48),
+    "ul2": functools.partial(ul2.MixtureOfDenoisers, inputs_length=48, targets_length=40),
+    "bart": functools.partial(bart.Denoising, length=48),
     "masked_lm": functools.partial(rows.MaskedLM, length=32),
     "whole_word_masked_lm": functools.partial(rows.WholeWordMaskedLM, length=32),
-    "next_sentence": functools.partial(rows_pairs.NextSentence, length=32),
-    "sentence_order": functools.partial(rows_pairs.SentenceOrder, length=32),
-    "permutation_lm": functools.partial(rows_xlnet.PermutationLM, length=32),
-    "fill_in_the_middle": functools.partial(rows_fim.FillInTheMiddle, length=32),
+    "next_sentence": functools.partial(pairs.NextSentence, length=32),
+    "sentence_order": functools.partial(pairs.SentenceOrder, length=32),
+    "permutation_lm": functools.partial(permutation.PermutationLM, length=32),
+    "fill_in_the_middle": functools.partial(fim.FillInTheMiddle, length=32),
 }
 
 
@@ -95,8 +96,8 @@ def test_a_window_without_a_row_is_refused(register):
 
 
 def test_a_live_look_is_the_cache_of_the_first_documents(register, tmp_path):
-    from t5x_like.data.token_cache import TokenCache
-    from t5x_like.tasks import live
+    from t5x_like.data.cache.token_cache import TokenCache
+    from t5x_like.tasks.caching import live
 
     name = register("looked_at")
     of = functools.partial(TokenCache, split="train", module="t5x_like.tasks.pretraining", root=str(tmp_path))

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t5x_like.cli import gin_runtime
-from t5x_like.data import vocabularies
+from t5x_like.cli.gin import runtime
+from t5x_like.data.tokenizers import loading, vocabularies
 from t5x_like.tasks import corpora
 
 CONFIGS = Path(__file__).parents[2] / "gin_configs" / "tasks"
@@ -49,7 +49,7 @@ REGISTERED = sorted(path.stem for path in CONFIGS.glob("*.gin") if "arguments = 
 
 @pytest.mark.parametrize("name", REGISTERED)
 def test_every_task_file_names_a_task_whose_ids_fit_and_whose_text_comes_back(seqio, name):
-    config = gin_runtime.parse([str(CONFIGS / f"{name}.gin")])
+    config = runtime.parse([str(CONFIGS / f"{name}.gin")])
     task = seqio.TaskRegistry.get(config.evaluate("%TASK"))
     dataset = task.get_dataset(None, "validation", shuffle=False, trim_output_features=False)
     source = next(iter(task.source.get_dataset("validation", shuffle=False).as_numpy_iterator()))
@@ -81,7 +81,7 @@ def test_sentencepiece_ids_are_the_librarys_and_nothing_is_lost(seqio, tmp_path)
         assert light.decode(light.encode(text)) == text
         assert light.bytes_per_token_V[light.encode(text)].sum() == len(text.encode())
     light.save(tmp_path)
-    again = vocabularies.load(tmp_path)
+    again = loading.load(tmp_path)
     assert again.fingerprint == light.fingerprint and again.encode("import os") == light.encode("import os")
     assert vocabularies.mask_id(light) == 8192 - 100
 
@@ -96,7 +96,7 @@ def test_sentencepiece_training_is_deterministic(seqio):
 @pytest.mark.parametrize("vocabulary", [vocabularies.ByteVocabulary(), vocabularies.ByteVocabulary(extra_ids=5)])
 def test_bytes_come_back_from_disk(vocabulary, tmp_path):
     vocabulary.save(tmp_path)
-    assert vocabularies.load(tmp_path) == vocabulary
+    assert loading.load(tmp_path) == vocabulary
     every = bytes(range(256)).decode("latin-1")
     assert vocabulary.decode([*vocabulary.encode(every), 1, 99]) == every
     assert np.array_equal(np.flatnonzero(vocabulary.bytes_per_token_V), np.arange(3, 259))

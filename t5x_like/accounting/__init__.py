@@ -1,0 +1,1 @@
+"""Arithmetic on models and runs before they are computed: FLOPs and bytes of memory."""

@@ -1,0 +1,39 @@
+"""Writes a report on a table of runs and a law fitted to it: one HTML page with its figures inside.
+
+`report runs.csv --law=chinchilla --out=report.html --forecast=forecast.json`: IsoFLOP curves, contours, envelope, profile of E,
+residuals, forecasts against what came out, and every run with the rule that dropped it. The page needs no network.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from t5x_like.cli.forecasting import flags
+from t5x_like.cli.gin.runtime import ConfigError
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="t5x_like report", description=__doc__)
+    flags.add_table(parser)
+    flags.add_fitting(parser)
+    parser.add_argument("--out", metavar="REPORT.html", default="report.html", help="default: %(default)s")
+    parser.add_argument("--png", action="store_true", help="write the figures beside the page too")
+    parser.add_argument(
+        "--forecast", action="append", default=[], metavar="FORECAST.json", help="of t5x_like register; may be repeated"
+    )
+    args = parser.parse_args(argv)
+    if not args.out.endswith(".html"):
+        raise ConfigError(f"--out={args.out} must end in .html; the page is HTML")
+    from t5x_like.scaling.planning import forecast
+    from t5x_like.scaling.reports import page, report
+
+    rules, args.drop = args.drop, []
+    made = report.make(
+        flags.table(args),
+        flags.law(args),
+        rules,
+        [forecast.read(path) for path in args.forecast],
+        **flags.settings(args),
+    )
+    for path in page.write(made, args.out, args.png):
+        print(f"written     {path}")
+    return 0

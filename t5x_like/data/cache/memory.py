@@ -1,0 +1,54 @@
+"""Token caches in memory: what rows are made from where nothing is kept, as in a live look at a task."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from t5x_like.data.tokenizers.vocabularies import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryCache:
+    """Reads as a `TokenCache` does; `ids` are the tokens of every document, by feature."""
+
+    task: str
+    split: str
+    vocabulary: Vocabulary
+    ids: Mapping[str, Sequence[np.ndarray]]
+
+    @classmethod
+    def of(cls, task: str, split: str, vocabulary: Vocabulary, features: Sequence[str], examples: Iterable[Mapping]):
+        """The cache of some tokenized examples."""
+        kept = list(examples)
+        return cls(task, split, vocabulary, {name: [np.asarray(x[name]) for x in kept] for name in features})
+
+    @property
+    def features(self) -> list[str]:
+        return list(self.ids)
+
+    @property
+    def manifest(self) -> dict:
+        """As that of a cache on disk, as far as rows ask for it."""
+        return {"fingerprint": f"memory/{len(self)}", "documents": len(self)}
+
+    def __len__(self) -> int:
+        """Documents."""
+        return len(next(iter(self.ids.values())))
+
+    @functools.cached_property
+    def _arrays(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """(tokens, offsets) by feature."""
+        dtype = np.uint16 if self.vocabulary.vocab_size <= 2**16 else np.uint32
+        joined = {name: np.concatenate([np.zeros(0, dtype), *ids]).astype(dtype) for name, ids in self.ids.items()}
+        ends = {name: np.cumsum([0, *map(len, ids)], dtype=np.int64) for name, ids in self.ids.items()}
+        return {name: (joined[name], ends[name]) for name in self.ids}
+
+    def tokens(self, feature: str) -> np.ndarray:
+        """All ids of a feature."""
+        return self._arrays[feature][0]
+
+    def offsets(self, feature: str) -> np.ndarray:
+        """int64[documents + 1]: document i is tokens[offsets[i] : offsets[i + 1]]."""
+        return self._arrays[feature][1]

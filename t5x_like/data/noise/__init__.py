@@ -1,0 +1,1 @@
+"""The random choices behind denoising objectives, as pure functions on numpy arrays."""

@@ -1,0 +1,89 @@
+"""Rows that can only be learnt in context: random tokens, then the same ones again. No row is ever seen twice."""
+
+import dataclasses
+import functools
+from typing import ClassVar
+
+import numpy as np
+
+from t5x_like.data.rows.arrays import Batch
+from t5x_like.data.stream import GOLDEN, mixed
+from t5x_like.data.tokenizers import vocabularies
+
+
+@dataclasses.dataclass(frozen=True)
+class RepeatedTokens:
+    """A random text of `shortest` to `longest` tokens over and over, until `length` are full (Olsson et al. 2022).
+
+    Tokens are `symbols` ids, each as likely. The text's length differs from row to row, so that what comes next is found
+    by what came before it and not by how far back it is. `part` tells kinds of rows apart that are to share none: training
+    and validation. `rows` are in an epoch; every epoch and seed has others.
+    """
+
+    length: int
+    shortest: int
+    longest: int
+    symbols: int = 64
+    part: int = 0
+    rows: int = 2**16
+    caches: ClassVar[tuple] = ()
+
+    def __post_init__(self):
+        if not 2 <= self.shortest <= self.longest < self.length:
+            raise ValueError(
+                f"shortest={self.shortest}, longest={self.longest}, length={self.length}: a text has 2 tokens or more, and "
+                "must be shorter than the row to come again; need 2 <= shortest <= longest < length"
+            )
+        if not 2 <= self.symbols <= 256:
+            raise ValueError(f"symbols={self.symbols}: tokens are bytes; take 2 to 256")
+        if not 0 <= self.part < 2**16 or self.rows < 1:
+            raise ValueError(f"part={self.part} and rows={self.rows}: need 0 <= part < 65536 and at least one row")
+
+    @functools.cached_property
+    def vocabulary(self) -> vocabularies.Vocabulary:
+        return vocabularies.ByteVocabulary()
+
+    @property
+    def fingerprint(self) -> str:
+        return repr(self)
+
+    @property
+    def report(self) -> dict[str, int]:
+        return {"rows": len(self)}
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        return {"decoder": self.length}
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def periods(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> np.ndarray:
+        """The length of each row's text."""
+        return (self.drawn(index_n, epoch_n, seed, 1)[:, 0] % np.uint64(self.longest - self.shortest + 1)).astype(
+            np.int64
+        ) + self.shortest
+
+    def drawn(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int, count: int) -> np.ndarray:
+        """uint64 [n, count]: random numbers that depend on (part, seed, epoch, row) alone."""
+        key_n = np.full(index_n.shape, seed * 2**16 + self.part & 2**64 - 1, np.uint64)
+        for x_n in (epoch_n, index_n):
+            key_n = mixed(key_n * GOLDEN + x_n.astype(np.uint64))
+        return mixed(key_n[:, None] + np.arange(1, count + 1, dtype=np.uint64) * GOLDEN)
+
+    def fetch(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> Batch:
+        period_n = self.periods(index_n, epoch_n, seed)
+        numbers_nK = self.drawn(index_n, epoch_n, seed, self.longest + 1)[:, 1:]
+        text_nK = (numbers_nK % np.uint64(self.symbols)).astype(np.int32) + vocabularies.UNK + 1
+        place_L = np.arange(self.length)
+        targets_nL = np.take_along_axis(text_nK, place_L % period_n[:, None], axis=1)
+        inputs_nL = np.roll(targets_nL, 1, axis=1)
+        inputs_nL[:, 0] = vocabularies.start_id(self.vocabulary)
+        shape = targets_nL.shape
+        return {
+            "decoder_input_tokens": inputs_nL,
+            "decoder_target_tokens": targets_nL,
+            "decoder_positions": np.broadcast_to(place_L.astype(np.int32), shape).copy(),
+            "decoder_segment_ids": np.ones(shape, np.int32),
+            "decoder_loss_weights": np.ones(shape, np.float32),
+        }

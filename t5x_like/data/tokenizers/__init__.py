@@ -1,0 +1,1 @@
+"""Vocabularies without TensorFlow: reading, writing and training tokenizers, and chat templates."""

@@ -1,0 +1,33 @@
+"""Reads the vocabulary of a token cache or a run directory: the inverse of every vocabulary's `save`."""
+
+import json
+from pathlib import Path
+
+from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
+from t5x_like.data.tokenizers.sentencepiece import SentencePieceModel
+from t5x_like.data.tokenizers.vocabularies import ByteVocabulary, SentencePieceVocabulary, Vocabulary
+
+KINDS = {
+    "bytes": lambda folder, content: ByteVocabulary(content["extra_ids"]),
+    "sentencepiece": lambda folder, content: SentencePieceVocabulary(
+        (folder / "vocabulary.model").read_bytes(), content["extra_ids"]
+    ),
+    "tokenizer": TokenizerVocabulary.restored,
+    "sentencepiece_model": SentencePieceModel.restored,
+}
+
+
+def load(folder) -> Vocabulary:
+    """The vocabulary that `save` wrote into `folder`.
+
+    Raises:
+      ValueError: a kind of vocabulary that this version does not know.
+    """
+    folder = Path(folder)
+    content = json.loads((folder / "vocabulary.json").read_text())
+    kind = content.pop("kind")
+    if kind not in KINDS:
+        raise ValueError(
+            f"{folder / 'vocabulary.json'} is of kind {kind!r}, known are {', '.join(KINDS)}; update t5x_like"
+        )
+    return KINDS[kind](folder, content)

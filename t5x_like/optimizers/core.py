@@ -1,0 +1,202 @@
+"""Optimizers: functions returning an optax.GradientTransformation.
+
+All of them share what stands around the rule itself: clipping by global norm, decoupled weight decay, learning-rate
+factors and frozen parameters, chosen by regular expressions that are searched in the parameter's path
+("decoder/layer_0/mlp/up/kernel"). `init` takes parameters boxed with logical axis names and boxes its state alike.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+from t5x_like.optimizers.adafactor import scale_by_adafactor
+from t5x_like.optimizers.schedules import Schedule
+
+Factors = Sequence[tuple[str, float]]  # (regular expression, factor); the first that is found counts, else 1
+
+NO_DECAY_ON_VECTORS: Factors = ((r"(^|/)(bias|scale)$", 0.0),)
+
+
+def adamw(
+    learning_rate: Schedule | float,
+    b1: float = 0.9,
+    b2: float = 0.95,
+    eps: float = 1e-8,
+    weight_decay: float = 0.1,
+    decay_factors: Factors = NO_DECAY_ON_VECTORS,
+    lr_factors: Factors = (),
+    frozen: Sequence[str] = (),
+    clip_norm: float | None = 1.0,
+    moment_dtype: jnp.dtype | None = None,
+) -> optax.GradientTransformation:
+    """AdamW (Loshchilov & Hutter 2019); `moment_dtype` is the first moment's, by default the parameter's."""
+    rule = optax.scale_by_adam(b1, b2, eps, mu_dtype=moment_dtype)
+    return around(rule, learning_rate, weight_decay, decay_factors, lr_factors, frozen, clip_norm)
+
+
+def lion(
+    learning_rate: Schedule | float,
+    b1: float = 0.9,
+    b2: float = 0.99,
+    weight_decay: float = 1.0,
+    decay_factors: Factors = NO_DECAY_ON_VECTORS,
+    lr_factors: Factors = (),
+    frozen: Sequence[str] = (),
+    clip_norm: float | None = 1.0,
+) -> optax.GradientTransformation:
+    """Lion: the sign of an interpolated momentum (Chen et al. 2023)."""
+    rule = optax.scale_by_lion(b1, b2)
+    return around(rule, learning_rate, weight_decay, decay_factors, lr_factors, frozen, clip_norm)
+
+
+def sgd(
+    learning_rate: Schedule | float,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    decay_factors: Factors = NO_DECAY_ON_VECTORS,
+    lr_factors: Factors = (),
+    frozen: Sequence[str] = (),
+    clip_norm: float | None = None,
+) -> optax.GradientTransformation:
+    """Stochastic gradient descent with momentum (0 keeps no state)."""
+    rule = optax.trace(momentum, nesterov) if momentum else optax.identity()
+    return around(rule, learning_rate, weight_decay, decay_factors, lr_factors, frozen, clip_norm)
+
+
+def adafactor(
+    learning_rate: Schedule | float,
+    decay_rate: float = 0.8,
+    step_offset: int = 0,
+    multiply_by_parameter_scale: bool = True,
+    clipping_threshold: float | None = 1.0,
+    momentum: float | None = None,
+    epsilon1: float = 1e-30,
+    epsilon2: float = 1e-3,
+    min_dim_size_to_factor: int = 128,
+    weight_decay: float = 0.0,
+    decay_factors: Factors = NO_DECAY_ON_VECTORS,
+    lr_factors: Factors = (),
+    frozen: Sequence[str] = (),
+    clip_norm: float | None = None,
+) -> optax.GradientTransformation:
+    """Adafactor (Shazeer & Stern 2018) as T5X has it: moments factored by logical axis, steps scaled by parameter size."""
+    rule = scale_by_adafactor(
+        decay_rate,
+        step_offset,
+        multiply_by_parameter_scale,
+        clipping_threshold,
+        momentum,
+        epsilon1,
+        epsilon2,
+        min_dim_size_to_factor,
+    )
+    return around(rule, learning_rate, weight_decay, decay_factors, lr_factors, frozen, clip_norm)
+
+
+class StepState(NamedTuple):
+    """Steps taken, and the learning rate of the last one."""
+
+    count: jax.Array
+    learning_rate: jax.Array
+
+
+def around(
+    rule: optax.GradientTransformation,
+    learning_rate: Schedule | float,
+    weight_decay: float,
+    decay_factors: Factors,
+    lr_factors: Factors,
+    frozen: Sequence[str],
+    clip_norm: float | None,
+) -> optax.GradientTransformation:
+    """clip -> rule -> -lr * lr_factor * (update + weight_decay * decay_factor * parameter); zero where frozen.
+
+    Frozen parameters have no state and do not count in the norm. A regular expression that is found in no path is
+    refused at `init`, naming some that are.
+    """
+    clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
+    moving = optax.chain(clip, rule)
+    if frozen:
+        moving = optax.masked(moving, lambda tree: by_path(tree, lambda path: not is_frozen(path)))
+
+    def is_frozen(path: str) -> bool:
+        return any(re.search(pattern, path) for pattern in frozen)
+
+    def init(params):
+        own_decay = () if decay_factors is NO_DECAY_ON_VECTORS else decay_factors
+        check_patterns([*frozen, *(pattern for pattern, _ in (*lr_factors, *own_decay))], params)
+        return moving.init(params), StepState(jnp.zeros((), jnp.int32), jnp.zeros(()))
+
+    def update(grads, state, params):
+        inner, step = state
+        updates, inner = moving.update(grads, inner, params)
+        rate = jnp.asarray(learning_rate(step.count) if callable(learning_rate) else learning_rate, jnp.float32)
+
+        def finish(path, u, p):
+            name = path_name(path)
+            if is_frozen(name):
+                return jnp.zeros_like(p)
+            decay = weight_decay * factor_of(name, decay_factors)
+            return -rate * factor_of(name, lr_factors) * (u + decay * p if decay else u)
+
+        updates = jax.tree_util.tree_map_with_path(finish, updates, params)
+        return updates, (inner, StepState(step.count + 1, rate))
+
+    return optax.GradientTransformation(init, update)
+
+
+def learning_rate_of(opt_state) -> jax.Array | None:
+    """The learning rate of the last step, where the optimizer is one of this file."""
+    last = opt_state[-1] if isinstance(opt_state, tuple) and opt_state else None
+    return last.learning_rate if isinstance(last, StepState) else None
+
+
+def learning_rates(optimizer: optax.GradientTransformation, boxed_params, steps: int) -> np.ndarray | None:
+    """The learning rate of every step, where the optimizer is one of this file; only the schedule is computed."""
+
+    def zeros(tree):
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
+
+    def rate(step):
+        *inner, last = nn.unbox(zeros(jax.eval_shape(optimizer.init, boxed_params)))
+        params = nn.unbox(zeros(boxed_params))
+        return learning_rate_of(optimizer.update(params, (*inner, last._replace(count=step)), params)[1])
+
+    if learning_rate_of(jax.eval_shape(optimizer.init, boxed_params)) is None:
+        return None
+    return np.asarray(jax.jit(jax.vmap(rate))(jnp.arange(steps)), np.float64)
+
+
+def path_name(path) -> str:
+    """A parameter's path joined with slashes; the box around a value has no name."""
+    return "/".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
+
+
+def by_path(tree, function):
+    """The tree of function(path) for every parameter."""
+
+    def leaf(path, _):
+        return function(path_name(path))
+
+    return jax.tree_util.tree_map_with_path(leaf, tree, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
+
+
+def factor_of(path: str, factors: Factors) -> float:
+    """The factor of the first expression found in the path; 1 if none is."""
+    return next((factor for pattern, factor in factors if re.search(pattern, path)), 1.0)
+
+
+def check_patterns(patterns: Sequence[str], params) -> None:
+    """Refuses expressions that are found in no parameter's path."""
+    paths = jax.tree.leaves(by_path(params, lambda path: path))
+    for pattern in patterns:
+        if not any(re.search(pattern, path) for path in paths):
+            shown = ", ".join(sorted(paths)[:8])
+            raise ValueError(f"the expression {pattern!r} is found in no parameter's path; paths are like {shown}")

@@ -1,0 +1,1 @@
+"""Tables of runs, scaling laws, and fits of laws to tables."""

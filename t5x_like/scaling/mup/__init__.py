@@ -1,0 +1,1 @@
+"""Maximal update parametrization: learning rates that transfer across widths and depths."""

@@ -1,0 +1,1 @@
+"""Plans and forecasts of runs from fitted or published laws."""

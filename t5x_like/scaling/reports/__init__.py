@@ -1,0 +1,1 @@
+"""Reports on a table of runs, as one HTML page with its figures."""

@@ -1,0 +1,236 @@
+"""The figures of a report: each draws on a matplotlib figure, or raises Absent with a sentence on what the table lacks.
+
+Drawn with the object interface on the Agg canvas: no display, no global state.
+"""
+
+import io
+import statistics
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from t5x_like.scaling.laws import checks, identifiability, optima
+from t5x_like.scaling.laws.table import Table
+from t5x_like.scaling.planning import plan
+from t5x_like.scaling.reports.report import Report
+
+COUNTS = {"n_params": "parameters N", "tokens": "tokens D", "flops_6nd": "training compute C (FLOPs)"}
+ACCENT, SECOND, MUTED = "#c2410c", "#1d4ed8", "#64748b"
+SIZE, DPI = (7.0, 4.4), 130
+
+
+class Absent(Exception):
+    """The table, or the law, does not have what the figure shows; the message is a sentence for the reader."""
+
+
+def png(draw: Callable, report: Report) -> bytes:
+    """The figure as a PNG file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    draw(report, figure)
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    out = io.BytesIO()
+    figure.savefig(out, format="png")
+    return out.getvalue()
+
+
+def label(name: str) -> str:
+    return COUNTS.get(name, "loss (nats per token)" if name == "loss" else name)
+
+
+def plain(name: str) -> str:
+    """A column's name that matplotlib does not read as mathematics."""
+    return label(name).replace("$", r"\$")
+
+
+def isoflop(report: Report, figure) -> None:
+    """Loss over N at every budget, its parabola and its minimum."""
+    target = report.found.law.target
+    table = checks.best_tuned(
+        checks.last_rows(optima.usable(need(report.rows, "n_params", "flops_6nd"), target)), target
+    )
+    groups = optima.groups(np.log(table["flops_6nd"])[:, None])
+    groups = [rows for rows in groups if len(np.unique(np.log(table["n_params"][rows]).round(6))) >= optima.LEAST]
+    if not groups:
+        raise Absent(
+            f"No budget has {optima.LEAST} different sizes, which a parabola needs. Runs at equal compute would give this figure."
+        )
+    axes, colors = figure.subplots(), shades(len(groups))
+    for rows, color in zip(groups, colors, strict=True):
+        x, y = np.log(table["n_params"][rows]), table[target][rows]
+        budget = np.exp(np.log(table["flops_6nd"][rows]).mean())
+        axes.plot(np.exp(x), y, "o", ms=4, color=color, label=f"{budget:.2g} FLOPs")
+        fine, centre = np.linspace(x.min(), x.max(), 100), x.mean()
+        axes.plot(np.exp(fine), np.polyval(np.polyfit(x - centre, y, 2), fine - centre), color=color, lw=1.2)
+        best, complaint = optima.lowest(x, y, "model size")
+        if not complaint:
+            axes.plot(np.exp(best[0]), best[1], "*", ms=13, color=color, mec="black", mew=0.7, zorder=5)
+    axes.set(xscale="log", xlabel=label("n_params"), ylabel=plain(target))
+    axes.legend(fontsize=8, frameon=False, ncols=2, title="budget (star: minimum inside its range)", title_fontsize=8)
+
+
+def contours(report: Report, figure) -> None:
+    """Lines of equal fitted loss over D and N, the runs, and the compute-optimal line."""
+    found, table = report.found, report.used
+    if set(found.law.inputs) != {"n_params", "tokens"}:
+        raise Absent(f"The law {found.law.name} is not one of N and D alone.")
+    n, d = (spaced(table[name], 1.6, 60) for name in ("n_params", "tokens"))
+    d_GG, n_GG = np.meshgrid(d, n)
+    loss = found.predict({"n_params": n_GG.ravel(), "tokens": d_GG.ravel()}).value.reshape(n_GG.shape)
+    axes = figure.subplots()
+    axes.set(xscale="log", yscale="log", xlim=(d[0], d[-1]), ylim=(n[0], n[-1]))
+    levels = np.unique(np.quantile(loss, np.linspace(0.02, 0.95, 12)))
+    lines = axes.contour(d, n, loss, levels=levels, cmap="viridis", linewidths=1)
+    axes.clabel(lines, fontsize=7, fmt="%.3g")
+    axes.plot(table["tokens"], table["n_params"], "o", ms=4, color=MUTED, label="runs")
+    budgets = spaced(6 * table["n_params"] * table["tokens"], 1.6, 30)
+    best = np.array([best_size(found, c) for c in budgets])
+    axes.plot(budgets / (6 * best), best, color=ACCENT, lw=2, label="compute-optimal")
+    axes.set(xlabel=label("tokens"), ylabel=label("n_params"))
+    axes.legend(fontsize=8, frameon=True, loc="best")
+
+
+def best_size(found, flops: float) -> float:
+    return float(plan.optimum(found.law, found.theta[None], plan.Budget(float(flops)))[0])
+
+
+def envelope(report: Report, figure) -> None:
+    """Losses by compute, along training curves where runs have several rows, and the lowest reached so far."""
+    law = report.found.law
+    table = optima.usable(need(report.rows, "flops_6nd"), law.target)
+    compute, loss = table["flops_6nd"], table[law.target]
+    axes = figure.subplots()
+    names = table["run_id"] if "run_id" in table else np.arange(len(table))
+    curves = [np.flatnonzero(names == name) for name in np.unique(names)]
+    for rows in curves:
+        rows = rows[np.argsort(compute[rows])]
+        axes.plot(
+            compute[rows], loss[rows], "-o" if len(rows) > 1 else "o", ms=3, lw=0.8, color=MUTED, alpha=0.8, zorder=3
+        )
+    order = np.argsort(compute)
+    axes.step(
+        compute[order], np.minimum.accumulate(loss[order]), where="post", color=SECOND, lw=1.8, label="lowest so far"
+    )
+    if set(law.inputs) == {"n_params", "tokens"}:
+        budgets = spaced(compute, 1.0, 30)
+        best = np.array([best_size(report.found, c) for c in budgets])
+        at = {"n_params": best, "tokens": budgets / (6 * best)}
+        axes.plot(budgets, report.found.predict(at).value, "--", color=ACCENT, lw=1.5, label="law, compute-optimal")
+    axes.set(xscale="log", xlabel=label("flops_6nd"), ylabel=plain(law.target))
+    axes.legend(fontsize=8, frameon=False)
+
+
+def profile(report: Report, figure) -> None:
+    """How much worse the best fit gets as E is held elsewhere, the limit of chance, and the interval."""
+    found = report.found
+    law, theta = found.law, found.theta
+    if "E" not in law.parameters:
+        raise Absent(f"The law {law.name} has no irreducible loss E.")
+    i = law.parameters.index("E")
+    features, targets = law.features(report.used), law.targets(report.used)
+    rise = identifiability.profiles(law, found.objective, theta, features, targets)[i] ** 2
+    offsets = np.concatenate([-identifiability.OFFSETS[::-1], [0.0], identifiability.OFFSETS])
+    at = np.exp(theta[i] + offsets) if "E" in law.positive else theta[i] + offsets
+    rise = np.concatenate([rise[0, ::-1], [0.0], rise[1]])
+    limit = statistics.NormalDist().inv_cdf((1 + found.level) / 2) ** 2
+    near = rise <= 12 * limit
+    axes = figure.subplots()
+    axes.plot(at[near], rise[near], "-o", ms=4, color=SECOND, label="profile")
+    axes.axhline(limit, color=MUTED, lw=1, ls="--", label=f"{100 * found.level:g}% limit")
+    estimate = found.parameters["E"]
+    axes.axvspan(estimate.low, estimate.high, color=ACCENT, alpha=0.15, label="bootstrap interval")
+    axes.axvline(estimate.value, color=ACCENT, lw=1.2)
+    axes.set(xlabel=f"E, irreducible {plain(law.target)}", ylabel="likelihood-ratio statistic")
+    axes.set_xlim(min(at[near].min(), estimate.low), max(at[near].max(), estimate.high))
+    axes.legend(fontsize=8, frameon=False)
+
+
+def residuals(report: Report, figure) -> None:
+    """What is left of every run, by compute and by size."""
+    found, table = report.found, report.used
+    names = [name for name in ("flops_6nd", "n_params") if name in table] or [found.law.inputs[0]]
+    scale, unit = (100, "% of the target") if found.law.log_target else (1, found.law.target)
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
+        axes.axhline(0, color=MUTED, lw=1)
+        axes.plot(table[name], scale * found.residuals, "o", ms=4, color=SECOND, alpha=0.8)
+        axes.set(xscale="log", xlabel=plain(name))
+    panels[0].set_ylabel(f"measured less fitted ({unit})".replace("$", r"\$"))
+
+
+def forecasts(report: Report, figure) -> None:
+    """Every registered forecast with its interval, and what came out."""
+    if not report.outcomes:
+        raise Absent("No forecast was given. Forecasts of t5x_like register are shown with --forecast.")
+    axes = figure.subplots()
+    for row, each in enumerate(report.outcomes):
+        it = each.forecast
+        axes.plot([it.low, it.high], [row, row], color=SECOND, lw=5, alpha=0.35, label="" if row else "interval")
+        axes.plot(it.value, row, "|", ms=16, mew=2, color=SECOND, label="" if row else "forecast")
+        if each.actual is not None:
+            axes.plot(each.actual, row, "o", color=ACCENT, label="actual")
+    axes.set(yticks=range(len(report.outcomes)), ylim=(-0.7, len(report.outcomes) - 0.3))
+    axes.set_yticklabels([f"{i + 1}" for i in range(len(report.outcomes))])
+    axes.set(xlabel=plain(report.outcomes[0].forecast.target), ylabel="forecast")
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(
+        *zip(*dict(zip(labels, zip(handles, labels, strict=True), strict=True)).values(), strict=True), fontsize=8
+    )
+
+
+def need(table: Table, *names: str) -> Table:
+    """The table, if it has these columns."""
+    if missing := [name for name in names if name not in table]:
+        raise Absent(f"The table has no column {', '.join(missing)}.")
+    return table
+
+
+def spaced(values: np.ndarray, beyond: float, count: int) -> np.ndarray:
+    """Points at equal ratios, from a factor `beyond` below the values to one above them."""
+    return np.geomspace(values.min() / beyond, values.max() * beyond, count)
+
+
+def shades(count: int) -> list:
+    """Colors from dark to light, by rank."""
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](x) for x in np.linspace(0.0, 0.88, count)]
+
+
+EVERY: Mapping[str, tuple[str, str, Callable]] = {
+    "isoflop": (
+        "IsoFLOP curves",
+        "Loss by model size at equal compute. A budget whose lowest loss is at its edge has no star: it shows no minimum.",
+        isoflop,
+    ),
+    "contours": (
+        "Fitted loss over N and D",
+        "Lines of equal loss of the law, the runs it was fitted to, and the N and D that give the lowest loss for a budget.",
+        contours,
+    ),
+    "envelope": (
+        "Envelope of losses by compute",
+        "Every run, along its training curve where the table has one. The law's line is drawn within the range of the runs.",
+        envelope,
+    ),
+    "profile": (
+        "Profile of E",
+        "E is held at each value and the rest fitted again. Values below the dashed line fit as well as chance allows; "
+        "a side that never rises above it is open.",
+        profile,
+    ),
+    "residuals": (
+        "Residuals",
+        "Measured less fitted. A trend over compute or size is a fault of the law, not noise.",
+        residuals,
+    ),
+    "forecasts": (
+        "Forecast and actual",
+        "Forecasts registered before a run, with their intervals, and the finished runs at the same inputs.",
+        forecasts,
+    ),
+}

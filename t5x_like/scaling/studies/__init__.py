@@ -1,0 +1,1 @@
+"""Studies of evaluation scores across scales: emergence, in-context learning, statistical power."""

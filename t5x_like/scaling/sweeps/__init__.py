@@ -1,0 +1,1 @@
+"""Sweeps of runs: designs, trials, executors and the table of results."""

@@ -1,0 +1,1 @@
+"""Training: the trainer, its loop and step, the state, and the loss monitor."""

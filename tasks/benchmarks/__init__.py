@@ -1,0 +1,1 @@
+"""Standard benchmark datasets as seqio tasks."""

@@ -1,0 +1,182 @@
+"""Questions with answers: SQuAD, TriviaQA, GSM8K, MMLU; files as each is distributed, Parquet as the Hub has them, or TFDS."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from t5x_like import text_metrics
+from t5x_like.cleaning import reading
+from t5x_like.cleaning.steps import Dropped
+from t5x_like.tasks.benchmarks.sets import Benchmark, Files, Row, classified, jsonl, parquet
+from t5x_like.tasks.synthetic.sampling import worded
+from t5x_like.text_metrics import postprocess
+
+LETTERS = ("A", "B", "C", "D")
+CALCULATED = re.compile(r"<<.*?>>")
+TEST = {"train": "train", "test": "test"}
+
+
+def json_object(path: Path, key: str) -> list:
+    """The list under a key of a JSON file.
+
+    Raises:
+      ValueError: the file is no such JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))[key]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no JSON object with a list {key!r} ({error!r}); download it again") from error
+
+
+def squad_rows(path: Path) -> Iterator[Row]:
+    """SQuAD's articles, paragraphs and questions (Rajpurkar et al. 2016) as a row a question."""
+    for article in json_object(path, "data"):
+        for paragraph in article["paragraphs"]:
+            for asked in paragraph["qas"]:
+                answers = {"text": [answer["text"] for answer in asked["answers"]]}
+                shared = {"title": article["title"], "context": paragraph["context"]}
+                yield shared | {"question": asked["question"], "answers": answers}
+
+
+def squad_example(row: Row) -> dict | Dropped:
+    """Any of `answers` is right; the first is taught."""
+    answers = list(dict.fromkeys(row["answers"]["text"]))
+    if not answers:
+        return Dropped("benchmark.no_label", f"question={row['question']!r} has no answer")
+    fields = {name: row[name].strip() for name in ("title", "context", "question")}
+    return fields | {"answers": answers, "answer": answers[0]}
+
+
+def trivia_rows(path: Path) -> Iterator[Row]:
+    """TriviaQA's own files (Joshi et al. 2017)."""
+    for asked in json_object(path, "Data"):
+        answer = asked.get("Answer", {})
+        aliases = {"value": answer.get("Value", ""), "aliases": answer.get("Aliases", [])}
+        yield {"question": asked["Question"], "answer": aliases}
+
+
+def trivia_example(row: Row) -> dict | Dropped:
+    """The answer and its aliases are all right."""
+    value = row["answer"]["value"]
+    if not value or value == "<unk>":
+        return Dropped("benchmark.no_label", f"question={row['question']!r} has no answer")
+    answers = list(dict.fromkeys([value, *row["answer"]["aliases"]]))
+    return {"question": row["question"].strip(), "answers": answers, "answer": value}
+
+
+def gsm8k_example(row: Row) -> dict | Dropped:
+    """The steps without the calculator's marks <<..>>, and the number behind `####` without commas."""
+    steps, mark, answer = row["answer"].partition("####")
+    if not mark:
+        return Dropped("benchmark.no_label", f"answer={row['answer'][-40:]!r} has no ####")
+    rationale = CALCULATED.sub("", steps).strip()
+    return {"question": row["question"].strip(), "rationale": rationale, "answer": answer.strip().replace(",", "")}
+
+
+def mmlu_rows(path: Path) -> Iterator[Row | Dropped]:
+    """One subject's CSV without names of columns (Hendrycks et al. 2021): question, four choices, letter."""
+    subject = re.sub(r"_(dev|val|test)$", "", path.stem)
+    for row in reading.comma_separated(path, columns=("question", *LETTERS, "answer")):
+        if isinstance(row, Dropped):
+            yield row
+        else:
+            choices = [row[letter] for letter in LETTERS]
+            yield {"question": row["question"], "subject": subject, "choices": choices, "answer": row["answer"]}
+
+
+def mmlu_example(row: Row) -> dict | Dropped:
+    """`answer` is a letter; the choices stand in fields a to d."""
+    choices = {letter.lower(): str(choice).strip() for letter, choice in zip(LETTERS, row["choices"], strict=True)}
+    subject = (row.get("subject") or "general knowledge").replace("_", " ")
+    return classified({"question": row["question"].strip(), "subject": subject, **choices}, row["answer"], LETTERS)
+
+
+SQUAD = Benchmark(
+    squad_example,
+    worded(
+        "{{ context }}\n\n{{ question }}",
+        "Answer with words of the text.\nText: {{ context }}\nQuestion: {{ question }}",
+        "{{ question }}\nFind the answer in this part of an article on {{ title }}.\n{{ context }}",
+        "Article: {{ title }}\n{{ context }}\nQ: {{ question }}\nA:",
+    ),
+    (text_metrics.squad,),
+    (
+        Files({"train": "squad/train-v1.1.json", "validation": "squad/dev-v1.1.json"}, squad_rows),
+        parquet("squad"),
+    ),
+    "reading",
+    "squad/v1.1",
+    postprocess=postprocess.all_answers,
+)
+
+TRIVIA_QA = Benchmark(
+    trivia_example,
+    worded(
+        "{{ question }}",
+        "Answer this question of a quiz. {{ question }}",
+        "Question: {{ question }}\nAnswer:",
+        "Q: {{ question }}\nA:",
+    ),
+    (text_metrics.trivia_qa,),
+    (
+        Files(
+            {"train": "trivia_qa/**/unfiltered-web-train.json", "validation": "trivia_qa/**/unfiltered-web-dev.json"},
+            trivia_rows,
+        ),
+        parquet("trivia_qa/unfiltered.nocontext"),
+    ),
+    "closed_book",
+    "trivia_qa/unfiltered.nocontext",
+    postprocess=postprocess.all_answers,
+)
+
+GSM8K = Benchmark(
+    gsm8k_example,
+    worded(
+        "{{ question }}",
+        "Solve this problem and give the number. {{ question }}",
+        "Problem: {{ question }}\nAnswer:",
+        "{{ question }}\nWhich number is the answer?",
+    ),
+    (text_metrics.number_match,),
+    (jsonl("gsm8k", TEST), parquet("gsm8k/main", TEST)),
+    "arithmetic",
+    "gsm8k",
+    TEST,
+)
+
+MMLU_SPLITS: Mapping[str, str] = {
+    "train": "auxiliary_train",
+    "dev": "dev",
+    "validation": "validation",
+    "test": "test",
+}
+MMLU = Benchmark(
+    mmlu_example,
+    worded(
+        "{{ question }}\nA. {{ a }}\nB. {{ b }}\nC. {{ c }}\nD. {{ d }}\nAnswer:",
+        "A question on {{ subject }}. Give the letter of the answer.\n{{ question }}\n"
+        "A) {{ a }}\nB) {{ b }}\nC) {{ c }}\nD) {{ d }}",
+        "Question: {{ question }}\nChoices:\nA: {{ a }}\nB: {{ b }}\nC: {{ c }}\nD: {{ d }}\nA, B, C or D?",
+        choices=LETTERS,
+    ),
+    (text_metrics.accuracy,),
+    (
+        Files(
+            {
+                "train": "mmlu/**/auxiliary_train/*.csv",
+                "dev": "mmlu/**/dev/*_dev.csv",
+                "validation": "mmlu/**/val/*_val.csv",
+                "test": "mmlu/**/test/*_test.csv",
+            },
+            mmlu_rows,
+        ),
+        parquet("mmlu/all", MMLU_SPLITS),
+    ),
+    "knowledge",
+    splits=MMLU_SPLITS,
+    postprocess=postprocess.letter,
+)
+
+BENCHMARKS = {"squad_v1": SQUAD, "trivia_qa": TRIVIA_QA, "gsm8k": GSM8K, "mmlu": MMLU}

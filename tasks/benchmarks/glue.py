@@ -1,0 +1,209 @@
+"""GLUE (Wang et al. 2018), its nine tasks: TSV files as GLUE distributes them, Parquet as the Hub has them, or TFDS."""
+
+import functools
+from collections.abc import Mapping
+
+from t5x_like import text_metrics
+from t5x_like.cleaning.steps import Dropped
+from t5x_like.tasks.benchmarks.sets import Benchmark, Files, Row, classified, parquet, renamed
+from t5x_like.tasks.synthetic.sampling import worded
+from t5x_like.text_metrics import postprocess
+
+NO_YES = ("no", "yes")
+COLA = ("unacceptable", "acceptable")
+FEELING = ("negative", "positive")
+ENTAILED = ("entailment", "not_entailment")
+INFERENCE = ("entailment", "neutral", "contradiction")
+ACCURACY = (text_metrics.accuracy,)
+ACCURACY_F1 = (text_metrics.accuracy, functools.partial(text_metrics.f1, positive="yes"))
+
+
+def labelled(
+    row: Row, fields: tuple[str, ...], answers: tuple[str, ...], names: tuple[str, ...] = ()
+) -> dict | Dropped:
+    """A row's texts and its label in words."""
+    return classified({name: row[name] for name in fields}, row["label"], answers, names)
+
+
+TSV = {"train": "train.tsv", "validation": "dev.tsv"}
+
+
+def files(
+    folder: str, columns: Mapping[str, str], without_names: tuple[str, ...] = (), names: Mapping[str, str] = TSV
+) -> Files:
+    """GLUE's own layout: a folder a task; `columns` are {TFDS's name: column}."""
+    read = functools.partial(renamed, names=columns, columns=without_names)
+    return Files({split: f"glue/{folder}/{name}" for split, name in names.items()}, read)
+
+
+def similarity(row: Row) -> dict | Dropped:
+    """STS-B; the score in words is rounded to a fifth, as T5 has it."""
+    score = float(row["label"])
+    if not 0 <= score <= 5:
+        return Dropped("benchmark.no_label", f"label={score} is no similarity from 0 to 5")
+    fields = {name: row[name] for name in ("sentence1", "sentence2")}
+    return fields | {"label": score, "answer": f"{round(score * 5) / 5:.1f}"}
+
+
+PAIR = ("sentence1", "sentence2")
+MNLI_SPLITS = {
+    "train": "train",
+    "validation": "validation_matched",
+    "validation_mismatched": "validation_mismatched",
+}
+
+cola = Benchmark(
+    functools.partial(labelled, fields=("sentence",), answers=COLA),
+    worded(
+        "Is this sentence acceptable English? {{ sentence }}\nAnswer acceptable or unacceptable.",
+        "{{ sentence }}\nWould a linguist call this acceptable or unacceptable?",
+        "Judge the grammar (acceptable, unacceptable): {{ sentence }}",
+        choices=COLA,
+    ),
+    (text_metrics.matthews_correlation, text_metrics.accuracy),
+    (
+        files("CoLA", {"sentence": "sentence", "label": "label"}, ("source", "label", "mark", "sentence")),
+        parquet("glue/cola"),
+    ),
+    "acceptability",
+    "glue/cola",
+)
+
+sst2 = Benchmark(
+    functools.partial(labelled, fields=("sentence",), answers=FEELING),
+    worded(
+        "{{ sentence }}\nIs this positive or negative?",
+        "What feeling does this review express, positive or negative? {{ sentence }}",
+        "Review: {{ sentence }}\nSentiment (negative or positive):",
+        choices=FEELING,
+    ),
+    ACCURACY,
+    (files("SST-2", {"sentence": "sentence", "label": "label"}), parquet("glue/sst2")),
+    "sentiment",
+    "glue/sst2",
+)
+
+PARAPHRASE = worded(
+    "{{ sentence1 }}\n{{ sentence2 }}\nDo these two mean the same? Answer yes or no.",
+    "Is the second sentence a paraphrase of the first (yes or no)?\n1. {{ sentence1 }}\n2. {{ sentence2 }}",
+    "First: {{ sentence1 }}\nSecond: {{ sentence2 }}\nThe same meaning, yes or no?",
+    choices=NO_YES,
+)
+
+mrpc = Benchmark(
+    functools.partial(labelled, fields=PAIR, answers=NO_YES),
+    PARAPHRASE,
+    ACCURACY_F1,
+    (files("MRPC", {"sentence1": "#1 String", "sentence2": "#2 String", "label": "Quality"}), parquet("glue/mrpc")),
+    "paraphrase",
+    "glue/mrpc",
+)
+
+qqp = Benchmark(
+    functools.partial(labelled, fields=("question1", "question2"), answers=NO_YES),
+    worded(
+        "{{ question1 }}\n{{ question2 }}\nDo these ask for the same thing? Answer yes or no.",
+        "Would one answer do for both questions (yes or no)?\n1. {{ question1 }}\n2. {{ question2 }}",
+        "Question 1: {{ question1 }}\nQuestion 2: {{ question2 }}\nDuplicates, yes or no?",
+        choices=NO_YES,
+    ),
+    ACCURACY_F1,
+    (files("QQP", {"question1": "question1", "question2": "question2", "label": "is_duplicate"}), parquet("glue/qqp")),
+    "paraphrase",
+    "glue/qqp",
+)
+
+stsb = Benchmark(
+    similarity,
+    worded(
+        "How similar are these, from 0.0 to 5.0?\n{{ sentence1 }}\n{{ sentence2 }}",
+        "{{ sentence1 }}\n{{ sentence2 }}\nRate how close in meaning they are, 0.0 (not at all) to 5.0 (the same).",
+        "First: {{ sentence1 }}\nSecond: {{ sentence2 }}\nSimilarity (0.0 to 5.0):",
+    ),
+    (text_metrics.pearson, text_metrics.spearman),
+    (files("STS-B", {"sentence1": "sentence1", "sentence2": "sentence2", "label": "score"}), parquet("glue/stsb")),
+    "paraphrase",
+    "glue/stsb",
+    postprocess=functools.partial(postprocess.number, field="label"),
+)
+
+mnli = Benchmark(
+    functools.partial(labelled, fields=("premise", "hypothesis"), answers=INFERENCE),
+    worded(
+        "{{ premise }}\nDoes it follow that {{ hypothesis }}\nAnswer entailment, neutral or contradiction.",
+        "Premise: {{ premise }}\nHypothesis: {{ hypothesis }}\nentailment, neutral or contradiction?",
+        "How does the second sentence relate to the first (contradiction, entailment, neutral)?\n"
+        "1. {{ premise }}\n2. {{ hypothesis }}",
+        choices=INFERENCE,
+    ),
+    ACCURACY,
+    (
+        files(
+            "MNLI",
+            {"premise": "sentence1", "hypothesis": "sentence2", "label": "gold_label"},
+            names={
+                "train": "train.tsv",
+                "validation": "dev_matched.tsv",
+                "validation_mismatched": "dev_mismatched.tsv",
+            },
+        ),
+        parquet("glue/mnli", MNLI_SPLITS),
+    ),
+    "inference",
+    "glue/mnli",
+    MNLI_SPLITS,
+)
+
+qnli = Benchmark(
+    functools.partial(labelled, fields=("question", "sentence"), answers=("yes", "no"), names=ENTAILED),
+    worded(
+        "{{ sentence }}\nDoes this answer the question: {{ question }}\nyes or no?",
+        "Question: {{ question }}\nSentence: {{ sentence }}\nIs the answer in the sentence (yes or no)?",
+        "Can you answer {{ question }} from this? {{ sentence }}\nSay yes or no.",
+        choices=("yes", "no"),
+    ),
+    ACCURACY,
+    (files("QNLI", {"question": "question", "sentence": "sentence", "label": "label"}), parquet("glue/qnli")),
+    "inference",
+    "glue/qnli",
+)
+
+rte = Benchmark(
+    functools.partial(labelled, fields=PAIR, answers=("yes", "no"), names=ENTAILED),
+    worded(
+        "{{ sentence1 }}\nDoes it follow that {{ sentence2 }}\nAnswer yes or no.",
+        "Text: {{ sentence1 }}\nClaim: {{ sentence2 }}\nIs the claim true according to the text (yes or no)?",
+        "If {{ sentence1 }}\nthen {{ sentence2 }}\nyes or no?",
+        choices=("yes", "no"),
+    ),
+    ACCURACY,
+    (files("RTE", {"sentence1": "sentence1", "sentence2": "sentence2", "label": "label"}), parquet("glue/rte")),
+    "inference",
+    "glue/rte",
+)
+
+wnli = Benchmark(
+    functools.partial(labelled, fields=PAIR, answers=NO_YES),
+    worded(
+        "{{ sentence1 }}\nDoes that mean that {{ sentence2 }}\nAnswer yes or no.",
+        "Text: {{ sentence1 }}\nIs it true that {{ sentence2 }}\nyes or no?",
+        "First: {{ sentence1 }}\nSecond: {{ sentence2 }}\nDoes the second follow from the first (yes or no)?",
+        choices=NO_YES,
+    ),
+    ACCURACY,
+    (files("WNLI", {"sentence1": "sentence1", "sentence2": "sentence2", "label": "label"}), parquet("glue/wnli")),
+    "coreference",
+    "glue/wnli",
+)
+
+BENCHMARKS = {
+    "glue_cola": cola,
+    "glue_sst2": sst2,
+    "glue_mrpc": mrpc,
+    "glue_qqp": qqp,
+    "glue_stsb": stsb,
+    "glue_mnli": mnli,
+    "glue_qnli": qnli,
+    "glue_rte": rte,
+    "glue_wnli": wnli,
+}

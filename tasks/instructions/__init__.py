@@ -1,0 +1,1 @@
+"""Instruction tasks: templates, variants and groups of held-out tasks."""

@@ -1,0 +1,1 @@
+"""seqio data sources with an exact order: files, Hugging Face datasets and TFDS."""

@@ -1,0 +1,1 @@
+"""Tasks over examples that a program generates, the same on every machine."""

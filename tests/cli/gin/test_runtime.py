@@ -1,0 +1,259 @@
+"""Gin files and overrides: what they mean, and that what cannot be meant is refused with the place and the remedy."""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import gin
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import linen as nn
+
+from t5x_like.cli import main
+from t5x_like.cli.gin import runtime, source
+from t5x_like.cli.gin.runtime import ConfigError
+from tests.cli import throwaway
+
+HEADER = "from __gin__ import dynamic_registration\nfrom tests.cli import throwaway\n"
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """`config(text, *overrides)` parses a gin text."""
+    monkeypatch.chdir(tmp_path)
+
+    def parsed(text, *overrides):
+        Path("run.gin").write_text(HEADER + text)
+        return runtime.parse(["run.gin"], overrides)
+
+    yield parsed
+    gin.clear_config()
+
+
+def refused(config, text, *overrides) -> str:
+    with pytest.raises(ConfigError) as caught:
+        config(text, *overrides)
+    return str(caught.value)
+
+
+def test_overrides_win_and_later_files_win(config):
+    text = "STEPS = 1\nthrowaway.train.steps = %STEPS\nSTEPS = 2\n"
+    assert config(text).configured("throwaway.train")()["steps"] == 2
+    assert config(text, "--gin.STEPS=3").configured("throwaway.train")()["steps"] == 3
+    assert config(text, "--gin.throwaway.train.steps=4").configured("throwaway.train")()["steps"] == 4
+    assert config(text, "--gin.tests.cli.throwaway.train.steps=5").configured("throwaway.train")()["steps"] == 5
+    assert config(text).configured("throwaway.train")(steps=6)["steps"] == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("10", 10),
+        ("-1.5e3", -1500.0),
+        ("'/a b'", "/a b"),
+        ("/tmp/x-1", "/tmp/x-1"),
+        ("/data/**/a?.txt", "/data/**/a?.txt"),
+        ("word", "word"),
+        ("True", True),
+        ("None", None),
+        ("(1, [2, {'a': 3}])", (1, [2, {"a": 3}])),
+        ("(%STEPS, 2)", (7, 2)),
+        ("~/x", os.path.expanduser("~/x")),
+    ],
+)
+def test_override_values(config, text, value):
+    made = config("STEPS = 7\nthrowaway.train.steps = %STEPS\n", f"--gin.throwaway.train.shape={text}")
+    assert made.configured("throwaway.train")()["shape"] == value
+
+
+@pytest.mark.parametrize("text", ["true", "10k", "a b", "[1,", "", "@throwaway.nothing", "'open"])
+def test_override_values_that_are_no_value_are_refused(config, text):
+    assert "--gin.STEPS=" in refused(config, "throwaway.train.steps = %STEPS\n", f"--gin.STEPS={text}")
+
+
+SCOPED = """
+throwaway.train:
+  steps = 1
+  rows = @train/throwaway.Rows()
+throwaway.Rows.cache = @throwaway.Cache()
+train/throwaway.Cache.split = 'train'
+validation/throwaway.Cache.split = 'validation'
+"""
+
+
+def test_a_reference_inherits_the_scope_it_stands_in(config):
+    made = config(SCOPED)
+    assert made.evaluate("throwaway.train.rows") == throwaway.Rows(throwaway.Cache("train"))
+    assert made.configured("throwaway.train")()["rows"].cache.split == "train"
+
+
+def test_a_macro_keeps_the_scope_of_its_own_reference(config):
+    made = config(SCOPED + "ROWS = @validation/throwaway.Rows()\nthrowaway.train.rows = %ROWS\n")
+    assert made.evaluate("throwaway.train.rows").cache.split == "validation"
+    assert made.evaluate("%ROWS").cache.split == "validation"
+
+
+def test_a_macro_leaves_the_scope_it_is_read_in(config):
+    """Gin's rule, which run files must know: an unscoped reference in a macro does not see the reader's scope."""
+    made = config(
+        SCOPED + "throwaway.Cache.split = 'unscoped'\nCACHE = @throwaway.Cache()\nthrowaway.Rows.cache = %CACHE\n"
+    )
+    assert made.evaluate("throwaway.train.rows").cache.split == "unscoped"
+
+
+def test_evaluate_falls_back_on_the_default(config):
+    assert config("throwaway.train.steps = 1\n").evaluate("throwaway.train.shape") == (1,)
+
+
+MODULES = """
+throwaway.train.steps = 1
+MODEL = @throwaway.Outer()
+throwaway.Outer.inner = @throwaway.Inner()
+throwaway.Outer.kind = @throwaway.Inner
+throwaway.Inner.width = 5
+throwaway.train.rows = %MODEL
+throwaway.train.function = @throwaway.double
+"""
+
+
+def test_linen_modules_are_built_copied_and_passed_as_classes(config):
+    made = config(MODULES)
+    model = made.evaluate("%MODEL")
+    assert type(model) is throwaway.Outer and type(model.inner) is throwaway.Inner
+    params = model.init(jax.random.key(0), jnp.ones((1, 4)))["params"]
+    widths = {name: params[name]["Dense_0"]["bias"].shape for name in params}
+    assert widths == {"first": (5,), "second": (5,), "third": (3,)}
+    assert hash(model) == hash(made.evaluate("%MODEL").clone()) and isinstance(model, nn.Module)
+    assert made.configured("throwaway.train")()["function"](3) == 6
+
+
+@pytest.mark.parametrize(
+    "text", [SCOPED, MODULES, "throwaway.train.steps = 1\nthrowaway.train.shape = {'a': [1e-9, %X]}\nX = 'q\"'\n"]
+)
+def test_resolved_text_alone_is_the_same_configuration_anywhere(config, tmp_path, monkeypatch, text):
+    Path(tmp_path, "base.gin").write_text(HEADER + text)
+    made = config(
+        "include 'base.gin'\nfrom jax import numpy\nthrowaway.train.steps = %STEPS\nSTEPS = 3\n", "--gin.STEPS=4"
+    )
+    resolved, as_gin = made.resolved_config(), gin.config_str()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "config.gin").write_text(resolved)
+    monkeypatch.chdir(elsewhere)
+    again = runtime.parse([str(elsewhere / "config.gin")])
+    assert gin.config_str() == as_gin and "STEPS = 4" in as_gin
+    assert again.resolved_config() == resolved
+
+
+def test_modules_of_one_name_keep_apart(config):
+    text = (
+        "import jax.numpy as np1\nfrom jax.nn import initializers\nfrom flax.linen import initializers as linen_init\n"
+    )
+    made = config(text + "import numpy\nthrowaway.train:\n  steps = 1\n  shape = (@np1.ones, @numpy.ones)\n")
+    Path("config.gin").write_text(made.resolved_config())
+    ours, theirs = runtime.parse(["config.gin"]).evaluate("throwaway.train.shape")
+    assert isinstance(ours(1), jax.Array) and not isinstance(theirs(1), jax.Array)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "expected"),
+    [
+        ("throwaway.train.stpes = 1\n", (), ("run.gin:3", "did you mean steps", "throwaway.train.stpes = 1")),
+        ("throwaway.train:\n  steps = 1\n  shap = 2\n", (), ("run.gin:5", "did you mean shape")),
+        ("throwaway.trian.steps = 1\n", (), ("run.gin:3", "did you mean train")),
+        ("throwawya.train.steps = 1\n", (), ("run.gin:3", "did you mean throwaway")),
+        ("throwaway.train.rows = @throwaway.Row()\n", (), ("run.gin:3", "did you mean Rows")),
+        ("throwaway.train.rows = [1, (@throwaway.Row(),)]\n", (), ("run.gin:3", "did you mean Rows")),
+        ("from t5x_like import traner\n", (), ("run.gin:3", "did you mean t5x_like.training.trainer")),
+        ("import no_such_package\n", (), ("run.gin:3", "no module no_such_package")),
+        ("include 'runs/pretrian.gin'\n", (), ("run.gin:3", "did you mean runs/pretrain.gin")),
+        ("include 'run.gin'\n", (), ("run.gin:3", "includes itself")),
+        ("throwaway.train.steps = \n", (), ("run.gin:3",)),
+        ("throwaway.train.steps = (1,\n", (), ("run.gin",)),
+        ("throwaway.train.steps = %STPES\nSTEPS = 1\n", (), ("run.gin", "STPES", "did you mean")),
+        ("throwaway.train.steps = %STEPS\nSTEPS = 1\nSTPES = 2\n", (), ("run.gin:5", "did you mean STEPS")),
+        (
+            "throwaway.train.steps = %TASK\n",
+            (),
+            ("run.gin:3", "--gin.TASK=", "tasks/files.gin"),
+        ),
+        ("STEPS = %gin.REQUIRED\nthrowaway.train.steps = %STEPS\n", (), ("run.gin:3", "--gin.STEPS=")),
+        ("throwaway.train.steps = %gin.REQUIRED\n", (), ("run.gin:3", "--gin.throwaway.train.steps=")),
+        ("throwaway.train.shape = [1, %gin.REQUIRED]\n", (), ("run.gin:3", "--gin.throwaway.train.shape=")),
+        ("throwaway.train.steps = %STEPS\nSTEPS = 1\n", ("--gin.STPES=1",), ("--gin.STPES=1", "did you mean STEPS")),
+        ("throwaway.train.steps = 1\n", ("--gin.throwaway.train.stpes=1",), ("--gin.throwaway", "did you mean steps")),
+        ("throwaway.train.steps = 1\n", ("--gin.STEPS",), ("--gin.NAME=value",)),
+    ],
+)
+def test_mistakes_name_the_place_and_the_remedy(config, text, overrides, expected):
+    message = refused(config, text, *overrides)
+    assert all(part in message for part in expected), message
+
+
+def test_names_need_an_import_in_their_own_file(config, tmp_path):
+    Path(tmp_path, "bare.gin").write_text("throwaway.train.steps = 1\n")
+    message = refused(config, "include 'bare.gin'\n")
+    assert "bare.gin:1" in message and "dynamic_registration" in message
+
+
+def test_what_would_be_called_incompletely_is_refused_before_the_call(config):
+    made = config("throwaway.train.rows = @throwaway.Rows()\n")
+    with pytest.raises(ConfigError, match=r"throwaway.train needs 'steps'"):
+        made.configured("throwaway.train")()
+    with pytest.raises(ConfigError, match=r"run.gin:3: throwaway.Rows needs 'cache'"):
+        made.configured("throwaway.train")(steps=1)
+    with pytest.raises(ConfigError, match=r"nothing sets throwaway.train.steps"):
+        made.evaluate("throwaway.train.steps")
+    with pytest.raises(ConfigError, match="is not in the gin files"):
+        made.configured("throwaway.double")
+
+
+def test_short_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    packaged = source.PACKAGED / "runs" / "pretrain.gin"
+    for name in ("runs/pretrain.gin", "runs/pretrain", "pretrain", "pretrain.gin"):
+        assert source.find_file(name, []) == packaged
+    with pytest.raises(ConfigError, match="write more of the path"):
+        source.find_file("tiny", [])
+    (tmp_path / "mine" / "runs").mkdir(parents=True)
+    mine = tmp_path / "mine" / "runs" / "pretrain.gin"
+    mine.write_text("")
+    assert source.find_file("runs/pretrain.gin", [str(tmp_path / "mine")]) == mine
+    assert source.find_file("pretrain", [str(tmp_path / "mine")]) == mine
+
+
+def test_flags(config, tmp_path):
+    Path(tmp_path, "run.gin").write_text(HEADER + "throwaway.train.steps = %STEPS\n")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--split")
+    runtime.add_flags(parser)
+    argv = ["--gin_file=run.gin", "--gin.STEPS=3", "--split", "x", "--gin_search_paths=a,b"]
+    args = runtime.parse_args(parser, argv)
+    assert args.split == "x" and runtime.from_flags(args).evaluate("throwaway.train.steps") == 3
+    assert "--gin.NAME" in parser.format_help()
+
+
+def test_the_command_line_answers_mistakes_with_code_2(capsys):
+    assert main.main(["tarin"]) == 2
+    assert "did you mean train" in capsys.readouterr().err
+    assert main.main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"  {name} " in printed for name in main.COMMANDS) and "--gin_file=" in printed
+
+
+def test_the_command_line_prints_a_config_error_without_a_traceback(capsys, monkeypatch):
+    def fails(argv):
+        raise ConfigError("here: this")
+
+    monkeypatch.setitem(sys.modules, "t5x_like.cli.train", argparse.Namespace(main=fails))
+    assert main.main(["train"]) == 2
+    assert capsys.readouterr().err == "t5x_like: error: here: this\n"
+
+
+def test_help_loads_no_jax():
+    code = "import sys, t5x_like.cli.main as m; m.main(['--help']); sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)

@@ -1,0 +1,119 @@
+"""What goes into a cache: the same bytes whichever way it is built, what metrics need, masks, and bad input."""
+
+import re
+
+import numpy as np
+import pytest
+
+from t5x_like.data.cache.token_cache import TokenCache
+from t5x_like.data.tokenizers import vocabularies
+from tests.data.cache.cache_builds import MODULE, built, complaint, content, documents, start
+from tests.data.tokenizers import tiny_tokenizers
+
+SHAPES = ("pairs_judged", "pairs_no_copy", "pairs_both_eos", "pairs_no_eos", "pairs_small_model", "masked")
+
+
+@pytest.mark.parametrize("task", SHAPES)
+def test_tokenizing_apart_gives_what_seqio_gives(task, tmp_path):
+    apart, inside = (built(tmp_path / str(way), task, everything_in_tf=way) for way in (False, True))
+    assert content(apart) == content(inside)
+    assert documents(apart)
+
+
+def test_the_bytes_depend_neither_on_the_number_of_processes_nor_on_chunks(tmp_path):
+    one, three = (built(tmp_path / str(workers), "long", workers=workers) for workers in (1, 3))
+    assert content(one) == content(three)
+    assert one.manifest["documents"] == 30
+
+
+def test_shards_come_one_after_the_other_and_what_they_dropped_is_counted(tmp_path):
+    cache = built(tmp_path, "pairs_judged")
+    numbers = [int(example["answer"]) for example in cache.examples()]
+    assert numbers == sorted(numbers) and len(numbers) == cache.manifest["documents"] == 5 + 45 + 85
+    assert cache.manifest["dropped"] == {"made_up.rule": 1 + 2}
+
+
+def test_what_metrics_need_is_kept_in_the_documents_order(tmp_path):
+    cache = built(tmp_path, "pairs_judged")
+    for example, ids in zip(cache.examples(), documents(cache), strict=True):
+        assert example.keys() == {"answer", "inputs_pretokenized", "targets_pretokenized"}
+        assert cache.vocabulary.encode(example["targets_pretokenized"]) == ids[:-1]
+    squad, weighted = cache.manifest["metrics"]
+    assert squad == {"function": "t5x_like.text_metrics.answers:squad", "options": {}}
+    assert weighted["function"].endswith(":weighted") and weighted["options"] == {"weight": 2.0}
+    assert cache.manifest["postprocess"]["function"].endswith("made_up_cache_tasks:answer")
+
+
+def test_a_task_without_metrics_keeps_tokens_alone(tmp_path):
+    cache = built(tmp_path, "pairs")
+    assert not (cache.folder / "examples.jsonl").exists()
+    with pytest.raises(ValueError, match="task 'pairs' has no metric_fns"):
+        next(cache.examples())
+
+
+def test_a_mask_is_of_bytes_and_no_text(tmp_path):
+    cache = built(tmp_path, "masked")
+    assert cache.tokens("targets_mask").dtype == np.uint8
+    assert documents(cache, "targets_mask") == [[0] * 9 + [1] * 6]
+    assert cache.manifest["features"]["targets_mask"]["text_bytes"] == 0
+    assert cache.vocabulary.fingerprint == vocabularies.ByteVocabulary().fingerprint
+    assert next(cache.examples())["messages"] == ["question", "answer"]
+
+
+COMPLAINTS = {
+    "lambda_metric": "metric_fns of task 'lambda_metric': <function .*lambda.* cannot be found again",
+    "wide_mask": r"feature 'targets_mask' .* is a mask by its name, and has a PassThroughVocabulary of 3 ids",
+    "missing": "no field 'target' after the task's steps, the examples have answer, inputs, targets",
+    "missing_in_step": "looks for the field 'text', the examples have answer, inputs, targets",
+    "failing": "shard 'part-0': reading failed at document 70: RuntimeError: the disk is on fire",
+}
+
+
+@pytest.mark.parametrize("task", COMPLAINTS)
+def test_what_cannot_be_built_says_why(task, tmp_path):
+    said = complaint(tmp_path, task)
+    assert re.search(COMPLAINTS[task], said), said
+    assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_bytes_that_are_no_utf8_are_read_as_seqio_reads_them(tmp_path):
+    apart, inside = (built(tmp_path / str(way), "bad_bytes", everything_in_tf=way) for way in (False, True))
+    assert content(apart) == content(inside)
+    assert apart.vocabulary.decode(documents(apart)[1]) == "bad �� bytes \0 and �"
+
+
+def test_a_document_of_100_megabytes_is_a_document(tmp_path):
+    cache = built(tmp_path, "huge")
+    assert np.diff(cache.offsets("targets")).tolist() == [100_000_001, 6]
+
+
+def test_an_empty_split_is_refused_with_what_was_dropped(tmp_path):
+    said = complaint(tmp_path, "pairs", "empty")
+    assert "task 'pairs' has no example in split 'empty', {'made_up.rule': 3} were dropped" in said
+    assert not list(tmp_path.rglob(".building_*"))
+
+
+def test_a_changed_tokenizer_never_reads_an_old_cache(tmp_path):
+    arguments = {"folder": str(tmp_path / "tokenizer")}
+    (tmp_path / "tokenizer").mkdir()
+    file = tmp_path / "tokenizer" / "tokenizer.json"
+    file.write_text(tiny_tokenizers.byte_level().to_str())
+    (tmp_path / "tokenizer" / "tokenizer_config.json").write_text('{"eos_token": "<|end|>"}')
+
+    def cache():
+        return TokenCache("changing", "train", MODULE, str(tmp_path), arguments=arguments)
+
+    def build(**options):
+        process = start(tmp_path, "changing", arguments=arguments, **options)
+        process.join()
+        return cache().manifest
+
+    first = build()
+    assert first["inputs"]["versions"]["tokenizers"]
+    assert cache().find() is not None
+    tiny_tokenizers.wordpiece().save(str(file))
+    assert cache().find() is None
+    (tmp_path / "tokenizer" / "tokenizer_config.json").write_text('{"eos_token": "[SEP]"}')
+    second = build()
+    assert second["fingerprint"] != first["fingerprint"]
+    assert second["vocab_size"] != first["vocab_size"]

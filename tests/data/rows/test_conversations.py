@@ -1,0 +1,132 @@
+"""Chats as ids: those of the whole text, with the mask exactly on the assistant's words and what ends its turns."""
+
+import dataclasses
+import inspect
+import textwrap
+
+import pytest
+
+from t5x_like.data.tokenizers import training
+from t5x_like.data.tokenizers.chat import conversation_ids, render_chat
+from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
+from t5x_like.data.tokenizers.vocabularies import ByteVocabulary, SentencePieceVocabulary
+from tests.data.tokenizers import tiny_tokenizers
+
+SAID = ["the quick brown fox", "return x", " ", "class A:\n\tpass\n\ndef", "and\nso on", "日本 café!"]
+CHATS = [
+    [
+        {"role": "system", "content": SAID[1]},
+        {"role": "user", "content": SAID[0]},
+        {"role": "assistant", "content": SAID[3]},
+    ],
+    [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(SAID)],
+    [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(SAID[:5])],
+]
+MARKED = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] + '<|im_end|>' }}{%- endgeneration -%}{{ '\n' }}"
+    "{% else %}{{ message['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+UNSTABLE = "{% for message in messages %}{{ message['content'] }}{{ '!' if loop.last else '.' }}{% endfor %}"
+SIZES = {"bpe": 420, "wordpiece": 300, "unigram": 160, "sentencepiece_bpe": 420, "sentencepiece_unigram": 160}
+LOSSLESS = ("bpe", "sentencepiece_bpe")
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Vocabularies with ChatML of every kind that `t5x_like tokenizer train --chat` makes."""
+    texts = [*tiny_tokenizers.TEXTS, *inspect.getsource(textwrap).splitlines(keepends=True)] * 3
+    return {kind: training.train(kind, texts, size, chat=True) for kind, size in SIZES.items()}
+
+
+def runs(ids, mask):
+    """The parts of ids where the mask is 1."""
+    found, open_ = [], False
+    for index, inside in zip(ids, mask, strict=True):
+        if inside:
+            found[-1:] = [[*found[-1], index]] if open_ else [*found[-1:], [index]]
+        open_ = bool(inside)
+    return found
+
+
+def answers(messages):
+    return [message["content"] for message in messages if message["role"] == "assistant"]
+
+
+@pytest.mark.parametrize("messages", CHATS)
+@pytest.mark.parametrize("kind", SIZES)
+def test_what_is_learnt_is_what_the_assistant_says_after_the_prompt_of_inference(trained, kind, messages):
+    vocabulary = trained[kind]
+    ids, mask = conversation_ids(vocabulary, messages)
+    assert ids == vocabulary.encode(render_chat(vocabulary, messages, add_generation_prompt=False))
+    learnt = runs(ids, mask)
+    assert len(learnt) == len(answers(messages))
+    places = [i for i in range(len(ids)) if mask[i] and not (i and mask[i - 1])]
+    turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    for run, said, place, turn in zip(learnt, answers(messages), places, turns, strict=True):
+        assert run[-1] in vocabulary.stop_ids and not set(run[:-1]) & set(vocabulary.stop_ids)
+        assert ids[:place] == vocabulary.encode(render_chat(vocabulary, messages[:turn]))
+        if kind in LOSSLESS:
+            assert vocabulary.decode(run) == said
+        else:
+            assert vocabulary.decode(run).split() == vocabulary.decode(vocabulary.encode(said)).split()
+
+
+@pytest.mark.parametrize("messages", CHATS)
+def test_marks_in_a_template_say_the_same_as_its_beginnings(trained, messages):
+    marked = dataclasses.replace(trained["bpe"], chat_template=MARKED)
+    assert conversation_ids(marked, messages) == conversation_ids(trained["bpe"], messages)
+    shorter = dataclasses.replace(
+        marked, chat_template=MARKED.replace("content'] + '<|im_end|>' }}{%-", "content'] }}{%-")
+    )
+    ids, mask = conversation_ids(shorter, messages)
+    assert runs(ids, mask) == [trained["bpe"].encode(said) for said in answers(messages)]
+
+
+@pytest.mark.parametrize(
+    "vocabulary",
+    [ByteVocabulary(), SentencePieceVocabulary(tiny_tokenizers.sentencepiece_file("t5"), 10)],
+    ids=["bytes", "sp"],
+)
+@pytest.mark.parametrize("messages", CHATS)
+def test_without_a_template_turns_are_lines_and_eos(vocabulary, messages):
+    ids, mask = conversation_ids(vocabulary, messages)
+    learnt = runs(ids, mask)
+    assert learnt == [[*vocabulary.encode(said), vocabulary.eos] for said in answers(messages)]
+    assert ids.count(vocabulary.eos) == len(learnt)
+    if isinstance(vocabulary, ByteVocabulary):
+        text = "".join("</s>" if i == vocabulary.eos else vocabulary.token(i)[3:-1] for i in ids)
+        shown = bytes.fromhex(text.replace("</s>", "")).decode()
+        roles = "".join(
+            f"{m['role'].capitalize()}:\n{m['content']}" + ("" if m["role"] == "assistant" else "\n\n")
+            for m in messages
+        )
+        assert shown == roles
+
+
+def test_a_token_over_the_border_of_a_turn_is_the_assistants():
+    plain = "{% for m in messages %}{{ 'Q' if m['role'] == 'user' else 'A' }} {{ m['content'] }}\n{% endfor %}"
+    plain += "{% if add_generation_prompt %}A {% endif %}"
+    vocabulary = TokenizerVocabulary(tiny_tokenizers.byte_level().to_str(), 350, eos=0, chat_template=plain)
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "return re"}]
+    ids, mask = conversation_ids(vocabulary, messages)
+    assert ids == vocabulary.encode("Q x\nA return re\n")
+    assert vocabulary.decode(runs(ids, mask)[0]) == " return re\n"
+    marked = "{{ messages[0]['content'] }} {% generation %}{{ messages[1]['content'] }}{% endgeneration %}turn it"
+    ids, mask = conversation_ids(dataclasses.replace(vocabulary, chat_template=marked), messages)
+    assert ids == vocabulary.encode("x return return it")
+    assert vocabulary.decode(runs(ids, mask)[0]) == " return return"
+
+
+def test_what_cannot_be_learnt_is_refused(trained):
+    bpe = trained["bpe"]
+    with pytest.raises(ValueError, match="the assistant says nothing in these 1 messages"):
+        conversation_ids(bpe, CHATS[0][1:2])
+    with pytest.raises(ValueError, match="messages.0. is the assistant's"):
+        conversation_ids(bpe, CHATS[0][2:])
+    with pytest.raises(ValueError, match="renders the first 2 of 5 messages otherwise than alone"):
+        conversation_ids(dataclasses.replace(bpe, chat_template=UNSTABLE), CHATS[2])
+    everywhere = "{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}{% endfor %}"
+    with pytest.raises(ValueError, match="marks 3 turns by {% generation %}, the assistant has 1"):
+        conversation_ids(dataclasses.replace(bpe, chat_template=everywhere), CHATS[0])

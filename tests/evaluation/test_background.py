@@ -1,0 +1,180 @@
+"""Evaluation beside training: steps go on while metrics run, results stand under their step, and no failure is lost."""
+
+import json
+import os
+import signal
+import threading
+import types
+from pathlib import Path
+
+import jax
+import pytest
+
+from t5x_like import checkpoints, optimizers, partitioning, writers
+from t5x_like.data import rows
+from t5x_like.data.rows.chat import PackedConversations
+from t5x_like.evaluation.background import Judging
+from t5x_like.evaluation.task_evaluation import TaskEvaluation
+from t5x_like.objectives.lm import LanguageModel
+from t5x_like.training import trainer
+from tests import tiny
+from tests.evaluation import tasks
+
+EXACT = tasks.named(tasks.METRICS + "answers:exact_match")
+WAITS = tasks.named("tests.evaluation.tasks:waits")
+MESH = partitioning.make_mesh(devices=jax.devices()[:1])
+
+
+class Scripted:
+    """Questions whose answers are known and whose judgement waits for an event, or fails."""
+
+    settings = types.MappingProxyType({"split": "validation"})
+
+    def __init__(self, task, event=None, failure=None):
+        self.task, self.event, self.failure = task, event, failure
+
+    def __call__(self, params):
+        return params
+
+    def record(self, answers, step):
+        if self.event is not None:
+            assert self.event.wait(60)
+        if self.failure is not None:
+            raise self.failure
+        return {"task": self.task, "step": step, "settings": self.settings, "metrics": {"answer": answers}}
+
+
+def test_results_are_reported_in_order_once_they_are_there(tmp_path):
+    event, reported = threading.Event(), []
+    with Judging(tmp_path) as judging:
+        judging.ask(3, Scripted("slow", event), 0.5)
+        judging.ask(4, Scripted("fast"), 0.7)
+        judging.deliver(lambda *one: reported.append(one))
+        assert not reported and not list(tmp_path.rglob("*.json"))
+        event.set()
+        made = judging.deliver(lambda *one: reported.append(one), wait=True)
+    assert reported == [(3, {"slow/answer": 0.5}), (4, {"fast/answer": 0.7})]
+    assert made == {"slow/answer": 0.5, "fast/answer": 0.7}
+    assert json.loads((tmp_path / "evaluations/slow/3.json").read_text())["metrics"] == {"answer": 0.5}
+
+
+def test_a_failure_says_its_task_and_step(tmp_path):
+    with Judging(tmp_path) as judging:
+        judging.ask(3, Scripted("broken", failure=ValueError("no good")), 0)
+        with pytest.raises(RuntimeError, match="evaluation of task 'broken' at step 3 failed: ValueError: no good"):
+            judging.deliver(print, wait=True)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_what_a_dead_run_judged_after_its_checkpoint_is_dropped(tmp_path):
+    with Judging(tmp_path) as judging:
+        for step in (2, 4, 6):
+            judging.ask(step, Scripted("one"), step)
+        judging.deliver(lambda *_: None, wait=True)
+    with Judging(tmp_path, first=4) as judging:
+        assert judging.done(4, Scripted("one")) and not judging.done(6, Scripted("one"))
+    assert sorted(path.stem for path in tmp_path.rglob("*.json")) == ["2", "4"]
+
+
+def arguments(root, run_dir, *metrics, model=tiny.decoder, made=PackedConversations, lengths=(48,), **changes):
+    """trainer.train's arguments for a run on question and answer, asked about what it learns."""
+    cache = tasks.write_pairs(root, metrics=metrics) if not (root / "pairs").exists() else None
+    cache = tasks.TokenCache("pairs", "validation", root=str(root)) if cache is None else cache
+    model = model()
+    small = dict(
+        run_dir=str(run_dir),
+        model=model.clone(embed=model.embed.clone(vocab_size=384)),
+        objective=LanguageModel(),
+        optimizer=optimizers.adamw(1e-2),
+        train_rows=made(cache, *lengths),
+        evaluations=(TaskEvaluation(cache, max_new_tokens=8, batch_size=4),),
+        steps=6,
+        batch_size=4,
+        mesh=MESH,
+        log_every=1,
+        eval_every=3,
+        checkpoint_every=6,
+    )
+    return small | changes
+
+
+def lines(run_dir) -> list[dict]:
+    return [json.loads(line) for line in (Path(run_dir) / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    "kind, made, lengths",
+    [(tiny.decoder, PackedConversations, (48,)), (tiny.encoder_decoder, rows.PackedExamples, (48, 48))],
+)
+def test_a_model_that_has_learnt_the_answers_gives_them(tmp_path, kind, made, lengths):
+    run = arguments(tmp_path, tmp_path / "run", EXACT, model=kind, made=made, lengths=lengths)
+    last = trainer.train(**run | dict(steps=60, eval_every=60, checkpoint_every=60))
+    assert last["eval_tasks/pairs/exact_match"] == 100
+    record = json.loads((tmp_path / "run/evaluations/pairs/60.json").read_text())
+    said = [(one["inputs"], one["predictions"][0]["text"]) for one in record["examples"]]
+    assert said == tasks.PAIRS and record["step"] == 60
+    # A finished run asks nothing again, unless the record is gone.
+    path, before = tmp_path / "run/evaluations/pairs/60.json", lines(tmp_path / "run")
+    written = path.stat().st_mtime_ns
+    trainer.train(**run | dict(steps=60, eval_every=60))
+    assert path.stat().st_mtime_ns == written and lines(tmp_path / "run") == before
+    if kind is tiny.decoder:
+        path.unlink()
+        trainer.train(**run | dict(steps=60, eval_every=60))
+        assert json.loads(path.read_text())["examples"] == record["examples"]
+
+
+def test_steps_go_on_while_a_metric_runs(tmp_path, monkeypatch):
+    """The metric of step 3 ends only when step 5 is logged, and stands under step 3 all the same."""
+    tasks.RELEASED.clear()
+    write = writers.RunWriter.write
+
+    def watched(self, step, scalars):
+        write(self, step, scalars)
+        if step == 5 and "loss" in scalars:
+            tasks.RELEASED.set()
+
+    monkeypatch.setattr(writers.RunWriter, "write", watched)
+    trainer.train(**arguments(tmp_path, tmp_path / "run", EXACT, WAITS))
+    order = [(line["step"], "loss" in line) for line in lines(tmp_path / "run")]
+    assert order.index((3, False)) > order.index((5, True))
+    assert [step for step, is_loss in order if not is_loss] == [3, 6]
+
+
+def test_a_stopped_run_waits_for_its_evaluations(tmp_path, monkeypatch):
+    """The signal comes at step 4, while the metric of step 3 waits for the state to be saved."""
+    tasks.RELEASED.clear()
+    write, save = writers.RunWriter.write, checkpoints.Checkpointer.save
+
+    def watched(self, step, scalars):
+        write(self, step, scalars)
+        if step == 4 and "loss" in scalars:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def saved(self, *given, **how):
+        save(self, *given, **how)
+        tasks.RELEASED.set()
+
+    monkeypatch.setattr(writers.RunWriter, "write", watched)
+    monkeypatch.setattr(checkpoints.Checkpointer, "save", saved)
+    trainer.train(**arguments(tmp_path, tmp_path / "run", EXACT, WAITS, steps=20))
+    assert checkpoints.latest_step(tmp_path / "run" / "checkpoints") < 6
+    assert (tmp_path / "run/evaluations/pairs/3.json").exists()
+    assert [line["step"] for line in lines(tmp_path / "run") if "eval_tasks/pairs/waited" in line] == [3]
+
+
+def test_a_metric_that_fails_ends_the_run_with_its_name(tmp_path):
+    broken = tasks.named("tests.evaluation.tasks:breaks")
+    with pytest.raises(RuntimeError, match=r"task 'pairs' at step 3 failed: .*metric breaks: ZeroDivisionError"):
+        trainer.train(**arguments(tmp_path, tmp_path / "run", broken))
+
+
+def test_evaluations_that_do_not_fit_are_refused_before_anything_is_written(tmp_path):
+    given = arguments(tmp_path, tmp_path / "run", EXACT)
+    with pytest.raises(ValueError, match="evaluations name pairs more than once"):
+        trainer.train(**given | dict(evaluations=given["evaluations"] * 2))
+    examples = [{"targets": tasks.ids_of("x"), "inputs": tasks.ids_of("y")}]
+    other = tasks.write(tmp_path, "other", examples, [EXACT], vocabulary=tasks.ByteVocabulary(extra_ids=7))
+    with pytest.raises(ValueError, match="task 'other' has the vocabulary bytes/7, training's rows have bytes/125"):
+        trainer.train(**given | dict(evaluations=(TaskEvaluation(other),)))
+    assert not (tmp_path / "run").exists()

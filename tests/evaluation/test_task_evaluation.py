@@ -1,0 +1,192 @@
+"""What a model is asked is what training shows it; its answers and scores are its own, however they are batched."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from t5x_like import partitioning
+from t5x_like.data import rows
+from t5x_like.data.rows.chat import PackedConversations
+from t5x_like.data.tokenizers import chat
+from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
+from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
+from t5x_like.decoding.sampling import Sample
+from t5x_like.evaluation.task_evaluation import Asked, TaskEvaluation
+from tests import tiny
+from tests.data.tokenizers import tiny_tokenizers
+from tests.evaluation import tasks
+
+MESH = partitioning.make_mesh(devices=jax.devices()[:1])
+ANSWERS = tasks.METRICS + "answers:exact_match"
+BITS = tasks.METRICS + "likelihood:bits_per_byte"
+RANKS = tasks.METRICS + "likelihood:rank_classification"
+CHATS = [
+    [("user", "hello"), ("assistant", "hi"), ("user", "and?"), ("assistant", "bye")],
+    [("system", "be short"), ("user", "one"), ("assistant", "two"), ("user", "thanks")],
+    [("user", "x"), ("assistant", "y")],
+]
+
+
+def model_of(kind=tiny.decoder):
+    model = kind()
+    return model.clone(embed=model.embed.clone(vocab_size=384))
+
+
+def asked_of(cache, model, prefix=False, **options):
+    return Asked(TaskEvaluation(cache, **options), model, MESH, prefix=prefix)
+
+
+def conversations(root, vocabulary):
+    examples = []
+    for turns in CHATS:
+        ids, mask = chat.conversation_ids(vocabulary, [{"role": role, "content": text} for role, text in turns])
+        answer = [text for role, text in turns if role == "assistant"][-1]
+        examples.append({"targets": np.array(ids), "targets_mask": np.array(mask), "targets_pretokenized": answer})
+    return tasks.write(root, "chats", examples, [tasks.named(ANSWERS)], vocabulary=vocabulary)
+
+
+def templated():
+    template = "{% for m in messages %}{{ '<|im_start|>' + m.role + ' ' + m.content + '<|im_end|>' }}{% endfor %}"
+    template += "{% if add_generation_prompt %}<|im_start|>assistant {% endif %}"
+    return TokenizerVocabulary(
+        tiny_tokenizers.byte_level().to_str(), 384, eos=0, stop_ids=(0, 2), chat_template=template
+    )
+
+
+def segments(made):
+    """The arrays of every example in rows, sorted by its tokens."""
+    batch = made.fetch(np.arange(len(made)), np.zeros(len(made), int), 0)
+    kept = []
+    for row, ids in enumerate(batch["decoder_segment_ids"]):
+        for number in range(1, ids.max() + 1):
+            kept.append({name: x[row][ids == number] for name, x in batch.items() if name.startswith("decoder")})
+    return sorted(kept, key=lambda one: one["decoder_target_tokens"].tolist())
+
+
+def asked_rows(asked):
+    """The same arrays as the evaluation scores them."""
+    batch = asked.continued([(q, q.continuations[0]) for q in asked.questions], 128)
+    real = [ids > 0 for ids in batch["decoder_segment_ids"]]
+    kept = [{name: x[row][where] for name, x in batch.items()} for row, where in enumerate(real)]
+    return sorted(kept, key=lambda one: one["decoder_target_tokens"].tolist())
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+@pytest.mark.parametrize("kind", ["pairs", "plain chats", "templated chats"])
+def test_what_is_asked_is_what_training_shows(tmp_path, kind, prefix):
+    cache = (
+        tasks.write_pairs(tmp_path)
+        if kind == "pairs"
+        else conversations(tmp_path, ByteVocabulary() if kind == "plain chats" else templated())
+    )
+    asked = asked_of(cache, model_of(), prefix)
+    shown, scored = segments(PackedConversations(cache, 256, prefix=prefix)), asked_rows(asked)
+    assert len(shown) == len(scored)
+    for theirs, ours in zip(shown, scored, strict=True):
+        size = len(ours["decoder_target_tokens"])  # the last answer ends a question, not always a conversation
+        for name in ("input_tokens", "target_tokens", "positions"):
+            np.testing.assert_array_equal(theirs[f"decoder_{name}"][:size], ours[f"decoder_{name}"])
+        assert ("decoder_prefix" in ours) == prefix
+        if prefix:
+            np.testing.assert_array_equal(theirs["decoder_prefix"][:size], ours["decoder_prefix"])
+        counts = np.flatnonzero(ours["decoder_loss_weights"])
+        assert theirs["decoder_loss_weights"][counts].all() and counts[-1] == size - 1
+        if kind == "pairs":
+            np.testing.assert_array_equal(theirs["decoder_loss_weights"], ours["decoder_loss_weights"])
+    prompts = asked.prompts(asked.questions, 128)
+    for row, question in enumerate(asked.questions):
+        np.testing.assert_array_equal(prompts["decoder_input_tokens"][row][: len(question.context)], question.context)
+        assert prompts["decoder_segment_ids"][row].sum() == len(question.context)
+
+
+def test_an_encoder_is_asked_what_training_shows(tmp_path):
+    cache = tasks.write_pairs(tmp_path)
+    asked = asked_of(cache, model_of(tiny.encoder_decoder))
+    batch = asked.continued([(q, q.continuations[0]) for q in asked.questions], 32, 32)
+    whole = rows.PackedExamples(cache, 32, 32)
+    theirs = [x["decoder_input_tokens"].tolist() for x in segments(whole)]
+    assert sorted(theirs) == sorted(
+        x[ids > 0].tolist() for x, ids in zip(batch["decoder_input_tokens"], batch["decoder_segment_ids"], strict=True)
+    )
+    for row, (inputs, _) in enumerate(tasks.PAIRS):
+        assert batch["encoder_input_tokens"][row][: len(inputs) + 1].tolist() == tasks.ids_of(inputs).tolist()
+
+
+def test_long_questions_are_cut_as_rows_are(tmp_path):
+    cache = tasks.write_pairs(tmp_path)
+    decoder = asked_of(cache, model_of(), inputs_length=2).questions
+    encoder = asked_of(cache, model_of(tiny.encoder_decoder), inputs_length=2).questions
+    for question, other, (inputs, _) in zip(decoder, encoder, tasks.PAIRS, strict=True):
+        ids = tasks.ids_of(inputs).tolist()
+        assert question.context == (0, *ids[-2:]) and question.cut == len(ids) - 2
+        assert other.context == tuple(ids[:2])
+        assert question.prefix == 3
+
+
+@pytest.mark.parametrize("kind", [tiny.decoder, tiny.encoder_decoder])
+def test_scores_are_those_of_a_plain_forward_pass(tmp_path, kind):
+    model, choices = model_of(kind), ["yes", "no", "maybe"]
+    cache = tasks.write_pairs(tmp_path, metrics=[tasks.named(RANKS)], choices=choices)
+    asked = asked_of(cache, model, batch_size=4)
+    question = asked.questions[1]
+    params = (
+        tiny.init(model, asked.continued([(question, question.continuations[0])], 64, 64))
+        if asked.seq2seq
+        else (tiny.init(model, asked.prompts([question], 64)))
+    )
+    scores = asked.log_likelihoods(params)
+    for one, score in zip(question.continuations, scores[1], strict=True):
+        ids = tasks.ids_of(one.text)
+        if asked.seq2seq:
+            batch, first = plain(tasks.ids_of("bc?"), "encoder") | plain(np.array([0, *ids[:-1]]), "decoder"), 0
+        else:
+            batch, first = plain(np.array([0, *tasks.ids_of("bc?"), *ids[:-1]]), "decoder"), len(question.context) - 1
+        log_probs_LV = jax.nn.log_softmax(model.apply({"params": params}, batch))[0][first:]
+        assert score == pytest.approx(float(log_probs_LV[np.arange(len(ids)), ids].sum()), rel=1e-5)
+    other = asked_of(cache, model, batch_size=7, examples=3).log_likelihoods(params)
+    np.testing.assert_allclose(np.array(other), np.array(scores[:3]), rtol=1e-5)
+    record = asked.record(asked(params), 0)
+    best = [choices[int(np.argmax(one))] == target for one, (_, target) in zip(scores, tasks.PAIRS, strict=True)]
+    assert record["metrics"]["accuracy"] == pytest.approx(100 * np.mean(best))
+
+
+def plain(ids, side):
+    """One row without padding."""
+    return {
+        f"{side}_input_tokens": ids[None],
+        f"{side}_positions": np.arange(len(ids))[None],
+        f"{side}_segment_ids": np.ones((1, len(ids)), int),
+    }
+
+
+def test_samples_depend_on_the_example_and_their_number_alone(tmp_path):
+    model = model_of()
+    cache = tasks.write_pairs(tmp_path)
+    options = dict(choose=Sample(temperature=2.0), max_new_tokens=4)
+    asked = asked_of(cache, model, num_samples=3, batch_size=8, **options)
+    params = tiny.init(model, asked.prompts(asked.questions, 64))
+    said = asked.predictions(params)
+    assert [len(samples) for samples in said] == [3] * 5 and len({x for one in said for x in one}) > 10
+    fewer = asked_of(cache, model, num_samples=1, batch_size=2, examples=3, **options).predictions(params)
+    assert [samples[:1] for samples in said[:3]] == fewer
+
+
+def test_bad_input_is_refused_before_anything_is_compiled(tmp_path):
+    cache = tasks.write_pairs(tmp_path)
+    with pytest.raises(ValueError, match="num_samples=0"):
+        TaskEvaluation(cache, num_samples=0)
+    with pytest.raises(ValueError, match="examples=0: give 1 or more, or None"):
+        asked_of(cache, model_of(), examples=0)
+    alone = tasks.write(tmp_path, "alone", [{"targets": tasks.ids_of("x")}], [tasks.named(BITS)])
+    with pytest.raises(ValueError, match=r"'alone' has the features \['targets'\].*needs inputs and targets"):
+        asked_of(alone, model_of(tiny.encoder_decoder))
+    silent = {"targets": tasks.ids_of("x"), "targets_mask": np.zeros(2, int)}
+    silent = tasks.write(tmp_path, "silent", [silent], [tasks.named(ANSWERS)])
+    with pytest.raises(ValueError, match="document 0 of task 'silent' has no answer"):
+        asked_of(silent, model_of())
+    unjudged = dataclasses.replace(cache, task="unjudged")
+    tasks.write(tmp_path, "unjudged", [tasks.pair("a", "b")], [])
+    with pytest.raises(ValueError, match="'unjudged' has no metric_fns"):
+        asked_of(unjudged, model_of())

@@ -1,0 +1,113 @@
+"""muP: fan-in read off axes, rates and pace of decay by width, and activations that move alike at every width."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from t5x_like import optimizers, partitioning
+from t5x_like.models import architectures, attention, blocks, heads, linear, mlp, positions, stack
+from t5x_like.objectives import lm
+from t5x_like.scaling.mup import coordinate_check, lr_transfer, rules
+from t5x_like.training import state
+from tests import tiny
+
+BASE = {"embed": 32, "mlp": 64, "heads": 4}
+FAN_IN = {
+    ("decoder/layer_0/mixer/query/kernel", ("embed", "heads", "head_dim")): ("embed",),
+    ("decoder/layers/mixer/out/kernel", ("layers", "heads", "head_dim", "embed")): ("heads", "head_dim"),
+    ("decoder/layer_0/mlp/down/kernel", ("mlp", "embed")): ("mlp",),
+    ("decoder/layer_0/moe/up", ("expert", "embed", "mlp")): ("embed",),
+    ("embed/table", ("vocab", "embed")): (),
+    ("head/table", ("vocab", "embed")): ("embed",),
+    ("decoder/norm/scale", ("norm",)): (),
+    ("decoder/layer_0/mlp/up/bias", ("mlp",)): (),
+}
+
+
+@pytest.mark.parametrize("parameter, axes", FAN_IN.items())
+def test_the_fan_in_is_read_off_the_axes(parameter, axes):
+    assert rules.fan_in(*parameter) == axes
+
+
+def test_a_matrix_without_a_rule_is_refused():
+    with pytest.raises(ValueError, match="muP has no rule for parameter a/kernel"):
+        rules.fan_in("a/kernel", ("mlp", "heads"))
+
+
+def model(width: int, mup_init: bool, layers: int = 1, out_init=None) -> nn.Module:
+    kernel = nn.initializers.variance_scaling(1.0, "fan_in", "normal") if mup_init else nn.initializers.normal(0.1)
+    mixer = attention.SelfAttention(width // 8, 8, kernel_init=kernel, out_init=out_init)
+    feed = mlp.Mlp(hidden_dim=2 * width, gated=True, kernel_init=kernel, out_init=out_init)
+    head = heads.Untied(table_init=rules.over_fan_in(1.0) if mup_init else nn.initializers.normal(0.1))
+    block = blocks.Block(mixer=mixer, mlp=feed)
+    decoder = stack.Stack(block=block, repeats=layers, position=positions.Rope(8), scan=False)
+    return architectures.DecoderOnly(linear.Embed(tiny.VOCAB, width), decoder, head)
+
+
+def movements(width: int, optimizer, mup_init: bool, layers: int = 1, out_init=None):
+    batch, net = tiny.batch(rows=4), model(width, mup_init, layers, out_init)
+    mesh = partitioning.make_mesh(devices=jax.devices()[:1])
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
+    layout = state.layout(net, optimizer, shapes, mesh)
+    return coordinate_check.movements(net, lm.LanguageModel(), optimizer, layout, [batch] * 3)
+
+
+def slopes(optimizer, mup_init: bool) -> dict[str, float]:
+    found = coordinate_check.compared({width: movements(width, optimizer, mup_init) for width in (32, 128)})
+    return {one.module: one.slope for one in found}
+
+
+def test_activations_move_alike_at_every_width():
+    standard = slopes(optimizers.adamw(0.01, weight_decay=0.0), False)
+    ours = slopes(rules.scaled(optimizers.adamw(0.01, weight_decay=0.0), BASE, weight_decay=0.1), True)
+    assert max(ours.values()) < 0.25
+    assert standard["head"] > 0.5
+
+
+def last_block_moves(layers: int, base_layers: int, depth: int) -> float:
+    """Of a model of `depth` layers; CompleteP counts `layers` of them."""
+    optimizer = rules.scaled(optimizers.adamw(0.01, weight_decay=0.0), BASE, layers=layers, base_layers=base_layers)
+    return movements(32, optimizer, True, depth, rules.into_stream(layers, base_layers))[f"decoder/layer_{depth - 1}"]
+
+
+def test_under_complete_p_the_stream_moves_alike_at_every_depth():
+    shallow = last_block_moves(2, 2, 2)
+    assert last_block_moves(8, 2, 8) < 1.5 * shallow
+    assert last_block_moves(2, 2, 8) > 2 * shallow
+
+
+def test_rates_and_decay_by_hand():
+    """Adam's first step is the rate itself, so it shows each parameter's; decay goes at the same pace everywhere."""
+    boxed = jax.eval_shape(model(128, True).init, jax.random.key(0), tiny.batch(rows=1))["params"]
+    boxed = jax.tree.map(lambda x: jnp.ones(x.shape, jnp.float32), boxed)
+    optimizer = rules.scaled(
+        optimizers.adamw(0.5, weight_decay=0.0, clip_norm=None), BASE, 0.1, layers=6, base_layers=2
+    )
+    ones = nn.unbox(boxed)
+    updates, _ = jax.jit(optimizer.update)(ones, nn.unbox(optimizer.init(boxed)), ones)
+    block = updates["decoder"]["layer_0"]
+    decay = 0.5 * 0.1
+    for update, expected in (
+        (updates["embed"]["table"], 0.5 + decay),
+        (updates["head"]["table"], 0.5 / 4 + decay),
+        (block["mixer"]["query"]["kernel"], 0.5 / 4 + decay),
+        (block["mlp"]["down"]["kernel"], 0.5 / 4 / 3 + decay),
+        (updates["decoder"]["norm"]["scale"], 0.5),
+    ):
+        np.testing.assert_allclose(update, -expected, rtol=1e-5)
+
+
+def test_parameters_without_axes_are_refused():
+    with pytest.raises(ValueError, match="has none"):
+        rules.scaled(optimizers.adamw(0.1), BASE).init({"kernel": np.ones((2, 2))})
+
+
+def test_the_best_rate_is_the_bottom_of_a_parabola():
+    rates = np.geomspace(1e-3, 1e-1, 5)
+    runs = [(w, rate, 2 + np.log(rate / best) ** 2) for w, best in ((64, 0.012), (128, 0.02)) for rate in rates]
+    found = lr_transfer.best_rates([*runs, (256, 0.1, 1.0), (64, rates[0], np.nan)])
+    assert [one.width for one in found] == [64, 128]
+    assert [one.rate for one in found] == pytest.approx([0.012, 0.02])
+    assert lr_transfer.best_rates([(8, rate, -rate) for rate in rates])[0].at_edge

