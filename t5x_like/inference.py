@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from t5x_like import partitioning
 from t5x_like.data.tokenizers import chat, vocabularies
 from t5x_like.decoding.loop import generate
+from t5x_like.types import Vocabulary
 
 BUCKET = 64  # prompt lengths are rounded up to a multiple of this, so that few shapes are compiled
 
@@ -23,7 +24,7 @@ BUCKET = 64  # prompt lengths are rounded up to a multiple of this, so that few 
 def infer(
     model: nn.Module,
     params,
-    vocabulary: vocabularies.Vocabulary,
+    vocabulary: Vocabulary,
     prompts: Iterable[str | dict],
     choose: Callable,
     max_new_tokens: int = 128,
@@ -116,7 +117,7 @@ def row_keys(seed: int, *numbers: Sequence[int]) -> np.ndarray:
 def embed(
     model: nn.Module,
     params,
-    vocabulary: vocabularies.Vocabulary,
+    vocabulary: Vocabulary,
     texts: Sequence[str],
     batch_size: int = 32,
 ) -> np.ndarray:
@@ -158,12 +159,12 @@ def completion(record: dict, number: int, vocabulary, made, row: int) -> dict[st
     }
 
 
-def rendered(record: dict, vocabulary: vocabularies.Vocabulary) -> dict:
+def rendered(record: dict, vocabulary: Vocabulary) -> dict:
     """The record with the text of its chat as the prompt, where it is one."""
     return record | {"prompt": chat.render_chat(vocabulary, record["messages"])} if "messages" in record else record
 
 
-def prompt_ids(record: dict, vocabulary: vocabularies.Vocabulary, seq2seq: bool) -> list[int]:
+def prompt_ids(record: dict, vocabulary: Vocabulary, seq2seq: bool) -> list[int]:
     """What the model reads of a prompt; a chat's template has written its beginning of sequence itself.
 
     Raises:
@@ -194,7 +195,7 @@ def decoder_batch(ids: list[list[int]], prefix: bool = False) -> dict[str, np.nd
     return batch
 
 
-def encoder_batch(ids: list[list[int]], vocabulary: vocabularies.Vocabulary) -> dict[str, np.ndarray]:
+def encoder_batch(ids: list[list[int]], vocabulary: Vocabulary) -> dict[str, np.ndarray]:
     """Inputs as `prompt_ids` makes them for the encoder, and what the decoder begins with."""
     start = vocabularies.start_id(vocabulary)
     length = round_up(max(len(row) for row in ids), BUCKET)

@@ -16,6 +16,7 @@ from t5x_like.data.cache import token_cache
 from t5x_like.data.tokenizers import folder as tokenizer_folder
 from t5x_like.data.tokenizers import vocabularies
 from t5x_like.tasks import corpora
+from t5x_like.types import Vocabulary
 
 
 class Wrapped(seqio.Vocabulary):
@@ -24,12 +25,12 @@ class Wrapped(seqio.Vocabulary):
     `files` are patterns of the files it is loaded from: another tokenizer in their place is another vocabulary.
     """
 
-    def __init__(self, load: Callable[[], vocabularies.Vocabulary], files: Sequence[str] = ()):
+    def __init__(self, load: Callable[[], Vocabulary], files: Sequence[str] = ()):
         super().__init__(extra_ids=0)
         self._load, self.files = load, tuple(files)
 
     @functools.cached_property
-    def light(self) -> vocabularies.Vocabulary:
+    def light(self) -> Vocabulary:
         return self._load()
 
     @property

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from t5x_like.data.cache.token_cache import TokenCache
-from t5x_like.data.tokenizers.vocabularies import Vocabulary
 from t5x_like.evaluation.examples import Question
 from t5x_like.text_metrics.bootstrap import mean_interval, percent_interval
 from t5x_like.text_metrics.postprocess import until
+from t5x_like.types import Vocabulary
 
 HEAVY = ("tensorflow", "seqio")
 NOT_PERCENT = ("brier", "edit_distance", "bits_per_byte", "perplexity", "word_perplexity")

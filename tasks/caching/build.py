@@ -26,9 +26,9 @@ from t5x_like.data.cache.journal import JOURNAL, Writer, naming_full_disk
 from t5x_like.data.cache.progress import Speed
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.data.cache.tokenizing import BadDocument, Texts, Tokens
-from t5x_like.data.tokenizers.vocabularies import Vocabulary
 from t5x_like.tasks.caching import seqio_mixtures, task_inputs
 from t5x_like.tasks.caching.documents import Chunk, Documents
+from t5x_like.types import Vocabulary
 
 PART_SECONDS = 5.0  # between two points that a killed build can go on from
 

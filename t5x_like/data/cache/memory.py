@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from t5x_like.data.tokenizers.vocabularies import Vocabulary
+from t5x_like.types import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,8 @@ import numpy as np
 
 from t5x_like.data.cache import checks as cache_checks
 from t5x_like.data.cache import mirror as cache_mirror
-from t5x_like.data.tokenizers import loading, vocabularies
+from t5x_like.data.tokenizers import loading
+from t5x_like.types import Vocabulary
 
 FORMAT = 2  # part of the fingerprint; to be raised when the same task comes to mean other files
 MANIFEST, EXAMPLES = "manifest.json", "examples.jsonl"
@@ -211,7 +212,7 @@ class TokenCache:
         return list(self.manifest["features"])
 
     @functools.cached_property
-    def vocabulary(self) -> vocabularies.Vocabulary:
+    def vocabulary(self) -> Vocabulary:
         for name in self.manifest["files"]:
             if name.startswith("vocabulary/"):
                 self.file(name)

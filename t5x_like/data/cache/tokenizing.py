@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from t5x_like.data.tokenizers import vocabularies
-from t5x_like.data.tokenizers.vocabularies import Vocabulary
+from t5x_like.types import Vocabulary
 
 MASK_SIZE = 2  # ids of a mask: 0 and 1
 

@@ -12,7 +12,7 @@ from t5x_like.data.cache import checks as cache_checks
 from t5x_like.data.cache import journal, token_cache
 from t5x_like.data.cache.journal import Place, Writer
 from t5x_like.data.cache.tokenizing import BadDocument, id_type, joined
-from t5x_like.data.tokenizers.vocabularies import Vocabulary
+from t5x_like.types import Vocabulary
 
 TOGETHER = 1024  # documents that are written at once
 

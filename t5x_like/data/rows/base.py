@@ -10,7 +10,7 @@ import functools
 import numpy as np
 
 from t5x_like.data.cache.token_cache import TokenCache
-from t5x_like.data.tokenizers import vocabularies
+from t5x_like.types import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Rows:
         return (self.cache,)
 
     @property
-    def vocabulary(self) -> vocabularies.Vocabulary:
+    def vocabulary(self) -> Vocabulary:
         return self.cache.vocabulary
 
     @property

@@ -9,6 +9,7 @@ import numpy as np
 from t5x_like.data.rows.arrays import Batch
 from t5x_like.data.stream import GOLDEN, mixed
 from t5x_like.data.tokenizers import vocabularies
+from t5x_like.types import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ class RepeatedTokens:
             raise ValueError(f"part={self.part} and rows={self.rows}: need 0 <= part < 65536 and at least one row")
 
     @functools.cached_property
-    def vocabulary(self) -> vocabularies.Vocabulary:
+    def vocabulary(self) -> Vocabulary:
         return vocabularies.ByteVocabulary()
 
     @property

@@ -13,7 +13,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from t5x_like.data.tokenizers.vocabularies import Vocabulary, end_id
+from t5x_like.data.tokenizers.vocabularies import end_id
+from t5x_like.types import Vocabulary
 
 
 def render_chat(vocabulary: Vocabulary, messages: Sequence[Mapping], add_generation_prompt: bool = True) -> str:

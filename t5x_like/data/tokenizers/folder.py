@@ -8,6 +8,7 @@ from pathlib import Path
 from t5x_like.data.tokenizers import conversion, vocabularies
 from t5x_like.data.tokenizers.huggingface import TEMPLATE, TOKENIZER, TokenizerVocabulary, parsed
 from t5x_like.data.tokenizers.sentencepiece import SentencePieceModel
+from t5x_like.types import Vocabulary
 
 FILES = {TOKENIZER, "spiece.model", "tokenizer.model", "vocab.txt", "vocab.json"}
 PATTERNS = ("*.json", "*.model", "*.txt", "*.jinja")  # all files of a folder that a vocabulary is read from
@@ -129,7 +130,7 @@ def is_there(folder) -> bool:
     return bool(names & FILES) or Settings.read(Path(folder)).kind in BYTES_CLASSES
 
 
-def read_folder(folder, vocab_size: int | None = None) -> vocabularies.Vocabulary:
+def read_folder(folder, vocab_size: int | None = None) -> Vocabulary:
     """The vocabulary of a Hugging Face folder, from the first of tokenizer.json, spiece.model, tokenizer.model, vocab.txt,
     and vocab.json with merges.txt that is there.
 
@@ -252,7 +253,7 @@ def added_tokens(folder: Path, settings: Settings) -> dict:
     return dict(sorted(made.values(), key=lambda pair: pair[1]))
 
 
-def export(vocabulary: vocabularies.Vocabulary, folder) -> None:
+def export(vocabulary: Vocabulary, folder) -> None:
     """Writes what transformers, and `read_folder`, need of a vocabulary; the model's config.json is not touched.
 
     Several stop ids go into generation_config.json, beside what is in it.
@@ -280,7 +281,7 @@ def export(vocabulary: vocabularies.Vocabulary, folder) -> None:
         write_json(path, (read_json(path) if path.exists() else {}) | {"eos_token_id": list(vocabulary.stop_ids)})
 
 
-def token_text(vocabulary: vocabularies.Vocabulary, kind: str) -> str | None:
+def token_text(vocabulary: Vocabulary, kind: str) -> str | None:
     """The token of a special id; None where there is none, or where padding stands for the beginning."""
     index = getattr(vocabulary, kind)
     if index is None or (kind == "bos" and index == vocabulary.pad):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.data.tokenizers.sentencepiece import SentencePieceModel
-from t5x_like.data.tokenizers.vocabularies import ByteVocabulary, SentencePieceVocabulary, Vocabulary
+from t5x_like.data.tokenizers.vocabularies import ByteVocabulary, SentencePieceVocabulary
+from t5x_like.types import Vocabulary
 
 KINDS = {
     "bytes": lambda folder, content: ByteVocabulary(content["extra_ids"]),

@@ -13,10 +13,11 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from t5x_like.data.tokenizers import conversion, vocabularies
+from t5x_like.data.tokenizers import conversion
 from t5x_like.data.tokenizers import folder as tokenizer_folder
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.data.tokenizers.sentencepiece import SentencePieceModel
+from t5x_like.types import Vocabulary
 
 CHUNK = 1 << 16  # characters of a text file that are taken for one text, whole lines
 SENTENCE = 4000  # characters; SentencePiece drops longer lines without a word, so they are cut
@@ -82,7 +83,7 @@ def train(
     extra_ids: int = 0,
     chat: bool = False,
     options: Options | None = None,
-) -> vocabularies.Vocabulary:
+) -> Vocabulary:
     """A vocabulary of a kind in `KINDS`; `vocab_size` counts every id: special tokens, chat tokens and sentinels too.
 
     Byte-level BPE, WordPiece and Unigram may end with fewer ids where the text has no more to merge.
@@ -293,7 +294,7 @@ KINDS = {
 }
 
 
-def save(vocabulary: vocabularies.Vocabulary, folder: Path) -> None:
+def save(vocabulary: Vocabulary, folder: Path) -> None:
     """Writes the Hugging Face folder that `tokenizer_folder.read_folder` reads."""
     tokenizer_folder.export(vocabulary, folder)
     path = Path(folder) / "tokenizer_config.json"
@@ -305,7 +306,7 @@ def save(vocabulary: vocabularies.Vocabulary, folder: Path) -> None:
         tokenizer_folder.write_json(path, content | {"added_tokens_decoder": chat})
 
 
-def measure(vocabulary: vocabularies.Vocabulary, texts: Iterable[str]) -> dict[str, float]:
+def measure(vocabulary: Vocabulary, texts: Iterable[str]) -> dict[str, float]:
     """How a vocabulary fits texts; words stand between spaces, coverage is the share (0-1) of tokens that are known.
 
     Raises:

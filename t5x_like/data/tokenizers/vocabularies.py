@@ -12,42 +12,14 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
 
+from t5x_like.types import Vocabulary
+
 PAD, EOS, UNK = 0, 1, 2
 SPACE_MARK = "▁"
-
-
-class Vocabulary(Protocol):
-    """What the rest of the system needs of a vocabulary; a special id is None where there is no such token.
-
-    `bos` is what a decoder reads before the first token, `add_bos` whether a prompt is to begin with it; generation ends
-    at any of `stop_ids`, of which `eos` is the first. Sentinel i is `first_sentinel - i`, there are `extra_ids` of them.
-    `bytes_per_token_V` says how many UTF-8 bytes of text each id stands for. `encode` gives the ids of the text alone,
-    `encode_special` those an encoder reads, with the tokens that stand around a text.
-    """
-
-    vocab_size: int
-    pad: int | None
-    eos: int | None
-    unk: int | None
-    bos: int | None
-    add_bos: bool
-    stop_ids: tuple[int, ...]
-    extra_ids: int
-    first_sentinel: int
-    mask: int | None
-    chat_template: str | None
-    fingerprint: str
-    bytes_per_token_V: np.ndarray
-
-    def encode(self, text: str) -> list[int]: ...
-    def encode_special(self, text: str) -> list[int]: ...
-    def decode(self, ids) -> str: ...
-    def token(self, index: int) -> str: ...
-    def save(self, folder) -> None: ...
 
 
 def mask_id(vocabulary: Vocabulary) -> int:
