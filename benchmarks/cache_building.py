@@ -32,12 +32,12 @@ SHARDS = 4
 
 
 def unigram(texts: list[str]) -> None:
-    SENTENCEPIECE.light.processor.encode(texts, num_threads=2)
+    SENTENCEPIECE.plain.processor.encode(texts, num_threads=2)
 
 
 def bpe_of(folder: Path) -> Callable[[list[str]], None]:
     """`tokenizers` on all texts at once."""
-    made = pretrained(folder).light.tokenizer
+    made = pretrained(folder).plain.tokenizer
 
     def bpe(texts: list[str]) -> None:
         os.environ["TOKENIZERS_PARALLELISM"] = "true"

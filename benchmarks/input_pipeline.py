@@ -149,7 +149,7 @@ def main() -> None:
     lengths = {TEXTS: {"targets": LENGTH}, DOCUMENTS: {"targets": LENGTH}, PAIRS: {"inputs": PACKED, "targets": PACKED}}
     with tempfile.TemporaryDirectory() as folder:
         (model := Path(folder) / "model").write_bytes(texts.vocabulary.model)
-        extra = SENTENCEPIECE.light.extra_ids
+        extra = SENTENCEPIECE.plain.extra_ids
         peers.add_task(TEXTS, corpora.python_source, {"targets": "text"}, model, extra, LENGTH)
         peers.add_task(DOCUMENTS, corpora.python_docstrings, {"targets": "targets"}, model, extra)
         peers.add_task(PAIRS, corpora.python_docstrings, {"inputs": "inputs", "targets": "targets"}, model, extra)

@@ -41,8 +41,8 @@ def objective(make: Callable, window: int = 1024, seed: int = 0) -> Callable[...
     """
 
     def step(dataset: tf.data.Dataset, output_features) -> tf.data.Dataset:
-        light = next(iter(output_features.values())).vocabulary.light
-        windows = functools.partial(windows_of, dataset, make, light, list(output_features), window, seed)
+        plain = next(iter(output_features.values())).vocabulary.plain
+        windows = functools.partial(windows_of, dataset, make, plain, list(output_features), window, seed)
         first = next(windows(), None)
         if first is None:
             raise ValueError(f"window={window} documents make no row of {make}; raise window or shorten the lengths")

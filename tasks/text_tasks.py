@@ -38,7 +38,7 @@ def register_checked(name: str, source: seqio.DataSource, fields: Mapping[str, s
       ValueError: a field that is absent or no text, an empty split, a vocabulary that is none or has no end of sequence.
     """
     wrapped = vocabulary_of(vocabulary)
-    light_vocabularies.end_id(wrapped.light)
+    light_vocabularies.end_id(wrapped.plain)
     for split in source.splits:
         spec = source.get_dataset(split, shuffle=False).element_spec
         for feature, field in fields.items():

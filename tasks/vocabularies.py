@@ -20,7 +20,7 @@ from t5x_like.types import Vocabulary
 
 
 class Wrapped(seqio.Vocabulary):
-    """A light vocabulary as a seqio one, loaded at first use; `light` is what training reads without TensorFlow.
+    """A vocabulary as a seqio one, loaded at first use; `plain` is what training reads without TensorFlow.
 
     `files` are patterns of the files it is loaded from: another tokenizer in their place is another vocabulary.
     """
@@ -30,52 +30,52 @@ class Wrapped(seqio.Vocabulary):
         self._load, self.files = load, tuple(files)
 
     @functools.cached_property
-    def light(self) -> Vocabulary:
+    def plain(self) -> Vocabulary:
         return self._load()
 
     @property
     def bos_id(self) -> int | None:
         # Padding that T5's decoders begin with is no token of a text.
-        return None if self.light.bos == self.light.pad else self.light.bos
+        return None if self.plain.bos == self.plain.pad else self.plain.bos
 
     @property
     def eos_id(self) -> int | None:
-        return self.light.eos
+        return self.plain.eos
 
     @property
     def unk_id(self) -> int | None:
-        return self.light.unk
+        return self.plain.unk
 
     @property
     def pad_id(self) -> int:
-        return 0 if self.light.pad is None else self.light.pad
+        return 0 if self.plain.pad is None else self.plain.pad
 
     @property
     def _base_vocab_size(self) -> int:
-        return self.light.vocab_size
+        return self.plain.vocab_size
 
     def _encode(self, s: str) -> list[int]:
-        return self.light.encode(s)
+        return self.plain.encode(s)
 
     def _decode(self, ids) -> str:
-        return self.light.decode(ids)
+        return self.plain.decode(ids)
 
     def _encode_tf(self, s):
         def encode(text):
-            return tf.constant(self.light.encode(text.numpy().decode("utf-8", errors="replace")), tf.int32)
+            return tf.constant(self.plain.encode(text.numpy().decode("utf-8", errors="replace")), tf.int32)
 
         ids = tf.py_function(encode, [s], tf.int32)
         ids.set_shape([None])
         return ids
 
     def _decode_tf(self, ids):
-        return tf.py_function(lambda ids: self.light.decode(ids.numpy().tolist()), [ids], tf.string)
+        return tf.py_function(lambda ids: self.plain.decode(ids.numpy().tolist()), [ids], tf.string)
 
     def __eq__(self, other) -> bool:
-        return isinstance(other, Wrapped) and self.light.fingerprint == other.light.fingerprint
+        return isinstance(other, Wrapped) and self.plain.fingerprint == other.plain.fingerprint
 
     def __hash__(self) -> int:
-        return hash(self.light.fingerprint)
+        return hash(self.plain.fingerprint)
 
 
 def trained_sentencepiece(texts: Iterable[str], vocab_size: int, extra_ids: int = 100) -> bytes:

@@ -54,7 +54,7 @@ def fill(
     parts: str | None = None,
 ) -> None:
     """Writes the files of a cache into a folder, as `build.fill` does, by a pipeline on `runner`."""
-    task, vocabulary = documents.task, task_inputs.light(documents.task)
+    task, vocabulary = documents.task, task_inputs.vocabulary_of(documents.task)
     evaluation = task_inputs.evaluation_of(task)
     parts = parts or str(folder.parent / f"{folder.name.replace('building', 'parts')}")
     order = Order(task.name, documents.split, module, arguments, parts)
@@ -76,7 +76,7 @@ def make_part(order: Order, shard: int) -> None:
     if FileSystems.exists(order.part(shard, DONE)):
         return
     task = task_inputs.find_task(order.task, order.module, order.arguments)
-    vocabulary, documents = task_inputs.light(task), Documents(task, order.split)
+    vocabulary, documents = task_inputs.vocabulary_of(task), Documents(task, order.split)
     evaluation = task_inputs.evaluation_of(task)
     with tempfile.TemporaryDirectory() as folder:
         writer = cache_writer.open_writer(Path(folder), list(task.output_features), vocabulary, evaluation)

@@ -145,7 +145,7 @@ def discarding(folder: Path) -> Iterator[None]:
 
 def fill(folder: Path, documents: Documents, inputs: dict, workers: int, part_seconds: float) -> None:
     """Writes the files of a cache into a folder, going on after what is whole there."""
-    task, vocabulary = documents.task, task_inputs.light(documents.task)
+    task, vocabulary = documents.task, task_inputs.vocabulary_of(documents.task)
     evaluation = task_inputs.evaluation_of(task)
     writer = cache_writer.open_writer(folder, list(task.output_features), vocabulary, evaluation)
     with naming_full_disk(folder):

@@ -274,7 +274,7 @@ class Gathering:
         Raises:
           ValueError: an id outside the vocabulary, by document.
         """
-        vocabulary = task_inputs.light(self.of.task)
+        vocabulary = task_inputs.vocabulary_of(self.of.task)
         if self.ending is None or is_mask(name):
             try:
                 return joined(name, [np.asarray(one, np.int64) for one in values], vocabulary)

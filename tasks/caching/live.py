@@ -39,7 +39,9 @@ def cache(of: Callable[..., TokenCache], task: str, documents: int = 256) -> Mem
     read = Documents(found, wanted.split, everything_in_tf=True)
     shards = (read.prepared(number)[0].as_numpy_iterator() for number in range(len(read.shards)))
     examples = itertools.islice(itertools.chain.from_iterable(shards), documents)
-    made = MemoryCache.of(wanted.task, wanted.split, task_inputs.light(found), list(found.output_features), examples)
+    made = MemoryCache.of(
+        wanted.task, wanted.split, task_inputs.vocabulary_of(found), list(found.output_features), examples
+    )
     if len(made) == 0:
         raise ValueError(f"task {task!r} has no example in split {wanted.split!r}")
     return made

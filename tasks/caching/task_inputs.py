@@ -66,9 +66,9 @@ def steps_of(task: seqio.Task) -> list:
     return steps[: places[0]] if places else steps
 
 
-def light(task: seqio.Task):
+def vocabulary_of(task: seqio.Task):
     """The vocabulary of a task's tokens, as training reads it."""
-    return next(feature.vocabulary.light for name, feature in task.output_features.items() if not is_mask(name))
+    return next(feature.vocabulary.plain for name, feature in task.output_features.items() if not is_mask(name))
 
 
 def check_vocabularies(task: seqio.Task) -> None:
@@ -90,12 +90,12 @@ def check_vocabularies(task: seqio.Task) -> None:
             f"task {task.name!r} has no feature of tokens, only {', '.join(task.output_features)}; add one"
         )
     for name, feature in tokens.items():
-        if not hasattr(feature.vocabulary, "light"):
+        if not hasattr(feature.vocabulary, "plain"):
             raise ValueError(
                 f"feature {name!r} of task {task.name!r} has a {type(feature.vocabulary).__name__}; "
                 "use one of t5x_like.tasks.vocabularies, which can be read without TensorFlow"
             )
-    if len({feature.vocabulary.light.fingerprint for feature in tokens.values()}) > 1:
+    if len({feature.vocabulary.plain.fingerprint for feature in tokens.values()}) > 1:
         raise ValueError(f"the features of task {task.name!r} have different vocabularies; give them the same one")
 
 
@@ -124,7 +124,7 @@ def source_of(source: seqio.DataSource) -> tuple[object, set[str], list[str]]:
 
 def feature_of(name: str, feature: seqio.Feature) -> dict:
     """A feature as JSON."""
-    return {"vocabulary": "mask" if is_mask(name) else feature.vocabulary.light.fingerprint, "add_eos": feature.add_eos}
+    return {"vocabulary": "mask" if is_mask(name) else feature.vocabulary.plain.fingerprint, "add_eos": feature.add_eos}
 
 
 def inputs_of(task: seqio.Task, module: str, arguments: dict | None = None) -> dict:
@@ -134,9 +134,9 @@ def inputs_of(task: seqio.Task, module: str, arguments: dict | None = None) -> d
     vocabularies = [feature.vocabulary for feature in task.output_features.values()]
     defining |= {module}.union(*(names for _, names in steps))
     data = sorted({*data, *(pattern for v in vocabularies for pattern in getattr(v, "files", ()))})
-    defining |= {type(x).__module__ for v in vocabularies for x in (v, getattr(v, "light", v))}
+    defining |= {type(x).__module__ for v in vocabularies for x in (v, getattr(v, "plain", v))}
     modules = sorted(with_imports(name for name in defining if name.split(".")[0] not in TOLD_APART))
-    libraries = ["tokenizers"] if isinstance(light(task), TokenizerVocabulary) else []
+    libraries = ["tokenizers"] if isinstance(vocabulary_of(task), TokenizerVocabulary) else []
     return {
         "format": token_cache.FORMAT,
         "task": task.name,

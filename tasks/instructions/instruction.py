@@ -190,22 +190,22 @@ class Chats:
         self.vocabulary = vocabulary
 
     @property
-    def light(self):
-        return self.vocabulary.light
+    def plain(self):
+        return self.vocabulary.plain
 
     def __repr__(self) -> str:
-        return f"Chats({hashlib.sha256((self.light.chat_template or '').encode()).hexdigest()[:16]})"
+        return f"Chats({hashlib.sha256((self.plain.chat_template or '').encode()).hexdigest()[:16]})"
 
 
 def as_chat(ids_of, chats: Chats, shots: Shots, system: str | None, rendition: Rendition) -> dict:
     """A rendition as the ids of a chat, and as the texts of a pair."""
     pair = renderings.as_pair(rendition, shots)
-    ids, mask = ids_of(chats.light, renderings.as_messages(rendition, system))
+    ids, mask = ids_of(chats.plain, renderings.as_messages(rendition, system))
     texts = {f"{feature}_pretokenized": pair[feature] for feature in ("inputs", "targets")}
     return {"targets": ids, "targets_mask": mask, **texts}
 
 
 def as_ids(ids_of, chats: Chats, messages, example: Mapping, number: int) -> dict:
     """An example that is a chat as its ids."""
-    ids, mask = ids_of(chats.light, messages(example))
+    ids, mask = ids_of(chats.plain, messages(example))
     return {"targets": ids, "targets_mask": mask}

@@ -55,12 +55,12 @@ def test_every_task_file_names_a_task_whose_ids_fit_and_whose_text_comes_back(se
     source = next(iter(task.source.get_dataset("validation", shuffle=False).as_numpy_iterator()))
     example = next(iter(dataset.as_numpy_iterator()))
     for feature, spec in task.output_features.items():
-        light, ids = spec.vocabulary.light, example[feature]
-        assert light.vocab_size == config.evaluate("%VOCAB_SIZE")
-        assert ids.max() < light.vocab_size and ids[-1] == vocabularies.EOS
+        plain, ids = spec.vocabulary.plain, example[feature]
+        assert plain.vocab_size == config.evaluate("%VOCAB_SIZE")
+        assert ids.max() < plain.vocab_size and ids[-1] == vocabularies.EOS
         text = source[feature if feature in source else "text"].decode()
-        assert light.decode(ids) == text
-        assert light.bytes_per_token_V[ids].sum() == len(text.encode())
+        assert plain.decode(ids) == text
+        assert plain.bytes_per_token_V[ids].sum() == len(text.encode())
 
 
 def test_byte_ids_are_seqios(seqio):
@@ -73,17 +73,17 @@ def test_byte_ids_are_seqios(seqio):
 def test_sentencepiece_ids_are_the_librarys_and_nothing_is_lost(seqio, tmp_path):
     from t5x_like.tasks.vocabularies import SENTENCEPIECE
 
-    light = SENTENCEPIECE.light
+    plain = SENTENCEPIECE.plain
     for text in ("def f(x):\n    return  x\t# ✓ é 漢\n", " leading", "", "\n\n"):
-        assert light.encode(text) == light.processor.encode(text)
+        assert plain.encode(text) == plain.processor.encode(text)
     # The library itself would give the last ones back as spaces.
     for text in ("<s> <0x41>\x00", "def f(x):\n    return  x\t# ✓ é 漢\n", "", "▁", "a ▁b", "▁▁ "):
-        assert light.decode(light.encode(text)) == text
-        assert light.bytes_per_token_V[light.encode(text)].sum() == len(text.encode())
-    light.save(tmp_path)
+        assert plain.decode(plain.encode(text)) == text
+        assert plain.bytes_per_token_V[plain.encode(text)].sum() == len(text.encode())
+    plain.save(tmp_path)
     again = loading.load(tmp_path)
-    assert again.fingerprint == light.fingerprint and again.encode("import os") == light.encode("import os")
-    assert vocabularies.mask_id(light) == 8192 - 100
+    assert again.fingerprint == plain.fingerprint and again.encode("import os") == plain.encode("import os")
+    assert vocabularies.mask_id(plain) == 8192 - 100
 
 
 def test_sentencepiece_training_is_deterministic(seqio):

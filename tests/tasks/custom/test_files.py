@@ -28,8 +28,8 @@ def made(module, **arguments):
 
 def texts(task, split, feature="targets"):
     dataset = task.get_dataset(None, split, shuffle=False, trim_output_features=False)
-    light = task.output_features[feature].vocabulary.light
-    return [light.decode(example[feature]) for example in dataset.as_numpy_iterator()]
+    plain = task.output_features[feature].vocabulary.plain
+    return [plain.decode(example[feature]) for example in dataset.as_numpy_iterator()]
 
 
 @pytest.fixture
@@ -115,16 +115,16 @@ def test_vocabularies_by_name_folder_and_model_file(tmp_path):
     from t5x_like.tasks import text_tasks
     from t5x_like.tasks.vocabularies import trained_sentencepiece
 
-    assert text_tasks.vocabulary_of("bytes").light == vocabularies.ByteVocabulary()
+    assert text_tasks.vocabulary_of("bytes").plain == vocabularies.ByteVocabulary()
     model = trained_sentencepiece(["a few words", "and some more words"], 372)
     (tmp_path / "own.model").write_bytes(model)
     by_file = text_tasks.vocabulary_of(str(tmp_path / "own.model"))
-    assert by_file.light == vocabularies.SentencePieceVocabulary(model) and by_file.files == (f"{tmp_path}/own.model",)
+    assert by_file.plain == vocabularies.SentencePieceVocabulary(model) and by_file.files == (f"{tmp_path}/own.model",)
     (tmp_path / "spiece.model").write_bytes(model)
-    assert text_tasks.vocabulary_of(str(tmp_path)).light.encode("more") == by_file.light.encode("more")
+    assert text_tasks.vocabulary_of(str(tmp_path)).plain.encode("more") == by_file.plain.encode("more")
     (tmp_path / "junk.model").write_bytes(b"junk")
     with pytest.raises(ValueError, match="junk.model is no SentencePiece model"):
-        _ = text_tasks.vocabulary_of(str(tmp_path / "junk.model")).light
+        _ = text_tasks.vocabulary_of(str(tmp_path / "junk.model")).plain
 
 
 def test_a_cache_is_of_its_files_as_they_are(documents, tmp_path):

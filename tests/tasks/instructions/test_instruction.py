@@ -55,8 +55,8 @@ def tasks():
         order: seqio.FunctionDataSource(functools.partial(dataset, order), splits=("train", "validation"))
         for order in (1, -1)
     }
-    light = TokenizerVocabulary(tiny_tokenizers.byte_level().to_str(), 350, eos=2, chat_template=CHATML)
-    return instruction, sources, vocabularies.BYTES, vocabularies.Wrapped(lambda: light)
+    plain = TokenizerVocabulary(tiny_tokenizers.byte_level().to_str(), 350, eos=2, chat_template=CHATML)
+    return instruction, sources, vocabularies.BYTES, vocabularies.Wrapped(lambda: plain)
 
 
 def examples(name, split="validation"):
@@ -85,8 +85,8 @@ def test_every_example_is_rendered_by_each_template_in_order_and_keeps_its_field
         assert both == {each["inputs"] for each in rendered.values()}
         own = next(each for each in rendered.values() if each["inputs"] == text(one))
         assert text(one, "targets") == own["targets"] and [c.decode() for c in one["choices"]] == own["choices"]
-        assert vocabulary.light.decode(one["inputs"]) == own["inputs"] and one["inputs"][-1] == vocabulary.light.eos
-        assert vocabulary.light.decode(one["targets"]) == own["targets"] and one["targets"][-1] == vocabulary.light.eos
+        assert vocabulary.plain.decode(one["inputs"]) == own["inputs"] and one["inputs"][-1] == vocabulary.plain.eos
+        assert vocabulary.plain.decode(one["targets"]) == own["targets"] and one["targets"][-1] == vocabulary.plain.eos
 
 
 def test_order_changes_no_rendition(tasks):
@@ -123,12 +123,12 @@ def test_chats_have_their_loss_on_the_answers(tasks):
         instruction.add_chat(f"sums_chat_{name}", sources[1], STEPS, vocabulary, system="Add.", shots=Shots((1,)))
         for one, example in zip(examples(f"sums_chat_{name}"), EXAMPLES["validation"], strict=True):
             learnt = one["targets"][one["targets_mask"] > 0]
-            assert "Add." in vocabulary.light.decode([i for i in one["targets"] if i not in vocabulary.light.stop_ids])
-            ends = np.flatnonzero(np.isin(learnt, vocabulary.light.stop_ids))
+            assert "Add." in vocabulary.plain.decode([i for i in one["targets"] if i not in vocabulary.plain.stop_ids])
+            ends = np.flatnonzero(np.isin(learnt, vocabulary.plain.stop_ids))
             answer = render(STEPS[0], example)["targets"]
             assert len(ends) == 2 and ends[1] == len(learnt) - 1
-            assert vocabulary.light.decode(learnt[ends[0] + 1 :]) == answer == text(one, "targets")
-            assert one["targets_mask"][0] == 0 and "Add." in vocabulary.light.decode(one["targets"]) + "Add." * (
+            assert vocabulary.plain.decode(learnt[ends[0] + 1 :]) == answer == text(one, "targets")
+            assert one["targets_mask"][0] == 0 and "Add." in vocabulary.plain.decode(one["targets"]) + "Add." * (
                 name == "chatml"
             )
 
@@ -144,7 +144,7 @@ def test_chats_of_a_source_are_taken_as_they_are(tasks):
     instruction, sources, _, vocabulary = tasks
     instruction.add_conversations("given", sources[1], from_words, vocabulary)
     for one, example in zip(examples("given"), EXAMPLES["validation"], strict=True):
-        ids, mask = conversation_ids(vocabulary.light, from_words(example))
+        ids, mask = conversation_ids(vocabulary.plain, from_words(example))
         assert one["targets"].tolist() == ids and one["targets_mask"].tolist() == mask
 
 
@@ -178,7 +178,7 @@ def test_a_cache_depends_on_templates_chats_and_the_code_that_renders(tasks):
     plain = inputs(sources[1], PLAIN, vocabulary)
     assert plain == inputs(sources[1], PLAIN, vocabulary)
     chat = inputs(sources[1], PLAIN, chats, add=instruction.add_chat)
-    other = type(chats)(lambda: TokenizerVocabulary(chats.light.json, 350, eos=2, chat_template=CHATML + "x"))
+    other = type(chats)(lambda: TokenizerVocabulary(chats.plain.json, 350, eos=2, chat_template=CHATML + "x"))
     made = [
         plain,
         chat,
