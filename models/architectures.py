@@ -30,6 +30,12 @@ class DecoderOnly(nn.Module):
     embed: nn.Module
     decoder: nn.Module
     head: nn.Module
+    encoder_decoder = False
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of rows of the embedding table."""
+        return self.embed.vocab_size
 
     def __call__(self, batch, train: bool = False, decode_length: int | None = None) -> jax.Array:
         return self.logits(self.hidden(batch, train, decode_length))
@@ -55,6 +61,12 @@ class EncoderOnly(nn.Module):
     token_types: nn.Module | None = None
     pooler: nn.Module | None = None
     classifier: nn.Module | None = None
+    encoder_decoder = False
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of rows of the embedding table."""
+        return self.embed.vocab_size
 
     def __call__(self, batch, train: bool = False) -> jax.Array:
         if self.is_initializing() and (self.pooler or self.classifier) is not None:
@@ -97,6 +109,12 @@ class TwoStream(nn.Module):
     encoder: nn.Module
     head: nn.Module
     mask_init: Initializer = nn.initializers.normal(0.02)
+    encoder_decoder = False
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of rows of the embedding table."""
+        return self.embed.vocab_size
 
     def setup(self):
         init = nn.with_logical_partitioning(self.mask_init, ("norm",))
@@ -128,6 +146,12 @@ class EncoderDecoder(nn.Module):
     encoder: nn.Module
     decoder: nn.Module
     head: nn.Module
+    encoder_decoder = True
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of rows of the embedding table."""
+        return self.embed.vocab_size
 
     def __call__(self, batch, train: bool = False, decode_length: int | None = None) -> jax.Array:
         return self.logits(self.hidden(batch, train, decode_length))

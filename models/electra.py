@@ -16,6 +16,12 @@ class Electra(nn.Module):
     embed: nn.Module
     generator: EncoderOnly
     discriminator: EncoderOnly
+    encoder_decoder = False
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of rows of the embedding table."""
+        return self.embed.vocab_size
 
     def __post_init__(self):
         for name in ("generator", "discriminator"):

@@ -98,6 +98,10 @@ class Projected(nn.Module):
         self.projection = Dense((self.width,), ("embed", "mlp"), kernel_init=self.kernel_init)
 
     @property
+    def vocab_size(self) -> int:
+        return self.embed.vocab_size
+
+    @property
     def table_VD(self) -> jax.Array:
         return self.embed.table_VD
 

@@ -48,7 +48,7 @@ def infer(
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens}: ask for at least 1")
     mesh = partitioning.make_mesh() if mesh is None else mesh
-    seq2seq = hasattr(model, "encoder")
+    seq2seq = model.encoder_decoder
     decode = OnMesh(decoding(model, vocabulary, choose, max_new_tokens), batch_size, mesh, rules)
     numbered = enumerate({"prompt": p} if isinstance(p, str) else p for p in prompts)
     while chunk := list(itertools.islice(numbered, decode.size)):

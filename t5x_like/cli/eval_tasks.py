@@ -86,7 +86,7 @@ def evaluated(args: argparse.Namespace, run_dir: str, step: int | None, folder: 
 
 def one_row(opened: launch.Run):
     """A batch of one token, which says what inputs the model has."""
-    if hasattr(opened.model, "encoder"):
+    if opened.model.encoder_decoder:
         return inference.encoder_batch([[0]], opened.vocabulary)
     return inference.decoder_batch([[0]])
 

@@ -55,7 +55,7 @@ def infer(args: argparse.Namespace) -> int:
     prompts = [record for record in prompts if json.dumps(record["id"]) not in done]
     choose = runtime.parse(args.gin_file or ["decoding/greedy.gin"], args.gin_overrides).evaluate("%CHOOSE")
     run = launch.Run(args.run_dir, (), args.step)
-    seq2seq = hasattr(run.model, "encoder")
+    seq2seq = run.model.encoder_decoder
     example = inference.encoder_batch([[0]], run.vocabulary) if seq2seq else inference.decoder_batch([[0]])
     params = run.params(example)
     results = inference.infer(

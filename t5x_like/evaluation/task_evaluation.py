@@ -78,7 +78,7 @@ class Asked:
         rules: partitioning.Rules = partitioning.RULES,
         prefix: bool = False,
     ):
-        self.evaluation, self.seq2seq, self.prefix = evaluation, hasattr(model, "encoder"), prefix
+        self.evaluation, self.seq2seq, self.prefix = evaluation, model.encoder_decoder, prefix
         self.task, self.judge, self.vocabulary = evaluation.task, evaluation.judge, evaluation.cache.vocabulary
         self.settings = evaluation.settings(prefix)
         self.questions = examples.questions(

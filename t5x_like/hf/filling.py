@@ -1,5 +1,6 @@
 """Parameters filled from stored tensors: what every tensor holds, checked, and put in its place on a mesh."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from t5x_like.hf import families, placing, table
 from t5x_like.hf.placing import Progress
 from t5x_like.hf.table import Entry, Table
 from t5x_like.hf.tensors import Stored
+from t5x_like.models.stack import Stack
 from t5x_like.precision import Precision
 
 
@@ -80,5 +82,5 @@ def matched(
 
 def unrolled(model: nn.Module) -> nn.Module:
     """The model with its layers one by one instead of scanned."""
-    stacks = {side: getattr(model, side) for side in ("encoder", "decoder") if hasattr(model, side)}
-    return model.copy(**{side: stack.copy(scan=False) for side, stack in stacks.items()})
+    parts = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+    return model.copy(**{name: part.copy(scan=False) for name, part in parts.items() if isinstance(part, Stack)})

@@ -70,7 +70,7 @@ def train(
     check(batch_size, microbatches, steps, mesh, rules, log_every, eval_every, checkpoint_every)
     example = batches.abstract(train_rows, batch_size)
     layout = train_state.layout(model, optimizer, example, mesh, rules, precision)
-    check_vocabulary(layout.boxed.params, train_rows)
+    check_vocabulary(model, train_rows)
     asked = [Asked(one, model, mesh, rules, "decoder_prefix" in example) for one in fitting(evaluations, train_rows)]
     curve = expectation(monitor, model, layout, optimizer, train_rows, batch_size, steps)
     stream = Stream(train_rows, batch_size, seed)
@@ -122,10 +122,9 @@ def check(batch_size, microbatches, steps, mesh, rules, log_every, eval_every, c
     partitioning.check_batch(batch_size, microbatches, mesh, rules)
 
 
-def check_vocabulary(boxed_params, rows) -> None:
+def check_vocabulary(model, rows) -> None:
     """Refuses an embedding table smaller than the ids in the data."""
-    size = boxed_params["embed"]["table"].value.shape[0]
-    needed = rows.vocabulary.vocab_size
+    size, needed = model.vocab_size, rows.vocabulary.vocab_size
     if needed > size:
         raise ValueError(
             f"the model's vocab_size={size} is smaller than the {needed} ids of the data's vocabulary; "

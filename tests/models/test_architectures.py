@@ -7,6 +7,7 @@ import pytest
 from flax import linen as nn
 
 from t5x_like.models import architectures, attention, blocks, linear, masks, mlp, moe, norms, positions, routers, stack
+from t5x_like.models.electra import Electra
 from t5x_like.models.heads import MaskedLM, Pooler, Projected, Tied, Untied
 from t5x_like.models.transformer_xl import RelativeAttention
 from tests import tiny
@@ -229,6 +230,22 @@ def test_a_narrow_embedding_and_its_head_read_one_table():
     wide = architectures.DecoderOnly(linear.Embed(tiny.VOCAB, tiny.WIDTH), causal(), Untied())
     logits = jax.jit(model.apply)({"params": params}, batch)
     np.testing.assert_allclose(logits, jax.jit(wide.apply)({"params": whole}, batch), atol=1e-5)
+
+
+def test_a_model_tells_its_kind_and_the_rows_of_its_table():
+    table, tower = linear.Embed(tiny.VOCAB, tiny.WIDTH), causal()
+    encoder = architectures.EncoderOnly(table, tower, MaskedLM())
+    narrow = linear.Projected(linear.Embed(tiny.VOCAB, 6), tiny.WIDTH)
+    models = [
+        architectures.DecoderOnly(table, tower, Untied()),
+        architectures.DecoderOnly(narrow, tower, Projected(Tied(), 6)),
+        architectures.EncoderDecoder(table, tower, tower, Tied()),
+        architectures.TwoStream(table, tower, Tied()),
+        encoder,
+        Electra(table, encoder, encoder),
+    ]
+    assert [model.encoder_decoder for model in models] == [False, False, True, False, False, False]
+    assert {model.vocab_size for model in models} == {tiny.VOCAB}
 
 
 def test_a_row_longer_than_the_position_table_is_refused_before_compiling():
