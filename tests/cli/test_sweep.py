@@ -20,7 +20,7 @@ from t5x_like.scaling.sweeps import collect, sweep, trials
 
 SWEEP = """
 from __gin__ import dynamic_registration
-from t5x_like.scaling import designs
+from t5x_like.scaling.sweeps import designs
 include 'sweeps/base.gin'
 BASE = (
     'sizes/llama/tiny.gin', 'objectives/causal_lm.gin', 'optimizers/adamw.gin', 'runs/pretrain.gin'
