@@ -26,7 +26,7 @@ from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from t5x_like.tasks import corpora
 from t5x_like.tasks.caching import build
-from t5x_like.tasks.vocabularies import SENTENCEPIECE, pretrained
+from t5x_like.tasks.vocabularies import SENTENCEPIECE, from_folder
 
 SHARDS = 4
 
@@ -37,7 +37,7 @@ def unigram(texts: list[str]) -> None:
 
 def bpe_of(folder: Path) -> Callable[[list[str]], None]:
     """`tokenizers` on all texts at once."""
-    made = pretrained(folder).plain.tokenizer
+    made = from_folder(folder).plain.tokenizer
 
     def bpe(texts: list[str]) -> None:
         os.environ["TOKENIZERS_PARALLELISM"] = "true"

@@ -16,7 +16,9 @@ from t5x_like.tasks import vocabularies
 NAMED = {"bytes": vocabularies.BYTES, "sp": vocabularies.SENTENCEPIECE}
 
 
-def register(name: str, source: seqio.DataSource, features: Sequence[str], vocabulary: vocabularies.Wrapped) -> None:
+def register(
+    name: str, source: seqio.DataSource, features: Sequence[str], vocabulary: vocabularies.SeqioVocabulary
+) -> None:
     """Registers a task whose features are text fields of the source."""
     seqio.TaskRegistry.add(
         name,
@@ -57,7 +59,7 @@ def register_checked(name: str, source: seqio.DataSource, fields: Mapping[str, s
     register(name, source, list(fields), wrapped)
 
 
-def vocabulary_of(given: str) -> vocabularies.Wrapped:
+def vocabulary_of(given: str) -> vocabularies.SeqioVocabulary:
     """A vocabulary by name (bytes, sp), by the folder of a Hugging Face tokenizer, or by a SentencePiece .model file.
 
     Raises:
@@ -67,9 +69,9 @@ def vocabulary_of(given: str) -> vocabularies.Wrapped:
         return NAMED[given]
     path = Path(given).expanduser()
     if path.is_dir():
-        return vocabularies.pretrained(path)
+        return vocabularies.from_folder(path)
     if path.is_file() and path.suffix == ".model":
-        return vocabularies.Wrapped(functools.partial(of_model_file, path), [str(path)])
+        return vocabularies.SeqioVocabulary(functools.partial(of_model_file, path), [str(path)])
     raise ValueError(
         f"vocabulary={given!r} is none of {', '.join(NAMED)}, no folder with a tokenizer and no SentencePiece .model file; "
         "`t5x_like tokenizer train` makes such a folder"

@@ -19,7 +19,7 @@ from t5x_like.tasks import corpora
 from t5x_like.types import Vocabulary
 
 
-class Wrapped(seqio.Vocabulary):
+class SeqioVocabulary(seqio.Vocabulary):
     """A vocabulary as a seqio one, loaded at first use; `plain` is what training reads without TensorFlow.
 
     `files` are patterns of the files it is loaded from: another tokenizer in their place is another vocabulary.
@@ -72,20 +72,20 @@ class Wrapped(seqio.Vocabulary):
         return tf.py_function(lambda ids: self.plain.decode(ids.numpy().tolist()), [ids], tf.string)
 
     def __eq__(self, other) -> bool:
-        return isinstance(other, Wrapped) and self.plain.fingerprint == other.plain.fingerprint
+        return isinstance(other, SeqioVocabulary) and self.plain.fingerprint == other.plain.fingerprint
 
     def __hash__(self) -> int:
         return hash(self.plain.fingerprint)
 
 
-def trained_sentencepiece(texts: Iterable[str], vocab_size: int, extra_ids: int = 100) -> bytes:
+def train_sentencepiece(texts: Iterable[str], vocab_size: int, extra_ids: int = 100) -> bytes:
     """A SentencePiece unigram model that gives every text back exactly: no normalisation, unknown characters as bytes.
 
     `vocab_size` counts the sentinels in. Serialised model, the same for the same texts.
     """
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines_of(texts)),
+        sentence_iterator=iter(split_lines(texts)),
         model_writer=model,
         vocab_size=vocab_size - extra_ids,
         model_type="unigram",
@@ -107,22 +107,22 @@ def trained_sentencepiece(texts: Iterable[str], vocab_size: int, extra_ids: int 
     return model.getvalue()
 
 
-def lines_of(texts: Iterable[str], limit: int = 4000) -> Iterable[str]:
+def split_lines(texts: Iterable[str], limit: int = 4000) -> Iterable[str]:
     """The lines of texts, line ends kept, the overlong ones left out: what the trainer reads as sentences."""
     for text in texts:
         yield from (line for line in text.splitlines(keepends=True) if 0 < len(line.encode()) < limit)
 
 
-def pretrained(folder, vocab_size: int | None = None) -> Wrapped:
+def from_folder(folder, vocab_size: int | None = None) -> SeqioVocabulary:
     """The tokenizer of a Hugging Face folder; see `tokenizer_folder.read_folder`."""
     load = functools.partial(tokenizer_folder.read_folder, folder, vocab_size)
-    return Wrapped(load, [f"{folder}/*.{suffix}" for suffix in ("json", "model", "txt", "jinja")])
+    return SeqioVocabulary(load, [f"{folder}/*.{suffix}" for suffix in ("json", "model", "txt", "jinja")])
 
 
-BYTES = Wrapped(vocabularies.ByteVocabulary)
+BYTES = SeqioVocabulary(vocabularies.ByteVocabulary)
 
 
-def embedded_sentencepiece(vocab_size: int = 8192) -> vocabularies.SentencePieceVocabulary:
+def load_embedded_sentencepiece(vocab_size: int = 8192) -> vocabularies.SentencePieceVocabulary:
     """The SentencePiece model of the embedded corpus, trained at first use and kept in the cache folder."""
     version = f"{token_cache.package_version('python')}-{(token_cache.source_hash('t5x_like.tasks.corpora') or '')[:8]}"
     path = token_cache.default_root() / "vocabularies" / f"python-{version}-{vocab_size}.model"
@@ -132,11 +132,11 @@ def embedded_sentencepiece(vocab_size: int = 8192) -> vocabularies.SentencePiece
             example["text"] for corpus in (corpora.python_source, corpora.python_docs) for example in corpus("train")
         )
         print(f"training a SentencePiece model of {vocab_size} ids, kept as {path}", file=sys.stderr)
-        model = trained_sentencepiece(texts, vocab_size)
+        model = train_sentencepiece(texts, vocab_size)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as f:
             f.write(model)
         os.replace(f.name, path)
     return vocabularies.SentencePieceVocabulary(Path(path).read_bytes())
 
 
-SENTENCEPIECE = Wrapped(embedded_sentencepiece)
+SENTENCEPIECE = SeqioVocabulary(load_embedded_sentencepiece)

@@ -1,7 +1,7 @@
 """Tokenizers: `tokenizer train --kind=bpe --vocab_size=N --input FILES --out=FOLDER`, `tokenizer report FOLDER --input FILES`.
 
 Input is text files, or .jsonl files with --field; .gz too, and globs. In place of --input, --task=NAME takes the texts of a
-seqio task. The folder is one that transformers and the tasks of t5x_like read (t5x_like.tasks.vocabularies.pretrained).
+seqio task. The folder is one that transformers and the tasks of t5x_like read (t5x_like.tasks.vocabularies.from_folder).
 """
 
 import argparse

@@ -17,7 +17,7 @@ from t5x_like.data.cache.tokenizing import BadDocument, Texts, Tokens, is_mask, 
 from t5x_like.data.cache.writer import example_line
 from t5x_like.data.tokenizers.vocabularies import end_id
 from t5x_like.tasks.caching import task_inputs
-from t5x_like.tasks.vocabularies import Wrapped
+from t5x_like.tasks.vocabularies import SeqioVocabulary
 
 CHUNK_BYTES = 2**20  # of text, about; what is tokenized at once
 CHUNK_DOCUMENTS = 2**14
@@ -136,7 +136,7 @@ class Documents:
             if is_mask(name):
                 return spec[name].shape.rank == 1 and not (ending.eos and feature.add_eos)
             text = spec[name].shape.rank == 0 and spec[name].dtype == tf.string
-            return text and type(feature.vocabulary) is Wrapped
+            return text and type(feature.vocabulary) is SeqioVocabulary
 
         copies = {f"{name}_pretokenized" for name in self.task.output_features} if ending.copy_pretokenized else set()
         return isinstance(spec, dict) and all(map(plain, self.task.output_features)) and not copies & spec.keys()

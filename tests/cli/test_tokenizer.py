@@ -109,7 +109,7 @@ def test_a_task_gives_its_texts_and_gets_a_vocabulary(kind, size, text, tmp_path
 
     from t5x_like.tasks import vocabularies
 
-    made = vocabularies.pretrained(tmp_path / "task")
+    made = vocabularies.from_folder(tmp_path / "task")
     assert isinstance(made, seqio.Vocabulary) and made.vocab_size == size
     assert [made.encode(f"<extra_id_{n}>") for n in range(3)] == [[size - 1], [size - 2], [size - 3]]
     assert [len(made.encode(chat)) for chat in ("<|im_start|>", "<|im_end|>")] == [1, 1]

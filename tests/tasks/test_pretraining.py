@@ -39,7 +39,7 @@ def test_signatures_and_docstrings_are_pairs():
 
 
 def test_importing_tasks_is_light():
-    program = "import sys, tasks; assert 'tensorflow' not in sys.modules and 'seqio' not in sys.modules"
+    program = "import sys, t5x_like.tasks; assert 'tensorflow' not in sys.modules and 'seqio' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=CONFIGS.parents[1])
 
 
@@ -87,10 +87,10 @@ def test_sentencepiece_ids_are_the_librarys_and_nothing_is_lost(seqio, tmp_path)
 
 
 def test_sentencepiece_training_is_deterministic(seqio):
-    from t5x_like.tasks.vocabularies import trained_sentencepiece
+    from t5x_like.tasks.vocabularies import train_sentencepiece
 
     texts = [text for _, text in corpora.sources("validation")][:4]
-    assert trained_sentencepiece(texts, 700) == trained_sentencepiece(texts, 700)
+    assert train_sentencepiece(texts, 700) == train_sentencepiece(texts, 700)
 
 
 @pytest.mark.parametrize("vocabulary", [vocabularies.ByteVocabulary(), vocabularies.ByteVocabulary(extra_ids=5)])

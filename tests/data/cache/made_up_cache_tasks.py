@@ -112,7 +112,13 @@ add(
 add("pairs_no_copy", Shards(lines, PAIR), (NO_COPY, EOS), BOTH, [answers.squad])
 add("pairs_both_eos", Shards(lines, PAIR), (seqio.preprocessors.tokenize_and_append_eos, EOS), BOTH)
 add("pairs_no_eos", Shards(lines, PAIR), (TOKENIZE, EOS), inputs=seqio.Feature(vocabularies.BYTES, add_eos=False))
-add("pairs_small_model", Shards(lines, PAIR), (TOKENIZE, EOS), BOTH, vocabulary=vocabularies.Wrapped(lambda: small()))
+add(
+    "pairs_small_model",
+    Shards(lines, PAIR),
+    (TOKENIZE, EOS),
+    BOTH,
+    vocabulary=vocabularies.SeqioVocabulary(lambda: small()),
+)
 add("long", Shards(long_lines, {"targets": TEXT}), (TOKENIZE, EOS))
 add("failing", Shards(failing, {"targets": TEXT}, 1), (TOKENIZE, EOS))
 add("bad_bytes", Shards(bad_bytes, {"targets": TEXT}, 1), (TOKENIZE, EOS))
@@ -139,9 +145,9 @@ add(
 def small():
     """A SentencePiece model of these documents."""
     texts = [example["targets"] for shard in range(SHARDS) for example in lines(shard, 40)]
-    return vocabularies.vocabularies.SentencePieceVocabulary(vocabularies.trained_sentencepiece(texts, 285, 10), 10)
+    return vocabularies.vocabularies.SentencePieceVocabulary(vocabularies.train_sentencepiece(texts, 285, 10), 10)
 
 
 def define(name: str, folder: str) -> None:
     """A task with the tokenizer of a folder."""
-    add(name, Shards(lines, PAIR), (TOKENIZE, EOS), BOTH, vocabulary=vocabularies.pretrained(folder))
+    add(name, Shards(lines, PAIR), (TOKENIZE, EOS), BOTH, vocabulary=vocabularies.from_folder(folder))

@@ -22,7 +22,7 @@ def made(module, **arguments):
     import seqio
 
     name = f"made_to_order_{next(NUMBER)}"
-    importlib.import_module(f"tasks.{module}").define(name, **arguments)
+    importlib.import_module(f"t5x_like.tasks.custom.{module}").define(name, **arguments)
     return seqio.TaskRegistry.get(name)
 
 
@@ -113,10 +113,10 @@ def test_mistakes_are_named_before_anything_is_tokenized(tmp_path, arguments, me
 
 def test_vocabularies_by_name_folder_and_model_file(tmp_path):
     from t5x_like.tasks import text_tasks
-    from t5x_like.tasks.vocabularies import trained_sentencepiece
+    from t5x_like.tasks.vocabularies import train_sentencepiece
 
     assert text_tasks.vocabulary_of("bytes").plain == vocabularies.ByteVocabulary()
-    model = trained_sentencepiece(["a few words", "and some more words"], 372)
+    model = train_sentencepiece(["a few words", "and some more words"], 372)
     (tmp_path / "own.model").write_bytes(model)
     by_file = text_tasks.vocabulary_of(str(tmp_path / "own.model"))
     assert by_file.plain == vocabularies.SentencePieceVocabulary(model) and by_file.files == (f"{tmp_path}/own.model",)

@@ -56,7 +56,7 @@ def tasks():
         for order in (1, -1)
     }
     plain = TokenizerVocabulary(tiny_tokenizers.byte_level().to_str(), 350, eos=2, chat_template=CHATML)
-    return instruction, sources, vocabularies.BYTES, vocabularies.Wrapped(lambda: plain)
+    return instruction, sources, vocabularies.BYTES, vocabularies.SeqioVocabulary(lambda: plain)
 
 
 def examples(name, split="validation"):
