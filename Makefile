@@ -1,44 +1,60 @@
-# `make quickstart` is all a fresh machine needs. Without an active virtual environment, `.venv` is made and used.
+# `make quickstart` is all a fresh machine needs. Without an active virtual environment, `.venv` is created and used.
 
 PYTHON ?= python3
 QUICKSTART_FLAGS ?=
 PYTEST_FLAGS ?= -n 2
 
 VENV := $(or $(VIRTUAL_ENV),$(CURDIR)/.venv)
-RUN := $(VENV)/bin/python
-# Written by `make`, so an environment is installed into once, and again when what the project needs has changed.
+RUN := "$(VENV)/bin/python"
+# Written after an installation; the environment is installed again when one of these files is newer.
 STAMP := $(VENV)/.t5x_like_installed
+REQUIREMENTS := setup.py requirements-lean.txt
 
-.PHONY: help quickstart test lint format bench install
+# The tests of `make quick`. A test belongs here if it checks a law of the mathematics or the architecture on tiny shapes
+# and its file takes less than about 10 CPU seconds.
+QUICK := tests/test_layering.py
+
+.PHONY: help quickstart quick test lint types format bench release install
 .DEFAULT_GOAL := help
 
 help: ## list these targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*## ' Makefile | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
-quickstart: $(STAMP) ## pretrain a small model on this machine (about 5 minutes on 2 cores) and sample from it
+quickstart: install ## pretrain a small model on this machine (about 5 minutes on 2 cores) and sample from it
 	$(RUN) -m t5x_like quickstart $(QUICKSTART_FLAGS)
 
-test: $(STAMP) ## run the tests (PYTEST_FLAGS="-k word" for some of them)
+quick: lint ## lint, types and the fastest tests (about 2 minutes on 2 cores): run it while you work
+	$(RUN) -m pytest $(PYTEST_FLAGS) $(QUICK)
+
+test: install ## run all tests (PYTEST_FLAGS="-k word" for some of them): run it before you push
 	$(RUN) -m pytest $(PYTEST_FLAGS)
 
-lint: $(STAMP) ## check style and formatting
+lint: install types ## check style, formatting and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
-format: $(STAMP) ## repair style and formatting
+# mypy sees the package as it is installed: models, tasks and gin_configs are linked into a copy of t5x_like.
+types: install ## check types
+	@rm -rf build/types && mkdir -p build/types/t5x_like
+	@cd build/types/t5x_like && ln -s ../../../t5x_like/* ../../../models ../../../tasks ../../../gin_configs .
+	$(RUN) -m mypy
+
+format: install ## fix style and formatting
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-bench: $(STAMP) ## run every benchmark that needs no GPU, one after the other (scaling_ladder.py, half an hour, apart)
+bench: install ## run every benchmark that needs no GPU, one after the other, but not scaling_ladder.py (half an hour)
 	@for script in $$(grep -lE '__main__' benchmarks/*.py | grep -vE '/(gpu_|scaling_ladder)'); do \
 	  echo "== $$script"; $(RUN) $$script || exit 1; \
 	done
 
-install: $(STAMP) ## install the project for development and nothing else
+release: ## build the sdist and the wheel in dist/ and try the wheel in a new environment
+	PYTHON="$(PYTHON)" .ci/release
 
-$(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
-
-$(STAMP): setup.py requirements-lean.txt | $(VENV)/bin/python
-	$(RUN) -m pip install --quiet --editable '.[dev]'
-	@touch $@
+install: ## install the project for development
+	@test -x $(RUN) || $(PYTHON) -m venv "$(VENV)"
+	@for file in $(REQUIREMENTS); do \
+	  if [ ! "$(STAMP)" -nt $$file ]; then \
+	    $(RUN) -m pip install --quiet --editable '.[dev]' && touch "$(STAMP)" && break || exit 1; \
+	  fi; \
+	done

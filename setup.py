@@ -65,7 +65,7 @@ setup(
         "slurm": ["submitit>=1.5"],
         "ray": ["ray>=2.9"],
         "html": ["trafilatura>=2"],
-        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", *NOTEBOOKS, *GGUF, *METRICS, *REMOTE, *CLEANING],
+        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", "mypy==2.4.1", *NOTEBOOKS, *GGUF, *METRICS, *REMOTE, *CLEANING],
     },
     entry_points={"console_scripts": ["t5x_like = t5x_like.__main__:start"]},
 )
