@@ -1,4 +1,4 @@
-"""Packaging of t5x_like; what is needed without TensorFlow is listed in requirements-lean.txt."""
+"""Packaging of t5x_like. requirements-lean.txt lists the requirements without TensorFlow."""
 
 import re
 from pathlib import Path
@@ -8,39 +8,39 @@ from setuptools import find_namespace_packages, setup
 HERE = Path(__file__).parent
 
 
-def text(name: str) -> str:
-    """A file beside this one, "" where it is absent (README.md in a partial checkout)."""
+def read_text(name: str) -> str:
+    """The text of a file in this folder; "" if it is absent (README.md in a partial checkout)."""
     path = HERE / name
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-LEAN = [line for line in text("requirements-lean.txt").splitlines() if line and not line.startswith("#")]
+LEAN = [line for line in read_text("requirements-lean.txt").splitlines() if line and not line.startswith("#")]
 
-# seqio reads tasks; tensorflow-datasets needs importlib_resources and does not say so.
+# seqio reads tasks. tensorflow-datasets needs importlib_resources without declaring it.
 TASKS = ["seqio>=0.0.20", "tensorflow>=2.21", "tensorflow-datasets>=4.9.10", "importlib_resources"]
 
-# BLEU and ROUGE as they are reported.
+# BLEU and ROUGE.
 METRICS = ["sacrebleu>=2.4", "rouge-score>=0.1.2"]
-# .zst and .parquet files, tables of runs as .parquet, folders of Hugging Face's datasets.
+# .zst and .parquet files, tables of runs in Parquet, folders of Hugging Face's datasets.
 FILES = ["zstandard>=0.23", "pyarrow>=17"]
-CLEANING = ["py3langid>=0.3", *FILES]  # it tells languages apart
-# Caches on other machines; gs:// and s3:// need gcsfs and s3fs too.
+CLEANING = ["py3langid>=0.3", *FILES]  # language identification
+# Token caches behind URLs; gs:// and s3:// also need gcsfs and s3fs.
 REMOTE = ["fsspec[http]>=2024.2"]
-# In an environment of its own: see requirements-beam.txt.
+# Needs a separate environment: see requirements-beam.txt.
 BEAM = ["apache-beam>=2.77,<2.78", "google-crc32c>=1.6"]
 # Reads checkpoints of llama.cpp.
 GGUF = ["gguf>=0.17"]
 
 # Runs the notebooks.
 NOTEBOOKS = ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"]
-# Folders at the top of the repository that are installed inside the package t5x_like.
+# Top-level folders that are installed inside the package t5x_like.
 INSIDE = ("models", "tasks", "gin_configs")
 
 setup(
     name="t5x_like",
-    version=re.search(r'__version__ = "(.+)"', text("t5x_like/__init__.py")).group(1),
+    version=re.search(r'__version__ = "(.+)"', read_text("t5x_like/__init__.py")).group(1),
     description="T5X rebuilt for today's JAX: gin-configured pretraining of language models on seqio tasks",
-    long_description=text("README.md"),
+    long_description=read_text("README.md"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
@@ -65,7 +65,17 @@ setup(
         "slurm": ["submitit>=1.5"],
         "ray": ["ray>=2.9"],
         "html": ["trafilatura>=2"],
-        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff==0.17.5", "mypy==2.4.1", *NOTEBOOKS, *GGUF, *METRICS, *REMOTE, *CLEANING],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3",
+            "ruff==0.17.5",
+            "mypy==2.4.1",
+            *NOTEBOOKS,
+            *GGUF,
+            *METRICS,
+            *REMOTE,
+            *CLEANING,
+        ],
     },
     entry_points={"console_scripts": ["t5x_like = t5x_like.__main__:start"]},
 )

@@ -108,7 +108,8 @@ def wrong(module: str, imported: str) -> str | None:
     if top != "t5x_like":
         return wrong_library(module, top)
     if inside(module, *TEXT_SIDE):
-        return None if inside(imported, *TEXT_SIDE) else "the text side stands alone; a model reaches it as an LM"
+        allowed = inside(imported, *TEXT_SIDE) or imported == "t5x_like.types"
+        return None if allowed else "the text side stands alone; a model reaches it as an LM"
     if inside(imported, *TEXT_SIDE):
         return None if layer(module)[0] >= 3 else "only loops, tasks and programs use the text side"
     (ours, our_group), (theirs, their_group) = layer(module), layer(imported)
