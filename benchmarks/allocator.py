@@ -11,9 +11,9 @@ import resource
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 import report
+from t5x_like.run_dir import RunDir
 
 SIDES = {"as t5x_like sets it": {}, "as glibc has it": {"GLIBC_TUNABLES": ""}}
 
@@ -28,7 +28,7 @@ def trained(environment: dict[str, str], steps: int) -> tuple[float, float]:
         subprocess.run(
             command, env=clean | environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        lines = [json.loads(line) for line in Path(run_dir, "run", "metrics.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) for line in RunDir(f"{run_dir}/run").metrics.read_text().splitlines()]
     speeds = [line["speed/tokens_per_second"] for line in lines if "speed/tokens_per_second" in line]
     return speeds[-1], (resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt - before) / steps
 

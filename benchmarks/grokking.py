@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 import report
-from t5x_like.writers import whole_lines
+from t5x_like.run_dir import RunDir
+from t5x_like.writers import read_records
 
 TRAINED, HELD_OUT = "eval/modular_addition_trained/accuracy", "eval/modular_addition/accuracy"
 KNOWN = 0.99
@@ -40,7 +41,7 @@ def main() -> None:
         began = time.perf_counter()
         subprocess.run([*command, *more], check=True)
         seconds = time.perf_counter() - began
-        records = [line for line in whole_lines(run_dir / "metrics.jsonl") if TRAINED in line]
+        records = [line for line in read_records(RunDir(run_dir).metrics) if TRAINED in line]
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     shown = records[:: max(len(records) // 20, 1)]
     rows = {f"step {x['step']}": {"trained on": x[TRAINED], "held out": x[HELD_OUT]} for x in shown}

@@ -18,6 +18,7 @@ import report
 from t5x_like import batches
 from t5x_like.checkpoints import complete_steps
 from t5x_like.cli import launch
+from t5x_like.run_dir import RunDir
 from t5x_like.scaling.laws.table import from_rows
 from t5x_like.scaling.studies import emergence, in_context
 
@@ -47,7 +48,7 @@ def measured(run_dir: Path) -> tuple[dict[str, float], dict[str, float]]:
     rows = run.config.evaluate("trainer.train.eval_rows")
     index = np.arange(len(rows))
     batch, period_B = rows.fetch(index, 0 * index, 0), rows.periods(index, 0 * index, 0)
-    for run.step in sorted(complete_steps(run_dir / "checkpoints")):
+    for run.step in sorted(complete_steps(RunDir(run_dir).checkpoints)):
         params = run.params(batches.abstract(rows, len(rows)))
         logp_BL, right_BL = map(np.asarray, in_context.token_results(run.model.apply, params, batch))
         scores[f"step {run.step}"] = in_context.in_context_score(logp_BL, period_B)

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import report
+from t5x_like.run_dir import RunDir
 
 FILES = (
     "architectures/llama",
@@ -41,7 +42,7 @@ def first_step(compile_cache: str) -> float:
         started = time.perf_counter()
         command = [sys.executable, "-m", "t5x_like", "train", f"--compile_cache={compile_cache}", *flags]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        metrics = Path(run_dir) / "metrics.jsonl"
+        metrics = RunDir(run_dir).metrics
         while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
             time.sleep(0.01)
         seconds = time.perf_counter() - started

@@ -21,6 +21,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from t5x_like.run_dir import RunDir
+
 MANIFEST, ARRAYS = "manifest.json", "arrays"
 
 
@@ -269,7 +271,7 @@ def restore_params(run_dir, abstract_params, step: int | None = None, keep_dtype
       FileNotFoundError: the run has no checkpoint.
       ValueError: parameters that do not fit, by name.
     """
-    directory = Path(run_dir).absolute() / "checkpoints"
+    directory = RunDir(run_dir).checkpoints.absolute()
     step = latest_step(directory) if step is None else step
     if step is None or step not in complete_steps(directory):
         raise FileNotFoundError(
@@ -314,7 +316,7 @@ class Initial:
             for name, x in wanted.items()
             if any(re.search(p, name) for p in self.include) and not any(re.search(p, name) for p in self.exclude)
         }
-        directory = Path(self.run_dir).absolute() / "checkpoints"
+        directory = RunDir(self.run_dir).checkpoints.absolute()
         step = latest_step(directory) if self.step is None else self.step
         if step is None or step not in complete_steps(directory):
             raise FileNotFoundError(f"initial: no checkpoint in {directory}")

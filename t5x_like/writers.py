@@ -1,64 +1,66 @@
-"""What a run writes beside its checkpoints: config.gin, model_info.txt, metrics.jsonl, TensorBoard events, a loss plot."""
+"""Writers of a run directory: config.gin, model_info.txt, metrics.jsonl, TensorBoard events and the loss plot."""
 
 import json
 from pathlib import Path
 
 import jax
 
+from t5x_like.run_dir import RunDir
+from t5x_like.types import PathLike
 
-def write_run_files(run_dir, config: str, model_info: str) -> None:
-    """config.gin and model_info.txt; an older config.gin that differs is kept under a number. First process only."""
+
+def write_run_files(run_dir: PathLike, config: str, model_info: str) -> None:
+    """Writes config.gin and model_info.txt on the first process; renames a different config.gin to config.N.gin."""
     if jax.process_index() != 0:
         return
-    folder = Path(run_dir)
-    (folder / "model_info.txt").write_text(model_info)
-    path = folder / "config.gin"
+    layout = RunDir(run_dir)
+    layout.model_info.write_text(model_info)
+    path = layout.config
     if path.exists() and path.read_text() != config:
-        numbered = (folder / f"config.{i}.gin" for i in range(1, 10**6))
-        path.rename(next(free for free in numbered if not free.exists()))
+        backups = (path.with_name(f"config.{i}.gin") for i in range(1, 10**6))
+        path.rename(next(backup for backup in backups if not backup.exists()))
     if config:
         path.write_text(config)
 
 
 class RunWriter:
-    """Appends metrics to metrics.jsonl and to TensorBoard; what a dead run wrote after `first` steps is dropped.
+    """Appends scalars to metrics.jsonl and TensorBoard; drops what an interrupted run wrote after step `first`.
 
-    `last` holds the newest value of every metric.
+    Only the first process writes. `last` holds the newest value of every scalar.
     """
 
-    def __init__(self, run_dir, first: int = 0):
+    def __init__(self, run_dir: PathLike, first: int = 0) -> None:
         self.last: dict[str, float] = {}
         self.active = jax.process_index() == 0
-        if not self.active:
-            return
         self.folder = Path(run_dir)
-        self.open(first)
+        if self.active:
+            self._open(first)
 
-    def open(self, first: int) -> None:
+    def _open(self, first: int) -> None:
         from tensorboardX import SummaryWriter  # takes a second to import, after all checks have passed
 
-        path = self.folder / "metrics.jsonl"
-        kept = [line for line in whole_lines(path) if line["step"] <= first]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        path = RunDir(self.folder).metrics
+        records = [record for record in read_records(path) if record["step"] <= first]
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
         self.file = open(path, "a")  # noqa: SIM115
         self.events = SummaryWriter(str(self.folder), purge_step=first + 1 if first else None)
 
-    def __enter__(self):
+    def __enter__(self) -> "RunWriter":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self.active:
             self.file.close()
             self.events.close()
 
-    def go_back(self, step: int) -> None:
-        """Drops what was written of later steps."""
+    def drop_after(self, step: int) -> None:
+        """Drops records of later steps."""
         if self.active:
             self.__exit__()
-            self.open(step)
+            self._open(step)
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
-        """One line of metrics.jsonl and one TensorBoard event a scalar."""
+        """Appends one line to metrics.jsonl and one TensorBoard event per scalar."""
         self.last |= scalars
         if self.active:
             self.file.write(json.dumps({"step": step} | scalars) + "\n")
@@ -67,8 +69,8 @@ class RunWriter:
                 self.events.add_scalar(name if "/" in name else f"train/{name}", value, step)
 
 
-def whole_lines(path: Path) -> list[dict]:
-    """The records of a metrics.jsonl; a last line that was cut off is left out."""
+def read_records(path: Path) -> list[dict]:
+    """Reads a JSON lines file such as metrics.jsonl; stops at a truncated line. A missing file has no records."""
     records = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
@@ -78,24 +80,24 @@ def whole_lines(path: Path) -> list[dict]:
     return records
 
 
-def plot_losses(run_dir) -> Path:
-    """Draws training and evaluation loss over steps to run_dir/loss.png."""
+def plot_losses(run_dir: PathLike) -> Path:
+    """Plots training and validation loss over steps into loss.png and returns its path."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    records = whole_lines(Path(run_dir) / "metrics.jsonl")
+    layout = RunDir(run_dir)
+    records = read_records(layout.metrics)
     figure, axes = plt.subplots(figsize=(7, 4))
     for name, label, marker in (("loss", "train", ""), ("eval/loss", "validation", "o")):
-        points = [(r["step"], r[name]) for r in records if name in r]
+        points = [(record["step"], record[name]) for record in records if name in record]
         if points:
             axes.plot(*zip(*points, strict=True), marker=marker, label=label)
     axes.set(xlabel="step", ylabel="loss (nats per token)", title=Path(run_dir).name)
     axes.legend()
     axes.grid(alpha=0.3)
     figure.tight_layout()
-    path = Path(run_dir) / "loss.png"
-    figure.savefig(path, dpi=120)
+    figure.savefig(layout.loss_plot, dpi=120)
     plt.close(figure)
-    return path
+    return layout.loss_plot

@@ -17,6 +17,7 @@ from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.decoding.sampling import Greedy
 from t5x_like.evaluation import comparison, records
 from t5x_like.evaluation.task_evaluation import Asked, TaskEvaluation
+from t5x_like.run_dir import RunDir
 
 Record = Mapping[str, Any]
 
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
 def evaluated(args: argparse.Namespace, run_dir: str, step: int | None, folder: str | None) -> Iterator[Record]:
     """The record of each task; one that is there already is read."""
     opened = launch.Run(run_dir, args.gin_overrides, step, args.gin_file)
-    opened.step = checkpoints.latest_step(Path(run_dir) / "checkpoints") if step is None else step
+    opened.step = checkpoints.latest_step(RunDir(run_dir).checkpoints) if step is None else step
     choose = opened.config.evaluate("%CHOOSE") if args.gin_file else Greedy()
     prefix = args.prefix or is_prefix_lm(opened.config)
     params = None
@@ -74,7 +75,7 @@ def evaluated(args: argparse.Namespace, run_dir: str, step: int | None, folder: 
             args.seed,
         )
         check_vocabulary(opened, evaluation)
-        path = records.path_of(folder or Path(run_dir) / records.FOLDER, task, opened.step)
+        path = records.path_of(folder or RunDir(run_dir).evaluations, task, opened.step)
         record = records.read(path, evaluation.settings(prefix))
         if record is None:
             asked = Asked(evaluation, opened.model, opened.mesh, opened.rules, prefix)

@@ -16,6 +16,7 @@ from typing import Any
 
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
+from t5x_like.run_dir import RunDir
 
 ORIGINAL = "hf_config.json"
 EXAMPLES = """examples:
@@ -129,14 +130,15 @@ def write_run(folder: Path, model, params, config: dict[str, Any], vocabulary) -
     from t5x_like.hf import modules
 
     text = f"# Imported by t5x_like hf import, model_type {config['model_type']}.\n{gin_text.of_model(model)}"
-    (folder / "config.gin").write_text(text)
-    again = runtime.parse([str(folder / "config.gin")], ()).evaluate("%MODEL")
+    run_dir = RunDir(folder)
+    run_dir.config.write_text(text)
+    again = runtime.parse([str(run_dir.config)], ()).evaluate("%MODEL")
     if wrong := list(modules.differences(model, again)):
         raise RuntimeError(f"config.gin would not be the imported model: {'; '.join(wrong[:3])}")
     (folder / ORIGINAL).write_text(json.dumps(config, indent=2) + "\n")
     if vocabulary is not None:
-        vocabulary.save(folder / "vocabulary")
-    saver = checkpoints.Checkpointer(folder / "checkpoints")
+        vocabulary.save(run_dir.vocabulary)
+    saver = checkpoints.Checkpointer(run_dir.checkpoints)
     saver.save(0, {"params": params}, {"data": "imported"})
     saver.close()
 

@@ -11,6 +11,7 @@ from t5x_like import checkpoints, parameters, partitioning
 from t5x_like.cli.gin import runtime
 from t5x_like.data.cache import token_cache
 from t5x_like.data.tokenizers import loading
+from t5x_like.run_dir import RunDir
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +56,7 @@ class Run:
     """
 
     def __init__(self, run_dir: str, overrides: Sequence[str] = (), step: int | None = None, more: Sequence[str] = ()):
-        config = Path(run_dir) / "config.gin"
+        config = RunDir(run_dir).config
         if not config.exists():
             raise FileNotFoundError(
                 f"run_dir: {config} is not there; give the directory of a run made by `t5x_like train`"
@@ -65,7 +66,7 @@ class Run:
         self.mesh = self.config.evaluate("trainer.train.mesh") or partitioning.make_mesh()
         self.rules = self.config.evaluate("trainer.train.rules")
         self.precision = self.config.evaluate("trainer.train.precision")
-        folder = Path(run_dir) / "vocabulary"
+        folder = RunDir(run_dir).vocabulary
         self.vocabulary = loading.load(folder) if folder.exists() else None
         self.run_dir, self.step = run_dir, step
 

@@ -8,6 +8,7 @@ import jax
 
 from t5x_like.evaluation import records
 from t5x_like.evaluation.task_evaluation import Asked
+from t5x_like.run_dir import RunDir
 
 Report = Callable[[int, Mapping[str, float]], None]
 
@@ -19,7 +20,7 @@ class Judging:
     """
 
     def __init__(self, run_dir, first: int = 0):
-        self.folder, self.active = Path(run_dir) / records.FOLDER, jax.process_index() == 0
+        self.folder, self.active = RunDir(run_dir).evaluations, jax.process_index() == 0
         for path in self.folder.glob("*/*.json") if self.active else ():
             if path.stem.isdigit() and int(path.stem) > first:
                 path.unlink()

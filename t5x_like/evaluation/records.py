@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-FOLDER = "evaluations"  # of a run directory
-
 
 def path_of(folder, task: str, step: int) -> Path:
     """Where the record of a task at a step stands."""

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from t5x_like import writers
+from t5x_like.run_dir import RunDir
 from t5x_like.scaling.laws import fit, table
 from t5x_like.scaling.sweeps import ladder
 from t5x_like.training.expected_loss import FROM, Curve, Run
@@ -64,7 +65,7 @@ def reference(run_dir) -> Reference:
     Raises:
       ValueError: there is none, or not enough of one.
     """
-    records = writers.whole_lines(Path(run_dir) / "metrics.jsonl")
+    records = writers.read_records(RunDir(run_dir).metrics)
     lines = [record for record in records if "loss" in record and "learning_rate" in record]
     if len(lines) < 10:
         raise ValueError(
@@ -86,7 +87,7 @@ def nearest(directory, n_params: float, tokens: float) -> Path:
       FileNotFoundError: neither a sweep nor a run; ValueError: all runs are larger.
     """
     directory = Path(directory)
-    if (directory / "metrics.jsonl").exists():
+    if RunDir(directory).metrics.exists():
         return directory
     if not (directory / "runs.csv").exists():
         raise FileNotFoundError(f"{directory} has neither metrics.jsonl (of a run) nor runs.csv (of a sweep)")

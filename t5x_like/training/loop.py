@@ -113,7 +113,7 @@ class Loop:
 
     def went_back(self, done: int) -> None:
         """Goes on from the state of step `done`, with other batches."""
-        self.writer.go_back(done)
+        self.writer.drop_after(done)
         self.watch.went_back(done, self.saved.meta().get("watch"))
         self.meter.read()
         self.meter.restart_clock()

@@ -20,13 +20,13 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from t5x_like import writers
+from t5x_like.run_dir import RunDir
 from t5x_like.training.expected_loss import Curve, Expected
 
 WATCHED = ("loss", "grad_norm")
@@ -105,9 +105,9 @@ class Watch:
 
     def __init__(self, monitor: Monitor, run_dir, say: Callable[[str], None], curve: Curve | None = None, memory=None):
         self.monitor, self.say = monitor, say
-        self.path = Path(run_dir) / "alarms.jsonl"
+        self.path = RunDir(run_dir).alarms
         self.recall(memory)
-        lines = writers.whole_lines(self.path)
+        lines = writers.read_records(self.path)
         if lines and jax.process_index() == 0:
             # Without a last line that was cut off, to which the next one would be added.
             self.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -130,7 +130,7 @@ class Watch:
         if self.curve is None:
             return None
         drift, before = Drift(dataclasses.replace(self.curve), self.monitor.allowance, self.monitor.alarm), 0
-        for record in writers.whole_lines(self.path.parent / "metrics.jsonl"):
+        for record in writers.read_records(RunDir(self.path.parent).metrics):
             if "loss" in record:
                 list(drift.add(record["step"], record["step"] - before, record["loss"]))
                 before = record["step"]

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +20,7 @@ from t5x_like.evaluation.evaluator import Evaluator
 from t5x_like.evaluation.task_evaluation import Asked, TaskEvaluation
 from t5x_like.precision import Precision
 from t5x_like.progress import Bar, Meter, rows_text
+from t5x_like.run_dir import RunDir
 from t5x_like.training import state as train_state
 from t5x_like.training.expected_loss import Curve, Run
 from t5x_like.training.loop import Loop, Measures, fetcher, steps_of, stop_requested
@@ -75,9 +75,9 @@ def train(
     curve = expectation(monitor, model, layout, optimizer, train_rows, batch_size, steps)
     stream = Stream(train_rows, batch_size, seed)
     meta = {"data": stream.fingerprint}
-    saved = checkpoints.Checkpointer(Path(run_dir) / "checkpoints", keep_last, keep_best)
+    saved = checkpoints.Checkpointer(RunDir(run_dir).checkpoints, keep_last, keep_best)
     writers.write_run_files(run_dir, config, partitioning.describe(layout.boxed.params, mesh, rules))
-    train_rows.vocabulary.save(Path(run_dir) / "vocabulary")
+    train_rows.vocabulary.save(RunDir(run_dir).vocabulary)
 
     step_fn = jitted_step(model, objective, optimizer, microbatches, layout, mesh, rules, precision, monitor.guards)
     newest_state = functools.partial(start, saved, layout, seed, meta, initial)

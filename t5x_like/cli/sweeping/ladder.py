@@ -7,6 +7,7 @@ from pathlib import Path
 from t5x_like import writers
 from t5x_like.cli.gin.runtime import ConfigError
 from t5x_like.cli.sweeping.trials import Base
+from t5x_like.run_dir import RunDir
 from t5x_like.scaling.sweeps import collect, executors, ladder, sweep, trials
 from t5x_like.scaling.sweeps.ladder import SelfSized, Timing
 from t5x_like.scaling.sweeps.sweep import Sweep
@@ -90,7 +91,7 @@ def measured(what: Sweep, base: Base, processes: int) -> Timing:
 def speed(cell: Cell) -> tuple[float, float, float]:
     """(training FLOPs per token, seconds a token, seconds that were no training) of a finished run."""
     row = cell.columns
-    records = [r for r in writers.whole_lines(cell.run_dir / "metrics.jsonl") if "speed/step_seconds" in r]
+    records = [r for r in writers.read_records(RunDir(cell.run_dir).metrics) if "speed/step_seconds" in r]
     per_step = records[-1]["speed/step_seconds"]  # the first ones have the compile in them
     rest = collect.seconds(trials.attempts(cell.run_dir)) - per_step * cell.steps
     return row["flops_exact"] / row["tokens"], per_step / row["batch_tokens"], max(rest, 0.0)

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from t5x_like import writers
+from t5x_like.run_dir import RunDir
 from t5x_like.scaling.laws import table
 from t5x_like.scaling.sweeps import trials
 from t5x_like.scaling.sweeps.trials import Cell
@@ -30,7 +31,7 @@ def collected(every: Iterable[Cell]) -> table.Table:
 
 def row(cell: Cell) -> dict[str, Any]:
     """What is known of a run: its columns, losses and scores on every evaluation set, time, device and revision."""
-    records = writers.whole_lines(cell.run_dir / "metrics.jsonl")
+    records = writers.read_records(RunDir(cell.run_dir).metrics)
     tried = trials.attempts(cell.run_dir)
     taken_up = [line for line in tried if "started" in line]
     facts = {name: value for name, value in cell.columns.items() if name != "steps"}

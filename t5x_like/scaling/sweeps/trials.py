@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from t5x_like import writers
+from t5x_like.run_dir import RunDir
 
 WAITING, RUNNING, STOPPED, FAILED, FINISHED = "waiting", "running", "stopped", "failed", "finished"
 
@@ -84,7 +85,7 @@ def is_locked(run_dir) -> bool:
 
 def attempts(run_dir) -> list[dict]:
     """Lines of attempts.jsonl."""
-    return writers.whole_lines(Path(run_dir) / "attempts.jsonl")
+    return writers.read_records(Path(run_dir) / "attempts.jsonl")
 
 
 def note(run_dir, **facts) -> None:
@@ -106,7 +107,7 @@ class Progress:
 
 def progress(cell: Cell) -> Progress:
     """Read from the run directory, whoever trained it and wherever."""
-    records = writers.whole_lines(cell.run_dir / "metrics.jsonl")
+    records = writers.read_records(RunDir(cell.run_dir).metrics)
     step = max((record["step"] for record in records), default=0)
     loss, eval_loss = (
         next((r[name] for r in reversed(records) if name in r), math.nan) for name in ("loss", "eval/loss")

@@ -1,0 +1,53 @@
+"""The layout of a run directory: what training writes, and where."""
+
+import dataclasses
+from pathlib import Path
+
+from t5x_like.types import PathLike
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDir:
+    """Paths of the files and folders inside the run directory `path`. Nothing is read or created."""
+
+    path: PathLike
+
+    @property
+    def config(self) -> Path:
+        """The resolved gin configuration."""
+        return Path(self.path) / "config.gin"
+
+    @property
+    def model_info(self) -> Path:
+        """Parameter names, shapes and shardings, as text."""
+        return Path(self.path) / "model_info.txt"
+
+    @property
+    def vocabulary(self) -> Path:
+        """The folder of the vocabulary; `tokenizers.loading.load` reads it."""
+        return Path(self.path) / "vocabulary"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints, one subfolder per step."""
+        return Path(self.path) / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """Logged scalars, one JSON object per line; `writers.read_records` reads them."""
+        return Path(self.path) / "metrics.jsonl"
+
+    @property
+    def alarms(self) -> Path:
+        """Loss spikes, rollbacks and drift, one JSON object per line."""
+        return Path(self.path) / "alarms.jsonl"
+
+    @property
+    def evaluations(self) -> Path:
+        """The folder of evaluation records, TASK/STEP.json."""
+        return Path(self.path) / "evaluations"
+
+    @property
+    def loss_plot(self) -> Path:
+        """Training and validation loss over steps, as a PNG image."""
+        return Path(self.path) / "loss.png"
