@@ -11,7 +11,6 @@ from t5x_like.data import rows
 from t5x_like.data.mixing import Mixture
 from t5x_like.data.stream import Stream
 from t5x_like.objectives.lm import LanguageModel
-from t5x_like.objectives.masked_lm import MaskedLanguageModel
 from tests import tiny, tiny_cache
 
 RATES = {"words": 3, "letters": 1}
@@ -74,7 +73,7 @@ def test_rates_of_a_part_of_a_window_are_within_chance(root, prefix):
 @pytest.mark.parametrize("side", ["decoder", "encoder"])
 def test_the_loss_of_a_task_is_that_of_its_rows_alone(side):
     model = tiny.decoder() if side == "decoder" else tiny.encoder()
-    objective = LanguageModel() if side == "decoder" else MaskedLanguageModel()
+    objective = LanguageModel(side=side)
     batch = tiny.batch(rows=8, sides=(side,))
     params = tiny.init(model, batch)
     task_B = np.array([0, 1, 1, 0, 1, 1, 1, 0])

@@ -1,5 +1,7 @@
-"""Objectives: `objective(apply, params, batch, rng) -> (total, weight, metrics)`, sums that are divided once, at the end.
+"""Training losses. Every objective satisfies `t5x_like.types.Objective`:
 
-`apply` is a model's `apply`. With `rng` the model runs in training mode (dropout), with None in evaluation mode.
-`metrics` are (total, count) pairs that add up over microbatches, hosts and batches.
+    objective(apply, params, batch, rng) -> (total, weight, metrics)
+
+The loss of a batch is total / weight; both are sums, so they add up over microbatches, devices and hosts. The model runs
+in training mode (dropout) if `rng` is given and in evaluation mode if it is None.
 """

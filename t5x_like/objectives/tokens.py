@@ -1,16 +1,21 @@
-"""Log-probabilities of target tokens: the one primitive under every token loss."""
+"""Log-probabilities of target tokens, which every token loss is computed from."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from t5x_like.types import Apply, Params
+
+PerToken = Callable[[jax.Array, jax.Array], Mapping[str, jax.Array]]  # (logits_BLV, targets_BL) -> {name: [B, L]}
+
 
 @jax.custom_vjp
 def token_logps(logits_BLV: jax.Array, targets_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """log softmax(logits)[target] and logsumexp(logits), float32 [B, L] each.
+    """Returns log softmax(logits)[target] and logsumexp(logits), float32 [B, L] each.
 
-    The backward pass is written out, so that it is one pass over the logits instead of a scatter and two passes.
+    The backward pass is written by hand: one pass over the logits instead of a scatter and two passes.
     """
     return _forward(logits_BLV, targets_BL)[0]
 
@@ -33,36 +38,51 @@ token_logps.defvjp(_forward, _backward)
 
 
 def token_sums(
-    apply: Callable,
-    params,
+    apply: Apply,
+    params: Params,
     batch: Mapping[str, jax.Array],
     rng: jax.Array | None,
     side: str,
-    per_token: Callable[[jax.Array, jax.Array], Mapping[str, jax.Array]],
+    per_token: PerToken,
     chunk: int | None = None,
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    """Each row's sums of weight * per_token(logits_BLV, targets_BL)[name] over one side, and the model's own losses.
+    """Runs the model and sums weight * per_token(logits_BLV, targets_BL)[name] over each row of one side.
 
-    `chunk` is how many positions of a row have logits at a time; their logits are worked out again in the backward
-    pass, so that [B, L, V] never exists. Returns (sums [B] by name, what the model sowed by collection/name, summed over
-    layers and weighted by each row's weight).
+    `chunk` is the number of positions per row whose logits are computed at a time. The backward pass recomputes them, so
+    [B, L, V] is never materialised.
+
+    Returns:
+      (row sums [B] by name, sown values as `sum_sown` returns them).
+
+    Raises:
+      ValueError: `chunk` does not divide the length.
     """
     x_BLD, sown = hidden_states(apply, params, batch, rng)
     sums = head_sums(apply, params, x_BLD, batch, side, per_token, chunk)
-    return sums, row_sums(sown, batch[f"{side}_loss_weights"])
+    return sums, sum_sown(sown, batch[f"{side}_loss_weights"])
 
 
-def hidden_states(apply: Callable, params, batch, rng: jax.Array | None, method: str = "hidden"):
-    """(x_BLD, what the model sowed): the model up to its head, in training mode where there is an `rng`."""
+def hidden_states(
+    apply: Apply, params: Params, batch: Mapping[str, jax.Array], rng: jax.Array | None, method: str = "hidden"
+) -> tuple[jax.Array, Any]:
+    """Runs `method` of the model and returns (its output, sown collections); training mode if `rng` is given."""
     rngs = None if rng is None else {"dropout": rng}
     return apply({"params": params}, batch, rng is not None, rngs=rngs, mutable=["losses", "metrics"], method=method)
 
 
-def head_sums(apply, params, x_BLD, batch, side: str, per_token, chunk: int | None) -> dict[str, jax.Array]:
-    """The sums [B] that `token_sums` returns, from hidden states."""
+def head_sums(
+    apply: Apply,
+    params: Params,
+    x_BLD: jax.Array,
+    batch: Mapping[str, jax.Array],
+    side: str,
+    per_token: PerToken,
+    chunk: int | None,
+) -> dict[str, jax.Array]:
+    """Applies the head to hidden states and returns the row sums [B] of `token_sums`."""
     targets_BL, weights_BL = batch[f"{side}_target_tokens"], batch[f"{side}_loss_weights"]
 
-    def sums(x_BLD, targets_BL, weights_BL):
+    def sums(x_BLD: jax.Array, targets_BL: jax.Array, weights_BL: jax.Array) -> dict[str, jax.Array]:
         values = per_token(apply({"params": params}, x_BLD, method="logits"), targets_BL)
         return {name: jnp.sum(value_BL * weights_BL, axis=1) for name, value_BL in values.items()}
 
@@ -70,19 +90,19 @@ def head_sums(apply, params, x_BLD, batch, side: str, per_token, chunk: int | No
         return sums(x_BLD, targets_BL, weights_BL)
     if targets_BL.shape[1] % chunk:
         raise ValueError(f"chunk={chunk} does not divide the length {targets_BL.shape[1]}; use a divisor of it")
-    pieces = jax.tree.map(lambda y: split(y, chunk), (x_BLD, targets_BL, weights_BL))
-    each = jax.lax.map(lambda piece: jax.checkpoint(sums)(*piece), pieces)
-    return jax.tree.map(lambda part_NB: jnp.sum(part_NB, axis=0), each)
+    chunks = jax.tree.map(lambda y: split_chunks(y, chunk), (x_BLD, targets_BL, weights_BL))
+    sums_NB = jax.lax.map(lambda each: jax.checkpoint(sums)(*each), chunks)
+    return jax.tree.map(lambda part_NB: jnp.sum(part_NB, axis=0), sums_NB)
 
 
-def split(y_BL: jax.Array, chunk: int) -> jax.Array:
+def split_chunks(y_BL: jax.Array, chunk: int) -> jax.Array:
     """[B, L, ...] -> [L / chunk, B, chunk, ...]."""
     rows, length = y_BL.shape[:2]
     return jnp.moveaxis(y_BL.reshape(rows, length // chunk, chunk, *y_BL.shape[2:]), 1, 0)
 
 
-def row_sums(sown, weights_BL: jax.Array) -> dict[str, jax.Array]:
-    """Sown per-row values by `collection/name`, weighted by the row's loss weight; [0] sums over layers, [1] counts them."""
+def sum_sown(sown: Any, weights_BL: jax.Array) -> dict[str, jax.Array]:
+    """Sums sown per-row values, weighted by the row's loss weight: {"collection/name": [sum over layers, layers]}."""
     weights_B, result = jnp.sum(weights_BL, axis=1), {}
     for path, value in jax.tree_util.tree_leaves_with_path(sown):
         collection, name = path[0].key, path[-2].key

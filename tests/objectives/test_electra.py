@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_like.models import electra, heads, linear
-from t5x_like.objectives.electra import ReplacedTokenDetection, detected, replaced
-from t5x_like.objectives.masked_lm import MaskedLanguageModel
+from t5x_like.objectives.electra import ReplacedTokenDetection, detect, replace_masked
+from t5x_like.objectives.lm import LanguageModel
 from tests import tiny
 
 DISCRIMINATOR = tiny.encoder().copy(head=heads.Detector())
@@ -44,7 +44,7 @@ def test_the_discriminator_is_the_encoder_it_was_made_of():
 
 def test_labels_are_where_the_sample_is_not_the_original():
     logits = MODEL.apply({"params": PARAMS}, BATCH, method="generated")
-    shown = np.asarray(replaced(logits, BATCH, jax.random.key(0)))
+    shown = np.asarray(replace_masked(logits, BATCH, jax.random.key(0)))
     chosen, tokens = BATCH["encoder_loss_weights"] > 0, BATCH["encoder_target_tokens"]
     np.testing.assert_array_equal(shown[~chosen], tokens[~chosen])
     _, weight, metrics = ReplacedTokenDetection()(MODEL.apply, PARAMS, BATCH)
@@ -52,27 +52,27 @@ def test_labels_are_where_the_sample_is_not_the_original():
     assert 0 < fakes == metrics["replaced"][0] and weight == chosen.sum()
     # A generator that is sure of the original leaves nothing to find.
     sure = 1e4 * jax.nn.one_hot(tokens, tiny.VOCAB)
-    np.testing.assert_array_equal(replaced(sure, BATCH, jax.random.key(0)), tokens)
+    np.testing.assert_array_equal(replace_masked(sure, BATCH, jax.random.key(0)), tokens)
 
 
 def test_samples_have_the_generators_distribution():
     logits = jnp.tile(jnp.log(jnp.array([0.5, 0.3, 0.2])), (100, 100, 1))
     batch = {"encoder_loss_weights": jnp.ones((100, 100)), "encoder_target_tokens": jnp.zeros((100, 100), jnp.int32)}
-    found = np.bincount(np.asarray(replaced(logits, batch, jax.random.key(1))).reshape(-1)) / 1e4
+    found = np.bincount(np.asarray(replace_masked(logits, batch, jax.random.key(1))).reshape(-1)) / 1e4
     assert (abs(found - [0.5, 0.3, 0.2]) < 4 * 0.005).all()
 
 
 def test_the_objective_is_the_formula():
     total, _, metrics = ReplacedTokenDetection()(MODEL.apply, PARAMS, BATCH)
     logits = MODEL.apply({"params": PARAMS}, BATCH, method="generated")
-    shown = replaced(logits, BATCH, jax.random.key(0))
-    found, _ = detected(MODEL.apply, PARAMS, BATCH | {"encoder_input_tokens": shown}, None)
+    shown = replace_masked(logits, BATCH, jax.random.key(0))
+    found, _ = detect(MODEL.apply, PARAMS, BATCH | {"encoder_input_tokens": shown}, None)
     p = 1 / (1 + np.exp(-np.asarray(found, np.float64)))
     fake, real = np.asarray(shown) != BATCH["encoder_target_tokens"], BATCH["encoder_segment_ids"] > 0
     each = -np.where(fake, np.log(p), np.log(1 - p)) * real
     rows = BATCH["encoder_loss_weights"].sum(axis=1)
     generator = {"embed": PARAMS["embed"], **PARAMS["generator"]}
-    plain, _, _ = MaskedLanguageModel()(tiny.encoder(repeats=1).apply, generator, BATCH)
+    plain, _, _ = LanguageModel(side="encoder")(tiny.encoder(repeats=1).apply, generator, BATCH)
     np.testing.assert_allclose(total, plain + 50 * (each.sum(1) / real.sum(1) * rows).sum(), rtol=1e-5)
     np.testing.assert_allclose(metrics["detector_loss"][0], each.sum(), rtol=1e-5)
 

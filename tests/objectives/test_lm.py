@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from t5x_like.objectives.lm import LanguageModel
-from t5x_like.objectives.masked_lm import MaskedLanguageModel
 from t5x_like.objectives.tokens import token_logps
 from tests import tiny
 
@@ -58,9 +57,8 @@ def test_the_objective_is_the_formula_over_weighted_targets(smoothing, z):
 def test_logits_in_chunks_give_the_same_loss_and_gradients(make, side):
     model, batch = make(), tiny.batch(sides=(side,))
     params = tiny.init(model, batch)
-    kind = LanguageModel if side == "decoder" else MaskedLanguageModel
-    whole, whole_grads = mean_loss(kind(z_loss=1e-3), model, batch)(params)
-    chunked, grads = mean_loss(kind(z_loss=1e-3, chunk=4), model, batch)(params)
+    whole, whole_grads = mean_loss(LanguageModel(z_loss=1e-3, side=side), model, batch)(params)
+    chunked, grads = mean_loss(LanguageModel(z_loss=1e-3, chunk=4, side=side), model, batch)(params)
     np.testing.assert_allclose(whole, chunked, rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), whole_grads, grads)
 

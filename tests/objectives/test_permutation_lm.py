@@ -5,7 +5,7 @@ import numpy as np
 
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.data.rows.permutation import PermutationLM
-from t5x_like.objectives.permutation_lm import PermutationLanguageModel
+from t5x_like.objectives.lm import LanguageModel
 from tests import tiny
 from tests.gin_models import model_of
 
@@ -21,7 +21,7 @@ def test_a_words_loss_depends_on_no_word_after_it_and_not_on_itself(tiny_root):
     middle = int(np.flatnonzero((order == order[last] // 2) & (batch["encoder_segment_ids"][0] == 1))[0])
     batch["encoder_loss_weights"][0, middle] = 1.0
     params = tiny.init(MODEL, batch)
-    run = jax.jit(lambda b: PermutationLanguageModel()(MODEL.apply, params, b)[0])
+    run = jax.jit(lambda b: LanguageModel(side="encoder")(MODEL.apply, params, b)[0])
     before = float(run(batch))
     for place in range(size):
         changed = batch["encoder_input_tokens"].copy()
@@ -34,7 +34,7 @@ def test_the_objective_is_the_two_stream_cross_entropy(tiny_root):
     made = PermutationLM(TokenCache("tiny", "train", root=str(tiny_root)), 32)
     batch = made.fetch(np.arange(4), np.zeros(4, int), 0)
     params = tiny.init(MODEL, batch)
-    total, weight, _ = PermutationLanguageModel()(MODEL.apply, params, batch)
+    total, weight, _ = LanguageModel(side="encoder")(MODEL.apply, params, batch)
     logits = np.asarray(MODEL.apply({"params": params}, batch), np.float64)
     logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     each = np.take_along_axis(logp, batch["encoder_target_tokens"][..., None], -1)[..., 0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from t5x_like.models import heads, linear
-from t5x_like.objectives.masked_lm import MaskedLanguageModel
+from t5x_like.objectives.lm import LanguageModel
 from t5x_like.objectives.sentence_pairs import MaskedAndPaired
 from tests import tiny
 
@@ -23,7 +23,7 @@ def test_the_objective_is_the_masked_tokens_loss_and_the_labels():
     batch = labelled()
     params = tiny.init(MODEL, batch)
     total, weight, metrics = MaskedAndPaired(pair_weight=0.5)(MODEL.apply, params, batch)
-    masked, _, _ = MaskedLanguageModel()(MODEL.apply, params, batch)
+    masked, _, _ = LanguageModel(side="encoder")(MODEL.apply, params, batch)
     logits = np.asarray(MODEL.apply({"params": params}, batch, method="classified"), np.float64)
     logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     each = -logp[np.arange(8), batch["encoder_labels"][:, 0]]
