@@ -1,9 +1,9 @@
-"""Seconds to read a 1 GB Hugging Face folder onto the device, beside the disk reading the same files, both from a cold cache.
+"""Time to import a 1 GB Hugging Face folder onto the device, and to read the same files from disk, both from a cold cache.
 
-Every load runs in a process of its own, so that what it compiles is counted; importing JAX is not. As much memory as the
-parameters need is touched and given back before: a virtual machine may first have to get it from its host, which can take
-longer than everything else, and which the disk alone does not need. Host memory is what the process's peak grows by, less
-the parameters themselves, which on a CPU lie in the same memory; in units of the largest tensor.
+Every import runs in a new process, so that its compilation counts; importing JAX does not count. Before it, a child process
+allocates and frees as much memory as the parameters need: a virtual machine may first have to get it from its host, which
+can take longer than everything else and which a plain disk read does not need. Host memory is the growth of the process's
+peak, less the parameters themselves (on a CPU they are in the same memory), in units of the largest tensor.
 """
 
 import argparse
@@ -21,7 +21,7 @@ LAYERS, WIDTH, MLP, VOCAB = 15, 1024, 2816, 32000  # a LLaMA shape, 1.03 GB in f
 
 
 def write(folder: Path) -> None:
-    """A folder with random weights, in four shards."""
+    """Writes a folder with random weights, in four shards."""
     import jax
     from flax import linen as nn
 
@@ -41,8 +41,8 @@ def write(folder: Path) -> None:
     hf.save(model, params, folder, shard_bytes=300 * 10**6)
 
 
-def forget(folder: Path) -> None:
-    """Takes the files out of the page cache."""
+def drop_cache(folder: Path) -> None:
+    """Removes the files from the page cache."""
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -50,7 +50,7 @@ def forget(folder: Path) -> None:
 
 
 def read(folder: Path) -> float:
-    """Seconds to read every file from front to back."""
+    """Returns the seconds to read every file sequentially."""
     buffer = bytearray(2**23)
     started = time.perf_counter()
     for path in sorted(folder.glob("*.safetensors")):
@@ -61,26 +61,26 @@ def read(folder: Path) -> float:
 
 
 def memory(kind: str) -> int:
-    """Bytes of this process: "VmRSS" now, "VmHWM" at the most."""
+    """Returns the bytes of this process: "VmRSS" current, "VmHWM" peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(kind)) * 1024
 
 
-def ready(size: int) -> None:
-    """Touches that many bytes of memory in a child, and gives them back."""
+def warm_memory(size: int) -> None:
+    """Allocates and frees `size` bytes in a child process."""
     code = f"import numpy; numpy.ones(int(1.2 * {size}), numpy.uint8)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def load(folder: Path) -> dict[str, float]:
-    """Seconds and memory of one import, in this process."""
+    """Imports the folder in this process; returns seconds and memory."""
     import jax
 
     from t5x_like import hf
     from t5x_like.hf import tensors
 
     jax.devices()
-    ready(sum(path.stat().st_size for path in folder.iterdir()))
+    warm_memory(sum(path.stat().st_size for path in folder.iterdir()))
     before, started = memory("VmRSS"), time.perf_counter()
     _, params = hf.load(folder)
     jax.block_until_ready(params)
@@ -91,6 +91,7 @@ def load(folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
@@ -107,9 +108,9 @@ def main() -> None:
         subprocess.run([sys.executable, __file__, f"--write={folder}"], check=True)
         disk, ours = [], []
         for _ in range(args.rounds):
-            forget(folder)
+            drop_cache(folder)
             disk.append(read(folder))
-            forget(folder)
+            drop_cache(folder)
             command = [sys.executable, __file__, f"--folder={folder}"]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             ours.append(json.loads(done.stdout.splitlines()[-1]))

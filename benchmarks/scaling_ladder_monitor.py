@@ -1,9 +1,8 @@
-"""How well smaller runs of a ladder say what the training losses of larger ones will be, and whether drifts are found in them.
+"""Measures how well smaller runs of a ladder predict the training losses of larger ones, and whether drift is detected.
 
-Reads the sweep that benchmarks/scaling_ladder.py has trained (--dir), run by run: of the smaller runs the one that the
-monitor would choose is the reference, and the monitor goes through the larger one's log, with a level that is learned on the
-way or that a fit says (--law). Alarms in runs as they were are false; then the second half of every log is raised by
---drift, and those alarms are wanted.
+Reads the sweep that benchmarks/scaling_ladder.py has trained (--dir). For every run, the smaller run that the monitor would
+choose is the reference, and the monitor replays the log of the larger run, with a level that it learns or that a fit gives
+(--law). Alarms on unchanged logs are false alarms. Then --drift is added to the second half of every log, and alarms are true.
 """
 
 import argparse
@@ -18,29 +17,28 @@ from t5x_like.scaling import expected
 from t5x_like.scaling.laws import table
 from t5x_like.training import monitor
 
-SMALLER = 0.9  # a reference has at most this share of a run's parameters
+MAX_SHARE = 0.9  # of a run's parameters that a reference may have
 
 
 def pairs(directory: Path) -> list[tuple[dict, Path, Path]]:
-    """(row, run directory, that of its reference) of all runs that have one."""
+    """(row, run directory, directory of its reference) of all runs that have a reference."""
     rows = [row for row in table.read(directory / "runs.csv").rows() if row["status"] == "finished"]
-    folder, found = directory / "cells", []
+    folder = directory / "trials"
+    runs: list[tuple[dict, Path, Path]] = []
     for row in rows:
-        smaller = [other for other in rows if other["n_params"] <= SMALLER * row["n_params"]]
+        smaller = [other for other in rows if other["n_params"] <= MAX_SHARE * row["n_params"]]
         if smaller:
-            best = expected.most_alike(smaller, row["n_params"], row["tokens"])
-            found.append((row, folder / row["run_id"], folder / best["run_id"]))
-    return found
+            best = expected.most_similar(smaller, row["n_params"], row["tokens"])
+            runs.append((row, folder / row["run_id"], folder / best["run_id"]))
+    return runs
 
 
-def watched(
-    row: dict, run_dir: Path, reference: Path, drift: float, law: str | None = None
-) -> tuple[bool, list[float]]:
-    """(whether there was an alarm, how far the losses compared were from what was expected, in logs)."""
-    log = expected.reference(run_dir)
+def replay(row: dict, run_dir: Path, reference: Path, drift: float, law: str | None = None) -> tuple[bool, list[float]]:
+    """Replays a run through the monitor; returns (whether it raised an alarm, log of loss over expected loss)."""
+    log = expected.read_reference(run_dir)
     steps = np.arange(1, int(log.step_N[-1]) + 1)
     run = expected.Run(row["n_params"], log.step_tokens, np.interp((steps - 0.5) / steps[-1], log.u_N, log.rate_N))
-    curve = expected.Expected(str(reference), law).curve(run)
+    curve = expected.ExpectedLoss(str(reference), law).curve(run)
     with tempfile.TemporaryDirectory() as folder:
         watch, errors = monitor.Watch(monitor.Monitor(), folder, lambda _: None, curve), []
         for done, count, loss in zip(map(int, log.step_N), map(int, log.count_N), log.loss_N, strict=True):
@@ -52,17 +50,20 @@ def watched(
 
 
 def main() -> None:
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dir", type=Path, default=Path("runs/scaling_ladder"), help="of benchmarks/scaling_ladder.py")
-    parser.add_argument("--drift", type=float, default=0.05, help="relative to the loss (default: %(default)s)")
-    parser.add_argument("--law", metavar="FIT.json", help="of t5x_like fit: levels come from it")
+    parser.add_argument(
+        "--dir", type=Path, default=Path("runs/scaling_ladder"), help="--dir of benchmarks/scaling_ladder.py"
+    )
+    parser.add_argument("--drift", type=float, default=0.05, help="drift relative to the loss (default: %(default)s)")
+    parser.add_argument("--law", metavar="FIT.json", help="a file of t5x_like fit that gives the levels")
     args = parser.parse_args()
-    found = pairs(args.dir / "ladder")
-    clean = [watched(*pair, 0.0, args.law) for pair in found]
-    raised = [watched(*pair, args.drift, args.law) for pair in found]
+    runs = pairs(args.dir / "ladder")
+    clean = [replay(*pair, 0.0, args.law) for pair in runs]
+    raised = [replay(*pair, args.drift, args.law) for pair in runs]
     errors = np.concatenate([errors for _, errors in clean])
     report.finish(
-        runs=len(found),
+        runs=len(runs),
         rms_error=float(np.sqrt(np.mean(errors**2))),
         false_alarms=float(np.mean([alarm for alarm, _ in clean])),
         law=args.law,

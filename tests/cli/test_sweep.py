@@ -1,4 +1,4 @@
-"""Sweeps: a cell's identity is its configuration, finished cells are left alone, dead ones go on as if nothing had been."""
+"""Sweeps: a trial's id is its configuration, finished trials are skipped, killed ones resume bit for bit."""
 
 import json
 import math
@@ -13,7 +13,7 @@ import pytest
 from t5x_like.cli import main
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.sweeping import trial
-from t5x_like.cli.sweeping.trials import Base
+from t5x_like.cli.sweeping.trials import BaseConfig
 from t5x_like.scaling.laws import table
 from t5x_like.scaling.studies import emergence
 from t5x_like.scaling.sweeps import collect, sweep, trials
@@ -38,14 +38,14 @@ designs.Grid.axes = {'LEARNING_RATE': %%RATES, 'STEPS': (%%STEPS,)}
 
 
 class InProcess:
-    """Runs jobs here, one after the other, and counts them."""
+    """Runs jobs in this process, one after the other, and records their trials."""
 
     def __init__(self):
         self.ran = []
 
     def run(self, jobs, watch):
         for job in jobs:
-            run_dirs = [flag.removeprefix("--cell=") for flag in job.command if flag.startswith("--cell=")]
+            run_dirs = [flag.removeprefix("--trial=") for flag in job.command if flag.startswith("--trial=")]
             self.ran += [Path(run_dir).name for run_dir in run_dirs]
             trial.train(run_dirs)
             watch()
@@ -58,14 +58,14 @@ def gin_file(tiny_root, tmp_path):
     return path
 
 
-def resolved(gin_file, directory, *overrides) -> list[trials.Cell]:
+def resolve(gin_file, directory, *overrides) -> list[trials.Trial]:
     flags = [f"--gin.SWEEP_DIR={directory}", *overrides]
-    what = runtime.parse([str(gin_file)], flags).configured("sweep.Sweep")()
-    return sweep.resolved(what, Base(what.base, what.settings, Path(what.directory) / "cells"))
+    config = runtime.parse([str(gin_file)], flags).configured("sweep.Sweep")()
+    return sweep.resolve_trials(config, BaseConfig(config.base, config.settings, Path(config.directory) / "trials"))
 
 
-def ids(every) -> list[str]:
-    return [cell.run_id for cell in every]
+def ids(all_trials) -> list[str]:
+    return [one.run_id for one in all_trials]
 
 
 def losses(run_dir) -> list[tuple]:
@@ -77,35 +77,35 @@ def losses(run_dir) -> list[tuple]:
     ]
 
 
-def test_a_cell_is_its_configuration_wherever_it_is(gin_file, tmp_path, monkeypatch):
-    here = resolved(gin_file, tmp_path / "here")
+def test_a_trial_is_its_configuration_in_any_folder(gin_file, tmp_path, monkeypatch):
+    here = resolve(gin_file, tmp_path / "here")
     monkeypatch.chdir(tmp_path)
-    elsewhere = resolved(gin_file, "elsewhere")
+    elsewhere = resolve(gin_file, "elsewhere")
     assert ids(here) == ids(elsewhere) and len(set(ids(here))) == 2
-    assert elsewhere[0].run_dir == tmp_path / "elsewhere" / "cells" / elsewhere[0].run_id
-    more = resolved(gin_file, tmp_path / "here", "--gin.RATES=(0.01, 0.001, 0.02)")
+    assert elsewhere[0].run_dir == tmp_path / "elsewhere" / "trials" / elsewhere[0].run_id
+    more = resolve(gin_file, tmp_path / "here", "--gin.RATES=(0.01, 0.001, 0.02)")
     assert set(ids(here)) < set(ids(more))
-    longer = resolved(gin_file, tmp_path / "here", "--gin.STEPS=4")
+    longer = resolve(gin_file, tmp_path / "here", "--gin.STEPS=4")
     assert not set(ids(here)) & set(ids(longer))
 
 
-def test_finished_cells_are_left_alone(gin_file, tmp_path, capsys):
-    every, executor = resolved(gin_file, tmp_path / "s", "--gin.RATES=(0.01,)"), InProcess()
-    assert sweep.run(every, executor)
-    before = (every[0].run_dir / "metrics.jsonl").stat().st_mtime_ns
-    more = resolved(gin_file, tmp_path / "s")
+def test_finished_trials_are_skipped(gin_file, tmp_path, capsys):
+    all_trials, executor = resolve(gin_file, tmp_path / "s", "--gin.RATES=(0.01,)"), InProcess()
+    assert sweep.run(all_trials, executor)
+    before = (all_trials[0].run_dir / "metrics.jsonl").stat().st_mtime_ns
+    more = resolve(gin_file, tmp_path / "s")
     assert sweep.run(more, executor)
-    assert executor.ran == [every[0].run_id, *(cell.run_id for cell in more if cell.run_id != every[0].run_id)]
-    assert (every[0].run_dir / "metrics.jsonl").stat().st_mtime_ns == before
+    assert executor.ran == [all_trials[0].run_id, *(one.run_id for one in more if one.run_id != all_trials[0].run_id)]
+    assert (all_trials[0].run_dir / "metrics.jsonl").stat().st_mtime_ns == before
 
     rows = sweep.write_table(more, tmp_path / "runs.csv").rows()
     assert rows == table.read(tmp_path / "runs.csv").rows()
-    found = {row["run_id"]: row for row in rows}
-    assert set(found) == set(ids(more))
-    for cell in more:
-        row, seen = found[cell.run_id], trials.progress(cell)
-        assert (row["status"], row["loss"], row["decay"]) == ("finished", seen.eval_loss, 0.0)
-        assert row["tokens"] == 3 * 8 * 32 and row["lr"] == cell.macros["LEARNING_RATE"]
+    by_id = {row["run_id"]: row for row in rows}
+    assert set(by_id) == set(ids(more))
+    for one in more:
+        row, progress = by_id[one.run_id], trials.read_progress(one)
+        assert (row["status"], row["loss"], row["decay"]) == ("finished", progress.eval_loss, 0.0)
+        assert row["tokens"] == 3 * 8 * 32 and row["lr"] == one.macros["LEARNING_RATE"]
         assert 6 * row["n_params"] * row["tokens"] == row["flops_6nd"] < row["flops_exact"]
 
     flags = ["sweep", f"--gin_file={gin_file}", f"--gin.SWEEP_DIR={tmp_path / 's'}"]
@@ -113,70 +113,70 @@ def test_finished_cells_are_left_alone(gin_file, tmp_path, capsys):
     assert "2 finished" in capsys.readouterr().out
 
 
-def test_a_dry_run_spends_nothing(gin_file, tmp_path, capsys):
+def test_a_dry_run_trains_nothing(gin_file, tmp_path, capsys):
     flags = [f"--gin_file={gin_file}", f"--gin.SWEEP_DIR={tmp_path / 's'}", "--dry_run"]
     assert main.main(["sweep", *flags, "--cost_per_hour=7200", "--flops_per_second=1e6"]) == 0
     text = capsys.readouterr().out
     assert not (tmp_path / "s").exists()
-    row = resolved(gin_file, tmp_path / "s")[0].columns
+    row = resolve(gin_file, tmp_path / "s")[0].columns
     assert f"{row['flops_exact']:.3g}" in text and f"{row['flops_6nd']:.3g}" in text
     assert f"{row['flops_exact'] / 1e6 / 3600 * 7200:.2f}" in text
 
 
-def test_what_failed_waits_for_retry(gin_file, tmp_path):
-    every, executor = resolved(gin_file, tmp_path / "s", "--gin.RATES=(0.01,)"), InProcess()
-    every[0].prepare()
-    trials.note(every[0].run_dir, outcome=trials.FAILED, error="out of memory")
-    assert trials.progress(every[0]).error == "out of memory"
-    assert not sweep.run(every, executor) and executor.ran == []
-    assert sweep.run(every, executor, retry=True) and len(executor.ran) == 1
+def test_failed_trials_wait_for_retry(gin_file, tmp_path):
+    all_trials, executor = resolve(gin_file, tmp_path / "s", "--gin.RATES=(0.01,)"), InProcess()
+    all_trials[0].prepare()
+    trials.append_attempt(all_trials[0].run_dir, outcome=trials.FAILED, error="out of memory")
+    assert trials.read_progress(all_trials[0]).error == "out of memory"
+    assert not sweep.run(all_trials, executor) and executor.ran == []
+    assert sweep.run(all_trials, executor, retry=True) and len(executor.ran) == 1
 
 
-def test_cells_that_finish_at_once_count_as_finished(gin_file, tmp_path):
+def test_trials_that_finish_at_once_count_as_finished(gin_file, tmp_path):
     class AtOnce:
         def run(self, jobs, watch):
             watch()
-            for cell in every:
-                trials.note(cell.run_dir, outcome=trials.FINISHED)
+            for one in all_trials:
+                trials.append_attempt(one.run_dir, outcome=trials.FINISHED)
 
-    every = resolved(gin_file, tmp_path / "s")
-    assert sweep.run(every, AtOnce())
-
-
-def test_a_cell_that_another_process_trains_is_not_trained_twice(gin_file, tmp_path):
-    cell = resolved(gin_file, tmp_path / "s")[0]
-    cell.prepare()
-    with trials.locked(cell.run_dir) as free:
-        assert free and trials.progress(cell).state == trials.RUNNING
-        assert trial.train([str(cell.run_dir)]) == 0
-        assert trials.attempts(cell.run_dir) == []
-    assert trials.progress(cell).state == trials.WAITING
+    all_trials = resolve(gin_file, tmp_path / "s")
+    assert sweep.run(all_trials, AtOnce())
 
 
-def test_cells_that_differ_in_rate_and_seed_can_be_packed(gin_file, tmp_path):
-    every = resolved(gin_file, tmp_path / "s", "--gin.RATES=(0.001, 0.003, 0.01)")
-    assert [len(group) for group in sweep.grouped(every, 2)] == [2, 1]
-    other = resolved(gin_file, tmp_path / "s", "--gin.STEPS=4")
-    assert [len(group) for group in sweep.grouped([*every, *other], 9)] == [3, 2]
-
-
-def test_a_killed_cell_goes_on_as_if_nothing_had_been(gin_file, tmp_path):
-    (one,) = resolved(gin_file, tmp_path / "s", "--gin.RATES=(0.01,)", "--gin.STEPS=16")
-    (same,) = resolved(gin_file, tmp_path / "t", "--gin.RATES=(0.01,)", "--gin.STEPS=16")
+def test_a_locked_trial_is_not_trained_twice(gin_file, tmp_path):
+    one = resolve(gin_file, tmp_path / "s")[0]
     one.prepare()
-    command = sweep.job([one]).command
+    with trials.hold_lock(one.run_dir) as free:
+        assert free and trials.read_progress(one).state == trials.RUNNING
+        assert trial.train([str(one.run_dir)]) == 0
+        assert trials.read_attempts(one.run_dir) == []
+    assert trials.read_progress(one).state == trials.WAITING
+
+
+def test_trials_that_differ_in_rate_and_seed_are_grouped_as_replicas(gin_file, tmp_path):
+    all_trials = resolve(gin_file, tmp_path / "s", "--gin.RATES=(0.001, 0.003, 0.01)")
+    assert [len(group) for group in sweep.group_replicas(all_trials, 2)] == [2, 1]
+    other = resolve(gin_file, tmp_path / "s", "--gin.STEPS=4")
+    assert [len(group) for group in sweep.group_replicas([*all_trials, *other], 9)] == [3, 2]
+
+
+def test_a_killed_trial_resumes_bit_for_bit(gin_file, tmp_path):
+    (one,) = resolve(gin_file, tmp_path / "s", "--gin.RATES=(0.01,)", "--gin.STEPS=16")
+    (same,) = resolve(gin_file, tmp_path / "t", "--gin.RATES=(0.01,)", "--gin.STEPS=16")
+    one.prepare()
+    command = sweep.make_job([one]).command
     with open(tmp_path / "log.txt", "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ)
-        while process.poll() is None and trials.progress(one).step < 3:
+        while process.poll() is None and trials.read_progress(one).step < 3:
             time.sleep(0.02)
         assert process.poll() is None, (tmp_path / "log.txt").read_text()
-        assert trials.progress(one).state == trials.RUNNING
+        assert trials.read_progress(one).state == trials.RUNNING
         process.send_signal(signal.SIGKILL)
         process.wait()
-    found = trials.progress(one)
-    assert found.state == trials.STOPPED and found.step < 16
+    progress = trials.read_progress(one)
+    assert progress.state == trials.STOPPED and progress.step < 16
     assert sweep.run([one], InProcess()) and sweep.run([same], InProcess())
-    assert len(trials.attempts(one.run_dir)) == 3
+    assert len(trials.read_attempts(one.run_dir)) == 3
     assert losses(one.run_dir) == losses(same.run_dir)
 
 
@@ -184,49 +184,51 @@ def test_a_killed_cell_goes_on_as_if_nothing_had_been(gin_file, tmp_path):
 def test_every_sweep_file_resolves_to_runs(name, tiny_root, tmp_path):
     corpus = ["--gin.CORPUS=/data/*.txt"] if name == "ladder_gpu" else []
     config = runtime.parse([f"sweeps/{name}.gin"], [f"--gin.SWEEP_DIR={tmp_path}", *corpus])
-    what = config.configured("sweep.Sweep")()
-    design = what.design.design(1e12) if name == "ladder" else what.design
-    files = [file for file in what.base if not file.startswith("tasks/")]
-    settings = {key: value for key, value in what.settings.items() if key not in ("TRAIN_FILES", "WHOLE_FILES")}
+    loaded = config.configured("sweep.Sweep")()
+    design = loaded.design.design(1e12) if name == "ladder" else loaded.design
+    files = [file for file in loaded.base if not file.startswith("tasks/")]
+    settings = {key: value for key, value in loaded.settings.items() if key not in ("TRAIN_FILES", "WHOLE_FILES")}
     settings |= {"TASK": "tiny", "VOCAB_SIZE": 384, "token_cache.TokenCache.root": str(tiny_root)}
-    base = Base(files, settings, tmp_path)
-    cell = base.cell(sweep.macros_of(next(iter(design.points())), what.recipe, base))
-    assert cell.columns["decay"] == 0.0 and cell.columns["n_params"] > 0
-    assert str(cell.run_dir) in cell.config
+    base = BaseConfig(files, settings, tmp_path)
+    one = base.trial(sweep.point_macros(next(iter(design.points())), loaded.recipe, base))
+    assert one.columns["decay"] == 0.0 and one.columns["n_params"] > 0
+    assert str(one.run_dir) in one.config
 
 
 @pytest.mark.parametrize("flag", ["--status", "--lr_transfer", "--collect=runs.csv"])
-def test_what_looks_at_a_ladder_does_not_size_it(flag, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sweep, "run", lambda *args, **options: pytest.fail("a cell was trained"))
+def test_read_only_flags_do_not_size_a_ladder(flag, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sweep, "run", lambda *args, **options: pytest.fail("a trial was trained"))
     flags = ["sweep", "--gin_file=sweeps/ladder.gin", f"--gin.SWEEP_DIR={tmp_path / 's'}"]
     assert main.main([*flags, flag]) == 2
     assert f"run it without {flag.partition('=')[0]} first" in capsys.readouterr().err
     assert not (tmp_path / "s").exists()
 
 
-def scored(directory, n: int, loss: float, lines: list[dict]) -> trials.Cell:
-    """A cell that ended with these lines of metrics.jsonl, the last evaluation at this loss."""
-    cell = trials.Cell(f"n{n}", directory / f"n{n}", "", {}, {"n_params": n, "steps": 2})
-    cell.prepare()
+def write_trial(directory, n: int, loss: float, lines: list[dict]) -> trials.Trial:
+    """Writes a finished trial with these lines in metrics.jsonl and the last evaluation at this loss."""
+    one = trials.Trial(f"n{n}", directory / f"n{n}", "", {}, {"n_params": n, "steps": 2})
+    one.prepare()
     lines = [{"step": 1, "eval/loss": 9.0, "eval/accuracy": 0.0}, *lines, {"step": 2, "eval/loss": loss}]
     lines[-1] |= {"eval/accuracy": 1 / loss, "eval/sums/loss": loss, "eval/sums/accuracy": 0.5 / loss}
-    (cell.run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    trials.note(cell.run_dir, outcome=trials.FINISHED)
-    return cell
+    (one.run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    trials.append_attempt(one.run_dir, outcome=trials.FINISHED)
+    return one
 
 
-def test_laws_of_scores_read_a_sweeps_own_table(tmp_path, capsys):
+def test_score_laws_read_a_sweeps_table(tmp_path, capsys):
     truth = {2**i * 1000: 4 - 0.3 * i for i in range(8)}
     shares = {n: 1 / (1 + math.exp(4 * (loss - 3))) for n, loss in truth.items()}
 
-    def asked(step: int, share: float) -> dict:
+    def scores(step: int, share: float) -> dict:
         return {"step": step, "eval_tasks/sums/exact_match": 100 * share, "eval_tasks/sums/bleu": 100 * share}
 
-    every = [scored(tmp_path / "cells", n, x, [asked(1, 0.0), asked(2, shares[n])]) for n, x in truth.items()]
-    found = sweep.write_table(every, tmp_path / "runs.csv")
-    assert found["accuracy"].tolist() == [1 / loss for loss in truth.values()]
-    assert found["accuracy/sums"].tolist() == [0.5 / loss for loss in truth.values()]
-    assert found["bleu/sums"].tolist() == [100 * share for share in shares.values()]
+    all_trials = [
+        write_trial(tmp_path / "trials", n, x, [scores(1, 0.0), scores(2, shares[n])]) for n, x in truth.items()
+    ]
+    rows = sweep.write_table(all_trials, tmp_path / "runs.csv")
+    assert rows["accuracy"].tolist() == [1 / loss for loss in truth.values()]
+    assert rows["accuracy/sums"].tolist() == [0.5 / loss for loss in truth.values()]
+    assert rows["bleu/sums"].tolist() == [100 * share for share in shares.values()]
     curves = emergence.by_size(table.read(tmp_path / "runs.csv"), ("exact_match/sums", "accuracy", "loss/sums"))
     assert curves["n_params"].tolist() == list(truth) and curves["loss/sums"] == pytest.approx(list(truth.values()))
     assert curves["exact_match/sums"] == pytest.approx(list(shares.values()))
@@ -240,18 +242,18 @@ def test_laws_of_scores_read_a_sweeps_own_table(tmp_path, capsys):
     assert fitted["middle"]["value"] == pytest.approx(3, rel=1e-3)
 
 
-def test_accuracy_of_answers_takes_the_place_of_that_of_tokens(tmp_path):
+def test_answer_accuracy_replaces_token_accuracy(tmp_path):
     lines = [{"step": 1, "eval_tasks/sums/accuracy": 50.0, "eval_tasks/sums/pass@2": 25.0}]
-    row = collect.row(scored(tmp_path, 8, 2.0, lines))
+    row = collect.build_row(write_trial(tmp_path, 8, 2.0, lines))
     assert (row["accuracy/sums"], row["pass@2/sums"], row["accuracy"]) == (0.5, 0.25, 0.5)
 
 
-def test_what_a_sweep_refuses_is_said_before_anything_runs(gin_file, tmp_path, capsys):
+def test_errors_come_before_anything_runs(gin_file, tmp_path, capsys):
     flags = ["sweep", f"--gin_file={gin_file}", f"--gin.SWEEP_DIR={tmp_path / 's'}"]
     assert main.main([*flags, "--gin.designs.Grid.axes={'WIDHT': (8,)}"]) == 2
     assert "did you mean WIDTH" in capsys.readouterr().err
-    assert main.main([*flags, "--pack=0"]) == 2
-    assert "--pack=0" in capsys.readouterr().err
+    assert main.main([*flags, "--replicas=0"]) == 2
+    assert "--replicas=0" in capsys.readouterr().err
     assert main.main(["sweep"]) == 2
     assert "sweeps/isoflop.gin" in capsys.readouterr().err
     assert not (tmp_path / "s").exists()

@@ -10,7 +10,7 @@ from flax import linen as nn
 from t5x_like import optimizers
 from t5x_like.data.stream import Stream
 from t5x_like.optimizers import schedules
-from t5x_like.scaling.expected import Expected, Run
+from t5x_like.scaling.expected import ExpectedLoss, Run
 from t5x_like.scaling.laws import fit, laws, table
 from t5x_like.scaling.mup import rules
 from t5x_like.training import loop, monitor, trainer
@@ -169,11 +169,11 @@ def test_a_curve_follows_the_schedule(tmp_path, other):
     theirs, ours = rates_of(schedules.cosine(1.0, 2000, 100, 0.0), 2000), rates_of(other, 3000)
     noise = 0.005 * np.random.default_rng(0).standard_normal(2000)
     write_reference(tmp_path / "reference", theirs, annealed(theirs) + noise)
-    curve = Expected(str(tmp_path / "reference")).curve(Run(1e6, 1000, ours))
+    curve = ExpectedLoss(str(tmp_path / "reference")).curve(Run(1e6, 1000, ours))
     truth = annealed(ours)
     after = slice(300, None)
     np.testing.assert_allclose(curve.excess_S[after], (truth - truth[-1])[after], atol=0.02)
-    unchanged = Expected(str(tmp_path / "reference")).curve(Run(1e6, 1000, rates_of(schedules.constant(1.0), 3000)))
+    unchanged = ExpectedLoss(str(tmp_path / "reference")).curve(Run(1e6, 1000, rates_of(schedules.constant(1.0), 3000)))
     assert np.abs(unchanged.excess_S - (truth - truth[-1]))[after].max() > 0.05
 
 
@@ -189,7 +189,7 @@ def test_with_a_law_curves_agree_in_proportion_to_what_is_above_its_floor(tmp_pa
     course = annealed(rates) / annealed(rates)[-1]
     theirs, ours = law(1e5, 2e6), law(1e6, 2e7)
     write_reference(tmp_path / "reference", rates, 1 + (theirs - 1) * course)
-    curve = Expected(str(tmp_path / "reference"), law=str(tmp_path / "fit.json")).curve(Run(1e6, 1e4, rates))
+    curve = ExpectedLoss(str(tmp_path / "reference"), law=str(tmp_path / "fit.json")).curve(Run(1e6, 1e4, rates))
     truth = 1 + (ours - 1) * course
     after = slice(300, None)
     np.testing.assert_allclose((curve.level + curve.excess_S)[after], truth[after], rtol=0.01)
@@ -200,7 +200,7 @@ def test_drifts_are_found_and_seldom_invented(tmp_path):
     rates = rates_of(schedules.cosine(1.0, 2000, 100, 0.0), 2000)
     generator, clean = np.random.default_rng(0), annealed(rates)
     write_reference(tmp_path / "reference", rates, clean + 0.05 * generator.standard_normal(2000))
-    curve = Expected(str(tmp_path / "reference")).curve(Run(1e6, 1000, rates))
+    curve = ExpectedLoss(str(tmp_path / "reference")).curve(Run(1e6, 1000, rates))
     found = {0.0: 0, 0.08: 0, -0.08: 0}
     for drift in found:
         for i in range(100):
@@ -222,7 +222,7 @@ EVERY_KIND = {
     "frozen": optimizers.adamw(SCHEDULE, frozen=("norm",)),
     "adafactor": optimizers.adafactor(SCHEDULE),
     "lion": optimizers.lion(SCHEDULE),
-    "muP": rules.scaled(optimizers.adamw(SCHEDULE), {"embed": 2}),
+    "muP": rules.scale_by_width(optimizers.adamw(SCHEDULE), {"embed": 2}),
 }
 
 
@@ -239,7 +239,7 @@ def test_learning_rates_are_those_of_the_schedule(kind):
 def test_a_level_that_was_learned_wrong_ends_no_run(tmp_path):
     rates = rates_of(schedules.cosine(1.0, 1000, 50, 0.0), 1000)
     write_reference(tmp_path / "reference", rates, np.linspace(6.0, 2.5, 1000))
-    curve = Expected(str(tmp_path / "reference")).curve(Run(1e6, 1000, rates))
+    curve = ExpectedLoss(str(tmp_path / "reference")).curve(Run(1e6, 1000, rates))
     watch = monitor.Watch(Monitor(), tmp_path, lambda _: None, curve)
     for done in range(50, 1001, 50):
         watch.compare(done, 50, 2.5 - 0.5 * done / 1000)

@@ -1,115 +1,118 @@
-"""Sizes a ladder for `t5x_like sweep`: times two sizes, chooses budgets, and rehearses the forecast before anything is spent."""
+"""Sizes a ladder for `t5x_like sweep`: times two sizes, chooses budgets, and estimates the forecast error before training."""
 
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from t5x_like import writers
 from t5x_like.cli.gin.runtime import ConfigError
-from t5x_like.cli.sweeping.trials import Base
+from t5x_like.cli.sweeping.trials import BaseConfig
 from t5x_like.run_dir import RunDir
+from t5x_like.scaling.planning.recipes import Recipe
+from t5x_like.scaling.planning.shapes import Shape
 from t5x_like.scaling.sweeps import collect, executors, ladder, sweep, trials
-from t5x_like.scaling.sweeps.ladder import SelfSized, Timing
+from t5x_like.scaling.sweeps.ladder import TimeBudgetLadder, Timing
 from t5x_like.scaling.sweeps.sweep import Sweep
-from t5x_like.scaling.sweeps.trials import Cell
+from t5x_like.scaling.sweeps.trials import Trial
 
 
-def sized(what: Sweep, base: Base, looking: str | None = None) -> Sweep:
-    """The sweep with its budgets chosen: once, then kept in SWEEP_DIR/ladder.json, so that the same command goes on.
+def size_ladder(config: Sweep, base: BaseConfig, read_only: str | None = None) -> Sweep:
+    """Returns the sweep with its budgets, which are chosen once and stored in SWEEP_DIR/ladder.json.
+
+    `read_only` is a flag of the command that forbids training, if one is given.
 
     Raises:
-      ConfigError: they are still to be chosen, but the flag `looking` trains nothing; or they were chosen for other minutes.
+      ConfigError: the budgets are not chosen yet and `read_only` is given, or they were chosen for other minutes.
     """
-    kept = Path(what.directory) / "ladder.json"
-    if not kept.exists():
-        if looking:
+    path = Path(config.directory) / "ladder.json"
+    if not path.exists():
+        if read_only:
             raise ConfigError(
-                f"{looking} trains nothing, and the ladder is not sized yet ({kept} is not there); run it without {looking} "
-                "first, or with --dry_run, which trains no more than what sizes it"
+                f"{read_only} trains nothing, but the ladder is not sized yet ({path} does not exist); run it without "
+                f"{read_only} first, or with --dry_run, which trains only the runs that size the ladder"
             )
-        chosen = choose(what, base)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(chosen, indent=1) + "\n")
-        print(f"budgets kept in {kept}; delete it to size the ladder anew\n")
-    chosen = json.loads(kept.read_text())
-    check_minutes(what.design.minutes, chosen, kept)
-    return dataclasses.replace(what, design=what.design.design(chosen["largest_budget"]))
+        budgets = choose_budgets(config, base)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(budgets, indent=1) + "\n")
+        print(f"budgets written to {path}; delete it to size the ladder again\n")
+    budgets = json.loads(path.read_text())
+    check_minutes(config.design.minutes, budgets, path)
+    return dataclasses.replace(config, design=config.design.design(budgets["largest_budget"]))
 
 
-def check_minutes(minutes: float, chosen: dict, kept: Path) -> None:
-    """Refuses minutes that are not those that the budgets were chosen for; older files do not say them."""
-    if (old := chosen.get("minutes", minutes)) != minutes:
+def check_minutes(minutes: float, budgets: dict[str, Any], path: Path) -> None:
+    """Raises ConfigError if the budgets were chosen for other minutes; older files do not store the minutes."""
+    if (old := budgets.get("minutes", minutes)) != minutes:
         raise ConfigError(
-            f"--minutes={minutes:.12g}, but the budgets in {kept} were chosen for {old:.12g} minutes; give "
-            f"--minutes={old:.12g} to go on with them, or delete the file to size the ladder anew"
+            f"--minutes={minutes:.12g}, but the budgets in {path} were chosen for {old:.12g} minutes; give "
+            f"--minutes={old:.12g} to continue with them, or delete the file to size the ladder again"
         )
 
 
-def choose(what: Sweep, base: Base) -> dict:
-    """Times, chooses, rehearses, and says so."""
-    design, recipe = what.design, what.recipe
-    processes = len(executors.slots(getattr(what.executor, "processes", None), 10**6))
-    timed = measured(what, base, processes)
+def choose_budgets(config: Sweep, base: BaseConfig) -> dict[str, Any]:
+    """Times the probes, chooses budgets, estimates the forecast error, and prints all three."""
+    design, recipe = config.design, config.recipe
+    processes = len(executors.worker_environments(getattr(config.executor, "processes", None), 10**6))
+    timing = measure_timing(config, base, processes)
 
     def seconds(largest: float) -> tuple[float, float]:
-        return design.seconds(largest, recipe, base.counts, timed, processes)
+        return design.estimate_seconds(largest, recipe, base.counts, timing, processes)
 
-    largest = design.largest(seconds)
-    (fitted, alone), (shape, flops) = seconds(largest), design.target(largest)
-    noise = known_noise(what, base)
-    error = rehearsal(design, recipe, base, largest, noise or design.noise)
+    largest = design.largest_budget(seconds)
+    (ladder_seconds, target_seconds), (shape, flops) = seconds(largest), design.target(largest)
+    noise = measured_noise(base)
+    error = expected_error(design, recipe, base, largest, noise or design.noise)
     source = "measured" if noise else "assumed"
+    budgets = ", ".join(f"{c:.3g} x {n}" for c, n in design.budgets(largest).items())
     print(
-        f"{processes} processes; a token of 1 MFLOP takes {1e6 * timed.seconds(1e6, 1) - 1e6 * timed.seconds(1e6, 0):.3g} us, "
-        f"a run starts in {timed.start:.1f} s"
+        f"{processes} processes; {1e6 * (timing.seconds(1e6, 1) - timing.seconds(1e6, 0)):.3g} us per token of 1 MFLOP, "
+        f"{timing.start:.1f} s to start a run"
     )
-    print(
-        f"budgets {', '.join(f'{c:.3g} x {n}' for c, n in design.budgets(largest).items())}: {fitted / 60:.1f} minutes"
-    )
-    print(f"then a run of {flops:.3g} FLOPs, {shape}: {alone / 60:.1f} minutes")
-    print(
-        f"expected error of its forecast, if the law holds: {error:.2%} (noise of seeds {noise or design.noise:.2%}, {source})"
-    )
+    print(f"budgets {budgets}: {ladder_seconds / 60:.1f} minutes")
+    print(f"then a run of {flops:.3g} FLOPs, {shape}: {target_seconds / 60:.1f} minutes")
+    print(f"expected forecast error, if the law holds: {error:.2%} (seed noise {noise or design.noise:.2%}, {source})")
     return {
         "minutes": design.minutes,
         "largest_budget": largest,
         "target": shape | {"FLOPS": flops},
-        "timing": dataclasses.asdict(timed),
+        "timing": dataclasses.asdict(timing),
         "error": error,
     }
 
 
-def measured(what: Sweep, base: Base, processes: int) -> Timing:
-    """Trains the probes and reads their speed."""
-    probe = Base(base.files, base.settings, Path(what.directory) / "timing", base.search_paths)
-    every = [probe.cell(point.macros) for point in what.design.probes(processes)]
-    if not sweep.run(every, what.executor, retry=True):
-        raise RuntimeError(f"a timed run failed; its log.txt in {probe.directory} says why")
-    return ladder.timing([speed(cell) for cell in every])
+def measure_timing(config: Sweep, base: BaseConfig, processes: int) -> Timing:
+    """Trains the probes and fits a Timing to their speed."""
+    probe = BaseConfig(base.files, base.settings, Path(config.directory) / "timing", base.search_paths)
+    probes = [probe.trial(point.macros) for point in config.design.probes(processes)]
+    if not sweep.run(probes, config.executor, retry=True):
+        raise RuntimeError(f"a probe run failed; see its log.txt in {probe.directory}")
+    return ladder.fit_timing([trial_speed(trial) for trial in probes])
 
 
-def speed(cell: Cell) -> tuple[float, float, float]:
-    """(training FLOPs per token, seconds a token, seconds that were no training) of a finished run."""
-    row = cell.columns
-    records = [r for r in writers.read_records(RunDir(cell.run_dir).metrics) if "speed/step_seconds" in r]
-    per_step = records[-1]["speed/step_seconds"]  # the first ones have the compile in them
-    rest = collect.seconds(trials.attempts(cell.run_dir)) - per_step * cell.steps
+def trial_speed(trial: Trial) -> tuple[float, float, float]:
+    """(training FLOPs per token, seconds per token, seconds outside training) of a finished run."""
+    row = trial.columns
+    records = [r for r in writers.read_records(RunDir(trial.run_dir).metrics) if "speed/step_seconds" in r]
+    per_step = records[-1]["speed/step_seconds"]  # the first records include compilation
+    rest = collect.total_seconds(trials.read_attempts(trial.run_dir)) - per_step * trial.steps
     return row["flops_exact"] / row["tokens"], per_step / row["batch_tokens"], max(rest, 0.0)
 
 
-def known_noise(what: Sweep, base: Base) -> float | None:
-    """Between the seeds of runs that this sweep has finished already."""
-    done = [trials.read(path.parent) for path in sorted(base.directory.glob("*/cell.json"))]
-    found = collect.collected(done)
-    return ladder.seed_noise(found) if len(found) and "loss" in found else None
+def measured_noise(base: BaseConfig) -> float | None:
+    """The seed noise of runs that this sweep has finished already; None if it has no repeats."""
+    finished = [trials.read(path.parent) for path in sorted(base.directory.glob("*/trial.json"))]
+    rows = collect.collect_rows(finished)
+    return ladder.seed_noise(rows) if len(rows) and "loss" in rows else None
 
 
-def rehearsal(design: SelfSized, recipe, base: Base, largest: float, noise: float) -> float:
-    """The expected error of the forecast of the target from the runs of the ladder."""
+def expected_error(design: TimeBudgetLadder, recipe: Recipe, base: BaseConfig, largest: float, noise: float) -> float:
+    """The expected error of the target's forecast from the runs of the ladder, relative to the loss."""
 
-    def place(shape, flops) -> tuple[float, float]:
+    def size_and_tokens(shape: Shape, flops: float) -> tuple[float, float]:
         counts = base.counts(shape)
-        return counts.n_params, ladder.tokens_of(flops, counts, recipe)
+        return counts.n_params, ladder.budget_tokens(flops, counts, recipe)
 
-    runs = [place(point.macros, point.flops) for point in design.design(largest).points()]
-    return ladder.rehearsed(runs, place(*design.target(largest)), design.assumed, noise)
+    runs = [size_and_tokens(point.macros, point.flops) for point in design.design(largest).points()]
+    target = size_and_tokens(*design.target(largest))
+    return ladder.simulate_forecast(runs, target, design.assumed_law, noise)

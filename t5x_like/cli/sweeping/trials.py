@@ -1,4 +1,4 @@
-"""The cells of a sweep as gin has them: base files and macros resolved to one text, a hash, and what is known before a run."""
+"""Resolves the trials of a sweep: gin files and macros become one text, its hash, and the columns known before a run."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,59 +15,68 @@ from t5x_like.cli.gin.runtime import Config
 from t5x_like.scaling.planning import recipes
 from t5x_like.scaling.planning.recipes import Counts
 from t5x_like.scaling.sweeps import trials
-from t5x_like.scaling.sweeps.trials import Cell
+from t5x_like.scaling.sweeps.trials import Trial
+from t5x_like.types import PathLike
 
-OF_RECIPES = ("LEARNING_RATE", "BATCH_SIZE", "STEPS", "WARMUP_STEPS", "SEED")  # no part of a model
-NOWHERE = "RUN_DIR = 'run'"  # stands in the text that is hashed
+RECIPE_MACROS = ("LEARNING_RATE", "BATCH_SIZE", "STEPS", "WARMUP_STEPS", "SEED")  # do not change the model
+PLACEHOLDER = "RUN_DIR = 'run'"  # in the text that is hashed
 
 
-class Base:
-    """A base configuration, read anew for every cell; the models in it are measured once each."""
+class BaseConfig:
+    """The base configuration of a sweep, parsed again for every trial; every model in it is measured once."""
 
-    def __init__(self, files: Sequence[str], settings: Mapping[str, Any], directory, search_paths: Sequence[str] = ()):
+    def __init__(
+        self,
+        files: Sequence[str],
+        settings: Mapping[str, Any],
+        directory: PathLike,
+        search_paths: Sequence[str] = (),
+    ) -> None:
         self.files, self.settings, self.search_paths = files, settings, search_paths
         self.directory = Path(directory).resolve()
         self.measured: dict[str, Counts] = {}
 
     def config(self, macros: Mapping[str, Any]) -> Config:
-        """The configuration with these macros and parameters set over the files."""
+        """Parses the files with these macros and parameters set over them."""
         values = {**self.settings, **macros, "RUN_DIR": "run"}
         overrides = [f"--gin.{name}={value!r}" for name, value in values.items()]
         return runtime.parse(self.files, overrides, self.search_paths)
 
     def counts(self, macros: Mapping[str, Any]) -> Counts:
-        macros = {name: value for name, value in macros.items() if name not in OF_RECIPES}
+        """Sizes of the configured model."""
+        macros = {name: value for name, value in macros.items() if name not in RECIPE_MACROS}
         key = json.dumps(macros, sort_keys=True, default=repr)
         if key not in self.measured:
-            self.measured[key] = counts(self.config(macros))
+            self.measured[key] = model_counts(self.config(macros))
         return self.measured[key]
 
-    def cell(self, macros: Mapping[str, Any]) -> Cell:
-        """The run of these macros; its id does not depend on where the sweep is."""
-        counted = self.counts(macros)
-        config = self.config(macros)  # after what else is parsed: gin holds one configuration
+    def trial(self, macros: Mapping[str, Any]) -> Trial:
+        """The run with these macros; its id does not depend on the sweep's directory."""
+        counts = self.counts(macros)
+        config = self.config(macros)  # last, because gin holds one configuration
         text = config.resolved_config()
-        run_id = trials.run_id(text)
+        run_id = trials.hash_config(text)
         run_dir = self.directory / run_id
-        text = text.replace(f"\n{NOWHERE}\n", f"\nRUN_DIR = {str(run_dir)!r}\n")
-        return Cell(run_id, run_dir, text, macros, columns(config, counted))
+        text = text.replace(f"\n{PLACEHOLDER}\n", f"\nRUN_DIR = {str(run_dir)!r}\n")
+        return Trial(run_id, run_dir, text, macros, known_columns(config, counts))
 
 
-def columns(config: Config, counted: Counts) -> dict[str, Any]:
-    """The row of a run as far as its configuration knows it, and its steps."""
+def known_columns(config: Config, counts: Counts) -> dict[str, Any]:
+    """The columns of a run that its configuration determines, and its steps."""
     steps, batch, seed = (config.evaluate(f"trainer.train.{name}") for name in ("steps", "batch_size", "seed"))
-    peak, decay = peak_and_end(schedule(config), steps)
-    row = recipes.columns(counted, {"BATCH_SIZE": batch, "STEPS": steps})
-    row |= {"lr": peak, "decay": decay, "sequence": counted.row_tokens, "steps": steps, "seed": seed}
+    peak, decay = peak_and_decay(learning_rate_of(config), steps)
+    row = recipes.columns(counts, {"BATCH_SIZE": batch, "STEPS": steps})
+    row |= {"lr": peak, "decay": decay, "sequence": counts.row_tokens, "steps": steps, "seed": seed}
     names = {"WIDTH": "width", "LAYERS": "depth", "VOCAB_SIZE": "vocab", "WARMUP_STEPS": "warmup_steps"}
-    return row | {column: config.evaluate(f"%{macro}") for macro, column in names.items() if sets(config, macro)}
+    return row | {column: config.evaluate(f"%{macro}") for macro, column in names.items() if sets_macro(config, macro)}
 
 
-def sets(config: Config, macro: str) -> bool:
+def sets_macro(config: Config, macro: str) -> bool:
+    """Whether a configuration sets a macro."""
     return any(binding.macro == macro for binding in config.bindings)
 
 
-def counts(config: Config) -> Counts:
+def model_counts(config: Config) -> Counts:
     """Sizes of the configured model, from its shapes."""
     model, rows = (config.evaluate(f"trainer.train.{name}") for name in ("model", "train_rows"))
     boxed = info.abstract_params(model, rows.lengths)
@@ -77,16 +86,16 @@ def counts(config: Config) -> Counts:
     return Counts(sizes["non_embedding"], sizes["total"], sizes["active_per_token"], tokens, train / tokens)
 
 
-def schedule(config: Config) -> Any:
-    """The learning rate of the configured optimizer of optimizers.py: a number or a function of the step; None without one."""
+def learning_rate_of(config: Config) -> Any:
+    """The learning rate of the configured optimizer of t5x_like.optimizers: a number, a function of the step, or None."""
     for binding in config.bindings:
         if binding.parameter == "learning_rate" and binding.selector.startswith("t5x_like.optimizers:"):
             return config.evaluate(f"{binding.selector.replace(':', '.')}.learning_rate")
     return None
 
 
-def peak_and_end(rate: Any, steps: int) -> tuple[float | None, float | None]:
-    """The highest rate, to six digits, and what is left of it at the end, 0 where it decays to zero."""
+def peak_and_decay(rate: Any, steps: int) -> tuple[float | None, float | None]:
+    """(peak learning rate to six digits, last rate over peak rate); a schedule that decays to zero gives 0 for the second."""
     if rate is None:
         return None, None
     if not callable(rate):

@@ -13,7 +13,7 @@ from t5x_like.training.state import Layout
 
 
 @dataclasses.dataclass(frozen=True)
-class Moved:
+class Movement:
     """Root mean square of how far the output of a module moved since initialisation, by width, and its slope in logs."""
 
     module: str
@@ -56,8 +56,8 @@ def outputs(model: nn.Module, params, batch) -> dict[str, jax.Array]:
     return {name.removesuffix("/__call__"): leaf for name, leaf in named.items() if jnp.ndim(leaf) >= 3}
 
 
-def compared(by_width: Mapping[int, Mapping[str, float]]) -> list[Moved]:
+def compare_widths(by_width: Mapping[int, Mapping[str, float]]) -> list[Movement]:
     """Modules that all widths have and that moved, with their movements."""
     common = set.intersection(*({name for name, x in found.items() if x > 0} for found in by_width.values()))
     first = next(iter(by_width.values()))
-    return [Moved(name, {w: found[name] for w, found in by_width.items()}) for name in first if name in common]
+    return [Movement(name, {w: found[name] for w, found in by_width.items()}) for name in first if name in common]

@@ -1,14 +1,14 @@
-"""Which runs a sweep has: IsoFLOP curves, a ladder of sizes, a grid, or random draws.
+"""Designs, which define the runs of a sweep: IsoFLOP curves, a ladder of sizes, a grid, or random draws.
 
-A design gives points: macros that differ from the base configuration, and the training compute, from which the recipe of
-the sweep (recipes.py) works out steps, batch and learning rate. A point without compute takes them from the base.
+A design yields points: macros that differ from the base configuration, and the training compute, from which the recipe of
+the sweep (recipes.py) computes steps, batch size and learning rate. A point without compute takes them from the base.
 """
 
 import dataclasses
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from t5x_like.scaling.planning import shapes
@@ -17,7 +17,7 @@ from t5x_like.scaling.planning.shapes import Shape
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """Macros of a run, and its FLOPs: given, or as tokens per parameter."""
+    """Macros of a run, and its compute: as FLOPs, as tokens per parameter, or neither."""
 
     macros: Mapping[str, Any]
     flops: float | None = None
@@ -26,12 +26,16 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class IsoFlop:
-    """Several sizes at each budget: `budgets` {FLOPs: seeds}, `sizes` of a budget by a rule (Hoffmann et al., approach 2)."""
+    """Several sizes at each budget (Hoffmann et al., approach 2).
+
+    `budgets` is {FLOPs: seeds}; `sizes` returns the shapes of a budget.
+    """
 
     budgets: Mapping[float, int]
     sizes: Callable[[float], Sequence[Shape]]
 
     def points(self) -> Iterator[Point]:
+        """Yields a point for every budget, size and seed."""
         for budget, seeds in self.budgets.items():
             for shape, seed in itertools.product(self.sizes(budget), range(seeds)):
                 yield Point(shape | {"SEED": seed}, budget)
@@ -39,7 +43,7 @@ class IsoFlop:
 
 @dataclasses.dataclass(frozen=True)
 class AroundOptimum:
-    """Sizes of a budget: see shapes.around_optimum."""
+    """The sizes of a budget, by `shapes.around_optimum`."""
 
     rule: Callable[[float], Shape]
     tokens_per_param: float = 20.0
@@ -52,7 +56,7 @@ class AroundOptimum:
 
 @dataclasses.dataclass(frozen=True)
 class Ladder:
-    """Sizes, each trained on `tokens_per_param` N tokens."""
+    """Sizes, each trained on `tokens_per_param` * N tokens."""
 
     n_params: Sequence[float]
     rule: Callable[[float], Shape]
@@ -60,6 +64,7 @@ class Ladder:
     seeds: int = 1
 
     def points(self) -> Iterator[Point]:
+        """Yields a point for every size, ratio and seed."""
         sizes = shapes.of_sizes(self.n_params, self.rule)
         for shape, ratio, seed in itertools.product(sizes, self.tokens_per_param, range(self.seeds)):
             yield Point(shape | {"SEED": seed}, tokens_per_param=ratio)
@@ -67,19 +72,20 @@ class Ladder:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """Every combination of values: `axes` {macro or parameter: values}; a value that is a mapping sets several macros."""
+    """Every combination of values: `axes` is {macro or parameter: values}. A value that is a mapping sets several macros."""
 
     axes: Mapping[str, Sequence[Any]]
     flops: float | None = None
 
     def points(self) -> Iterator[Point]:
+        """Yields a point for every combination."""
         for values in itertools.product(*self.axes.values()):
-            yield Point(merged(zip(self.axes, values, strict=True)), self.flops)
+            yield Point(merge_macros(zip(self.axes, values, strict=True)), self.flops)
 
 
 @dataclasses.dataclass(frozen=True)
 class Random:
-    """`count` independent draws: `axes` {macro or parameter: a draw of it}. The same seed gives the same points."""
+    """`count` independent draws: `axes` is {macro or parameter: distribution}. Equal seeds give equal points."""
 
     axes: Mapping[str, Callable[[random.Random], Any]]
     count: int
@@ -87,14 +93,15 @@ class Random:
     flops: float | None = None
 
     def points(self) -> Iterator[Point]:
+        """Yields `count` points."""
         for i in range(self.count):
-            source = random.Random(f"{self.seed} {i}")  # point i does not depend on how many there are
-            yield Point(merged((name, draw(source)) for name, draw in self.axes.items()), self.flops)
+            generator = random.Random(f"{self.seed} {i}")  # point i does not depend on `count`
+            yield Point(merge_macros((name, draw(generator)) for name, draw in self.axes.items()), self.flops)
 
 
-def merged(pairs) -> dict[str, Any]:
-    """Macros by name; a mapping stands for all that it holds."""
-    macros = {}
+def merge_macros(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns macros by name; the items of a value that is a mapping are merged in."""
+    macros: dict[str, Any] = {}
     for name, value in pairs:
         macros |= value if isinstance(value, Mapping) else {name: value}
     return macros
@@ -102,21 +109,21 @@ def merged(pairs) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class LogUniform:
-    """A number between `low` and `high`, its logarithm uniform, to three digits."""
+    """A log-uniform number between `low` and `high`, rounded to three digits."""
 
     low: float
     high: float
 
-    def __call__(self, source: random.Random) -> float:
-        drawn = math.exp(source.uniform(math.log(self.low), math.log(self.high)))
-        return float(f"{drawn:.3g}")
+    def __call__(self, generator: random.Random) -> float:
+        value = math.exp(generator.uniform(math.log(self.low), math.log(self.high)))
+        return float(f"{value:.3g}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One of `values`."""
+    """One of `values`, uniformly."""
 
     values: Sequence[Any]
 
-    def __call__(self, source: random.Random) -> Any:
-        return source.choice(list(self.values))
+    def __call__(self, generator: random.Random) -> Any:
+        return generator.choice(list(self.values))

@@ -1,7 +1,7 @@
-"""Where the cells of a sweep run. An executor has one method, `run(jobs, watch)`; jobs are commands, longest first.
+"""Executors, which run the trials of a sweep. An executor has one method, `run(jobs, watch)`; jobs come longest first.
 
-`watch()` is called now and then while jobs run. Every job trains its cell, holds the cell's lock and goes on from its
-checkpoint, so it does no harm to start one twice, or again after a kill.
+An executor calls `watch()` repeatedly while jobs run. A job holds the lock of its trial and resumes from its checkpoint, so
+starting one twice, or again after a kill, is harmless.
 """
 
 import contextlib
@@ -16,45 +16,56 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 POLL_SECONDS = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A command that trains a cell; what it prints goes to `log`."""
+    """A command that trains a trial; its output is appended to `log`."""
 
     name: str
     command: Sequence[str]
     log: Path
 
 
+class Executor(Protocol):
+    """Runs jobs."""
+
+    def run(self, jobs: Sequence[Job], watch: Callable[[], None]) -> None:
+        """Runs or queues all jobs, and calls `watch` repeatedly while it waits for them."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class LocalPool:
-    """Processes of this machine: one on every GPU, else `processes` that share the cores evenly (None: one for a core).
+    """Processes of this machine: one per GPU, or else `processes` that share the cores evenly (None: one per core).
 
-    SIGTERM and Ctrl-C are handed on: cells save and stop, and the same sweep goes on from there. Where the sweep itself is
-    killed, the cells that run go on to their end, and no further ones are started.
+    SIGTERM and Ctrl-C are forwarded: trials save a checkpoint and stop, and the same sweep resumes them. If the sweep itself
+    is killed, running trials continue to their end and no further ones start.
     """
 
     processes: int | None = None
 
     def run(self, jobs: Sequence[Job], watch: Callable[[], None]) -> None:
-        waiting, running = deque(jobs), {}
-        free = slots(self.processes, len(jobs))
-        with stopped_with_us(running):
+        """Runs all jobs, as many at a time as there are workers."""
+        waiting = deque(jobs)
+        running: dict[subprocess.Popen[bytes], dict[str, str]] = {}
+        free = worker_environments(self.processes, len(jobs))
+        with terminate_on_exit(running):
             while waiting or running:
                 while waiting and free:
-                    slot, job = free.pop(0), waiting.popleft()
-                    running[started(job, slot)] = slot
+                    environment, job = free.pop(0), waiting.popleft()
+                    running[start_process(job, environment)] = environment
                 time.sleep(POLL_SECONDS)
                 for process in [process for process in running if process.poll() is not None]:
                     free.append(running.pop(process))
                 watch()
 
 
-def slots(processes: int | None, jobs: int) -> list[dict[str, str]]:
-    """The environment of each place where a cell may run: its GPU, or its cores as T5X_LIKE_CORES."""
+def worker_environments(processes: int | None, jobs: int) -> list[dict[str, str]]:
+    """The environment variables of each worker: its GPU as CUDA_VISIBLE_DEVICES, or its cores as T5X_LIKE_CORES."""
     gpus = visible_gpus()
     if gpus:
         return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus[: processes or len(gpus)]]
@@ -64,7 +75,7 @@ def slots(processes: int | None, jobs: int) -> list[dict[str, str]]:
 
 
 def visible_gpus() -> list[str]:
-    """NVIDIA devices that processes started here may use; none where JAX is told to stay on the CPU."""
+    """NVIDIA devices that processes started here may use; none if JAX_PLATFORMS is cpu."""
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         return []
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -73,8 +84,8 @@ def visible_gpus() -> list[str]:
     return [str(i) for i in range(len(glob.glob("/dev/nvidia[0-9]*")))]
 
 
-def started(job: Job, environment: Mapping[str, str]) -> subprocess.Popen:
-    """A process in a session of its own, so that Ctrl-C does not reach it past us."""
+def start_process(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Starts a job in its own session, so that Ctrl-C reaches only this process, which forwards it."""
     with open(job.log, "a") as log:
         return subprocess.Popen(
             job.command,
@@ -87,68 +98,71 @@ def started(job: Job, environment: Mapping[str, str]) -> subprocess.Popen:
 
 
 @contextlib.contextmanager
-def stopped_with_us(running: Mapping[subprocess.Popen, object]) -> Iterator[None]:
-    """Whatever ends the sweep early ends its cells too, by SIGTERM, after which they save; SIGTERM ends the sweep."""
+def terminate_on_exit(running: Mapping[subprocess.Popen[bytes], object]) -> Iterator[None]:
+    """Sends SIGTERM to the running processes when the block ends early, and waits for them to save; SIGTERM ends the block."""
 
-    def interrupt(*_):
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, interrupt) if main else None
+    previous = signal.signal(signal.SIGTERM, interrupt) if main else None
     try:
         yield
     finally:
         if main:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, previous)
         for process in running:
             process.terminate()
         for process in running:
             process.wait()
 
 
-def shell(job: Job) -> str:
-    """A job as a shell runs it."""
+def shell_command(job: Job) -> str:
+    """Returns a job as a shell command line."""
     return f"{shlex.join(job.command)} >> {shlex.quote(str(job.log))} 2>&1"
 
 
 @dataclasses.dataclass(frozen=True)
 class CommandList:
-    """Prints the commands and runs none: for machines that this one cannot reach."""
+    """Prints the commands and runs none, for machines that this one cannot reach."""
 
     def run(self, jobs: Sequence[Job], watch: Callable[[], None]) -> None:
+        """Prints one command per job."""
         for job in jobs:
-            print(shell(job))
+            print(shell_command(job))
 
 
 @dataclasses.dataclass(frozen=True)
 class Slurm:
-    """One SLURM job for a cell, through submitit; returns when they are queued: `--status` says how they are going.
+    """One SLURM job per trial, through submitit. Returns when the jobs are queued; `--status` shows their progress.
 
-    `parameters` are submitit's: {"slurm_partition": "gpu", "gpus_per_node": 1, "timeout_min": 60}. The folder of the sweep must
+    `parameters` are submitit's: {"slurm_partition": "gpu", "gpus_per_node": 1, "timeout_min": 60}. The sweep's directory must
     be on a file system that all nodes share.
     """
 
     parameters: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
     def run(self, jobs: Sequence[Job], watch: Callable[[], None]) -> None:
-        submitit = optional("submitit")
+        """Queues one SLURM job per job."""
+        submitit = import_optional("submitit")
         for job in jobs:
             executor = submitit.AutoExecutor(folder=job.log.parent / "slurm", cluster="slurm")
             executor.update_parameters(name=job.name, **self.parameters)
-            queued = executor.submit(submitit.helpers.CommandFunction(["bash", "-c", f"exec {shell(job)}"]))
+            queued = executor.submit(submitit.helpers.CommandFunction(["bash", "-c", f"exec {shell_command(job)}"]))
             print(f"{job.name}: SLURM job {queued.job_id}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Ray:
-    """A Ray task for a cell, on the cluster of `address` (None: this machine); waits for all of them."""
+    """A Ray task per trial, on the cluster at `address` (None: this machine); waits for all of them."""
 
     address: str | None = None
     cpus: float = 1
     gpus: float = 0
 
     def run(self, jobs: Sequence[Job], watch: Callable[[], None]) -> None:
-        ray = optional("ray")
+        """Runs all jobs as Ray tasks."""
+        ray = import_optional("ray")
         ray.init(address=self.address, ignore_reinit_error=True)
         remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus)(run_job)
         pending = [remote.remote(job) for job in jobs]
@@ -158,15 +172,15 @@ class Ray:
 
 
 def run_job(job: Job) -> int:
-    """Runs a job here; its exit code."""
-    return started(job, {}).wait()
+    """Runs a job on this machine and returns its exit code."""
+    return start_process(job, {}).wait()
 
 
-def optional(name: str):
-    """A package that only this executor needs.
+def import_optional(name: str) -> Any:
+    """Imports a package that only one executor needs.
 
     Raises:
-      RuntimeError: it is not installed.
+      RuntimeError: the package is not installed.
     """
     try:
         return __import__(name)

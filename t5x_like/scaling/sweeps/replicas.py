@@ -1,10 +1,11 @@
-"""Runs that differ in learning rate and seed alone, trained by one program: the step of one, vmapped over all.
+"""Runs that differ only in learning rate and seed, trained by one program: the train step vmapped over replicas.
 
-Worth it where one run leaves the device idle: a large GPU, tiny models. Every replica has its own parameters, data order and
-run directory, and ends as it would alone (to rounding). A pack keeps no checkpoints: one that dies begins again.
+This pays where one run leaves the device idle: tiny models on a large GPU. Every replica has its own parameters, data order
+and run directory, and gives the result of a separate run (to rounding). Replicas keep no checkpoints: a killed process starts
+over.
 
-The updates of optimizers.py are proportional to the learning rate, so a replica's are those of the last replica's
-optimizer, times the ratio of their rates.
+The updates of t5x_like.optimizers are proportional to the learning rate, so a replica's update is that of the last
+replica's optimizer, times the ratio of their rates.
 """
 
 import contextlib
@@ -26,6 +27,7 @@ from t5x_like.progress import Bar
 from t5x_like.training import state as train_state
 from t5x_like.training import trainer
 from t5x_like.training.state import TrainState
+from t5x_like.types import Model, Objective, Rows
 
 PARAMETERS = (
     "model",
@@ -39,22 +41,25 @@ PARAMETERS = (
     "log_every",
     "eval_batches",
 )
-REFUSED = {"mesh", "rules", "microbatches", "initial", "monitor"}
+UNSUPPORTED = {"mesh", "rules", "microbatches", "initial", "monitor"}
 
 
-def check(bound: set[str]) -> None:
-    """Refuses runs that set something of the trainer's which a pack has not.
+def check_parameters(bound: set[str]) -> None:
+    """Refuses parameters of trainer.train that replicas do not support.
 
     Raises:
-      ValueError: one of REFUSED is set.
+      ValueError: one of UNSUPPORTED is in `bound`.
     """
-    if found := sorted(REFUSED & bound):
-        raise ValueError(f"runs that set {', '.join(found)} of trainer.train cannot be packed; sweep without --pack")
+    if unsupported := sorted(UNSUPPORTED & bound):
+        raise ValueError(
+            f"runs that set {', '.join(unsupported)} of trainer.train cannot be trained as replicas; "
+            "sweep without --replicas"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Replica:
-    """Where a run is kept, its peak learning rate and seed, and its resolved configuration."""
+    """A run: its directory, peak learning rate, seed, and resolved configuration."""
 
     run_dir: str
     learning_rate: float
@@ -64,20 +69,20 @@ class Replica:
 
 def train(
     replicas: Sequence[Replica],
-    model,
-    objective,
+    model: Model,
+    objective: Objective,
     optimizer: optax.GradientTransformation,
-    train_rows,
-    eval_rows,
+    train_rows: Rows,
+    eval_rows: Rows | None,
     steps: int,
     batch_size: int,
     precision: Precision = Precision(),
     log_every: int = 10,
     eval_batches: int | None = None,
 ) -> list[str]:
-    """Trains all replicas on one device, evaluates them at the end, and returns the run_dirs of those that diverged.
+    """Trains all replicas on one device and evaluates them at the end. Returns the run_dirs of those that diverged.
 
-    `optimizer` has the last replica's learning rate.
+    `optimizer` must have the last replica's learning rate.
     """
     mesh = partitioning.make_mesh(devices=jax.devices()[:1])
     layout = train_state.layout(model, optimizer, batches.abstract(train_rows, batch_size), mesh, precision=precision)
@@ -89,7 +94,7 @@ def train(
     for replica in replicas:
         Path(replica.run_dir).mkdir(parents=True, exist_ok=True)
         writers.write_run_files(replica.run_dir, replica.config, info)
-    with contextlib.ExitStack() as stack, partitioning.on(mesh), Bar("pack", steps) as bar:
+    with contextlib.ExitStack() as stack, partitioning.on(mesh), Bar("replicas", steps) as bar:
         logs = [stack.enter_context(writers.RunWriter(replica.run_dir)) for replica in replicas]
         for done in range(1, steps + 1):
             batch = jax.tree.map(lambda *x: np.stack(x), *(stream[done - 1] for stream in streams))

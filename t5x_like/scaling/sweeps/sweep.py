@@ -1,27 +1,33 @@
-"""A sweep: a base configuration, a design and a recipe, worked out to cells, and run until all are finished."""
+"""A sweep: a base configuration, a design and a recipe, resolved to trials that run until all are finished."""
 
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from t5x_like.progress import Bar
+from t5x_like.scaling.laws import table
 from t5x_like.scaling.planning import recipes
 from t5x_like.scaling.sweeps import collect, designs, executors, trials
-from t5x_like.scaling.sweeps.executors import Job
-from t5x_like.scaling.sweeps.trials import Cell, Progress
+from t5x_like.scaling.sweeps.executors import Executor, Job
+from t5x_like.scaling.sweeps.trials import Progress, Trial
 
-TO_RUN = (trials.WAITING, trials.STOPPED)
+PENDING = (trials.WAITING, trials.STOPPED)
+REPLICATED = ("LEARNING_RATE", "SEED", "RUN_DIR")
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """What a sweep file configures.
+    """The configuration of a sweep.
 
-    `base` are gin files and `settings` {macro or parameter: value} over them, what all runs have in common; `design` says
-    which runs there are; `recipe` what a run of its size takes (None: what the base says); `executor` where they run.
+    Attributes:
+      directory: where runs and the table are written.
+      base: gin files that all runs have in common, and `settings` {macro or parameter: value} over them.
+      design: which runs the sweep has (designs.py, or ladder.TimeBudgetLadder).
+      recipe: computes steps, batch size and learning rate of a run from its compute; None takes them from the base.
+      executor: where trials run (executors.py).
     """
 
     directory: str
@@ -29,27 +35,29 @@ class Sweep:
     design: Any
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     recipe: recipes.Recipe | None = None
-    executor: Any = dataclasses.field(default_factory=executors.LocalPool)
+    executor: Executor = dataclasses.field(default_factory=executors.LocalPool)
 
 
 class Resolver(Protocol):
-    """Reads configurations; gin's work, done by t5x_like.cli."""
+    """Reads gin configurations; implemented by t5x_like.cli."""
 
     def counts(self, macros: Mapping[str, Any]) -> recipes.Counts:
-        """Sizes of the model that the base configuration has with these macros."""
+        """Sizes of the model of the base configuration with these macros."""
+        ...
 
-    def cell(self, macros: Mapping[str, Any]) -> Cell:
-        """The run that it is with these macros."""
-
-
-def resolved(sweep: Sweep, resolver: Resolver) -> list[Cell]:
-    """The cells, each once, in the design's order."""
-    found = (resolver.cell(macros_of(point, sweep.recipe, resolver)) for point in sweep.design.points())
-    return list({cell.run_id: cell for cell in found}.values())
+    def trial(self, macros: Mapping[str, Any]) -> Trial:
+        """The run of the base configuration with these macros."""
+        ...
 
 
-def macros_of(point: designs.Point, recipe: recipes.Recipe | None, resolver: Resolver) -> dict[str, Any]:
-    """A point's macros, with those that follow from its compute; what the point sets itself wins.
+def resolve_trials(sweep: Sweep, resolver: Resolver) -> list[Trial]:
+    """Returns the distinct trials, in the design's order."""
+    resolved = (resolver.trial(point_macros(point, sweep.recipe, resolver)) for point in sweep.design.points())
+    return list({trial.run_id: trial for trial in resolved}.values())
+
+
+def point_macros(point: designs.Point, recipe: recipes.Recipe | None, resolver: Resolver) -> dict[str, Any]:
+    """Returns a point's macros and those that its compute implies; the point's own take precedence.
 
     Raises:
       ValueError: a point with compute in a sweep without a recipe.
@@ -65,23 +73,23 @@ def macros_of(point: designs.Point, recipe: recipes.Recipe | None, resolver: Res
     return recipe.macros(counts, flops) | dict(point.macros)
 
 
-def run(every: Sequence[Cell], executor: Any, retry: bool = False, replicas: int = 1) -> bool:
-    """Trains what is not finished, longest first; True where all cells are finished at the end.
+def run(all_trials: Sequence[Trial], executor: Executor, retry: bool = False, replicas: int = 1) -> bool:
+    """Trains the unfinished trials, longest first. Returns whether all trials are finished at the end.
 
-    Cells that failed are left alone without `retry`. Up to `replicas` cells that differ in learning rate and seed alone are
-    trained together in one process (pack.py).
+    Failed trials run again only with `retry`. Up to `replicas` trials that differ only in learning rate and seed are trained
+    together in one process (replicas.py).
     """
-    wanted = (*TO_RUN, trials.FAILED) if retry else TO_RUN
-    todo = [cell for cell in every if trials.progress(cell).state in wanted]
-    for cell in todo:
-        cell.prepare()
-    jobs = [job(group) for group in grouped(longest_first(todo), replicas)]
-    with Bar("sweep", len(every)) as bar:
-        watch = Watch(every, bar)
-        watch.look()
+    states = (*PENDING, trials.FAILED) if retry else PENDING
+    pending = [trial for trial in all_trials if trials.read_progress(trial).state in states]
+    for trial in pending:
+        trial.prepare()
+    jobs = [make_job(group) for group in group_replicas(sort_longest_first(pending), replicas)]
+    with Bar("sweep", len(all_trials)) as bar:
+        watch = Watch(all_trials, bar)
+        watch.poll()
         executor.run(jobs, watch)
-        watch.look()
-        while watch.running():
+        watch.poll()
+        while watch.any_running():
             time.sleep(executors.POLL_SECONDS)
             watch()
     return all(state == trials.FINISHED for state in watch.states.values())
@@ -89,77 +97,76 @@ def run(every: Sequence[Cell], executor: Any, retry: bool = False, replicas: int
 
 @dataclasses.dataclass
 class Watch:
-    """Says which cells have finished or failed since it last looked."""
+    """Reports trials that have finished or failed since the last poll."""
 
-    every: Sequence[Cell]
+    all_trials: Sequence[Trial]
     bar: Bar
     states: dict[str, str] = dataclasses.field(default_factory=dict)
-    looked: float = 0.0
+    polled: float = 0.0
 
     def __call__(self) -> None:
-        """Looks, unless it did within the last second."""
-        if time.monotonic() - self.looked >= 1.0:
-            self.look()
+        """Polls at most once a second."""
+        if time.monotonic() - self.polled >= 1.0:
+            self.poll()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Reads the run directories."""
         first = not self.states
-        for cell in self.every:
-            if self.states.get(cell.run_id) != trials.FINISHED:
-                found = trials.progress(cell)
-                self.say(cell, found, first)
-                self.states[cell.run_id] = found.state
+        for trial in self.all_trials:
+            if self.states.get(trial.run_id) != trials.FINISHED:
+                progress = trials.read_progress(trial)
+                self.report(trial, progress, first)
+                self.states[trial.run_id] = progress.state
         self.bar.advance(list(self.states.values()).count(trials.FINISHED))
-        self.looked = time.monotonic()
+        self.polled = time.monotonic()
 
-    def say(self, cell: Cell, found: Progress, first: bool) -> None:
-        if first or found.state == self.states.get(cell.run_id):
+    def report(self, trial: Trial, progress: Progress, first: bool) -> None:
+        """Prints a message if the trial has finished or failed since the last poll; nothing on the first poll."""
+        if first or progress.state == self.states.get(trial.run_id):
             return
-        if found.state == trials.FINISHED:
-            self.bar.message(f"{cell.run_id} finished: {titled(cell)}  loss {found.eval_loss:.4f}")
-        if found.state == trials.FAILED:
-            self.bar.message(f"{cell.run_id} failed: {found.error}  ({cell.run_dir / 'log.txt'})")
+        if progress.state == trials.FINISHED:
+            self.bar.message(f"{trial.run_id} finished: {describe_trial(trial)}  loss {progress.eval_loss:.4f}")
+        if progress.state == trials.FAILED:
+            self.bar.message(f"{trial.run_id} failed: {progress.error}  ({trial.run_dir / 'log.txt'})")
 
-    def running(self) -> bool:
+    def any_running(self) -> bool:
+        """Whether any trial was running at the last poll."""
         return trials.RUNNING in self.states.values()
 
 
-def longest_first(every: Sequence[Cell]) -> list[Cell]:
-    """By exact FLOPs: what takes longest starts first, so that no process is left alone with it at the end."""
-    return sorted(every, key=lambda cell: -cell.columns["flops_exact"])
+def sort_longest_first(all_trials: Sequence[Trial]) -> list[Trial]:
+    """Sorts by exact FLOPs: the longest trials start first, so that no process runs one alone at the end."""
+    return sorted(all_trials, key=lambda trial: -trial.columns["flops_exact"])
 
 
-def grouped(every: Sequence[Cell], replicas: int) -> list[list[Cell]]:
-    """Cells whose configurations differ in nothing but REPLICATED, at most `replicas` in a group."""
-    groups: dict[str, list[Cell]] = {}
-    for cell in every:
-        groups.setdefault(shared(cell.config), []).append(cell)
+def group_replicas(all_trials: Sequence[Trial], replicas: int) -> list[list[Trial]]:
+    """Groups trials whose configurations differ only in REPLICATED, at most `replicas` in a group."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in all_trials:
+        groups.setdefault(shared_config(trial.config), []).append(trial)
     return [group[i : i + replicas] for group in groups.values() for i in range(0, len(group), replicas)]
 
 
-REPLICATED = ("LEARNING_RATE", "SEED", "RUN_DIR")
-
-
-def shared(config: str) -> str:
-    """A configuration without the macros in which replicas differ."""
+def shared_config(config: str) -> str:
+    """Returns a configuration without the macros in which replicas differ."""
     return "\n".join(line for line in config.splitlines() if line.partition(" = ")[0] not in REPLICATED)
 
 
-def job(group: Sequence[Cell]) -> Job:
-    """The command that trains a cell, or several together."""
-    flags = [f"--cell={cell.run_dir}" for cell in group]
+def make_job(group: Sequence[Trial]) -> Job:
+    """Returns the command that trains one trial, or several as replicas."""
+    flags = [f"--trial={trial.run_dir}" for trial in group]
     command = [sys.executable, "-m", "t5x_like", "sweep", *flags]
     return Job(group[0].run_id, command, group[0].run_dir / "log.txt")
 
 
-def titled(cell: Cell) -> str:
-    """What sets a cell apart, in a few words."""
-    row = cell.columns
+def describe_trial(trial: Trial) -> str:
+    """Returns size, tokens, learning rate and seed of a trial as text."""
+    row = trial.columns
     return f"N={row['n_params']:,.0f} D={row['tokens']:,.0f} lr={row['lr']:.3g} seed={row['seed']:.0f}"
 
 
-def write_table(every: Sequence[Cell], path: Path) -> Callable:
-    """Writes the rows of all cells that were taken up; returns the table."""
-    found = collect.collected(every)
-    found.write(path)
-    return found
+def write_table(all_trials: Sequence[Trial], path: Path) -> table.Table:
+    """Writes the rows of all trials that were ever started, and returns the table."""
+    rows = collect.collect_rows(all_trials)
+    rows.write(path)
+    return rows

@@ -1,8 +1,8 @@
-"""A cell of a sweep: one run, its directory, and what that says of it.
+"""A trial of a sweep: one training run, its directory, and its progress.
 
-A run directory holds, beside what the trainer writes, cell.gin (the resolved configuration), cell.json (`Cell.columns`, the
-part of the run's row that is known before it runs), attempts.jsonl (one line when a process takes the cell up, one when it
-ends by itself) and `lock`, held by the process that trains it: so a cell is known to be dead, wherever it died.
+Beside what the trainer writes, a run directory holds trial.gin (the resolved configuration), trial.json (`Trial.columns`: the
+columns of the run's row that are known before it runs), attempts.jsonl (one line when a process starts the trial, one when
+it ends by itself) and `lock`. The process that trains the trial holds the lock, so a crash is detected on any host.
 """
 
 import contextlib
@@ -17,13 +17,18 @@ from typing import Any
 
 from t5x_like import writers
 from t5x_like.run_dir import RunDir
+from t5x_like.types import PathLike
 
 WAITING, RUNNING, STOPPED, FAILED, FINISHED = "waiting", "running", "stopped", "failed", "finished"
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
-    """A run of a sweep: `config` is its resolved gin text, `macros` what sets it apart, `columns` its row as far as known."""
+class Trial:
+    """A run of a sweep.
+
+    `config` is its resolved gin text, `macros` the values that distinguish it from other trials, and `columns` the part of its
+    row that is known before it runs.
+    """
 
     run_id: str
     run_dir: Path
@@ -33,39 +38,42 @@ class Cell:
 
     @property
     def steps(self) -> int:
+        """The number of training steps."""
         return self.columns["steps"]
 
     def prepare(self) -> None:
-        """Writes what a process needs to train it; nothing of an earlier attempt is touched."""
+        """Writes the files that a process needs to train it; files of earlier attempts stay as they are."""
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        (self.run_dir / "cell.gin").write_text(self.config)
+        (self.run_dir / "trial.gin").write_text(self.config)
         facts = {"run_id": self.run_id, "macros": dict(self.macros), "columns": dict(self.columns)}
-        (self.run_dir / "cell.json").write_text(json.dumps(facts, indent=1) + "\n")
+        (self.run_dir / "trial.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
-def run_id(config: str) -> str:
-    """Hash of a resolved configuration, its comments left out: the same on every machine and in every folder."""
+def hash_config(config: str) -> str:
+    """Returns a hash of a resolved configuration without comments: equal on every machine and in every folder."""
     lines = [line for line in config.splitlines() if line and not line.startswith("#")]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 
-def read(run_dir) -> Cell:
-    """A cell from its run directory.
+def read(run_dir: PathLike) -> Trial:
+    """Reads a trial from its run directory.
 
     Raises:
       FileNotFoundError: no sweep prepared this directory.
     """
     run_dir = Path(run_dir)
-    if not (run_dir / "cell.json").exists():
-        raise FileNotFoundError(f"{run_dir / 'cell.json'} is not there; cells are prepared by t5x_like sweep")
-    facts = json.loads((run_dir / "cell.json").read_text())
-    config = (run_dir / "cell.gin").read_text()
-    return Cell(facts["run_id"], run_dir, config, facts["macros"], facts["columns"])
+    if not (run_dir / "trial.json").exists():
+        raise FileNotFoundError(
+            f"{run_dir / 'trial.json'} does not exist; t5x_like sweep writes it before a trial starts"
+        )
+    facts = json.loads((run_dir / "trial.json").read_text())
+    config = (run_dir / "trial.gin").read_text()
+    return Trial(facts["run_id"], run_dir, config, facts["macros"], facts["columns"])
 
 
 @contextlib.contextmanager
-def locked(run_dir) -> Iterator[bool]:
-    """Holds the cell's lock, which the system lets go when the process ends in any way; false where another holds it."""
+def hold_lock(run_dir: PathLike) -> Iterator[bool]:
+    """Holds the trial's lock; yields False if another process holds it. The system frees it however the process ends."""
     with open(Path(run_dir) / "lock", "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -75,28 +83,29 @@ def locked(run_dir) -> Iterator[bool]:
         yield True
 
 
-def is_locked(run_dir) -> bool:
+def is_locked(run_dir: PathLike) -> bool:
+    """Whether some process holds the trial's lock."""
     path = Path(run_dir) / "lock"
     if not path.exists():
         return False
-    with locked(run_dir) as free:
+    with hold_lock(run_dir) as free:
         return not free
 
 
-def attempts(run_dir) -> list[dict]:
-    """Lines of attempts.jsonl."""
+def read_attempts(run_dir: PathLike) -> list[dict[str, Any]]:
+    """The lines of attempts.jsonl."""
     return writers.read_records(Path(run_dir) / "attempts.jsonl")
 
 
-def note(run_dir, **facts) -> None:
-    """Adds a line to attempts.jsonl."""
+def append_attempt(run_dir: PathLike, **facts: Any) -> None:
+    """Appends a line to attempts.jsonl."""
     with open(Path(run_dir) / "attempts.jsonl", "a") as file:
         file.write(json.dumps(facts) + "\n")
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a cell is: its state, steps done, the last losses, and why it failed."""
+    """The progress of a trial: its state, steps done, the last losses, and its error if it failed."""
 
     state: str
     step: int = 0
@@ -105,19 +114,19 @@ class Progress:
     error: str = ""
 
 
-def progress(cell: Cell) -> Progress:
-    """Read from the run directory, whoever trained it and wherever."""
-    records = writers.read_records(RunDir(cell.run_dir).metrics)
+def read_progress(trial: Trial) -> Progress:
+    """Reads the progress from the run directory, on whichever machine it is trained."""
+    records = writers.read_records(RunDir(trial.run_dir).metrics)
     step = max((record["step"] for record in records), default=0)
     loss, eval_loss = (
         next((r[name] for r in reversed(records) if name in r), math.nan) for name in ("loss", "eval/loss")
     )
-    tried = attempts(cell.run_dir)
-    last = tried[-1] if tried else {}
+    attempts = read_attempts(trial.run_dir)
+    last = attempts[-1] if attempts else {}
     if last.get("outcome") == FINISHED:
         return Progress(FINISHED, step, loss, eval_loss)
-    if is_locked(cell.run_dir):
+    if is_locked(trial.run_dir):
         return Progress(RUNNING, step, loss, eval_loss)
     if last.get("outcome") == FAILED:
         return Progress(FAILED, step, loss, eval_loss, last["error"])
-    return Progress(STOPPED if tried else WAITING, step, loss, eval_loss)
+    return Progress(STOPPED if attempts else WAITING, step, loss, eval_loss)

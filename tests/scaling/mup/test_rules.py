@@ -1,4 +1,4 @@
-"""muP: fan-in read off axes, rates and pace of decay by width, and activations that move alike at every width."""
+"""muP: fan-in from logical axes, rates and decay by width, and activations whose movement does not depend on the width."""
 
 import jax
 import jax.numpy as jnp
@@ -27,20 +27,20 @@ FAN_IN = {
 
 
 @pytest.mark.parametrize("parameter, axes", FAN_IN.items())
-def test_the_fan_in_is_read_off_the_axes(parameter, axes):
-    assert rules.fan_in(*parameter) == axes
+def test_the_axes_determine_the_fan_in(parameter, axes):
+    assert rules.fan_in_axes(*parameter) == axes
 
 
 def test_a_matrix_without_a_rule_is_refused():
     with pytest.raises(ValueError, match="muP has no rule for parameter a/kernel"):
-        rules.fan_in("a/kernel", ("mlp", "heads"))
+        rules.fan_in_axes("a/kernel", ("mlp", "heads"))
 
 
 def model(width: int, mup_init: bool, layers: int = 1, out_init=None) -> nn.Module:
     kernel = nn.initializers.variance_scaling(1.0, "fan_in", "normal") if mup_init else nn.initializers.normal(0.1)
     mixer = attention.SelfAttention(width // 8, 8, kernel_init=kernel, out_init=out_init)
     feed = mlp.Mlp(hidden_dim=2 * width, gated=True, kernel_init=kernel, out_init=out_init)
-    head = heads.Untied(table_init=rules.over_fan_in(1.0) if mup_init else nn.initializers.normal(0.1))
+    head = heads.Untied(table_init=rules.inverse_fan_in(1.0) if mup_init else nn.initializers.normal(0.1))
     block = blocks.Block(mixer=mixer, mlp=feed)
     decoder = stack.Stack(block=block, repeats=layers, position=positions.Rope(8), scan=False)
     return architectures.DecoderOnly(linear.Embed(tiny.VOCAB, width), decoder, head)
@@ -55,34 +55,36 @@ def movements(width: int, optimizer, mup_init: bool, layers: int = 1, out_init=N
 
 
 def slopes(optimizer, mup_init: bool) -> dict[str, float]:
-    found = coordinate_check.compared({width: movements(width, optimizer, mup_init) for width in (32, 128)})
-    return {one.module: one.slope for one in found}
+    compared = coordinate_check.compare_widths({width: movements(width, optimizer, mup_init) for width in (32, 128)})
+    return {movement.module: movement.slope for movement in compared}
 
 
-def test_activations_move_alike_at_every_width():
+def test_activations_move_equally_at_every_width():
     standard = slopes(optimizers.adamw(0.01, weight_decay=0.0), False)
-    ours = slopes(rules.scaled(optimizers.adamw(0.01, weight_decay=0.0), BASE, weight_decay=0.1), True)
+    ours = slopes(rules.scale_by_width(optimizers.adamw(0.01, weight_decay=0.0), BASE, weight_decay=0.1), True)
     assert max(ours.values()) < 0.25
     assert standard["head"] > 0.5
 
 
 def last_block_moves(layers: int, base_layers: int, depth: int) -> float:
-    """Of a model of `depth` layers; CompleteP counts `layers` of them."""
-    optimizer = rules.scaled(optimizers.adamw(0.01, weight_decay=0.0), BASE, layers=layers, base_layers=base_layers)
-    return movements(32, optimizer, True, depth, rules.into_stream(layers, base_layers))[f"decoder/layer_{depth - 1}"]
+    """Movement of the last block of a model of `depth` layers; CompleteP is given `layers`."""
+    optimizer = rules.scale_by_width(
+        optimizers.adamw(0.01, weight_decay=0.0), BASE, layers=layers, base_layers=base_layers
+    )
+    return movements(32, optimizer, True, depth, rules.inverse_depth(layers, base_layers))[f"decoder/layer_{depth - 1}"]
 
 
-def test_under_complete_p_the_stream_moves_alike_at_every_depth():
+def test_under_complete_p_the_stream_moves_equally_at_every_depth():
     shallow = last_block_moves(2, 2, 2)
     assert last_block_moves(8, 2, 8) < 1.5 * shallow
     assert last_block_moves(2, 2, 8) > 2 * shallow
 
 
 def test_rates_and_decay_by_hand():
-    """Adam's first step is the rate itself, so it shows each parameter's; decay goes at the same pace everywhere."""
+    """Adam's first update equals the learning rate, so it shows the rate of each parameter; the decay is the same everywhere."""
     boxed = jax.eval_shape(model(128, True).init, jax.random.key(0), tiny.batch(rows=1))["params"]
     boxed = jax.tree.map(lambda x: jnp.ones(x.shape, jnp.float32), boxed)
-    optimizer = rules.scaled(
+    optimizer = rules.scale_by_width(
         optimizers.adamw(0.5, weight_decay=0.0, clip_norm=None), BASE, 0.1, layers=6, base_layers=2
     )
     ones = nn.unbox(boxed)
@@ -101,13 +103,13 @@ def test_rates_and_decay_by_hand():
 
 def test_parameters_without_axes_are_refused():
     with pytest.raises(ValueError, match="has none"):
-        rules.scaled(optimizers.adamw(0.1), BASE).init({"kernel": np.ones((2, 2))})
+        rules.scale_by_width(optimizers.adamw(0.1), BASE).init({"kernel": np.ones((2, 2))})
 
 
-def test_the_best_rate_is_the_bottom_of_a_parabola():
+def test_the_best_rate_is_the_minimum_of_a_parabola():
     rates = np.geomspace(1e-3, 1e-1, 5)
-    runs = [(w, rate, 2 + np.log(rate / best) ** 2) for w, best in ((64, 0.012), (128, 0.02)) for rate in rates]
-    found = lr_transfer.best_rates([*runs, (256, 0.1, 1.0), (64, rates[0], np.nan)])
-    assert [one.width for one in found] == [64, 128]
-    assert [one.rate for one in found] == pytest.approx([0.012, 0.02])
-    assert lr_transfer.best_rates([(8, rate, -rate) for rate in rates])[0].at_edge
+    runs = [(w, rate, 2 + np.log(rate / optimum) ** 2) for w, optimum in ((64, 0.012), (128, 0.02)) for rate in rates]
+    best = lr_transfer.find_best_rates([*runs, (256, 0.1, 1.0), (64, rates[0], np.nan)])
+    assert [one.width for one in best] == [64, 128]
+    assert [one.rate for one in best] == pytest.approx([0.012, 0.02])
+    assert lr_transfer.find_best_rates([(8, rate, -rate) for rate in rates])[0].at_edge

@@ -1,4 +1,4 @@
-"""Designs give the points they say, and recipes meet a budget to the step."""
+"""Designs yield their points, and recipes meet a budget within a step."""
 
 import itertools
 import random
@@ -67,4 +67,4 @@ def test_random_points_stay_when_more_are_drawn():
 
 def test_a_budget_without_a_recipe_is_refused():
     with pytest.raises(ValueError, match="recipe is None"):
-        sweep.macros_of(designs.Point({}, flops=1e12), None, resolver=None)
+        sweep.point_macros(designs.Point({}, flops=1e12), None, resolver=None)

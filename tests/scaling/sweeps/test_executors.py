@@ -1,4 +1,4 @@
-"""Executors run every command, as many at a time as there is room for, and leave none behind."""
+"""Executors run every command, no more at a time than there are workers, and leave no process behind."""
 
 import sys
 import types
@@ -13,7 +13,7 @@ def jobs(folder, scripts):
     return [Job(f"job{i}", ["bash", "-c", text], folder / f"{i}.txt") for i, text in enumerate(scripts)]
 
 
-def test_a_pool_runs_all_and_no_more_at_a_time_than_it_may(tmp_path, monkeypatch):
+def test_a_pool_runs_all_jobs_and_never_more_than_its_processes(tmp_path, monkeypatch):
     monkeypatch.setattr(executors, "POLL_SECONDS", 0.01)
     script = f"touch {tmp_path}/on$$; set -- {tmp_path}/on*; echo $#; echo cores $T5X_LIKE_CORES; sleep 0.1; rm {tmp_path}/on$$"
     executors.LocalPool(processes=2).run(jobs(tmp_path, [script] * 5), lambda: None)
@@ -25,16 +25,16 @@ def test_a_pool_runs_all_and_no_more_at_a_time_than_it_may(tmp_path, monkeypatch
 def test_the_cores_are_split_between_the_processes(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setattr(executors.os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
-    parts = [slot["T5X_LIKE_CORES"].split(",") for slot in executors.slots(2, 9)]
+    parts = [environment["T5X_LIKE_CORES"].split(",") for environment in executors.worker_environments(2, 9)]
     assert len(parts) == 2 and sorted(parts[0] + parts[1]) == ["0", "1", "2", "3"]
-    assert executors.slots(None, 1) == [{"T5X_LIKE_CORES": "0,1,2,3"}]
+    assert executors.worker_environments(None, 1) == [{"T5X_LIKE_CORES": "0,1,2,3"}]
 
 
 def test_every_gpu_has_one_process(monkeypatch):
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    assert executors.slots(None, 9) == [{"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "5"}]
-    assert executors.slots(1, 9) == [{"CUDA_VISIBLE_DEVICES": "2"}]
+    assert executors.worker_environments(None, 9) == [{"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "5"}]
+    assert executors.worker_environments(1, 9) == [{"CUDA_VISIBLE_DEVICES": "2"}]
 
 
 def test_an_interrupted_pool_stops_its_processes(tmp_path):
@@ -55,7 +55,7 @@ def test_commands_are_printed_as_a_shell_reads_them(tmp_path, capsys):
     assert not (tmp_path / "0.txt").exists()
 
 
-def test_slurm_is_given_a_job_for_every_cell(tmp_path, monkeypatch, capsys):
+def test_slurm_gets_a_job_for_every_trial(tmp_path, monkeypatch, capsys):
     submitted = []
 
     class AutoExecutor:

@@ -1,4 +1,4 @@
-"""Replicas trained by one program end as each would alone."""
+"""Replicas trained by one program equal separate runs."""
 
 import json
 
@@ -12,7 +12,7 @@ from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.models import architectures, heads, linear
 from t5x_like.objectives import lm
 from t5x_like.optimizers import schedules
-from t5x_like.scaling.sweeps import replicas as pack
+from t5x_like.scaling.sweeps import replicas
 from t5x_like.scaling.sweeps.replicas import Replica
 from t5x_like.training import trainer
 from tests import tiny
@@ -27,27 +27,25 @@ def losses(run_dir) -> list[float]:
     return [value for record in records for name, value in record.items() if name in ("loss", "eval/loss")]
 
 
-def test_packed_runs_are_those_alone(tiny_root, tmp_path):
+def test_replicas_equal_separate_runs(tiny_root, tmp_path):
     caches = (TokenCache("tiny", split, root=str(tiny_root)) for split in ("train", "validation"))
     train, validation = (rows.CausalLM(cache, 32) for cache in caches)
     common = dict(model=model(), objective=lm.LanguageModel(), train_rows=train, eval_rows=validation, steps=4)
     common |= dict(batch_size=4, log_every=1, eval_batches=2)
-    replicas = [
-        Replica(str(tmp_path / f"pack{i}"), rate, seed) for i, (rate, seed) in enumerate(((0.03, 0), (0.01, 7)))
-    ]
+    runs = [Replica(str(tmp_path / f"replica{i}"), rate, seed) for i, (rate, seed) in enumerate(((0.03, 0), (0.01, 7)))]
 
     def optimizer(rate):
         return optimizers.adamw(schedules.cosine(rate, 4, 1, 0.0))
 
-    assert pack.train(replicas, optimizer=optimizer(0.01), **common) == []
+    assert replicas.train(runs, optimizer=optimizer(0.01), **common) == []
     mesh = partitioning.make_mesh(devices=jax.devices()[:1])
-    for i, replica in enumerate(replicas):
+    for i, replica in enumerate(runs):
         alone = tmp_path / f"alone{i}"
         trainer.train(str(alone), optimizer=optimizer(replica.learning_rate), seed=replica.seed, mesh=mesh, **common)
-        np.testing.assert_allclose(losses(tmp_path / f"pack{i}"), losses(alone), rtol=1e-5)
-    assert losses(tmp_path / "pack0") != losses(tmp_path / "pack1")
+        np.testing.assert_allclose(losses(tmp_path / f"replica{i}"), losses(alone), rtol=1e-5)
+    assert losses(tmp_path / "replica0") != losses(tmp_path / "replica1")
 
 
-def test_what_a_pack_has_not_is_refused():
+def test_unsupported_parameters_are_refused():
     with pytest.raises(ValueError, match="initial of trainer.train"):
-        pack.check({"model", "steps", "initial"})
+        replicas.check_parameters({"model", "steps", "initial"})
