@@ -51,8 +51,14 @@ def check_minutes(minutes: float, budgets: dict[str, Any], path: Path) -> None:
 
 
 def choose_budgets(config: Sweep, base: BaseConfig) -> dict[str, Any]:
-    """Times the probes, chooses budgets, estimates the forecast error, and prints all three."""
+    """Times the probes, chooses budgets, estimates the forecast error, and prints all three.
+
+    Raises:
+      ConfigError: the sweep has no recipe.
+    """
     design, recipe = config.design, config.recipe
+    if recipe is None:
+        raise ConfigError("the ladder gives budgets, but Sweep.recipe is None; set it to @recipes.Recipe()")
     processes = len(executors.worker_environments(getattr(config.executor, "processes", None), 10**6))
     timing = measure_timing(config, base, processes)
 
@@ -113,6 +119,11 @@ def expected_error(design: TimeBudgetLadder, recipe: Recipe, base: BaseConfig, l
         counts = base.counts(shape)
         return counts.n_params, ladder.budget_tokens(flops, counts, recipe)
 
-    runs = [size_and_tokens(point.macros, point.flops) for point in design.design(largest).points()]
+    runs = [
+        size_and_tokens(shape, flops)
+        for flops, seeds in design.budgets(largest).items()
+        for shape in design.sizes(flops)
+        for _ in range(seeds)
+    ]
     target = size_and_tokens(*design.target(largest))
     return ladder.simulate_forecast(runs, target, design.assumed_law, noise)

@@ -10,7 +10,7 @@ write to the stream; gin_configs/sweeps/complete_p.gin configures that.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ from t5x_like.types import Params
 COPY_AXES = ("layers", "expert")  # axes over copies of a matrix, not part of the matrix
 
 
-def fan_in_axes(path: str, names: tuple[str | None, ...]) -> tuple[str, ...]:
+def fan_in_axes(path: str, names: tuple[str | None, ...]) -> tuple[str | None, ...]:
     """Returns the logical axes that a parameter sums over; () if it multiplies no vector of the model's width.
 
     Raises:
@@ -103,7 +103,7 @@ def scale_by_width(
     return optax.GradientTransformation(init, update)
 
 
-def inverse_fan_in(scale: float) -> jax.nn.initializers.Initializer:
+def inverse_fan_in(scale: float) -> Callable[..., jax.Array]:
     """Initializer with standard deviation scale / fan-in, for a head under muP: logits are O(1 / sqrt(width))."""
 
     def initialize(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
@@ -112,6 +112,6 @@ def inverse_fan_in(scale: float) -> jax.nn.initializers.Initializer:
     return initialize
 
 
-def inverse_depth(layers: int, base_layers: int) -> jax.nn.initializers.Initializer:
+def inverse_depth(layers: int, base_layers: int) -> Callable[..., jax.Array]:
     """Initializer with standard deviation base_layers / layers / sqrt(fan-in), for matrices that end a branch (CompleteP)."""
     return jax.nn.initializers.variance_scaling((base_layers / layers) ** 2, "fan_in", "normal")

@@ -69,6 +69,7 @@ def point_macros(point: designs.Point, recipe: recipes.Recipe | None, resolver: 
     counts = resolver.counts(point.macros)
     flops = point.flops
     if flops is None:
+        assert point.tokens_per_param is not None
         flops = recipe.count(counts) * point.tokens_per_param * counts.n_params
     return recipe.macros(counts, flops) | dict(point.macros)
 
