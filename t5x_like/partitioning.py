@@ -124,10 +124,14 @@ def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
     return NamedSharding(mesh, spec(("batch",), rules))
 
 
+def batch_devices(mesh: Mesh, rules: Rules = RULES) -> int:
+    """The number of parts that the mesh splits the rows of a batch into."""
+    return _parts(mesh, spec(("batch",), rules)[0])
+
+
 def check_batch(batch_size: int, microbatches: int, mesh: Mesh, rules: Rules = RULES) -> None:
     """Refuses a batch that devices and microbatches do not divide, naming the nearest that they do."""
-    axes = spec(("batch",), rules)[0]
-    devices = _parts(mesh, axes)
+    axes, devices = spec(("batch",), rules)[0], batch_devices(mesh, rules)
     unit = devices * microbatches
     if batch_size < 1 or batch_size % unit:
         below, above = batch_size // unit * unit, (batch_size // unit + 1) * unit

@@ -135,6 +135,7 @@ class Rows(Protocol):
       fingerprint: rows with the same one are the same.
       group: this many neighbouring rows belong together (a pair of answers, samples of a prompt); 1 where each row stands
         alone. The number of rows is a multiple of it, and shuffling, microbatches, devices and resuming never part a group.
+      extra_features: {name: batches.Feature} of the arrays that `fetch` returns besides the common ones (see `batches`).
     """
 
     @property
@@ -145,6 +146,8 @@ class Rows(Protocol):
     def fingerprint(self) -> str: ...
     @property
     def group(self) -> int: ...
+    @property
+    def extra_features(self) -> Mapping[str, Any]: ...
 
     def __len__(self) -> int:
         """Rows per epoch."""

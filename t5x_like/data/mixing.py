@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from t5x_like import batches
+from t5x_like.batches import Feature
 from t5x_like.data import seqio_mixtures
 from t5x_like.data.cache.token_cache import TokenCache
-from t5x_like.data.stream import permuted
+from t5x_like.data.stream import check_whole_groups, permuted_groups
+from t5x_like.types import Rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +52,20 @@ class Mixture:
     def __post_init__(self):
         if not self.rows:
             raise ValueError("a mixture needs at least one kind of rows")
-        for name in ("lengths", "vocabulary"):
+        for name in ("lengths", "vocabulary", "group"):
             values = [shown(getattr(rows, name)) for rows in self.rows]
             if len(set(values)) > 1:
                 raise ValueError(
                     f"the rows of a mixture differ in their {name}: {', '.join(values)}; make them the same"
                 )
+        if self.window % self.group:
+            raise ValueError(
+                f"window={self.window} is not a multiple of the groups of {self.group} rows; "
+                f"use {self.window // self.group * self.group or self.group}"
+            )
+        for rows in self.rows:
+            check_whole_groups(rows)
+        merge_features(self.rows)
         if not self.quotas.all():
             raise ValueError(
                 f"window={self.window} gives the components {self.quotas.tolist()} rows; none should have 0: "
@@ -70,10 +81,10 @@ class Mixture:
             raise ValueError(
                 f"rates={rates.tolist()} are not {len(self.rows)} positive numbers, one for each kind of rows"
             )
-        exact = rates / rates.sum() * self.window
+        exact = rates / rates.sum() * (self.window // self.group)
         whole = np.floor(exact).astype(np.int64)
-        whole[np.argsort(whole - exact, kind="stable")[: self.window - whole.sum()]] += 1
-        return whole
+        whole[np.argsort(whole - exact, kind="stable")[: self.window // self.group - whole.sum()]] += 1
+        return whole * self.group
 
     @functools.cached_property
     def parts(self) -> dict[str, Any]:
@@ -98,6 +109,22 @@ class Mixture:
         return self.rows[0].lengths
 
     @property
+    def group(self) -> int:
+        """The number of neighbouring rows that belong together, the same in all components."""
+        return self.rows[0].group
+
+    @functools.cached_property
+    def extra_features(self) -> dict[str, Feature]:
+        """Those of all components, and `task_one_hot`."""
+        return merge_features(self.rows) | {"task_one_hot": Feature((len(self.rows),), "float32")}
+
+    @functools.cached_property
+    def batch_features(self) -> dict[str, Feature]:
+        """All features of a batch; a component without one of them has its `pad` there."""
+        components = [batches.features(rows) for rows in self.rows]
+        return {name: x for one in components for name, x in one.items()} | self.extra_features
+
+    @property
     def fingerprint(self) -> str:
         """The components and their shares: mixtures with the same one are the same."""
         parts = zip(self.quotas.tolist(), (rows.fingerprint for rows in self.rows), strict=True)
@@ -110,21 +137,37 @@ class Mixture:
         """Rows `index_n` of windows `epoch_n`."""
         ends = np.cumsum(self.quotas)
         component_n = np.searchsorted(ends, index_n, side="right")
-        batch: dict[str, np.ndarray] = {
-            "task_one_hot": (component_n[:, None] == np.arange(len(self.rows))).astype(np.float32)
-        }
+        batch = {name: np.empty((len(index_n), *x.shape), x.dtype) for name, x in self.batch_features.items()}
+        batch["task_one_hot"][:] = component_n[:, None] == np.arange(len(self.rows))
         for number in np.unique(component_n):
             rows, chosen = self.rows[number], np.flatnonzero(component_n == number)
             # How many rows of this component came before, since the beginning of the run.
             before = ends[number] - self.quotas[number]
             count_m = epoch_n[chosen] * self.quotas[number] + index_n[chosen] - before
             own_epoch_m, own_index_m = np.divmod(count_m, len(rows))
-            part = rows.fetch(permuted(own_index_m, len(rows), seed, own_epoch_m), own_epoch_m, seed)
-            part.pop("task_one_hot", None)  # of a mixture among the components
-            for name, x in part.items():
-                whole = batch.setdefault(name, np.zeros((len(index_n), *x.shape[1:]), x.dtype))
-                whole[chosen] = x
+            shuffled_m = permuted_groups(own_index_m, len(rows), self.group, seed, own_epoch_m)
+            part = rows.fetch(shuffled_m, own_epoch_m, seed)
+            for name, feature in self.batch_features.items():
+                if name != "task_one_hot":
+                    batch[name][chosen] = part.get(name, feature.pad)
         return batch
+
+
+def merge_features(components: Sequence[Rows]) -> dict[str, Feature]:
+    """The extra features of all components.
+
+    Raises:
+      ValueError: two components declare one name differently.
+    """
+    merged: dict[str, Feature] = {}
+    for rows in components:
+        for name, feature in rows.extra_features.items():
+            if name != "task_one_hot" and merged.setdefault(name, feature) != feature:
+                raise ValueError(
+                    f"the rows of a mixture declare {name!r} differently: {merged[name]} and {feature} of "
+                    f"{type(rows).__name__}; make them the same, or rename one"
+                )
+    return merged
 
 
 def of_tasks(

@@ -10,9 +10,11 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
+
+from t5x_like import batches
+from t5x_like.types import Rows
 
 ROUNDS = 6
 ORDER = 3  # part of the fingerprint; to be raised when the same seed comes to mean another order or other noise
@@ -43,6 +45,21 @@ def permuted(index_n: np.ndarray, size: int, seed: int, epoch_n: np.ndarray) -> 
     return x_n.astype(np.int64)
 
 
+def permuted_groups(index_n: np.ndarray, size: int, group: int, seed: int, epoch_n: np.ndarray) -> np.ndarray:
+    """`permuted` for groups of `group` neighbours, which keep their order inside; `size` is a multiple of `group`."""
+    group_n, member_n = np.divmod(index_n, group)
+    return permuted(group_n, size // group, seed, epoch_n) * group + member_n
+
+
+def check_whole_groups(rows: Rows) -> None:
+    """Refuses rows whose number per epoch is not a multiple of their group."""
+    if rows.group < 1 or len(rows) % rows.group:
+        raise ValueError(
+            f"{type(rows).__name__} has {len(rows)} rows per epoch in groups of {rows.group}; "
+            "len(rows) must be a multiple of group"
+        )
+
+
 def _rounds(x_n: np.ndarray, key_n: np.ndarray, sides: tuple[np.uint64, np.uint64]) -> np.ndarray:
     """One pass of the network over the cells of a rectangle; each round moves one coordinate by a hash of the other."""
     here, there = np.divmod(x_n, sides[1])
@@ -59,7 +76,7 @@ def _rounds(x_n: np.ndarray, key_n: np.ndarray, sides: tuple[np.uint64, np.uint6
 class Stream:
     """`stream[k]` is the global batch k of `batch_size` rows; without shuffling rows come in the cache's order."""
 
-    rows: Any
+    rows: Rows
     batch_size: int
     seed: int = 0
     shuffle: bool = True
@@ -71,11 +88,15 @@ class Stream:
             raise ValueError(f"seed={self.seed} is not in 0 .. 2^63 - 1")
         if len(self.rows) == 0:
             raise ValueError(f"{self.rows} has no row: its data is shorter than one row; shorten the lengths")
+        check_whole_groups(self.rows)
+        batches.check_groups(self.rows.group, self.batch_size)
 
     @property
     def fingerprint(self) -> str:
         """Hash of the data, the order and the batch size: two streams with the same one give the same batches."""
         text = f"{self.rows.fingerprint} order={ORDER} batch={self.batch_size} seed={self.seed} shuffle={self.shuffle}"
+        if self.rows.group > 1:
+            text += f" group={self.rows.group}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
@@ -87,18 +108,19 @@ class Stream:
         row_n = np.arange(start, stop, dtype=np.int64) + step * self.batch_size
         epoch_n, index_n = np.divmod(row_n, size)
         if self.shuffle:
-            index_n = permuted(index_n, size, self.seed, epoch_n)
+            index_n = permuted_groups(index_n, size, self.rows.group, self.seed, epoch_n)
         return self.rows.fetch(index_n, epoch_n, self.seed)
 
     def once(self) -> Iterator[dict[str, np.ndarray]]:
-        """Every row once, in order; the last batch is filled up with rows of weight and segment 0."""
-        size = len(self.rows)
+        """Every row once, in order; the last batch is filled up with the last group, masked: weights and segments are 0."""
+        size, group = len(self.rows), self.rows.group
         for start in range(0, size, self.batch_size):
             index_n = np.arange(start, start + self.batch_size, dtype=np.int64)
             real_n = index_n < size
-            batch = self.rows.fetch(np.minimum(index_n, size - 1), np.zeros_like(index_n), self.seed)
+            filled_n = np.where(real_n, index_n, size - group + index_n % group)
+            batch = self.rows.fetch(filled_n, np.zeros_like(index_n), self.seed)
             if not real_n.all():
-                for name in batch:
-                    if name.endswith(("_segment_ids", "_loss_weights")):
-                        batch[name][~real_n] = 0
+                for name, feature in batches.features(self.rows).items():
+                    if feature.mask:
+                        batch[name][~real_n] = feature.pad
             yield batch

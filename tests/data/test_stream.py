@@ -36,6 +36,7 @@ class Numbers:
     """Rows that are their own numbers."""
 
     fingerprint = "numbers"
+    group = 1
 
     def __len__(self) -> int:
         return 90

@@ -6,9 +6,11 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 
 import numpy as np
 
+from t5x_like.batches import Feature
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.types import Vocabulary
 
@@ -37,6 +39,16 @@ class Rows:
         return f"{type(self).__name__}({source}, {shown})"
 
     @property
+    def group(self) -> int:
+        """The number of neighbouring rows that belong together and are never separated."""
+        return 1
+
+    @property
+    def extra_features(self) -> Mapping[str, Feature]:
+        """The features of a batch besides the common ones; see `t5x_like.batches`."""
+        return {}
+
+    @property
     def features(self) -> tuple[str, ...]:
         """The features of the task that rows are made from."""
         return ("targets",)
@@ -59,7 +71,8 @@ class Rows:
     @functools.cached_property
     def fill(self) -> dict[str, float]:
         """Share of the positions of a row that are no padding, by side: of 256 rows spread over epoch 0."""
-        index_n = np.unique(np.linspace(0, len(self) - 1, 256).astype(np.int64))
+        group_n = np.unique(np.linspace(0, len(self) // self.group - 1, 256).astype(np.int64))
+        index_n = (group_n[:, None] * self.group + np.arange(self.group)).reshape(-1)
         batch = self.fetch(index_n, np.zeros_like(index_n), 0)
         return {side: float((batch[f"{side}_segment_ids"] > 0).mean()) for side in self.lengths}
 

@@ -2,9 +2,11 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 
 import numpy as np
 
+from t5x_like.batches import Feature
 from t5x_like.data.rows import packing
 from t5x_like.data.rows.arrays import Batch
 from t5x_like.data.rows.base import Rows, check_length
@@ -150,6 +152,10 @@ class PackedConversations(Rows):
     @property
     def lengths(self) -> dict[str, int]:
         return {"decoder": self.length}
+
+    @property
+    def extra_features(self) -> Mapping[str, Feature]:
+        return {"decoder_prefix": Feature((self.length,))} if self.prefix else {}
 
     def fetch(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> Batch:
         example_K, row_K, nth_K = self.packing.pieces(index_n)

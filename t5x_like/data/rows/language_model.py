@@ -1,9 +1,11 @@
 """Rows of language models on joined documents: causal, and with a bidirectional prefix."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
+from t5x_like.batches import Feature
 from t5x_like.data.noise import base as noise
 from t5x_like.data.rows.arrays import Batch, pieces, segment_sizes
 from t5x_like.data.rows.base import Joined
@@ -33,6 +35,10 @@ class CausalLM(Joined):
 @dataclasses.dataclass(frozen=True)
 class PrefixLM(CausalLM):
     """As CausalLM, but a random beginning of every segment is read bidirectionally and is no target."""
+
+    @property
+    def extra_features(self) -> Mapping[str, Feature]:
+        return {"decoder_prefix": Feature((self.length,))}
 
     def fetch(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> Batch:
         batch = super().fetch(index_n, epoch_n, seed)

@@ -2,10 +2,12 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
 
+from t5x_like.batches import Feature
 from t5x_like.data.noise import words as noise_words
 from t5x_like.data.rows.arrays import Batch, pieces
 from t5x_like.data.rows.base import Joined
@@ -26,6 +28,10 @@ class MaskedLM(Joined):
     @property
     def lengths(self) -> dict[str, int]:
         return {"encoder": self.length}
+
+    @property
+    def extra_features(self) -> Mapping[str, Feature]:
+        return {"encoder_token_types": Feature((self.length,))}
 
     def fetch(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> Batch:
         _, tokens, positions, segments = pieces(self.cache, self.length, index_n, start=0)

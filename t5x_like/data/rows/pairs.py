@@ -2,9 +2,11 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 
 import numpy as np
 
+from t5x_like.batches import Feature
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.data.noise import base as noise
 from t5x_like.data.noise import words
@@ -78,6 +80,10 @@ class Pairs(Rows):
     @property
     def lengths(self) -> dict[str, int]:
         return {"encoder": self.length}
+
+    @property
+    def extra_features(self) -> Mapping[str, Feature]:
+        return {"encoder_token_types": Feature((self.length,)), "encoder_labels": Feature((1,))}
 
     def parts(self, index_n, epoch_n, seed: int):
         """((begin, size) of A, (begin, size) of B, label) for every row."""

@@ -1,9 +1,11 @@
 """Rows of XLNet's permutation language modelling (Yang et al. 2019, arXiv:1906.08237): in which order tokens are predicted."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
+from t5x_like.batches import Feature
 from t5x_like.data.noise import base as noise
 from t5x_like.data.rows.arrays import Batch, pieces, segment_sizes
 from t5x_like.data.rows.base import Joined
@@ -44,6 +46,10 @@ class PermutationLM(Joined):
     @property
     def lengths(self) -> dict[str, int]:
         return {"encoder": self.length}
+
+    @property
+    def extra_features(self) -> Mapping[str, Feature]:
+        return {"encoder_order": Feature((self.length,))}
 
     def fetch(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> Batch:
         _, tokens, positions, segments = pieces(self.cache, self.length, index_n, start=0)

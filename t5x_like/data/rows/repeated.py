@@ -2,10 +2,13 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
 
+from t5x_like.batches import Feature
+from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.data.rows.arrays import Batch
 from t5x_like.data.stream import GOLDEN, mixed
 from t5x_like.data.tokenizers import vocabularies
@@ -27,7 +30,9 @@ class RepeatedTokens:
     symbols: int = 64
     part: int = 0
     rows: int = 2**16
-    caches: ClassVar[tuple] = ()
+    caches: ClassVar[tuple[TokenCache, ...]] = ()
+    group: ClassVar[int] = 1
+    extra_features: ClassVar[Mapping[str, Feature]] = {}
 
     def __post_init__(self):
         if not 2 <= self.shortest <= self.longest < self.length:

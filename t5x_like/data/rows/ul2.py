@@ -2,10 +2,11 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from t5x_like.batches import Feature
 from t5x_like.data.noise import base as noise
 from t5x_like.data.noise import ul2
 from t5x_like.data.rows.arrays import Batch, ended, ragged, ragged_targets
@@ -99,6 +100,10 @@ class PrefixMixtureOfDenoisers(Denoised):
     @property
     def lengths(self) -> dict[str, int]:
         return {"decoder": self.length}
+
+    @property
+    def extra_features(self) -> Mapping[str, Feature]:
+        return {"decoder_prefix": Feature((self.length,))}
 
     def fetch(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> Batch:
         mode_n, (inputs, shown_n), hidden = self.corrupted(index_n, epoch_n, seed, (self.length, self.length))
