@@ -1,88 +1,104 @@
-"""Text in, text out: prompts are batched, padded to few lengths, continued, and given back in their order."""
+"""Text generation and sentence embeddings: texts are tokenized, padded to a few lengths, batched and run on a mesh."""
 
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from t5x_like import partitioning
 from t5x_like.data.tokenizers import chat, vocabularies
-from t5x_like.decoding.loop import generate
-from t5x_like.types import Vocabulary
+from t5x_like.decoding.loop import Generated, generate
+from t5x_like.decoding.sampling import Greedy
+from t5x_like.types import Model, Params, PathLike, Sampler, Vocabulary
 
-BUCKET = 64  # prompt lengths are rounded up to a multiple of this, so that few shapes are compiled
-
-
-def infer(
-    model: nn.Module,
-    params,
-    vocabulary: Vocabulary,
-    prompts: Iterable[str | dict],
-    choose: Callable,
-    max_new_tokens: int = 128,
-    batch_size: int = 8,
-    seed: int = 0,
-    prefix: bool = False,
-    mesh: Mesh | None = None,
-    rules: partitioning.Rules = partitioning.RULES,
-) -> Iterator[dict[str, Any]]:
-    """Continues every prompt: yields {"id", "prompt", "completion", "tokens", "log_prob", "finished"} in their order.
-
-    A prompt is a text, {"prompt": text, "id": anything}, or a chat: {"messages": [{"role", "content"}, ...]}, which the
-    vocabulary's template makes a text. Decoder-only models continue it; encoder-decoder models read it with the encoder.
-    `prefix` lets a prefix language model read it bidirectionally. The result for a prompt depends on
-    its place among the prompts and the seed, not on batch size or neighbours.
-
-    Raises:
-      ValueError: max_new_tokens < 1, a prompt that with them is longer than the model's position table, an empty prompt
-        where the vocabulary has no bos, or a chat where it has no template.
-    """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens}: ask for at least 1")
-    mesh = partitioning.make_mesh() if mesh is None else mesh
-    seq2seq = model.encoder_decoder
-    decode = OnMesh(decoding(model, vocabulary, choose, max_new_tokens), batch_size, mesh, rules)
-    numbered = enumerate({"prompt": p} if isinstance(p, str) else p for p in prompts)
-    while chunk := list(itertools.islice(numbered, decode.size)):
-        chunk = [(number, rendered(record, vocabulary)) for number, record in chunk]
-        ids = [prompt_ids(record, vocabulary, seq2seq) for _, record in chunk]
-        batch = encoder_batch(ids, vocabulary) if seq2seq else decoder_batch(ids, prefix)
-        made = decode(params, batch | {"keys": row_keys(seed, [number for number, _ in chunk])})
-        for row, (number, record) in enumerate(chunk):
-            yield completion(record, number, vocabulary, made, row)
+BUCKET = 64  # lengths are rounded up to a multiple of this, so that few shapes are compiled
 
 
 @dataclasses.dataclass(frozen=True)
-class OnMesh:
-    """`function(params, batch)`, jitted, over rows that are on the host: rows go in and rows come out, on every host all.
+class DecodingOptions:
+    """How `infer` generates completions.
 
-    Batches have `size` rows, the smallest number from `batch_size` on that the devices divide.
+    `batch_size` is prompts per batch. `prefix` makes a prefix language model read prompts bidirectionally.
+
+    Raises:
+      ValueError: max_new_tokens < 1.
     """
 
-    function: Callable
+    sampler: Sampler = Greedy()  # noqa: RUF009 - frozen
+    max_new_tokens: int = 128
+    batch_size: int = 8
+    seed: int = 0
+    prefix: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1")
+
+
+def infer(
+    model: Model,
+    params: Params,
+    vocabulary: Vocabulary,
+    prompts: Iterable[str | dict[str, Any]],
+    options: DecodingOptions = DecodingOptions(),
+    mesh: Mesh | None = None,
+    rules: partitioning.Rules = partitioning.RULES,
+) -> Iterator[dict[str, Any]]:
+    """Yields the completion of every prompt, in order: {"id", "prompt", "completion", "tokens", "log_prob", "finished"}.
+
+    A prompt is a text, {"prompt": text, "id": anything}, or a chat {"messages": [{"role", "content"}, ...]}, which the
+    vocabulary's template renders as text. Decoder-only models continue the prompt; encoder-decoder models read it with the
+    encoder. A result depends on the prompt, its index and the seed, not on the batch size or the other prompts.
+
+    Raises:
+      ValueError: a prompt that exceeds the model's position table with its new tokens, an empty prompt if the vocabulary
+        has no bos, or a chat if it has no template.
+    """
+    mesh = partitioning.make_mesh() if mesh is None else mesh
+    seq2seq = model.encoder_decoder
+    decode_fn = make_decode_fn(model, vocabulary, options.sampler, options.max_new_tokens)
+    decode = ShardedFunction(decode_fn, options.batch_size, mesh, rules)
+    indexed = enumerate({"prompt": prompt} if isinstance(prompt, str) else prompt for prompt in prompts)
+    while chunk := list(itertools.islice(indexed, decode.size)):
+        chunk = [(index, render_prompt(record, vocabulary)) for index, record in chunk]
+        ids = [prompt_ids(record, vocabulary, seq2seq) for _, record in chunk]
+        batch = encoder_batch(ids, vocabulary) if seq2seq else decoder_batch(ids, options.prefix)
+        generated = decode(params, batch | {"keys": row_keys(options.seed, [index for index, _ in chunk])})
+        for row, (index, record) in enumerate(chunk):
+            yield completion_record(record, index, vocabulary, generated, row)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardedFunction:
+    """Jits `function(params, batch)` and applies it to rows on the host; every host gets the results of all rows.
+
+    Rows are sharded over the mesh in batches of `size`: `batch_size` rounded up to a multiple of the batch shards.
+    """
+
+    function: Callable[[Params, dict[str, Any]], Any]
     batch_size: int
     mesh: Mesh
     rules: partitioning.Rules = partitioning.RULES
 
-    def __post_init__(self):
-        everywhere = NamedSharding(self.mesh, PartitionSpec())
-        object.__setattr__(self, "jitted", jax.jit(self.function, out_shardings=everywhere))
+    def __post_init__(self) -> None:
+        replicated = NamedSharding(self.mesh, PartitionSpec())
+        object.__setattr__(self, "jitted", jax.jit(self.function, out_shardings=replicated))
 
     @property
     def size(self) -> int:
+        """Rows per batch."""
         sharding = partitioning.batch_sharding(self.mesh, self.rules)
         return round_up(self.batch_size, self.mesh.size // sharding.shard_shape((self.mesh.size,))[0])
 
-    def __call__(self, params, batch: dict[str, np.ndarray]) -> Any:
-        """The function of up to `size` rows; a batch with fewer is filled up with its first row."""
+    def __call__(self, params: Params, batch: dict[str, np.ndarray]) -> Any:
+        """Results for up to `size` rows; a smaller batch is padded with copies of its first row."""
         count, size = len(next(iter(batch.values()))), self.size
         index_B = np.arange(size) * (np.arange(size) < count)
         with partitioning.on(self.mesh, self.rules):
@@ -91,22 +107,24 @@ class OnMesh:
                 size,
                 partitioning.batch_sharding(self.mesh, self.rules),
             )
-            made = jax.device_get(self.jitted(params, placed))
-        return jax.tree.map(lambda x: x[:count], made)
+            results = jax.device_get(self.jitted(params, placed))
+        return jax.tree.map(lambda x: x[:count], results)
 
 
-def decoding(model: nn.Module, vocabulary, choose: Callable, max_new_tokens: int) -> Callable:
-    """A function (params, batch with `keys`) -> `Generated`, to be jitted."""
+def make_decode_fn(
+    model: Model, vocabulary: Vocabulary, sampler: Sampler, max_new_tokens: int
+) -> Callable[[Params, dict[str, Any]], Generated]:
+    """Returns a function (params, batch with random `keys` [B]) -> `Generated`, to be jitted."""
 
-    def decode(params, batch):
+    def decode(params: Params, batch: dict[str, Any]) -> Generated:
         prompts = {name: x for name, x in batch.items() if name != "keys"}
-        return generate(model, params, prompts, batch["keys"], choose, max_new_tokens, vocabulary.stop_ids)
+        return generate(model, params, prompts, batch["keys"], sampler, max_new_tokens, vocabulary.stop_ids)
 
     return decode
 
 
 def row_keys(seed: int, *numbers: Sequence[int]) -> np.ndarray:
-    """A random key for every row, folded from its numbers one after the other."""
+    """Random keys, one per row: the key of `seed` with each of the row's numbers folded in, one after the other."""
     key = jax.random.PRNGKey(seed)
     keys = jnp.broadcast_to(key, (len(numbers[0]), *key.shape))
     for number_B in numbers:
@@ -115,22 +133,22 @@ def row_keys(seed: int, *numbers: Sequence[int]) -> np.ndarray:
 
 
 def embed(
-    model: nn.Module,
-    params,
+    model: Model,
+    params: Params,
     vocabulary: Vocabulary,
     texts: Sequence[str],
     batch_size: int = 32,
 ) -> np.ndarray:
-    """Vectors of length 1 for texts, float32 [N, D]: the mean of an encoder's last states over all of a text's tokens.
+    """Returns unit vectors of texts, float32 [N, D]: the mean of the encoder's last hidden states over a text's tokens.
 
-    Sentence encoders (all-MiniLM) are made for this; the cosine of two texts is the product of their vectors.
+    For sentence encoders such as all-MiniLM. The dot product of two vectors is the cosine similarity of their texts.
 
     Raises:
       ValueError: a text that is longer than the model's position table.
     """
 
     @jax.jit
-    def mean(params, batch):
+    def mean_pool(params: Params, batch: dict[str, Any]) -> jax.Array:
         x_BLD = model.apply({"params": params}, batch, method="hidden").astype(jnp.float32)
         real_BL1 = (batch["encoder_segment_ids"] > 0)[..., None]
         x_BD = jnp.sum(x_BLD * real_BL1, axis=1)
@@ -141,34 +159,36 @@ def embed(
     vectors = []
     for part in parts:
         length = round_up(max(len(row) for row in part), BUCKET)
-        filled = part + part[:1] * (batch_size - len(part))
-        vectors.append(np.asarray(mean(params, side(filled, length, "encoder")))[: len(part)])
+        full = part + part[:1] * (batch_size - len(part))
+        vectors.append(np.asarray(mean_pool(params, pad_rows(full, length, "encoder")))[: len(part)])
     return np.concatenate(vectors)
 
 
-def completion(record: dict, number: int, vocabulary, made, row: int) -> dict[str, Any]:
-    """One row's result as JSON."""
-    tokens = made.tokens_BN[row, : made.lengths_B[row]].tolist()
+def completion_record(
+    record: Mapping[str, Any], index: int, vocabulary: Vocabulary, generated: Generated, row: int
+) -> dict[str, Any]:
+    """The result of one row, ready for JSON."""
+    tokens = generated.tokens_BN[row, : generated.lengths_B[row]].tolist()
     return {
-        "id": record.get("id", number),
+        "id": record.get("id", index),
         "prompt": record["prompt"],
         "completion": vocabulary.decode(tokens),
         "tokens": tokens,
-        "log_prob": float(made.log_probs_BN[row].sum()),
+        "log_prob": float(generated.log_probs_BN[row].sum()),
         "finished": bool(tokens and tokens[-1] in vocabulary.stop_ids),
     }
 
 
-def rendered(record: dict, vocabulary: Vocabulary) -> dict:
-    """The record with the text of its chat as the prompt, where it is one."""
+def render_prompt(record: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
+    """Adds the rendered chat as "prompt" to a record with "messages"; returns other records unchanged."""
     return record | {"prompt": chat.render_chat(vocabulary, record["messages"])} if "messages" in record else record
 
 
-def prompt_ids(record: dict, vocabulary: Vocabulary, seq2seq: bool) -> list[int]:
-    """What the model reads of a prompt; a chat's template has written its beginning of sequence itself.
+def prompt_ids(record: Mapping[str, Any], vocabulary: Vocabulary, seq2seq: bool) -> list[int]:
+    """Token ids of a prompt, with bos or eos as the model expects. A chat template writes its own bos.
 
     Raises:
-      ValueError: an empty prompt where the vocabulary has no beginning of sequence.
+      ValueError: an empty prompt if the vocabulary has no bos.
     """
     text, is_chat = record["prompt"], "messages" in record
     if seq2seq:
@@ -176,40 +196,40 @@ def prompt_ids(record: dict, vocabulary: Vocabulary, seq2seq: bool) -> list[int]
             [*vocabulary.encode(text), vocabularies.end_id(vocabulary)] if is_chat else vocabulary.encode_special(text)
         )
     ids = vocabulary.encode(text)
-    # Nothing at all cannot be continued: then a sequence is begun even by a vocabulary that does not begin prompts so.
+    # The decoder needs at least one token: an empty prompt gets bos even if the vocabulary does not add it to prompts.
     if vocabulary.bos is not None and (not ids or (vocabulary.add_bos and not is_chat)):
         ids = [vocabulary.bos, *ids]
     if not ids:
         raise ValueError(
-            f"prompt={text!r} of id={record.get('id')!r} is empty, and the vocabulary has no beginning of sequence "
-            "(bos=None) to continue; write at least one token"
+            f"prompt={text!r} of id={record.get('id')!r} is empty, and the vocabulary has no bos token to start from "
+            "(bos=None); give a prompt of at least one token"
         )
     return ids
 
 
-def decoder_batch(ids: list[list[int]], prefix: bool = False) -> dict[str, np.ndarray]:
-    """Prompts as `prompt_ids` makes them, on the left of padding: the decoder's arrays."""
-    batch = side(ids, round_up(max(len(row) for row in ids), BUCKET), "decoder")
+def decoder_batch(ids: Sequence[Sequence[int]], prefix: bool = False) -> dict[str, np.ndarray]:
+    """The decoder's arrays [B, P] for prompts from `prompt_ids`, left-aligned; P is a multiple of BUCKET."""
+    batch = pad_rows(ids, round_up(max(len(row) for row in ids), BUCKET), "decoder")
     if prefix:
         batch["decoder_prefix"] = batch["decoder_segment_ids"].copy()
     return batch
 
 
-def encoder_batch(ids: list[list[int]], vocabulary: Vocabulary) -> dict[str, np.ndarray]:
-    """Inputs as `prompt_ids` makes them for the encoder, and what the decoder begins with."""
+def encoder_batch(ids: Sequence[Sequence[int]], vocabulary: Vocabulary) -> dict[str, np.ndarray]:
+    """The encoder's arrays for inputs from `prompt_ids`, and the decoder's with the start token [B, 1]."""
     start = vocabularies.start_id(vocabulary)
     length = round_up(max(len(row) for row in ids), BUCKET)
-    return side(ids, length, "encoder") | side([[start]] * len(ids), 1, "decoder")
+    return pad_rows(ids, length, "encoder") | pad_rows([[start]] * len(ids), 1, "decoder")
 
 
-def side(rows: list[list[int]], length: int, name: str) -> dict[str, np.ndarray]:
-    """Tokens, positions and segments of ragged rows."""
+def pad_rows(rows: Sequence[Sequence[int]], length: int, side: str) -> dict[str, np.ndarray]:
+    """Input tokens, positions and segment ids of ragged rows, int32 [B, length], named for `side`."""
     tokens, segments = np.zeros((2, len(rows), length), np.int32)
     for i, row in enumerate(rows):
         tokens[i, : len(row)] = row
         segments[i, : len(row)] = 1
     positions = np.arange(length, dtype=np.int32) * segments
-    return {f"{name}_input_tokens": tokens, f"{name}_positions": positions, f"{name}_segment_ids": segments}
+    return {f"{side}_input_tokens": tokens, f"{side}_positions": positions, f"{side}_segment_ids": segments}
 
 
 def round_up(value: int, unit: int) -> int:
@@ -217,13 +237,13 @@ def round_up(value: int, unit: int) -> int:
     return -(-value // unit) * unit
 
 
-def read_prompts(path) -> Iterator[dict[str, Any]]:
-    """Records of a .jsonl file, or a prompt per line of any other file.
+def read_prompts(path: PathLike) -> Iterator[dict[str, Any]]:
+    """Yields the records of a .jsonl file, or one prompt per line of any other file.
 
     A record is {"prompt" or "inputs": text, "id": anything}, or a chat with "messages" instead of the prompt.
 
     Raises:
-      ValueError: a line that is no such record, with its number.
+      ValueError: a line that is not such a record, with its number.
     """
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
         if Path(path).suffix != ".jsonl":
@@ -231,20 +251,20 @@ def read_prompts(path) -> Iterator[dict[str, Any]]:
             continue
         try:
             record = json.loads(line)
-            made = {"id": record.get("id", number - 1)}
+            prompt = {"id": record.get("id", number - 1)}
             if "messages" in record:
                 chat.check(record["messages"])
-                yield made | {"messages": record["messages"]}
+                yield prompt | {"messages": record["messages"]}
             else:
-                yield made | {"prompt": str(record["prompt"] if "prompt" in record else record["inputs"])}
+                yield prompt | {"prompt": str(record["prompt"] if "prompt" in record else record["inputs"])}
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ValueError(
                 f'{path}, line {number}: need a JSON object with "prompt" (or "inputs", or "messages"), got {line[:60]!r}'
             ) from error
 
 
-def as_chat(record: dict, system: str | None = None) -> dict:
-    """The record with its prompt as a user's message, after the system's; one that is a chat already stays as it is."""
+def to_chat(record: dict[str, Any], system: str | None = None) -> dict[str, Any]:
+    """Turns a prompt into a user message, after an optional system message; returns a chat unchanged."""
     if "messages" in record:
         return record
     before = [] if system is None else [{"role": "system", "content": system}]

@@ -23,9 +23,10 @@ def model_and_params():
     return model, tiny.init(model, tiny.batch())
 
 
-def infer(model_and_params, choose=Greedy(), **options):
-    options = {"mesh": partitioning.make_mesh(devices=jax.devices()[:1]), "max_new_tokens": 5} | options
-    return list(inference.infer(*model_and_params, ByteVocabulary(), PROMPTS, choose, **options))
+def infer(model_and_params, sampler=Greedy(), mesh=None, **options):
+    mesh = mesh or partitioning.make_mesh(devices=jax.devices()[:1])
+    options = inference.DecodingOptions(sampler, **{"max_new_tokens": 5} | options)
+    return list(inference.infer(*model_and_params, ByteVocabulary(), PROMPTS, options, mesh))
 
 
 def test_records_come_in_order_and_say_what_was_made(model_and_params):
@@ -38,10 +39,10 @@ def test_records_come_in_order_and_say_what_was_made(model_and_params):
         json.dumps(record)
 
 
-@pytest.mark.parametrize("choose", [Greedy(), Sample(temperature=1.3)])
-def test_results_do_not_depend_on_batch_size_or_mesh(model_and_params, choose):
+@pytest.mark.parametrize("sampler", [Greedy(), Sample(temperature=1.3)])
+def test_results_do_not_depend_on_batch_size_or_mesh(model_and_params, sampler):
     def tokens(**options):
-        return [record["tokens"] for record in infer(model_and_params, choose, **options)]
+        return [record["tokens"] for record in infer(model_and_params, sampler, **options)]
 
     one = tokens(batch_size=8)
     assert tokens(batch_size=2) == one
@@ -80,25 +81,26 @@ def test_prompts_begin_as_the_vocabulary_says(pretrained):
     assert inference.prompt_ids(plain, pretrained, False) == ids
     assert inference.prompt_ids(plain, begun, False) == [1, *ids]
     assert inference.prompt_ids({"prompt": ""}, dataclasses.replace(begun, add_bos=False), False) == [1]
-    chat = inference.rendered({"messages": [{"role": "user", "content": "def"}]}, begun)
+    chat = inference.render_prompt({"messages": [{"role": "user", "content": "def"}]}, begun)
     assert inference.prompt_ids(chat, begun, False) == begun.encode("<|im_start|>user def<|im_end|>")
-    with pytest.raises(ValueError, match="prompt='' of id=7 is empty, and the vocabulary has no beginning"):
+    with pytest.raises(ValueError, match="prompt='' of id=7 is empty, and the vocabulary has no bos token"):
         inference.prompt_ids({"prompt": "", "id": 7}, pretrained, False)
 
 
 def test_a_pretrained_vocabulary_ends_at_all_of_its_stop_ids(model_and_params, pretrained):
-    prompts = ["def", inference.as_chat({"id": 5, "prompt": "x"}, system="s")]
+    prompts = ["def", inference.to_chat({"id": 5, "prompt": "x"}, system="s")]
     for stop, finished in ((2, True), (0, True), (9, False)):
 
-        def choose(keys_B, logits_BV, stop=stop):
+        def sampler(keys_B, logits_BV, stop=stop):
             return jax.numpy.full(len(logits_BV), stop, jax.numpy.int32)
 
-        made = list(inference.infer(*model_and_params, pretrained, prompts, choose, max_new_tokens=3))
+        options = inference.DecodingOptions(sampler, max_new_tokens=3)
+        made = list(inference.infer(*model_and_params, pretrained, prompts, options))
         assert [record["finished"] for record in made] == [finished] * 2
         assert [len(record["tokens"]) for record in made] == [1 if finished else 3] * 2
     assert made[1]["id"] == 5 and made[1]["prompt"] == "<|im_start|>system s<|im_end|><|im_start|>user x<|im_end|>"
     with pytest.raises(ValueError, match="no chat_template"):
-        list(inference.infer(*model_and_params, ByteVocabulary(), prompts, Greedy(), max_new_tokens=3))
+        list(inference.infer(*model_and_params, ByteVocabulary(), prompts, options))
 
 
 def test_chats_are_read_from_files(tmp_path):
@@ -106,7 +108,7 @@ def test_chats_are_read_from_files(tmp_path):
     messages = [{"role": "user", "content": "hi"}]
     path.write_text(json.dumps({"messages": messages}) + "\n")
     assert list(inference.read_prompts(path)) == [{"id": 0, "messages": messages}]
-    assert inference.as_chat({"id": 0, "messages": messages}, "system") == {"id": 0, "messages": messages}
+    assert inference.to_chat({"id": 0, "messages": messages}, "system") == {"id": 0, "messages": messages}
     path.write_text(json.dumps({"messages": "hi"}) + "\n")
     with pytest.raises(ValueError, match=r'line 1: need a JSON object with "prompt" \(or "inputs", or "messages"\)'):
         list(inference.read_prompts(path))

@@ -16,7 +16,7 @@ from t5x_like.cli.gin.runtime import Config, ConfigError
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.decoding.sampling import Greedy
 from t5x_like.evaluation import comparison, records
-from t5x_like.evaluation.task_evaluation import Asked, TaskEvaluation
+from t5x_like.evaluation.task_evaluation import TaskEvaluation, TaskEvaluator
 from t5x_like.run_dir import RunDir
 
 Record = Mapping[str, Any]
@@ -52,14 +52,14 @@ def run(args: argparse.Namespace) -> None:
         return
     folder = None if args.out is None else str(Path(args.out) / "against")
     theirs = evaluated(args, args.against, args.against_step, folder)
-    show(args, ours[0]["step"], {a["task"]: comparison.compared(a, b) for a, b in zip(ours, theirs, strict=True)})
+    show(args, ours[0]["step"], {a["task"]: comparison.compare(a, b) for a, b in zip(ours, theirs, strict=True)})
 
 
 def evaluated(args: argparse.Namespace, run_dir: str, step: int | None, folder: str | None) -> Iterator[Record]:
     """The record of each task; one that is there already is read."""
     opened = launch.Run(run_dir, args.gin_overrides, step, args.gin_file)
     opened.step = checkpoints.latest_step(RunDir(run_dir).checkpoints) if step is None else step
-    choose = opened.config.evaluate("%CHOOSE") if args.gin_file else Greedy()
+    sampler = opened.config.evaluate("%CHOOSE") if args.gin_file else Greedy()
     prefix = args.prefix or is_prefix_lm(opened.config)
     params = None
     for task in args.tasks.split(","):
@@ -67,7 +67,7 @@ def evaluated(args: argparse.Namespace, run_dir: str, step: int | None, folder: 
             cache_of(opened.config, task, args.split, args.module),
             args.examples,
             args.max_new_tokens,
-            choose,
+            sampler,
             args.num_samples,
             tuple(args.stop),
             args.inputs_length,
@@ -75,13 +75,13 @@ def evaluated(args: argparse.Namespace, run_dir: str, step: int | None, folder: 
             args.seed,
         )
         check_vocabulary(opened, evaluation)
-        path = records.path_of(folder or RunDir(run_dir).evaluations, task, opened.step)
+        path = records.record_path(folder or RunDir(run_dir).evaluations, task, opened.step)
         record = records.read(path, evaluation.settings(prefix))
         if record is None:
-            asked = Asked(evaluation, opened.model, opened.mesh, opened.rules, prefix)
+            evaluator = TaskEvaluator(evaluation, opened.model, opened.mesh, opened.rules, prefix)
             params = opened.params(one_row(opened)) if params is None else params
-            record = asked.record(asked(params), opened.step)
-            records.put(records.prepare(path, record))
+            record = evaluator.make_record(evaluator(params), opened.step)
+            records.publish(records.write_temporary(path, record))
         yield record
 
 

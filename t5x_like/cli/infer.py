@@ -50,27 +50,16 @@ def infer(args: argparse.Namespace) -> int:
     if args.system is not None and not args.chat:
         raise ConfigError("--system is the system's message of a chat; give --chat with it")
     if args.chat:
-        prompts = [inference.as_chat(record, args.system) for record in prompts]
+        prompts = [inference.to_chat(record, args.system) for record in prompts]
     done = finished_ids(args.output) if args.output else set()
     prompts = [record for record in prompts if json.dumps(record["id"]) not in done]
-    choose = runtime.parse(args.gin_file or ["decoding/greedy.gin"], args.gin_overrides).evaluate("%CHOOSE")
+    sampler = runtime.parse(args.gin_file or ["decoding/greedy.gin"], args.gin_overrides).evaluate("%CHOOSE")
+    options = inference.DecodingOptions(sampler, args.max_new_tokens, args.batch_size, args.seed, args.prefix)
     run = launch.Run(args.run_dir, (), args.step)
     seq2seq = run.model.encoder_decoder
     example = inference.encoder_batch([[0]], run.vocabulary) if seq2seq else inference.decoder_batch([[0]])
     params = run.params(example)
-    results = inference.infer(
-        run.model,
-        params,
-        run.vocabulary,
-        prompts,
-        choose,
-        args.max_new_tokens,
-        args.batch_size,
-        args.seed,
-        args.prefix,
-        run.mesh,
-        run.rules,
-    )
+    results = inference.infer(run.model, params, run.vocabulary, prompts, options, run.mesh, run.rules)
     with open(args.output, "a") if args.output else sys.stdout as out:
         for result in track(results, "infer", len(prompts)):
             print(json.dumps(result, ensure_ascii=False), file=out, flush=True)

@@ -54,17 +54,10 @@ def report(args: argparse.Namespace, run) -> None:
     print("\nValidation files of the Python library, bits per byte (lower is better):")
     for name, value in bits.items():
         print(f"  {name:<12}{value:6.3f}")
-    sampled = inference.infer(
-        run.model,
-        params,
-        run.vocabulary,
-        [args.prompt],
-        Sample(temperature=0.7, top_k=40),
-        max_new_tokens=160,
-        mesh=run.mesh,
-    )
+    options = inference.DecodingOptions(Sample(temperature=0.7, top_k=40), max_new_tokens=160)
+    completions = inference.infer(run.model, params, run.vocabulary, [args.prompt], options, run.mesh)
     print(f"\nA continuation of {args.prompt!r}:\n")
-    for line in (args.prompt + next(iter(sampled))["completion"]).splitlines():
+    for line in (args.prompt + next(iter(completions))["completion"]).splitlines():
         print(f"    {line}")
     folder = Path(args.run_dir)
     (folder / "quickstart.json").write_text(json.dumps({"bits_per_byte": bits, "step": run.step}) + "\n")

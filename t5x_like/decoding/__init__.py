@@ -1,1 +1,1 @@
-"""Decoding: how the next token is chosen (`sampling`), and the loop that generates with a cache (`loop`)."""
+"""Decoding: samplers that choose the next token (`sampling`), and the cached generation loop (`loop`)."""

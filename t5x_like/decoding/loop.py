@@ -1,18 +1,22 @@
-"""Generation with a cache: the prompts in one call, then a token a step until every row has ended."""
+"""Cached generation: one forward pass over the prompts, then one token per step until every row has ended."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from flax import struct
+
+from t5x_like.types import Model, Params, Sampler
 
 
 @struct.dataclass
 class Generated:
-    """What was generated: rows end with a stop id, behind which tokens and log-probabilities are 0.
+    """Generated tokens. A row ends with a stop id; tokens and log-probabilities after it are 0.
 
-    `lengths_B` counts the tokens, the stop id included; log-probabilities are those of the model, before temperature.
+    Attributes:
+      tokens_BN: token ids, int32.
+      log_probs_BN: log-probabilities (nats) under the model, before temperature, top-k and top-p.
+      lengths_B: number of tokens per row, including the stop id.
     """
 
     tokens_BN: jax.Array
@@ -21,26 +25,26 @@ class Generated:
 
 
 def generate(
-    model: nn.Module,
-    params,
+    model: Model,
+    params: Params,
     batch: Mapping[str, jax.Array],
     keys_B: jax.Array,
-    choose: Callable,
+    sampler: Sampler,
     max_new_tokens: int,
     stop_ids: tuple[int, ...] = (1,),
 ) -> Generated:
-    """Continues the prompts of a batch by up to `max_new_tokens` tokens; to be called under jit.
+    """Continues each prompt of a batch by up to `max_new_tokens` (N) tokens. Call it under jit.
 
-    `batch` has `decoder_input_tokens`, `decoder_positions` and `decoder_segment_ids` [B, P], prompts on the left and
-    segment 0 behind them, and the encoder's arrays for encoder-decoder models. The token at position i of row b is
-    chosen with fold_in(keys_B[b], i), whatever else is in the batch. A row ends at any of `stop_ids`.
+    `batch` has `decoder_input_tokens`, `decoder_positions` and `decoder_segment_ids` [B, P]: prompts are left-aligned and
+    padding has segment 0. Encoder-decoder models also need the encoder's arrays. The token at position i of row b is sampled
+    with the key fold_in(keys_B[b], i), so it does not depend on the rest of the batch. A row ends at any of `stop_ids`.
     """
     rows, prompt = batch["decoder_input_tokens"].shape
     slots = prompt + max_new_tokens
     stops_S = jnp.array(stop_ids, jnp.int32)
 
     def run(variables, batch, last_B):
-        """(logits at each row's slot `last_B`, cache)."""
+        """Runs the model: (logits at index `last_B` of each row, cache)."""
         x_BLD, updated = model.apply(
             variables | {"params": params}, batch, decode_length=slots, mutable=["cache"], method="hidden"
         )
@@ -48,7 +52,7 @@ def generate(
         return model.apply({"params": params}, x_B1D, method="logits")[:, 0], {"cache": updated["cache"]}
 
     def pick(logits_BV, position_B, ended_B):
-        token_B = choose(jax.vmap(jax.random.fold_in)(keys_B, position_B), logits_BV)
+        token_B = sampler(jax.vmap(jax.random.fold_in)(keys_B, position_B), logits_BV)
         log_prob_B = jnp.take_along_axis(jax.nn.log_softmax(logits_BV), token_B[:, None], axis=1)[:, 0]
         return jnp.where(ended_B, 0, token_B), jnp.where(ended_B, 0.0, log_prob_B)
 

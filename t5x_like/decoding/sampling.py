@@ -1,4 +1,4 @@
-"""Ways to choose the next token: `choose(keys_B, logits_BV) -> tokens_B`, one random key an example."""
+"""Samplers: functions `sampler(keys_B, logits_BV) -> tokens_B` that choose the next token, with one random key per row."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class Greedy:
-    """The likeliest token; the keys are not used."""
+    """Chooses the most likely token; the keys are unused."""
 
     def __call__(self, keys_B: jax.Array, logits_BV: jax.Array) -> jax.Array:
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
@@ -16,16 +16,19 @@ class Greedy:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """A random token from softmax(logits / temperature), among the `top_k` likeliest (0: all) and the smallest set of
-    probability `top_p` (nucleus sampling, Holtzman et al. 2020); both are taken after the temperature, top_k first."""
+    """Samples from softmax(logits / temperature), restricted to `top_k` tokens (0: all) and to the nucleus `top_p`.
+
+    The nucleus is the smallest set of most likely tokens with total probability `top_p` (Holtzman et al. 2020). Both
+    restrictions apply after the temperature, top-k first.
+    """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.temperature <= 0:
-            raise ValueError(f"temperature={self.temperature} must be positive; for the likeliest token use Greedy")
+            raise ValueError(f"temperature={self.temperature} must be positive; use Greedy for the most likely token")
         if self.top_k < 0:
             raise ValueError(f"top_k={self.top_k} must be 0 (all tokens) or more")
         if not 0 < self.top_p <= 1:
@@ -41,21 +44,21 @@ class Sample:
 
 
 def top_k(logits_BV: jax.Array, k: int) -> jax.Array:
-    """Everything below the k-th largest logit becomes -inf.
+    """Sets every logit below the k-th largest to -inf.
 
     Raises:
-      ValueError: k is more than the vocabulary.
+      ValueError: k is larger than the vocabulary.
     """
     if k > logits_BV.shape[-1]:
-        raise ValueError(f"top_k={k} is more than the {logits_BV.shape[-1]} ids of the vocabulary; lower it")
-    least_B1 = jax.lax.top_k(logits_BV, k)[0][:, -1:]
-    return jnp.where(logits_BV >= least_B1, logits_BV, -jnp.inf)
+        raise ValueError(f"top_k={k} is larger than the vocabulary of {logits_BV.shape[-1]} ids; lower it")
+    threshold_B1 = jax.lax.top_k(logits_BV, k)[0][:, -1:]
+    return jnp.where(logits_BV >= threshold_B1, logits_BV, -jnp.inf)
 
 
 def top_p(logits_BV: jax.Array, p: float) -> jax.Array:
-    """Everything outside the smallest set of likeliest tokens whose probability reaches p becomes -inf."""
+    """Sets to -inf every logit outside the smallest set of most likely tokens whose probability reaches p."""
     sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
     probs_BV = jax.nn.softmax(sorted_BV, axis=-1)
     before_BV = jnp.cumsum(probs_BV, axis=-1) - probs_BV
-    least_B1 = jnp.min(jnp.where(before_BV < p, sorted_BV, jnp.inf), axis=-1, keepdims=True)
-    return jnp.where(logits_BV >= least_B1, logits_BV, -jnp.inf)
+    threshold_B1 = jnp.min(jnp.where(before_BV < p, sorted_BV, jnp.inf), axis=-1, keepdims=True)
+    return jnp.where(logits_BV >= threshold_B1, logits_BV, -jnp.inf)

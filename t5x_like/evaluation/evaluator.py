@@ -1,4 +1,4 @@
-"""Evaluation: an objective's metrics over one pass of some rows, with perplexity and bits per byte."""
+"""Losses of a model on rows: an objective's metrics over one pass, with perplexity and bits per byte."""
 
 import dataclasses
 import functools
@@ -13,33 +13,39 @@ from jax.sharding import Mesh
 from t5x_like import partitioning
 from t5x_like.data import mixing
 from t5x_like.data.stream import Stream
+from t5x_like.types import Apply, Metrics, Objective, Params, Rows, Vocabulary
+
+MIN_BATCHES = 8  # per task, to estimate a standard error
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
-    """Evaluates parameters of one model on one set of rows; compiled once, used as often as wanted.
+    """Evaluates parameters of one model on fixed rows. Compiled once.
 
-    `batches` bounds how many batches are read (None: all rows once).
+    `batches` limits how many batches are read per task (None: all rows once).
+
+    Raises:
+      ValueError: a batch size that does not fit the mesh, or a task without rows.
     """
 
-    apply: Callable
-    objective: Callable
-    rows: Any
+    apply: Apply
+    objective: Objective
+    rows: Rows
     batch_size: int
     mesh: Mesh
     rules: partitioning.Rules = partitioning.RULES
     batches: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         partitioning.check_batch(self.batch_size, 1, self.mesh, self.rules)
         for task, rows in self.parts.items():
             if len(rows) == 0:
                 raise ValueError(
-                    f"eval_rows {task} of {rows.caches[0].task}/{rows.caches[0].split} hold no row: the split is shorter "
-                    f"than one row of {rows.lengths}; shorten the lengths, or evaluate on more text"
+                    f"eval_rows {task} of {rows.caches[0].task}/{rows.caches[0].split} are empty: the split is shorter "
+                    f"than one row of {rows.lengths}; reduce the lengths, or evaluate on more text"
                 )
 
-        def step(params, batch):
+        def step(params: Params, batch: Mapping[str, jax.Array]) -> Metrics:
             _, _, metrics = self.objective(self.apply, params, batch, None)
             return metrics
 
@@ -47,93 +53,90 @@ class Evaluator:
 
     @functools.cached_property
     def parts(self) -> dict[str, Any]:
-        """The rows by task: those of a mixture are measured one after the other."""
+        """The rows by task; the tasks of a mixture are evaluated one after the other."""
         return mixing.parts(self.rows)
 
     def __len__(self) -> int:
-        """How many batches one evaluation reads."""
-        return sum(self.batches_of(rows) for rows in self.parts.values())
+        """The number of batches that one evaluation reads."""
+        return sum(self.count_batches(rows) for rows in self.parts.values())
 
-    def batches_of(self, rows) -> int:
-        """How many batches are read of one task."""
-        whole = -(-len(rows) // self.batch_size)
-        return whole if self.batches is None else min(self.batches, whole)
+    def count_batches(self, rows: Rows) -> int:
+        """The number of batches read of one task."""
+        total = -(-len(rows) // self.batch_size)
+        return total if self.batches is None else min(self.batches, total)
 
-    def __call__(self, params, progress: Callable[[Iterator], Iterator] = iter) -> dict[str, float]:
-        """Metrics by name; `params` in the dtype to compute in; `progress` wraps the iterator of batches.
+    def __call__(self, params: Params, progress: Callable[[Iterator], Iterator] = iter) -> dict[str, float]:
+        """Returns metrics by name. `params` have the compute dtype; `progress` wraps the iterator of batches.
 
-        Of a mixture there are those of each task as `task/metric`, and those of all tasks together. `loss_se` is the
-        standard error of the loss (see standard_error), where LEAST_BATCHES of each task or more were measured.
+        A mixture has the metrics of all tasks together and those of each task as `task/metric`. `loss_se` is the standard
+        error of the loss (see `standard_error`), if each task has at least MIN_BATCHES batches.
         """
         sums: dict[str, dict[str, np.ndarray]] = {name: {} for name in self.parts}
         losses: dict[str, list] = {name: [] for name in self.parts}
         target_bytes = dict.fromkeys(self.parts, 0)
         sharding = partitioning.batch_sharding(self.mesh, self.rules)
         with partitioning.on(self.mesh, self.rules):
-            for task, batch in progress(self.planned()):
-                target_bytes[task] += bytes_of_targets(batch, self.rows.vocabulary)
+            for task, batch in progress(self.task_batches()):
+                target_bytes[task] += count_target_bytes(batch, self.rows.vocabulary)
                 placed = partitioning.global_batch(
                     lambda start, stop, batch=batch: {k: x[start:stop] for k, x in batch.items()},
                     self.batch_size,
                     sharding,
                 )
-                measured = jax.device_get(self.step(params, placed))
-                losses[task].append(measured["loss"])
-                add(sums[task], measured)
-        whole: dict[str, np.ndarray] = {}
-        for one in sums.values():
-            add(whole, one)
-        results = summarize(whole, sum(target_bytes.values())) | standard_error(list(losses.values()))
+                metrics = jax.device_get(self.step(params, placed))
+                losses[task].append(metrics["loss"])
+                add_metrics(sums[task], metrics)
+        total: dict[str, np.ndarray] = {}
+        for task_sums in sums.values():
+            add_metrics(total, task_sums)
+        results = summarize(total, sum(target_bytes.values())) | standard_error(list(losses.values()))
         for task in self.parts if len(self.parts) > 1 else ():
-            each = summarize(sums[task], target_bytes[task]) | standard_error([losses[task]])
-            results |= {f"{task}/{name}": value for name, value in each.items()}
+            task_results = summarize(sums[task], target_bytes[task]) | standard_error([losses[task]])
+            results |= {f"{task}/{name}": value for name, value in task_results.items()}
         return results
 
-    def planned(self) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-        """(task, batch) of everything that is measured."""
+    def task_batches(self) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        """Yields (task, batch) of every batch to evaluate."""
         for task, rows in self.parts.items():
             stream = Stream(rows, self.batch_size, shuffle=False)
-            for batch in first(stream.once(), self.batches_of(rows)):
+            for batch in take(stream.once(), self.count_batches(rows)):
                 yield task, batch
 
 
-def add(sums: dict[str, np.ndarray], pairs: Mapping[str, Any]) -> None:
-    """Adds (total, count) pairs by name."""
-    for name, pair in pairs.items():
+def add_metrics(sums: dict[str, np.ndarray], metrics: Metrics) -> None:
+    """Adds (total, count) pairs to `sums`, by name."""
+    for name, pair in metrics.items():
         sums[name] = sums.get(name, 0.0) + np.asarray(pair, np.float64)
 
 
-def first(batches: Iterator, count: int) -> Iterator:
-    """The first `count` batches, and not one more is made."""
+def take(batches: Iterator, count: int) -> Iterator:
+    """Yields the first `count` batches, without making another one."""
     for _, batch in zip(range(count), batches, strict=False):
         yield batch
 
 
-def bytes_of_targets(batch: dict[str, np.ndarray], vocabulary) -> int:
-    """UTF-8 bytes that the counted targets of a batch stand for."""
+def count_target_bytes(batch: dict[str, np.ndarray], vocabulary: Vocabulary) -> int:
+    """The UTF-8 bytes of the targets that have a loss weight."""
     side = "decoder" if "decoder_target_tokens" in batch else "encoder"
-    counted = batch[f"{side}_loss_weights"] > 0
-    return int(vocabulary.bytes_per_token_V[batch[f"{side}_target_tokens"][counted]].sum())
-
-
-LEAST_BATCHES = 8  # of a task, for a standard error that is one
+    weighted = batch[f"{side}_loss_weights"] > 0
+    return int(vocabulary.bytes_per_token_V[batch[f"{side}_target_tokens"][weighted]].sum())
 
 
 def standard_error(losses: Sequence[Sequence[np.ndarray]]) -> dict[str, float]:
-    """{"loss_se": standard error of the mean loss} over text like this, or nothing where batches are few.
+    """Returns {"loss_se": standard error of the mean loss}, or {} if a task has fewer than MIN_BATCHES batches.
 
-    `losses` are each task's (total, count) pairs by batch. Batches are neighbouring text and stand for themselves, so that
-    tokens of a document, which go together, do not count as so many measurements. With L_b nats and n_b tokens in batch b:
+    `losses` are each task's (total, count) pairs by batch. A batch of consecutive text is one measurement, because the
+    tokens of a document are correlated. With L_b nats and n_b tokens in batch b (a stratified ratio of means):
 
-        se^2 = sum over tasks of m / (m - 1) sum_b (L_b - n_b L / n)^2 / (all tokens)^2    (a ratio of means, by strata)
+        se^2 = sum over tasks of m / (m - 1) sum_b (L_b - n_b L / n)^2 / (all tokens)^2
     """
-    if min(map(len, losses)) < LEAST_BATCHES:
+    if min(map(len, losses)) < MIN_BATCHES:
         return {}
     squares, tokens = 0.0, 0.0
     for pairs in losses:
         nats_b, count_b = np.asarray(pairs, np.float64).T
-        off_b = nats_b - count_b * nats_b.sum() / max(count_b.sum(), 1e-9)
-        squares += len(pairs) / (len(pairs) - 1) * np.sum(off_b**2)
+        deviation_b = nats_b - count_b * nats_b.sum() / max(count_b.sum(), 1e-9)
+        squares += len(pairs) / (len(pairs) - 1) * np.sum(deviation_b**2)
         tokens += count_b.sum()
     return {"loss_se": math.sqrt(squares) / max(tokens, 1e-9)}
 

@@ -1,8 +1,8 @@
-"""What is asked of a model: the examples of a token cache, with the ids that training's rows have, and their other fields."""
+"""Questions for a model: the examples of a token cache, tokenized as training rows are, with their other fields."""
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,77 +10,96 @@ import numpy as np
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.data.rows.chat import MASK
 from t5x_like.data.tokenizers import vocabularies
+from t5x_like.types import Vocabulary
+
+Parts = tuple[list[int], int, list[int]]  # ids of the context, ids before the first answer, ids of the answer
 
 
 @dataclasses.dataclass(frozen=True)
 class Continuation:
-    """An answer whose likelihood is wanted: the target, or one of the choices."""
+    """A text whose log-likelihood is computed: the target, or one of the choices. `correct` marks the target."""
 
     text: str
     ids: tuple[int, ...]
-    right: bool
+    correct: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """Document `number` of a cache: what the model reads (`context`), and what it should say.
+    """An example of a cache: what the model reads, and the expected answer.
 
-    A decoder's context begins with what begins its rows; its first `prefix` ids are those that a prefix LM reads
-    bidirectionally. `fields` are the example's other fields, `cut` is how many ids of the context were too many.
+    Attributes:
+      number: index of the document in the cache.
+      context: token ids that the model reads; a decoder's begin like its training rows.
+      prefix: number of leading context ids that a prefix LM reads bidirectionally.
+      truncated: number of ids dropped from the context.
+      target: text of the expected answer.
+      continuations: texts to score.
+      fields: the example's other fields.
     """
 
     number: int
     context: tuple[int, ...]
     prefix: int
-    cut: int
+    truncated: int
     target: str
     continuations: tuple[Continuation, ...]
     fields: Mapping[str, Any]
 
 
-def questions(
+def read_questions(
     cache: TokenCache, seq2seq: bool, examples: int | None = None, inputs_length: int | None = None
 ) -> list[Question]:
-    """The first `examples` documents of a cache (None: all); contexts are cut to `inputs_length` ids, as rows cut them.
+    """Reads the first `examples` documents of a cache (None: all).
 
-    An encoder's are cut at their end; a decoder's at their beginning.
+    Contexts are truncated to `inputs_length` ids as training rows are: an encoder's at the end, a decoder's at the start.
 
     Raises:
-      ValueError: a task without metrics, or one whose features do not fit the model.
+      ValueError: the features of the task do not fit the model, or a conversation has no answer.
     """
     for name, value in (("examples", examples), ("inputs_length", inputs_length)):
         if value is not None and value < 1:
             raise ValueError(f"{name}={value}: give 1 or more, or None for all")
     if "targets" not in cache.features or (seq2seq and "inputs" not in cache.features):
-        wanted = "inputs and targets, for the model has an encoder" if seq2seq else "targets"
+        needed = "inputs and targets, because the model has an encoder" if seq2seq else "targets"
         raise ValueError(
-            f"task {cache.task!r} has the features {cache.features}; to be evaluated it needs {wanted}; take another task"
+            f"task {cache.task!r} has the features {cache.features}; evaluation needs {needed}; use another task"
         )
-    read = conversation if MASK in cache.features else pair
-    chosen = enumerate(itertools.islice(cache.examples(), examples))
-    return [question(cache, number, fields, seq2seq, inputs_length, read(cache, number)) for number, fields in chosen]
+    split = split_conversation if MASK in cache.features else split_pair
+    documents = enumerate(itertools.islice(cache.examples(), examples))
+    return [
+        make_question(cache, number, fields, seq2seq, inputs_length, split(cache, number))
+        for number, fields in documents
+    ]
 
 
-def question(
-    cache: TokenCache, number: int, fields: Mapping, seq2seq: bool, inputs_length: int | None, parts
+def make_question(
+    cache: TokenCache,
+    number: int,
+    fields: Mapping[str, Any],
+    seq2seq: bool,
+    inputs_length: int | None,
+    parts: Parts,
 ) -> Question:
-    """A document from its parts: (ids of the context, how many stand before the first answer, ids of the answer)."""
+    """Builds the question of a document from its parts."""
     context, before, answer = parts
     vocabulary = cache.vocabulary
-    cut = 0 if inputs_length is None else max(0, len(context) - inputs_length)
+    truncated = 0 if inputs_length is None else max(0, len(context) - inputs_length)
     if seq2seq:
-        context, before = context[: len(context) - cut], 0
+        context, before = context[: len(context) - truncated], 0
     else:
-        lead = [] if is_rendered(cache) else [vocabularies.start_id(vocabulary)]
-        context, before = [*lead, *context[cut:]], len(lead) + max(0, before - cut)
-    target = fields.get("targets_pretokenized")
-    target = vocabulary.decode(answer) if target is None else str(target)
-    said = continuations(vocabulary, fields.get("choices"), target, answer)
-    return Question(number, tuple(context), before, cut, target, said, fields)
+        start = [] if is_rendered(cache) else [vocabularies.start_id(vocabulary)]
+        context, before = [*start, *context[truncated:]], len(start) + max(0, before - truncated)
+    text = fields.get("targets_pretokenized")
+    target = vocabulary.decode(answer) if text is None else str(text)
+    continuations = make_continuations(vocabulary, fields.get("choices"), target, answer)
+    return Question(number, tuple(context), before, truncated, target, continuations, fields)
 
 
-def continuations(vocabulary, choices, target: str, answer: list[int]) -> tuple[Continuation, ...]:
-    """The target, or the choices where there are; a choice ends as the target does."""
+def make_continuations(
+    vocabulary: Vocabulary, choices: Sequence[str] | None, target: str, answer: list[int]
+) -> tuple[Continuation, ...]:
+    """The choices of an example, ending as the target does; without choices, the target."""
     if choices is None:
         return (Continuation(target, tuple(answer), True),)
     end = [i for i in answer[-1:] if i in vocabulary.stop_ids]
@@ -89,36 +108,36 @@ def continuations(vocabulary, choices, target: str, answer: list[int]) -> tuple[
     )
 
 
-def pair(cache: TokenCache, number: int) -> tuple[list[int], int, list[int]]:
-    """The parts of a document with inputs and targets, or of one with targets alone."""
-    context = ids_of(cache, "inputs", number) if "inputs" in cache.features else []
-    return context, len(context), ids_of(cache, "targets", number)
+def split_pair(cache: TokenCache, number: int) -> Parts:
+    """The parts of a document with inputs and targets, or with targets alone."""
+    context = token_ids(cache, "inputs", number) if "inputs" in cache.features else []
+    return context, len(context), token_ids(cache, "targets", number)
 
 
-def conversation(cache: TokenCache, number: int) -> tuple[list[int], int, list[int]]:
-    """The parts of a conversation, whose last answer is asked for.
+def split_conversation(cache: TokenCache, number: int) -> Parts:
+    """The parts of a conversation, whose last answer is the target.
 
     Raises:
       ValueError: a conversation without an answer.
     """
-    ids, mask = ids_of(cache, "targets", number), np.array(ids_of(cache, MASK, number))
-    mask[: is_rendered(cache)] = 0  # the first token is read only
-    said = np.flatnonzero(mask)
-    if not len(said):
+    ids, mask = token_ids(cache, "targets", number), np.array(token_ids(cache, MASK, number))
+    mask[: is_rendered(cache)] = 0  # the first token is only read
+    answered = np.flatnonzero(mask)
+    if not len(answered):
         raise ValueError(
-            f"document {number} of task {cache.task!r} has no answer ({MASK} is 0 everywhere); leave such ones out"
+            f"document {number} of task {cache.task!r} has no answer ({MASK} is 0 everywhere); remove such documents"
         )
-    end = int(said[-1]) + 1
+    end = int(answered[-1]) + 1
     begin = end - int(np.argmin(mask[:end][::-1])) if not mask[:end].all() else 0
-    return ids[:begin], int(said[0]), ids[begin:end]
+    return ids[:begin], int(answered[0]), ids[begin:end]
 
 
 def is_rendered(cache: TokenCache) -> bool:
-    """Whether documents are chats written by a template, which begins them itself."""
+    """Whether documents are conversations rendered by a chat template, which writes their first token."""
     return MASK in cache.features and cache.vocabulary.chat_template is not None
 
 
-def ids_of(cache: TokenCache, feature: str, number: int) -> list[int]:
-    """The ids of a document."""
+def token_ids(cache: TokenCache, feature: str, number: int) -> list[int]:
+    """The ids of one feature of a document."""
     begin, end = cache.offsets(feature)[number : number + 2]
     return cache.tokens(feature)[begin:end].tolist()

@@ -1,4 +1,4 @@
-"""Records of evaluations on disk, FOLDER/TASK/STEP.json: a file is there whole, or not at all."""
+"""Evaluation records on disk, FOLDER/TASK/STEP.json, written atomically."""
 
 import json
 import os
@@ -8,43 +8,45 @@ from typing import Any
 
 import numpy as np
 
+from t5x_like.types import PathLike
 
-def path_of(folder, task: str, step: int) -> Path:
-    """Where the record of a task at a step stands."""
+
+def record_path(folder: PathLike, task: str, step: int) -> Path:
+    """The path of the record of a task at a step."""
     return Path(folder) / task / f"{step}.json"
 
 
 def read(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The record of a file, if it is there and was made with these settings."""
+    """Reads a record; None if it does not exist or was made with other settings."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    return record if record["settings"] == plain(settings) else None
+    return record if record["settings"] == to_json(settings) else None
 
 
-def prepare(path: Path, record: Mapping[str, Any]) -> Path:
-    """Writes a record beside its place, to be moved there by `put`."""
+def write_temporary(path: Path, record: Mapping[str, Any]) -> Path:
+    """Writes a record to a temporary file next to `path`; `publish` renames it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(plain(record), ensure_ascii=False, indent=1) + "\n"
+    text = json.dumps(to_json(record), ensure_ascii=False, indent=1) + "\n"
     temporary = path.with_suffix(".json.tmp")
     temporary.write_bytes(text.encode("utf-8", errors="replace"))
     return temporary
 
 
-def put(temporary: Path) -> None:
-    """Moves a prepared record to its place."""
+def publish(temporary: Path) -> None:
+    """Renames a temporary file of `write_temporary` to its record's path."""
     os.replace(temporary, temporary.with_suffix(""))
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON has it; what it has no form for, as text."""
+def to_json(value: Any) -> Any:
+    """Converts a value to JSON types; values of other types become strings."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, Mapping):
-        return {str(name): plain(one) for name, one in value.items()}
+        return {str(name): to_json(item) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [plain(one) for one in value]
+        return [to_json(item) for item in value]
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="replace")
     return value if value is None or isinstance(value, str | int | float) else str(value)

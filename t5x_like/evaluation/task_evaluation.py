@@ -1,33 +1,32 @@
-"""A task's questions put to a model: what it says (decoded), and how likely it finds the right answers (scored)."""
+"""Evaluates a model on a task: generates answers, and scores continuations by their log-likelihood."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
 from jax.sharding import Mesh
 
 from t5x_like import inference, partitioning
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.data.tokenizers import vocabularies
 from t5x_like.decoding.sampling import Greedy
-from t5x_like.evaluation import examples
-from t5x_like.evaluation.examples import Continuation, Question
-from t5x_like.evaluation.task_metrics import Answer, Judge
+from t5x_like.evaluation.examples import Continuation, Question, read_questions
+from t5x_like.evaluation.task_metrics import Answer, TaskMetrics
 from t5x_like.objectives.tokens import token_logps, token_sums
+from t5x_like.types import Model, Params, Sampler
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskEvaluation:
-    """The first `examples` documents of a task's split (None: all) asked, and judged by the task's own metrics.
+    """Settings for evaluating the first `examples` examples (None: all) of a task's split by the task's own metrics.
 
-    Metrics of predictions are given what `choose` makes, up to `max_new_tokens` tokens and to the first of `stops`; those
-    that have a parameter `k` (pass@k) are given all `num_samples`. Metrics of scores are given log-likelihoods of the targets,
-    or, where examples have `choices`, of each of these. Contexts are cut to `inputs_length` ids, as training's rows are
-    to their length. Nothing depends on `batch_size`.
+    Prediction metrics get text from `sampler`, at most `max_new_tokens` tokens and up to the first of `stops`. Metrics with a
+    parameter `k` (pass@k) get all `num_samples` samples. Score metrics get log-likelihoods of the targets, or of the
+    `choices` of each example. Contexts are truncated to `inputs_length` ids, as training rows are. The results do not
+    depend on `batch_size`.
 
     Raises (at first use):
       ValueError: a task without metrics, or metrics that cannot be imported without TensorFlow.
@@ -36,140 +35,142 @@ class TaskEvaluation:
     cache: TokenCache
     examples: int | None = None
     max_new_tokens: int = 64
-    choose: Callable = Greedy()  # noqa: RUF009 - frozen
+    sampler: Sampler = Greedy()  # noqa: RUF009 - frozen
     num_samples: int = 1
     stops: Sequence[str] = ()
     inputs_length: int | None = None
     batch_size: int = 32
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("max_new_tokens", "num_samples", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give 1 or more")
 
     @property
     def task(self) -> str:
+        """The name of the task."""
         return self.cache.task
 
     @functools.cached_property
-    def judge(self) -> Judge:
-        return Judge.of(self.cache, tuple(self.stops), self.num_samples)
+    def metrics(self) -> TaskMetrics:
+        """The metrics that the task's cache names."""
+        return TaskMetrics.from_cache(self.cache, tuple(self.stops), self.num_samples)
 
     def settings(self, prefix: bool) -> dict[str, Any]:
-        """What answers depend on besides the model, as JSON: two records with the same settings can be compared."""
+        """The settings that answers depend on, as JSON; records with the same settings are comparable."""
         names = ("examples", "max_new_tokens", "num_samples", "stops", "inputs_length", "seed")
         options = {name: getattr(self, name) for name in names} | {"stops": list(self.stops)}
         source = {"split": self.cache.split, "cache": self.cache.manifest["fingerprint"]}
-        return source | options | {"choose": repr(self.choose), "prefix": prefix}
+        return source | options | {"choose": repr(self.sampler), "prefix": prefix}
 
 
-class Asked:
-    """A task's questions to one model: compiled at first use, asked as often as wanted.
+class TaskEvaluator:
+    """Evaluates one model on one task. Compiled at first use.
 
-    `prefix` says that the model is a prefix LM, which reads contexts bidirectionally.
+    `prefix` marks a prefix LM, which reads contexts bidirectionally.
     """
 
     def __init__(
         self,
         evaluation: TaskEvaluation,
-        model: nn.Module,
+        model: Model,
         mesh: Mesh,
         rules: partitioning.Rules = partitioning.RULES,
         prefix: bool = False,
-    ):
+    ) -> None:
         self.evaluation, self.seq2seq, self.prefix = evaluation, model.encoder_decoder, prefix
-        self.task, self.judge, self.vocabulary = evaluation.task, evaluation.judge, evaluation.cache.vocabulary
+        self.task, self.metrics, self.vocabulary = evaluation.task, evaluation.metrics, evaluation.cache.vocabulary
         self.settings = evaluation.settings(prefix)
-        self.questions = examples.questions(
-            evaluation.cache, self.seq2seq, evaluation.examples, evaluation.inputs_length
-        )
-        decode = inference.decoding(model, self.vocabulary, evaluation.choose, evaluation.max_new_tokens)
-        self.decode = inference.OnMesh(decode, evaluation.batch_size, mesh, rules)
-        self.score = inference.OnMesh(scoring(model), evaluation.batch_size, mesh, rules)
+        self.questions = read_questions(evaluation.cache, self.seq2seq, evaluation.examples, evaluation.inputs_length)
+        decode_fn = inference.make_decode_fn(model, self.vocabulary, evaluation.sampler, evaluation.max_new_tokens)
+        self.decode = inference.ShardedFunction(decode_fn, evaluation.batch_size, mesh, rules)
+        self.score = inference.ShardedFunction(make_score_fn(model), evaluation.batch_size, mesh, rules)
 
-    def __call__(self, params) -> list[Answer]:
-        """The answers to all questions; `params` in the dtype to compute in."""
-        said = self.predictions(params) if self.judge.wants_predictions else [()] * len(self.questions)
-        scores = self.log_likelihoods(params) if self.judge.wants_scores else [()] * len(self.questions)
-        return [Answer(*both) for both in zip(said, scores, strict=True)]
+    def __call__(self, params: Params) -> list[Answer]:
+        """Answers all questions; `params` have the compute dtype."""
+        samples = self.generate(params) if self.metrics.needs_predictions else [()] * len(self.questions)
+        scores = self.log_likelihoods(params) if self.metrics.needs_scores else [()] * len(self.questions)
+        return [Answer(*pair) for pair in zip(samples, scores, strict=True)]
 
-    def record(self, answers: Sequence[Answer], step: int) -> dict[str, Any]:
-        """The answers judged; needs no device."""
-        return self.judge.record(self.task, step, self.settings, self.questions, answers)
+    def make_record(self, answers: Sequence[Answer], step: int) -> dict[str, Any]:
+        """Computes the metrics of the answers, without a device; see `task_metrics` for the record."""
+        return self.metrics.make_record(self.task, step, self.settings, self.questions, answers)
 
-    def predictions(self, params) -> list[tuple[tuple[int, ...], ...]]:
-        """The ids of every sample, by question."""
+    def generate(self, params: Params) -> list[tuple[tuple[int, ...], ...]]:
+        """Generates the samples of every question: token ids by question and sample."""
         samples = range(self.evaluation.num_samples)
-        wanted = [(question, sample) for question in self.questions for sample in samples]
+        jobs = [(question, sample) for question in self.questions for sample in samples]
         length = inference.round_up(max(len(question.context) for question in self.questions), inference.BUCKET)
-        made: list[tuple[int, ...]] = []
-        for some in chunks(wanted, self.decode.size):
-            batch = self.prompts([question for question, _ in some], length)
-            numbers = [question.number for question, _ in some], [sample for _, sample in some]
-            said = self.decode(params, batch | {"keys": inference.row_keys(self.evaluation.seed, *numbers)})
-            rows = zip(said.tokens_BN, said.lengths_B, strict=True)
-            made += [tuple(tokens_N[:count].tolist()) for tokens_N, count in rows]
-        return [tuple(some) for some in chunks(made, len(samples))]
+        ids: list[tuple[int, ...]] = []
+        for chunk in split_chunks(jobs, self.decode.size):
+            batch = self.prompt_batch([question for question, _ in chunk], length)
+            numbers = [question.number for question, _ in chunk], [sample for _, sample in chunk]
+            generated = self.decode(params, batch | {"keys": inference.row_keys(self.evaluation.seed, *numbers)})
+            rows = zip(generated.tokens_BN, generated.lengths_B, strict=True)
+            ids += [tuple(tokens_N[:count].tolist()) for tokens_N, count in rows]
+        return [tuple(chunk) for chunk in split_chunks(ids, len(samples))]
 
-    def prompts(self, questions: Sequence[Question], length: int) -> dict[str, np.ndarray]:
-        """What is read before the first token is chosen."""
+    def prompt_batch(self, questions: Sequence[Question], length: int) -> dict[str, np.ndarray]:
+        """The batch that generation starts from, contexts padded to `length`."""
         contexts = [question.context for question in questions]
         if self.seq2seq:
             start = [[vocabularies.start_id(self.vocabulary)]] * len(questions)
-            return inference.side(contexts, length, "encoder") | inference.side(start, 1, "decoder")
-        return self.with_prefix(inference.side(contexts, length, "decoder"), questions)
+            return inference.pad_rows(contexts, length, "encoder") | inference.pad_rows(start, 1, "decoder")
+        return self.add_prefix(inference.pad_rows(contexts, length, "decoder"), questions)
 
-    def log_likelihoods(self, params) -> list[tuple[float, ...]]:
-        """The log-likelihood (nats) of every continuation, by question."""
-        wanted = [(question, one) for question in self.questions for one in question.continuations]
-        sizes = [(len(question.context), len(one.ids)) for question, one in wanted]
+    def log_likelihoods(self, params: Params) -> list[tuple[float, ...]]:
+        """The log-likelihoods (nats) of the continuations of every question."""
+        jobs = [(question, continuation) for question in self.questions for continuation in question.continuations]
+        sizes = [(len(question.context), len(continuation.ids)) for question, continuation in jobs]
         lengths = [max(side) for side in zip(*sizes, strict=True)] if self.seq2seq else [max(map(sum, sizes))]
         lengths = [inference.round_up(length, inference.BUCKET) for length in lengths]
-        made = iter(
+        values = iter(
             float(value)
-            for some in chunks(wanted, self.score.size)
-            for value in self.score(params, self.continued(some, *lengths))
+            for chunk in split_chunks(jobs, self.score.size)
+            for value in self.score(params, self.continuation_batch(chunk, *lengths))
         )
-        return [tuple(next(made) for _ in question.continuations) for question in self.questions]
+        return [tuple(next(values) for _ in question.continuations) for question in self.questions]
 
-    def continued(self, some: Sequence[tuple[Question, Continuation]], *lengths: int) -> dict[str, np.ndarray]:
-        """Rows of contexts and continuations, with weight 1 on the tokens of the latter."""
+    def continuation_batch(
+        self, pairs: Sequence[tuple[Question, Continuation]], *lengths: int
+    ) -> dict[str, np.ndarray]:
+        """A batch of contexts and continuations, with loss weight 1 on the continuations."""
         if self.seq2seq:
             start = vocabularies.start_id(self.vocabulary)
-            batch = inference.side([question.context for question, _ in some], lengths[0], "encoder")
-            return batch | targets([((start,), one.ids) for _, one in some], lengths[1])
-        rows = [(question.context, one.ids) for question, one in some]
-        return self.with_prefix(targets(rows, *lengths), [question for question, _ in some])
+            batch = inference.pad_rows([question.context for question, _ in pairs], lengths[0], "encoder")
+            return batch | target_batch([((start,), continuation.ids) for _, continuation in pairs], lengths[1])
+        rows = [(question.context, continuation.ids) for question, continuation in pairs]
+        return self.add_prefix(target_batch(rows, *lengths), [question for question, _ in pairs])
 
-    def with_prefix(self, batch: dict[str, np.ndarray], questions: Sequence[Question]) -> dict[str, np.ndarray]:
-        """The batch with what is read bidirectionally, if the model is a prefix LM."""
+    def add_prefix(self, batch: dict[str, np.ndarray], questions: Sequence[Question]) -> dict[str, np.ndarray]:
+        """Adds `decoder_prefix`, the positions read bidirectionally, if the model is a prefix LM."""
         if not self.prefix:
             return batch
-        before_B1 = np.array([question.prefix for question in questions])[:, None]
+        prefix_B1 = np.array([question.prefix for question in questions])[:, None]
         real_BL = batch["decoder_segment_ids"] > 0
-        return batch | {"decoder_prefix": (real_BL & (batch["decoder_positions"] < before_B1)).astype(np.int32)}
+        return batch | {"decoder_prefix": (real_BL & (batch["decoder_positions"] < prefix_B1)).astype(np.int32)}
 
 
-def targets(rows: Sequence[tuple[Sequence[int], Sequence[int]]], length: int) -> dict[str, np.ndarray]:
-    """The decoder's arrays of (what is read, what is to follow), as training's rows have them."""
-    # A row with nothing to follow keeps its last token, so that there is one to attend to.
-    batch = inference.side([[*read, *follow[:-1]] for read, follow in rows], length, "decoder")
-    wanted = inference.side([[*read[1:], *follow] for read, follow in rows], length, "decoder")
-    before_B1, size_B1 = (np.array([len(row[side]) for row in rows])[:, None] for side in (0, 1))
+def target_batch(rows: Sequence[tuple[Sequence[int], Sequence[int]]], length: int) -> dict[str, np.ndarray]:
+    """The decoder's training arrays [B, length] of (context, continuation) pairs of ids."""
+    # A row with an empty continuation keeps its last token as input, so that attention has one token to attend to.
+    batch = inference.pad_rows([[*context, *ids[:-1]] for context, ids in rows], length, "decoder")
+    shifted = inference.pad_rows([[*context[1:], *ids] for context, ids in rows], length, "decoder")
+    context_B1, size_B1 = (np.array([len(row[side]) for row in rows])[:, None] for side in (0, 1))
     column_L = np.arange(length)
-    counts_BL = (column_L >= before_B1 - 1) & (column_L < before_B1 - 1 + size_B1)
+    weighted_BL = (column_L >= context_B1 - 1) & (column_L < context_B1 - 1 + size_B1)
     return batch | {
-        "decoder_target_tokens": wanted["decoder_input_tokens"],
-        "decoder_loss_weights": counts_BL.astype(np.float32),
+        "decoder_target_tokens": shifted["decoder_input_tokens"],
+        "decoder_loss_weights": weighted_BL.astype(np.float32),
     }
 
 
-def scoring(model: nn.Module) -> Callable:
-    """A function (params, batch) -> each row's sum of log p(target) [B], to be jitted."""
+def make_score_fn(model: Model) -> Callable[[Params, Mapping[str, Any]], jax.Array]:
+    """Returns a function (params, batch) -> sum of log p(target) per row [B], to be jitted."""
 
-    def score(params, batch) -> jax.Array:
-        def log_prob(logits_BLV, targets_BL):
+    def score(params: Params, batch: Mapping[str, Any]) -> jax.Array:
+        def log_prob(logits_BLV: jax.Array, targets_BL: jax.Array) -> dict[str, jax.Array]:
             return {"log_prob": token_logps(logits_BLV, targets_BL)[0]}
 
         sums, _ = token_sums(model.apply, params, batch, None, "decoder", log_prob, inference.BUCKET)
@@ -178,14 +179,14 @@ def scoring(model: nn.Module) -> Callable:
     return score
 
 
-def chunks(items: Sequence, size: int) -> Iterator[Sequence]:
-    """The items, `size` at a time."""
+def split_chunks(items: Sequence, size: int) -> Iterator[Sequence]:
+    """Yields the items in chunks of `size`."""
     return (items[begin : begin + size] for begin in range(0, len(items), size))
 
 
-def of_tasks(
+def build_evaluations(
     evaluation: Callable[..., TaskEvaluation], cache: Callable[..., TokenCache], tasks: str | Sequence[str]
 ) -> tuple[TaskEvaluation, ...]:
-    """`evaluation(cache=cache(task=name))` of each task; `tasks` is a name or several, of none nothing is evaluated."""
+    """Builds `evaluation(cache=cache(task=name))` for each task. `tasks` is one name or several."""
     names = [tasks] if isinstance(tasks, str) else tasks
     return tuple(evaluation(cache=cache(task=name)) for name in names)

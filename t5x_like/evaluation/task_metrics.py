@@ -1,13 +1,13 @@
-"""Answers judged: post-processed and measured by the functions that a token cache names, with confidence intervals.
+"""Metrics of a task's answers, computed by the functions that its token cache names, with confidence intervals.
 
-A metric is `metric(targets, predictions)`, or `metric(targets, scores)`; one that has a parameter `k` is given all samples of
-an example. The result is a record, which is JSON:
+A metric is `metric(targets, predictions)` or `metric(targets, scores)`; one with a parameter `k` gets all samples of an
+example. The result is a record, which is JSON:
 
     {"task", "step", "settings", "count", "metrics": {name: value}, "intervals": {name: [low, high]}, "functions": [...],
      "examples": [{"number", "inputs", "cut", "target": {"text", "value"}, "predictions": [{"text", "value"}, ...],
                    "scored": [{"text", "right", "log_prob", "tokens", "bytes"}, ...], "values": {name: value}}, ...]}
 
-A `value` is what post-processing made of a text. The `values` of an example are those whose mean a metric is.
+A `value` is a post-processed text. The `values` of an example are its contributions to the metrics that are means.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ Example = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a model said: the ids of every sample, and the log-likelihoods of the question's continuations."""
+    """A model's answer: the ids of every sample, and the log-likelihoods (nats) of the question's continuations."""
 
     samples: Sequence[Sequence[int]]
     log_probs: Sequence[float]
@@ -41,7 +41,7 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A metric as a manifest names it."""
+    """A metric of a cache's manifest. `scored` takes log-likelihoods, `sampled` takes all samples of an example."""
 
     name: str
     function: Callable
@@ -49,61 +49,62 @@ class Metric:
     sampled: bool
 
     @classmethod
-    def of(cls, named: Mapping[str, Any]) -> "Metric":
-        """The metric of {"function": "module:qualname", "options"}."""
-        function = found(named, "metric")
+    def from_manifest(cls, entry: Mapping[str, Any]) -> "Metric":
+        """Loads the metric of {"function": "module:qualname", "options"}."""
+        function = load_function(entry, "metric")
         names = list(inspect.signature(function).parameters)
-        return cls(named["function"].rpartition(":")[2], function, names[1:2] == ["scores"], "k" in names)
+        return cls(entry["function"].rpartition(":")[2], function, names[1:2] == ["scores"], "k" in names)
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, float]:
-        """The metric of examples as a record has them."""
+        """Computes the metric of a record's examples: {name: value}."""
         if self.scored:
-            pairs = [pair for place, example in enumerate(examples) for pair in scored_pairs(example, place)]
+            pairs = [pair for index, example in enumerate(examples) for pair in score_pairs(example, index)]
         else:
             pairs = [(example["target"]["value"], self.prediction(example)) for example in examples]
         targets, outputs = zip(*pairs, strict=True)
         return {name: float(value) for name, value in self.function(list(targets), list(outputs)).items()}
 
     def prediction(self, example: Example) -> Any:
-        values = [one["value"] for one in example["predictions"]]
+        """The value of the first sample, or the values of all samples."""
+        values = [sample["value"] for sample in example["predictions"]]
         return values if self.sampled else values[0]
 
 
-def scored_pairs(example: Example, place: int) -> list[tuple[Any, float]]:
-    """(target, score): of the target, or of each choice, as `text_metrics.rank_classification` reads it."""
+def score_pairs(example: Example, index: int) -> list[tuple[Any, float]]:
+    """(target, score) of the target, or of each choice as `text_metrics.rank_classification` expects it."""
     scored = example["scored"]
     if not example["ranked"]:
         return [(example["target"]["value"], scored[0]["log_prob"])]
     return [
-        (((place, number), one["right"], 1.0, max(one["bytes"], 1)), one["log_prob"])
-        for number, one in enumerate(scored)
+        (((index, number), choice["right"], 1.0, max(choice["bytes"], 1)), choice["log_prob"])
+        for number, choice in enumerate(scored)
     ]
 
 
-def found(named: Mapping[str, Any], kind: str) -> Callable:
-    """The function of {"function": "module:qualname", "options"}, its options given.
+def load_function(entry: Mapping[str, Any], kind: str) -> Callable:
+    """Imports the function of {"function": "module:qualname", "options"} and binds its options.
 
     Raises:
-      ValueError: it cannot be imported, or it brings TensorFlow with it.
+      ValueError: it cannot be imported, or it imports TensorFlow.
     """
-    module, _, name = named["function"].partition(":")
+    module, _, name = entry["function"].partition(":")
     remedy = (
-        "metrics are worked out beside training, without TensorFlow: put the function at the top level of a module of plain "
-        "Python that can be imported here, such as those of t5x_like.text_metrics, and build the cache again"
+        "metrics run during training, without TensorFlow: define the function at the top level of an importable module of "
+        "plain Python, such as those of t5x_like.text_metrics, and build the cache again"
     )
     before = set(sys.modules)
     try:
         function = functools.reduce(getattr, name.split("."), importlib.import_module(module))
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"the {kind} {named['function']} cannot be imported ({error}); {remedy}") from error
-    if brought := [library for library in HEAVY if library in sys.modules and library not in before]:
-        raise ValueError(f"the {kind} {named['function']} imports {brought[0]}; {remedy}")
-    return functools.partial(function, **named["options"]) if named["options"] else function
+        raise ValueError(f"the {kind} {entry['function']} cannot be imported ({error}); {remedy}") from error
+    if imported := [library for library in HEAVY if library in sys.modules and library not in before]:
+        raise ValueError(f"the {kind} {entry['function']} imports {imported[0]}; {remedy}")
+    return functools.partial(function, **entry["options"]) if entry["options"] else function
 
 
 @dataclasses.dataclass(frozen=True)
-class Judge:
-    """The metrics of a task, and what makes of texts what they compare."""
+class TaskMetrics:
+    """The metrics of a task, with the post-processing of targets and predictions."""
 
     metrics: Sequence[Metric]
     postprocess: Callable[..., Any]
@@ -112,20 +113,20 @@ class Judge:
     functions: Sequence[Mapping[str, Any]]
 
     @classmethod
-    def of(cls, cache: TokenCache, stops: tuple[str, ...] = (), num_samples: int = 1) -> "Judge":
-        """The judge that a cache's manifest describes.
+    def from_cache(cls, cache: TokenCache, stops: tuple[str, ...] = (), num_samples: int = 1) -> "TaskMetrics":
+        """Loads the metrics that a cache's manifest names.
 
         Raises:
-          ValueError: there are no metrics, or they cannot be imported, or want more samples.
+          ValueError: there are no metrics, they cannot be imported, or they need more samples.
         """
         functions, postprocess = cache.manifest.get("metrics", ()), cache.manifest.get("postprocess")
         if not functions:
             raise ValueError(
-                f"task {cache.task!r} has no metric_fns, so there is nothing to judge; add one to the task, or take another"
+                f"task {cache.task!r} has no metric_fns, so it cannot be evaluated; add one to the task, or use another task"
             )
         try:
-            metrics = [Metric.of(named) for named in functions]
-            process = found(postprocess, "postprocess function") if postprocess else as_it_is
+            metrics = [Metric.from_manifest(entry) for entry in functions]
+            process = load_function(postprocess, "postprocess function") if postprocess else keep_text
         except ValueError as error:
             raise ValueError(f"task {cache.task!r}: {error}") from error
         for metric in metrics:
@@ -133,14 +134,16 @@ class Judge:
         return cls(metrics, process, cache.vocabulary, stops, functions)
 
     @property
-    def wants_scores(self) -> bool:
+    def needs_scores(self) -> bool:
+        """Whether any metric takes log-likelihoods."""
         return any(metric.scored for metric in self.metrics)
 
     @property
-    def wants_predictions(self) -> bool:
+    def needs_predictions(self) -> bool:
+        """Whether any metric takes predictions."""
         return not all(metric.scored for metric in self.metrics)
 
-    def record(
+    def make_record(
         self,
         task: str,
         step: int,
@@ -148,9 +151,9 @@ class Judge:
         questions: Sequence[Question],
         answers: Sequence[Answer],
     ) -> dict[str, Any]:
-        """Everything about one evaluation; see the module."""
-        examples = [self.example(*pair) for pair in zip(questions, answers, strict=True)]
-        metrics, intervals = measured(self.metrics, examples)
+        """Computes the metrics and returns the record of one evaluation; see the module's docstring."""
+        examples = [self.make_example(*pair) for pair in zip(questions, answers, strict=True)]
+        metrics, intervals = compute_metrics(self.metrics, examples)
         return {
             "task": task,
             "step": step,
@@ -162,77 +165,79 @@ class Judge:
             "examples": examples,
         }
 
-    def example(self, question: Question, answer: Answer) -> dict[str, Any]:
-        """A question and its answer, before they are measured."""
+    def make_example(self, question: Question, answer: Answer) -> dict[str, Any]:
+        """The record of a question and its answer, without metric values."""
         fields = question.fields
         inputs = fields.get("inputs_pretokenized")
         scored = zip(question.continuations, answer.log_probs, strict=True) if answer.log_probs else ()
         return {
             "number": question.number,
             "inputs": self.vocabulary.decode(question.context) if inputs is None else inputs,
-            "cut": question.cut,
+            "cut": question.truncated,
             "target": {
                 "text": question.target,
                 "value": self.postprocess(question.target, example=fields, is_target=True),
             },
-            "predictions": [self.prediction(ids, fields) for ids in answer.samples],
+            "predictions": [self.make_prediction(ids, fields) for ids in answer.samples],
             "ranked": "choices" in fields,
             "scored": [
                 {
-                    "text": one.text,
-                    "right": one.right,
+                    "text": continuation.text,
+                    "right": continuation.correct,
                     "log_prob": log_prob,
-                    "tokens": len(one.ids),
-                    "bytes": len(one.text.encode()),
+                    "tokens": len(continuation.ids),
+                    "bytes": len(continuation.text.encode()),
                 }
-                for one, log_prob in scored
+                for continuation, log_prob in scored
             ],
             "values": {},
         }
 
-    def prediction(self, ids: Sequence[int], fields: Mapping) -> dict[str, Any]:
-        """A sample as text, up to the first stop, and what post-processing makes of it."""
+    def make_prediction(self, ids: Sequence[int], fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The text of a sample up to the first stop, and its post-processed value."""
         text = until(self.vocabulary.decode(ids), self.stops)
         return {"text": text, "value": self.postprocess(text, example=fields, is_target=False)}
 
 
 def check_samples(task: str, metric: Metric, num_samples: int) -> None:
-    """Refuses pass@k of more samples than there are."""
-    wanted = inspect.signature(metric.function).parameters["k"].default if metric.sampled else 1
-    most = max([wanted] if isinstance(wanted, int) else wanted)
-    if most > num_samples:
+    """Raises ValueError if a metric needs more samples than `num_samples` (pass@k)."""
+    k = inspect.signature(metric.function).parameters["k"].default if metric.sampled else 1
+    largest = max([k] if isinstance(k, int) else k)
+    if largest > num_samples:
         raise ValueError(
-            f"task {task!r}: metric {metric.name} has k={wanted}, num_samples={num_samples}; draw at least {most} samples"
+            f"task {task!r}: metric {metric.name} has k={k}, num_samples={num_samples}; draw at least {largest} samples"
         )
 
 
-def as_it_is(text: str, example: Mapping, is_target: bool) -> str:
-    """The text, of a task without a postprocess function."""
+def keep_text(text: str, example: Mapping[str, Any], is_target: bool) -> str:
+    """The postprocess function of tasks without one: returns the text unchanged."""
     return text
 
 
-def measured(
+def compute_metrics(
     metrics: Sequence[Metric], examples: Sequence[dict]
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """(values, intervals) by label; examples get the `values` whose means they are."""
+    """Computes (values, confidence intervals) by label, and adds `values` to the examples for metrics that are means."""
     values: dict[str, float] = {}
     intervals: dict[str, tuple[float, float]] = {}
     for metric in metrics:
-        labels = labelled(metric, examples, values)
-        each = values_of_each(metric, examples)
+        labels = label_values(metric, examples, values)
+        per_example = per_example_values(metric, examples)
         for label, (name, value) in labels.items():
             values[label] = value
-            value_N = each.get(name)
+            value_N = per_example.get(name)
             if value_N is None or not np.isclose(value_N.mean(), value, rtol=1e-6, atol=1e-9):
                 continue
             intervals[label] = (mean_interval if name in NOT_PERCENT else percent_interval)(value_N)
-            for example, one in zip(examples, value_N.tolist(), strict=True):
-                example["values"][label] = one
+            for example, example_value in zip(examples, value_N.tolist(), strict=True):
+                example["values"][label] = example_value
     return values, intervals
 
 
-def labelled(metric: Metric, examples: Sequence[Example], taken: Mapping[str, float]) -> dict[str, tuple[str, float]]:
-    """{label: (name, value)} of a metric; where a name is taken, the label says the metric too.
+def label_values(
+    metric: Metric, examples: Sequence[Example], taken: Mapping[str, float]
+) -> dict[str, tuple[str, float]]:
+    """Computes a metric: {label: (name, value)}. The label of a name in `taken` is METRIC/NAME.
 
     Raises:
       RuntimeError: the metric failed.
@@ -244,11 +249,11 @@ def labelled(metric: Metric, examples: Sequence[Example], taken: Mapping[str, fl
     return {f"{metric.name}/{name}" if name in taken else name: (name, value) for name, value in values.items()}
 
 
-def values_of_each(metric: Metric, examples: Sequence[Example]) -> dict[str, np.ndarray]:
-    """A metric of each example alone, by name; {} of one that has no value for one example."""
+def per_example_values(metric: Metric, examples: Sequence[Example]) -> dict[str, np.ndarray]:
+    """The values [N] of a metric on each example alone, by name; {} if a single example has no value."""
     try:
-        each = [metric([example]) for example in examples]
+        results = [metric([example]) for example in examples]
     except (ValueError, ArithmeticError):
         return {}
-    names = set.intersection(*(set(one) for one in each))
-    return {name: np.array([one[name] for one in each]) for name in names}
+    names = set.intersection(*(set(result) for result in results))
+    return {name: np.array([result[name] for result in results]) for name in names}

@@ -15,9 +15,9 @@ from jax.sharding import NamedSharding
 from t5x_like import batches, checkpoints, partitioning, writers
 from t5x_like.data.prefetch import Prefetch
 from t5x_like.data.stream import Stream
-from t5x_like.evaluation.background import Judging
+from t5x_like.evaluation.background import BackgroundScorer
 from t5x_like.evaluation.evaluator import Evaluator
-from t5x_like.evaluation.task_evaluation import Asked
+from t5x_like.evaluation.task_evaluation import TaskEvaluator
 from t5x_like.precision import Precision
 from t5x_like.progress import Bar, Meter, train_text
 from t5x_like.training.monitor import GoBack, Watch
@@ -41,7 +41,7 @@ class Loop:
     writer: writers.RunWriter
     bar: Bar
     saved: checkpoints.Checkpointer
-    judging: Judging
+    scorer: BackgroundScorer
     inputs: Prefetch | None = None
     in_flight: tuple | None = None
 
@@ -121,7 +121,7 @@ class Loop:
 
     def deliver(self, wait: bool = False) -> None:
         """Reports the tasks that are judged; `wait` for all of them."""
-        self.judging.deliver(functools.partial(self.report, name="eval_tasks"), wait)
+        self.scorer.collect(functools.partial(self.report, name="eval_tasks"), wait)
 
     def finish(self, done: int) -> None:
         """Waits until everything is judged and saved; says so where the run was stopped before its end."""
@@ -143,7 +143,7 @@ class Measures:
 
     loop: Loop
     evaluate: Evaluator | None
-    asked: Sequence[Asked]
+    asked: Sequence[TaskEvaluator]
     every: int
     precision: Precision
 
@@ -157,15 +157,15 @@ class Measures:
         results = {} if self.evaluate is None else self.evaluate(params)
         self.loop.report(done, results)
         for one in self.asked:
-            self.loop.judging.ask(done, one, params)
+            self.loop.scorer.submit(done, one, params)
         self.loop.meter.restart_clock()
         return results
 
     def catch_up(self, done: int, state: TrainState) -> None:
         """Asks what was not judged when the run ended after this step."""
         for one in self.asked if done and self.due(done) else ():
-            if not self.loop.judging.done(done, one):
-                self.loop.judging.ask(done, one, self.precision.to_compute_dtype(state.params))
+            if not self.loop.scorer.has_record(done, one):
+                self.loop.scorer.submit(done, one, self.precision.to_compute_dtype(state.params))
 
 
 def steps_of(

@@ -15,9 +15,9 @@ from t5x_like import batches, checkpoints, optimizers, partitioning, writers
 from t5x_like.accounting import flops
 from t5x_like.data import mixing
 from t5x_like.data.stream import Stream
-from t5x_like.evaluation.background import Judging
+from t5x_like.evaluation.background import BackgroundScorer
 from t5x_like.evaluation.evaluator import Evaluator
-from t5x_like.evaluation.task_evaluation import Asked, TaskEvaluation
+from t5x_like.evaluation.task_evaluation import TaskEvaluation, TaskEvaluator
 from t5x_like.precision import Precision
 from t5x_like.progress import Bar, Meter, rows_text
 from t5x_like.run_dir import RunDir
@@ -71,7 +71,9 @@ def train(
     example = batches.abstract(train_rows, batch_size)
     layout = train_state.layout(model, optimizer, example, mesh, rules, precision)
     check_vocabulary(model, train_rows)
-    asked = [Asked(one, model, mesh, rules, "decoder_prefix" in example) for one in fitting(evaluations, train_rows)]
+    asked = [
+        TaskEvaluator(one, model, mesh, rules, "decoder_prefix" in example) for one in fitting(evaluations, train_rows)
+    ]
     curve = expectation(monitor, model, layout, optimizer, train_rows, batch_size, steps)
     stream = Stream(train_rows, batch_size, seed)
     meta = {"data": stream.fingerprint}
@@ -90,13 +92,13 @@ def train(
         partitioning.on(mesh, rules),
         writers.RunWriter(run_dir, first) as writer,
         contextlib.closing(saved),
-        Judging(run_dir, first) as judging,
+        BackgroundScorer(run_dir, first) as scorer,
         stop_requested() as stopping,
         Bar("train", steps, first) as bar,
         contextlib.ExitStack() as ending,
     ):
         watch = Watch(monitor, run_dir, bar.message, curve, saved.meta().get("watch"))
-        loop = Loop(steps, log_every, step_fn, fetch, watch, meter, writer, bar, saved, judging)
+        loop = Loop(steps, log_every, step_fn, fetch, watch, meter, writer, bar, saved, scorer)
         ending.callback(loop.close)
         loop.feed(first)
         measure = Measures(loop, evaluate, asked, eval_every, precision)

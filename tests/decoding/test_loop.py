@@ -24,16 +24,16 @@ PROMPTS = [[5, 6, 7, 8, 9], [10], [11, 12, 13]]
 NEW = 6
 
 
-def decode(model, params, prompts, choose=Greedy(), new=NEW, prefix=False, seed=0, numbers=None):
+def decode(model, params, prompts, sampler=Greedy(), new=NEW, prefix=False, seed=0, numbers=None):
     batch = inference.decoder_batch([[0, *prompt] for prompt in prompts], prefix)
     batch = {name: x[:, : 1 + max(map(len, prompts))] for name, x in batch.items()}  # no wider than needed
-    return run(model, params, batch, len(prompts), choose, new, seed, numbers)
+    return run(model, params, batch, len(prompts), sampler, new, seed, numbers)
 
 
-def run(model, params, batch, count, choose, new, seed=0, numbers=None):
+def run(model, params, batch, count, sampler, new, seed=0, numbers=None):
     numbers = np.arange(count) if numbers is None else np.asarray(numbers)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.PRNGKey(seed), numbers)
-    made = jax.jit(lambda p, b, k: generate(model, p, b, k, choose, new))(params, batch, keys)
+    made = jax.jit(lambda p, b, k: generate(model, p, b, k, sampler, new))(params, batch, keys)
     return jax.device_get(made)
 
 
@@ -42,7 +42,7 @@ def again_from_the_start(model, params, prompt, new=NEW, prefix=False, encoder=N
     tokens, log_probs = [0, *prompt], []
     forward = jax.jit(lambda b: model.apply({"params": params}, b))
     for _ in range(new):
-        padded = inference.side([tokens], 1 + len(prompt) + new, "decoder")  # one shape: compiled once
+        padded = inference.pad_rows([tokens], 1 + len(prompt) + new, "decoder")  # one shape: compiled once
         if prefix:
             padded["decoder_prefix"] = (np.arange(padded["decoder_positions"].shape[1]) <= len(prompt))[None].astype(
                 np.int32
@@ -94,12 +94,12 @@ def test_encoder_decoders_read_ragged_inputs():
 def test_samples_depend_on_the_example_not_on_the_batch():
     model = tiny.decoder()
     params = tiny.init(model, tiny.batch())
-    choose = Sample(temperature=1.5)
-    together = decode(model, params, PROMPTS, choose)
+    sampler = Sample(temperature=1.5)
+    together = decode(model, params, PROMPTS, sampler)
     for row in range(3):
-        alone = decode(model, params, PROMPTS[row : row + 1], choose, numbers=[row])
+        alone = decode(model, params, PROMPTS[row : row + 1], sampler, numbers=[row])
         np.testing.assert_array_equal(alone.tokens_BN[0], together.tokens_BN[row])
-    other = decode(model, params, PROMPTS, choose, seed=1)
+    other = decode(model, params, PROMPTS, sampler, seed=1)
     assert not np.array_equal(other.tokens_BN, together.tokens_BN)
 
 
@@ -107,10 +107,10 @@ def test_a_row_ends_at_the_end_of_sequence_and_the_others_go_on():
     model = tiny.decoder()
     params = tiny.init(model, tiny.batch())
 
-    def choose(keys_B, logits_BV):
+    def sampler(keys_B, logits_BV):
         return jnp.where(jnp.arange(3) == 0, 1, 7).astype(jnp.int32)
 
-    made = decode(model, params, PROMPTS, choose)
+    made = decode(model, params, PROMPTS, sampler)
     assert made.lengths_B.tolist() == [1, NEW, NEW]
     assert made.tokens_BN.tolist() == [[1, 0, 0, 0, 0, 0], [7] * NEW, [7] * NEW]
     assert not made.log_probs_BN[0, 1:].any()
@@ -120,12 +120,13 @@ def test_a_row_ends_at_any_of_the_stop_ids():
     model = tiny.decoder()
     params = tiny.init(model, tiny.batch())
 
-    def choose(keys_B, logits_BV):
+    def sampler(keys_B, logits_BV):
         return jnp.array([9, 1, 7], jnp.int32)
 
     batch = inference.decoder_batch([[0, *prompt] for prompt in PROMPTS])
     keys = jax.random.split(jax.random.PRNGKey(0), 3)
     ends = {
-        stops: generate(model, params, batch, keys, choose, 3, stops).lengths_B.tolist() for stops in ((9, 7), (), (1,))
+        stops: generate(model, params, batch, keys, sampler, 3, stops).lengths_B.tolist()
+        for stops in ((9, 7), (), (1,))
     }
     assert ends == {(9, 7): [1, 3, 1], (): [3, 3, 3], (1,): [3, 1, 3]}

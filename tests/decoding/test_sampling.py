@@ -40,8 +40,10 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(p):
 @pytest.mark.parametrize("options", [dict(), dict(temperature=0.5), dict(temperature=2.0, top_k=4), dict(top_p=0.7)])
 def test_samples_follow_the_probabilities(options):
     n, logits = 20_000, LOGITS[:1]
-    choose = Sample(**options)
-    made = jax.jit(lambda keys: choose(keys, jnp.broadcast_to(logits, (n, 12))))(jax.random.split(jax.random.key(1), n))
+    sampler = Sample(**options)
+    made = jax.jit(lambda keys: sampler(keys, jnp.broadcast_to(logits, (n, 12))))(
+        jax.random.split(jax.random.key(1), n)
+    )
     counts = np.bincount(np.asarray(made), minlength=12)
     scaled = logits / options.get("temperature", 1.0)
     scaled = top_k(scaled, options["top_k"]) if "top_k" in options else scaled

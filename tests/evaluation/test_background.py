@@ -13,7 +13,7 @@ import pytest
 from t5x_like import checkpoints, optimizers, partitioning, writers
 from t5x_like.data import rows
 from t5x_like.data.rows.chat import PackedConversations
-from t5x_like.evaluation.background import Judging
+from t5x_like.evaluation.background import BackgroundScorer
 from t5x_like.evaluation.task_evaluation import TaskEvaluation
 from t5x_like.objectives.lm import LanguageModel
 from t5x_like.training import trainer
@@ -36,7 +36,7 @@ class Scripted:
     def __call__(self, params):
         return params
 
-    def record(self, answers, step):
+    def make_record(self, answers, step):
         if self.event is not None:
             assert self.event.wait(60)
         if self.failure is not None:
@@ -46,38 +46,38 @@ class Scripted:
 
 def test_results_are_reported_in_order_once_they_are_there(tmp_path):
     event, reported = threading.Event(), []
-    with Judging(tmp_path) as judging:
-        judging.ask(3, Scripted("slow", event), 0.5)
-        judging.ask(4, Scripted("fast"), 0.7)
-        judging.deliver(lambda *one: reported.append(one))
+    with BackgroundScorer(tmp_path) as scorer:
+        scorer.submit(3, Scripted("slow", event), 0.5)
+        scorer.submit(4, Scripted("fast"), 0.7)
+        scorer.collect(lambda *one: reported.append(one))
         assert not reported and not list(tmp_path.rglob("*.json"))
         event.set()
-        made = judging.deliver(lambda *one: reported.append(one), wait=True)
+        made = scorer.collect(lambda *one: reported.append(one), wait=True)
     assert reported == [(3, {"slow/answer": 0.5}), (4, {"fast/answer": 0.7})]
     assert made == {"slow/answer": 0.5, "fast/answer": 0.7}
     assert json.loads((tmp_path / "evaluations/slow/3.json").read_text())["metrics"] == {"answer": 0.5}
 
 
 def test_a_failure_says_its_task_and_step(tmp_path):
-    with Judging(tmp_path) as judging:
-        judging.ask(3, Scripted("broken", failure=ValueError("no good")), 0)
+    with BackgroundScorer(tmp_path) as scorer:
+        scorer.submit(3, Scripted("broken", failure=ValueError("no good")), 0)
         with pytest.raises(RuntimeError, match="evaluation of task 'broken' at step 3 failed: ValueError: no good"):
-            judging.deliver(print, wait=True)
+            scorer.collect(print, wait=True)
     assert not list(tmp_path.rglob("*.json"))
 
 
 def test_what_a_dead_run_judged_after_its_checkpoint_is_dropped(tmp_path):
-    with Judging(tmp_path) as judging:
+    with BackgroundScorer(tmp_path) as scorer:
         for step in (2, 4, 6):
-            judging.ask(step, Scripted("one"), step)
-        judging.deliver(lambda *_: None, wait=True)
-    with Judging(tmp_path, first=4) as judging:
-        assert judging.done(4, Scripted("one")) and not judging.done(6, Scripted("one"))
+            scorer.submit(step, Scripted("one"), step)
+        scorer.collect(lambda *_: None, wait=True)
+    with BackgroundScorer(tmp_path, first=4) as scorer:
+        assert scorer.has_record(4, Scripted("one")) and not scorer.has_record(6, Scripted("one"))
     assert sorted(path.stem for path in tmp_path.rglob("*.json")) == ["2", "4"]
 
 
 def arguments(root, run_dir, *metrics, model=tiny.decoder, made=PackedConversations, lengths=(48,), **changes):
-    """trainer.train's arguments for a run on question and answer, asked about what it learns."""
+    """trainer.train's arguments for a run on question and answer, evaluated on the same task."""
     cache = tasks.write_pairs(root, metrics=metrics) if not (root / "pairs").exists() else None
     cache = tasks.TokenCache("pairs", "validation", root=str(root)) if cache is None else cache
     model = model()

@@ -26,7 +26,7 @@ def test_the_standard_error_is_the_spread_of_losses_of_other_text(tasks):
 
 
 def test_few_batches_have_no_standard_error():
-    few = [(1.0, 2.0)] * (evaluator.LEAST_BATCHES - 1)
+    few = [(1.0, 2.0)] * (evaluator.MIN_BATCHES - 1)
     assert evaluator.standard_error([few]) == {}
     assert evaluator.standard_error([few + few, few]) == {}
     assert evaluator.standard_error([few + few]) == {"loss_se": 0.0}

@@ -1,4 +1,4 @@
-"""What a model is asked is what training shows it; its answers and scores are its own, however they are batched."""
+"""Evaluation sees the tokens of training; answers and scores do not depend on how they are batched."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from t5x_like.data.tokenizers import chat
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from t5x_like.decoding.sampling import Sample
-from t5x_like.evaluation.task_evaluation import Asked, TaskEvaluation
+from t5x_like.evaluation.task_evaluation import TaskEvaluation, TaskEvaluator
 from tests import tiny
 from tests.data.tokenizers import tiny_tokenizers
 from tests.evaluation import tasks
@@ -34,8 +34,8 @@ def model_of(kind=tiny.decoder):
     return model.clone(embed=model.embed.clone(vocab_size=384))
 
 
-def asked_of(cache, model, prefix=False, **options):
-    return Asked(TaskEvaluation(cache, **options), model, MESH, prefix=prefix)
+def evaluator_of(cache, model, prefix=False, **options):
+    return TaskEvaluator(TaskEvaluation(cache, **options), model, MESH, prefix=prefix)
 
 
 def conversations(root, vocabulary):
@@ -65,9 +65,9 @@ def segments(made):
     return sorted(kept, key=lambda one: one["decoder_target_tokens"].tolist())
 
 
-def asked_rows(asked):
+def scored_rows(evaluator):
     """The same arrays as the evaluation scores them."""
-    batch = asked.continued([(q, q.continuations[0]) for q in asked.questions], 128)
+    batch = evaluator.continuation_batch([(q, q.continuations[0]) for q in evaluator.questions], 128)
     real = [ids > 0 for ids in batch["decoder_segment_ids"]]
     kept = [{name: x[row][where] for name, x in batch.items()} for row, where in enumerate(real)]
     return sorted(kept, key=lambda one: one["decoder_target_tokens"].tolist())
@@ -75,14 +75,14 @@ def asked_rows(asked):
 
 @pytest.mark.parametrize("prefix", [False, True])
 @pytest.mark.parametrize("kind", ["pairs", "plain chats", "templated chats"])
-def test_what_is_asked_is_what_training_shows(tmp_path, kind, prefix):
+def test_questions_have_the_tokens_of_training(tmp_path, kind, prefix):
     cache = (
         tasks.write_pairs(tmp_path)
         if kind == "pairs"
         else conversations(tmp_path, ByteVocabulary() if kind == "plain chats" else templated())
     )
-    asked = asked_of(cache, model_of(), prefix)
-    shown, scored = segments(PackedConversations(cache, 256, prefix=prefix)), asked_rows(asked)
+    evaluator = evaluator_of(cache, model_of(), prefix)
+    shown, scored = segments(PackedConversations(cache, 256, prefix=prefix)), scored_rows(evaluator)
     assert len(shown) == len(scored)
     for theirs, ours in zip(shown, scored, strict=True):
         size = len(ours["decoder_target_tokens"])  # the last answer ends a question, not always a conversation
@@ -95,16 +95,16 @@ def test_what_is_asked_is_what_training_shows(tmp_path, kind, prefix):
         assert theirs["decoder_loss_weights"][counts].all() and counts[-1] == size - 1
         if kind == "pairs":
             np.testing.assert_array_equal(theirs["decoder_loss_weights"], ours["decoder_loss_weights"])
-    prompts = asked.prompts(asked.questions, 128)
-    for row, question in enumerate(asked.questions):
+    prompts = evaluator.prompt_batch(evaluator.questions, 128)
+    for row, question in enumerate(evaluator.questions):
         np.testing.assert_array_equal(prompts["decoder_input_tokens"][row][: len(question.context)], question.context)
         assert prompts["decoder_segment_ids"][row].sum() == len(question.context)
 
 
-def test_an_encoder_is_asked_what_training_shows(tmp_path):
+def test_an_encoder_reads_the_tokens_of_training(tmp_path):
     cache = tasks.write_pairs(tmp_path)
-    asked = asked_of(cache, model_of(tiny.encoder_decoder))
-    batch = asked.continued([(q, q.continuations[0]) for q in asked.questions], 32, 32)
+    evaluator = evaluator_of(cache, model_of(tiny.encoder_decoder))
+    batch = evaluator.continuation_batch([(q, q.continuations[0]) for q in evaluator.questions], 32, 32)
     whole = rows.PackedExamples(cache, 32, 32)
     theirs = [x["decoder_input_tokens"].tolist() for x in segments(whole)]
     assert sorted(theirs) == sorted(
@@ -116,11 +116,11 @@ def test_an_encoder_is_asked_what_training_shows(tmp_path):
 
 def test_long_questions_are_cut_as_rows_are(tmp_path):
     cache = tasks.write_pairs(tmp_path)
-    decoder = asked_of(cache, model_of(), inputs_length=2).questions
-    encoder = asked_of(cache, model_of(tiny.encoder_decoder), inputs_length=2).questions
+    decoder = evaluator_of(cache, model_of(), inputs_length=2).questions
+    encoder = evaluator_of(cache, model_of(tiny.encoder_decoder), inputs_length=2).questions
     for question, other, (inputs, _) in zip(decoder, encoder, tasks.PAIRS, strict=True):
         ids = tasks.ids_of(inputs).tolist()
-        assert question.context == (0, *ids[-2:]) and question.cut == len(ids) - 2
+        assert question.context == (0, *ids[-2:]) and question.truncated == len(ids) - 2
         assert other.context == tuple(ids[:2])
         assert question.prefix == 3
 
@@ -129,25 +129,25 @@ def test_long_questions_are_cut_as_rows_are(tmp_path):
 def test_scores_are_those_of_a_plain_forward_pass(tmp_path, kind):
     model, choices = model_of(kind), ["yes", "no", "maybe"]
     cache = tasks.write_pairs(tmp_path, metrics=[tasks.named(RANKS)], choices=choices)
-    asked = asked_of(cache, model, batch_size=4)
-    question = asked.questions[1]
+    evaluator = evaluator_of(cache, model, batch_size=4)
+    question = evaluator.questions[1]
     params = (
-        tiny.init(model, asked.continued([(question, question.continuations[0])], 64, 64))
-        if asked.seq2seq
-        else (tiny.init(model, asked.prompts([question], 64)))
+        tiny.init(model, evaluator.continuation_batch([(question, question.continuations[0])], 64, 64))
+        if evaluator.seq2seq
+        else (tiny.init(model, evaluator.prompt_batch([question], 64)))
     )
-    scores = asked.log_likelihoods(params)
+    scores = evaluator.log_likelihoods(params)
     for one, score in zip(question.continuations, scores[1], strict=True):
         ids = tasks.ids_of(one.text)
-        if asked.seq2seq:
+        if evaluator.seq2seq:
             batch, first = plain(tasks.ids_of("bc?"), "encoder") | plain(np.array([0, *ids[:-1]]), "decoder"), 0
         else:
             batch, first = plain(np.array([0, *tasks.ids_of("bc?"), *ids[:-1]]), "decoder"), len(question.context) - 1
         log_probs_LV = jax.nn.log_softmax(model.apply({"params": params}, batch))[0][first:]
         assert score == pytest.approx(float(log_probs_LV[np.arange(len(ids)), ids].sum()), rel=1e-5)
-    other = asked_of(cache, model, batch_size=7, examples=3).log_likelihoods(params)
+    other = evaluator_of(cache, model, batch_size=7, examples=3).log_likelihoods(params)
     np.testing.assert_allclose(np.array(other), np.array(scores[:3]), rtol=1e-5)
-    record = asked.record(asked(params), 0)
+    record = evaluator.make_record(evaluator(params), 0)
     best = [choices[int(np.argmax(one))] == target for one, (_, target) in zip(scores, tasks.PAIRS, strict=True)]
     assert record["metrics"]["accuracy"] == pytest.approx(100 * np.mean(best))
 
@@ -164,12 +164,12 @@ def plain(ids, side):
 def test_samples_depend_on_the_example_and_their_number_alone(tmp_path):
     model = model_of()
     cache = tasks.write_pairs(tmp_path)
-    options = dict(choose=Sample(temperature=2.0), max_new_tokens=4)
-    asked = asked_of(cache, model, num_samples=3, batch_size=8, **options)
-    params = tiny.init(model, asked.prompts(asked.questions, 64))
-    said = asked.predictions(params)
+    options = dict(sampler=Sample(temperature=2.0), max_new_tokens=4)
+    evaluator = evaluator_of(cache, model, num_samples=3, batch_size=8, **options)
+    params = tiny.init(model, evaluator.prompt_batch(evaluator.questions, 64))
+    said = evaluator.generate(params)
     assert [len(samples) for samples in said] == [3] * 5 and len({x for one in said for x in one}) > 10
-    fewer = asked_of(cache, model, num_samples=1, batch_size=2, examples=3, **options).predictions(params)
+    fewer = evaluator_of(cache, model, num_samples=1, batch_size=2, examples=3, **options).generate(params)
     assert [samples[:1] for samples in said[:3]] == fewer
 
 
@@ -178,15 +178,15 @@ def test_bad_input_is_refused_before_anything_is_compiled(tmp_path):
     with pytest.raises(ValueError, match="num_samples=0"):
         TaskEvaluation(cache, num_samples=0)
     with pytest.raises(ValueError, match="examples=0: give 1 or more, or None"):
-        asked_of(cache, model_of(), examples=0)
+        evaluator_of(cache, model_of(), examples=0)
     alone = tasks.write(tmp_path, "alone", [{"targets": tasks.ids_of("x")}], [tasks.named(BITS)])
     with pytest.raises(ValueError, match=r"'alone' has the features \['targets'\].*needs inputs and targets"):
-        asked_of(alone, model_of(tiny.encoder_decoder))
+        evaluator_of(alone, model_of(tiny.encoder_decoder))
     silent = {"targets": tasks.ids_of("x"), "targets_mask": np.zeros(2, int)}
     silent = tasks.write(tmp_path, "silent", [silent], [tasks.named(ANSWERS)])
     with pytest.raises(ValueError, match="document 0 of task 'silent' has no answer"):
-        asked_of(silent, model_of())
-    unjudged = dataclasses.replace(cache, task="unjudged")
-    tasks.write(tmp_path, "unjudged", [tasks.pair("a", "b")], [])
-    with pytest.raises(ValueError, match="'unjudged' has no metric_fns"):
-        asked_of(unjudged, model_of())
+        evaluator_of(silent, model_of())
+    unscored = dataclasses.replace(cache, task="unscored")
+    tasks.write(tmp_path, "unscored", [tasks.pair("a", "b")], [])
+    with pytest.raises(ValueError, match="'unscored' has no metric_fns"):
+        evaluator_of(unscored, model_of())

@@ -1,4 +1,4 @@
-"""Answers judged by the functions that a cache names: values, intervals, and the record of every example."""
+"""Metrics of answers, by the functions that a cache names: values, intervals, and the record of every example."""
 
 import json
 import sys
@@ -7,29 +7,29 @@ import numpy as np
 import pytest
 
 from t5x_like.evaluation import comparison, records
-from t5x_like.evaluation.examples import questions
-from t5x_like.evaluation.task_metrics import Answer, Judge
+from t5x_like.evaluation.examples import read_questions
+from t5x_like.evaluation.task_metrics import Answer, TaskMetrics
 from t5x_like.text_metrics.bootstrap import mean_interval, wilson
 from tests.evaluation import tasks
 
 EXACT = tasks.named(tasks.METRICS + "answers:exact_match")
 
 
-def judged(cache, said, log_probs=None, stops=(), step=0):
+def record_of(cache, said, log_probs=None, stops=(), step=0):
     """The record of texts, one or several an example."""
     made = [[one] if isinstance(one, str) else one for one in said]
-    asked = questions(cache, seq2seq=False)
+    questions = read_questions(cache, seq2seq=False)
     answers = [
         Answer([tuple(tasks.ids_of(text).tolist()) for text in texts], scores)
         for texts, scores in zip(made, log_probs or [()] * len(made), strict=True)
     ]
-    judge = Judge.of(cache, stops, num_samples=max(1, len(made[0])))
-    return judge.record(cache.task, step, {"split": "validation"}, asked, answers)
+    task_metrics = TaskMetrics.from_cache(cache, stops, num_samples=max(1, len(made[0])))
+    return task_metrics.make_record(cache.task, step, {"split": "validation"}, questions, answers)
 
 
 def test_a_record_holds_everything_and_comes_back_from_disk(tmp_path):
     cache = tasks.write_pairs(tmp_path, metrics=[EXACT])
-    record = judged(cache, ["yes", "no", "no!", "maybe", "no"], step=7)
+    record = record_of(cache, ["yes", "no", "no!", "maybe", "no"], step=7)
     assert record["metrics"] == {"exact_match": 80.0} and record["count"] == 5
     low, high = record["intervals"]["exact_match"]
     assert (low, high) == pytest.approx([100 * x for x in wilson(4, 5)]) and 0 < low < 80 < high < 100
@@ -37,10 +37,10 @@ def test_a_record_holds_everything_and_comes_back_from_disk(tmp_path):
     third = record["examples"][2]
     assert (third["number"], third["inputs"], third["target"]["text"]) == (2, "def?", "yes")
     assert third["predictions"] == [{"text": "no!", "value": "no!"}]
-    path = records.path_of(tmp_path / "out", "pairs", 7)
-    temporary = records.prepare(path, record)
+    path = records.record_path(tmp_path / "out", "pairs", 7)
+    temporary = records.write_temporary(path, record)
     assert not path.exists()
-    records.put(temporary)
+    records.publish(temporary)
     assert records.read(path, record["settings"]) == json.loads(json.dumps(record))
     assert records.read(path, {"split": "test"}) is None
 
@@ -49,7 +49,7 @@ def test_postprocessing_sees_the_example_and_texts_end_at_a_stop(tmp_path):
     answers = tasks.named("t5x_like.text_metrics.postprocess:all_answers")
     examples = [tasks.pair("q", "one", answers=["one", "1"]), tasks.pair("r", "two", answers=["two", "2"])]
     cache = tasks.write(tmp_path, "qa", examples, [tasks.named(tasks.METRICS + "answers:squad")], answers)
-    record = judged(cache, ["1\nmore", "three"], stops=("\n",))
+    record = record_of(cache, ["1\nmore", "three"], stops=("\n",))
     assert record["metrics"] == {"em": 50.0, "f1": 50.0}
     assert record["examples"][0]["target"]["value"] == ["one", "1"]
     assert [one["predictions"][0]["text"] for one in record["examples"]] == ["1", "three"]
@@ -59,7 +59,7 @@ def test_choices_are_ranked_by_their_scores(tmp_path):
     ranks = tasks.named(tasks.METRICS + "likelihood:rank_classification")
     cache = tasks.write_pairs(tmp_path, metrics=[ranks], choices=["yes", "no", "maybe"])
     log_probs = [(-1, -2, -9), (-1, -2, -9), (-3, -3.5, -9), (-4, -4, -5), (-1, -0.5, -9)]
-    record = judged(cache, [[]] * 5, log_probs)
+    record = record_of(cache, [[]] * 5, log_probs)
     assert record["metrics"]["accuracy"] == pytest.approx(60)  # right: the first, third and last
     assert record["metrics"]["accuracy_normalised"] == pytest.approx(80)  # a byte of "maybe" is the likeliest
     assert [one["values"]["accuracy"] for one in record["examples"]] == [100, 0, 100, 0, 100]
@@ -76,22 +76,22 @@ def test_the_likelihood_of_targets_is_scored(tmp_path):
     bits = tasks.named(tasks.METRICS + "likelihood:bits_per_byte")
     cache = tasks.write_pairs(tmp_path, metrics=[bits])
     log_probs = [(-np.log(2) * len(target),) for _, target in tasks.PAIRS]
-    assert judged(cache, [[]] * 5, log_probs)["metrics"]["bits_per_byte"] == pytest.approx(1)
+    assert record_of(cache, [[]] * 5, log_probs)["metrics"]["bits_per_byte"] == pytest.approx(1)
 
 
 def test_pass_at_k_is_given_all_samples_and_other_metrics_the_first(tmp_path):
     metrics = [tasks.named(tasks.METRICS + "sampling:pass_at_k", k=[1, 2]), EXACT]
     cache = tasks.write_pairs(tmp_path, metrics=metrics)
-    record = judged(cache, [["yes", "x"], ["x", "no"], ["x", "x"], ["maybe", "maybe"], ["x", "no"]])
+    record = record_of(cache, [["yes", "x"], ["x", "no"], ["x", "x"], ["maybe", "maybe"], ["x", "no"]])
     assert record["metrics"] == {"pass@1": 50.0, "pass@2": 80.0, "exact_match": 40.0}
     with pytest.raises(ValueError, match=r"'pairs': metric pass_at_k has k=\[1, 2\], num_samples=1; draw at least 2"):
-        Judge.of(cache)
+        TaskMetrics.from_cache(cache)
 
 
 def test_a_name_that_two_metrics_have_says_which(tmp_path):
     same = tasks.named(tasks.METRICS + "answers:number_match")
     cache = tasks.write(tmp_path, "sums", [tasks.pair("1+1", "2"), tasks.pair("2+2", "4")], [EXACT, same])
-    values = judged(cache, ["2.", "4"])["metrics"]
+    values = record_of(cache, ["2.", "4"])["metrics"]
     assert values == {"exact_match": 50.0, "number_match/exact_match": 100.0, "answered": 100.0}
 
 
@@ -100,7 +100,7 @@ def test_a_name_that_two_metrics_have_says_which(tmp_path):
     [
         ("nowhere_at_all:metric", "the metric nowhere_at_all:metric cannot be imported .*plain Python"),
         (tasks.METRICS + "answers:gone", "answers:gone cannot be imported"),
-        ("brings_tensorflow:metric", "brings_tensorflow:metric imports tensorflow; metrics are worked out beside"),
+        ("brings_tensorflow:metric", "brings_tensorflow:metric imports tensorflow; metrics run during training"),
     ],
 )
 def test_metrics_that_cannot_be_had_are_named_with_the_remedy(tmp_path, monkeypatch, function, message):
@@ -112,7 +112,7 @@ def test_metrics_that_cannot_be_had_are_named_with_the_remedy(tmp_path, monkeypa
         monkeypatch.delitem(sys.modules, name, raising=False)
     cache = tasks.write_pairs(tmp_path, metrics=[tasks.named(function)])
     with pytest.raises(ValueError, match=f"task 'pairs': .*{message}"):
-        Judge.of(cache)
+        TaskMetrics.from_cache(cache)
     for name in ("tensorflow", "brings_tensorflow"):
         sys.modules.pop(name, None)
 
@@ -120,7 +120,7 @@ def test_metrics_that_cannot_be_had_are_named_with_the_remedy(tmp_path, monkeypa
 def test_a_metric_that_fails_is_named(tmp_path):
     cache = tasks.write_pairs(tmp_path, metrics=[tasks.named("tests.evaluation.tasks:breaks")])
     with pytest.raises(RuntimeError, match="metric breaks: ZeroDivisionError: a metric's own fault"):
-        judged(cache, ["x"] * 5)
+        record_of(cache, ["x"] * 5)
 
 
 def test_records_of_the_same_examples_are_compared_in_pairs(tmp_path):
@@ -128,8 +128,8 @@ def test_records_of_the_same_examples_are_compared_in_pairs(tmp_path):
     examples = [tasks.pair(f"q{i}", "yes" if i % 2 else "no") for i in range(40)]
     cache = tasks.write(tmp_path, "many", examples, [EXACT, macro])
     right = [example["targets_pretokenized"] for example in examples]
-    better, worse = judged(cache, right[:36] + ["x"] * 4), judged(cache, right[:20] + ["x"] * 20, step=1)
-    made = comparison.compared(better, worse)
+    better, worse = record_of(cache, right[:36] + ["x"] * 4), record_of(cache, right[:20] + ["x"] * 20, step=1)
+    made = comparison.compare(better, worse)
     one = made["exact_match"]
     assert (one["value"], one["against"], one["difference"]) == (90, 50, 40)
     values = [[e["values"]["exact_match"] for e in record["examples"]] for record in (better, worse)]
@@ -137,7 +137,7 @@ def test_records_of_the_same_examples_are_compared_in_pairs(tmp_path):
     assert 20 < one["low"] < 40 < one["high"] < 60
     assert made["macro_f1"]["low"] < made["macro_f1"]["difference"] < made["macro_f1"]["high"]
     # The same record has no difference at all, for its examples are drawn together.
-    for one in comparison.compared(worse, worse).values():
+    for one in comparison.compare(worse, worse).values():
         assert one["difference"] == one["low"] == one["high"] == 0
-    with pytest.raises(ValueError, match="the 40 examples of task 'many' at step 0 are not the 5 of task 'pairs'"):
-        comparison.compared(better, judged(tasks.write_pairs(tmp_path), ["x"] * 5))
+    with pytest.raises(ValueError, match="the 40 examples of task 'many' at step 0 differ from the 5 of task 'pairs'"):
+        comparison.compare(better, record_of(tasks.write_pairs(tmp_path), ["x"] * 5))

@@ -32,7 +32,10 @@ def test_smollm2_chats_as_the_reference_does():
     model, params = gguf.load(path, mesh)
     vocabulary = gguf_tokenizer.from_gguf(gguf.metadata(gguf.opened(path)))
     questions = enumerate(EXPECTED["questions"])
-    chats = [inference.as_chat({"id": i, "prompt": question}) for i, question in questions]
-    assert [vocabulary.encode(inference.rendered(chat, vocabulary)["prompt"]) for chat in chats] == EXPECTED["prompts"]
-    made = inference.infer(model, params, vocabulary, chats, Greedy(), 48, batch_size=3, mesh=mesh)
+    chats = [inference.to_chat({"id": i, "prompt": question}) for i, question in questions]
+    assert [vocabulary.encode(inference.render_prompt(chat, vocabulary)["prompt"]) for chat in chats] == EXPECTED[
+        "prompts"
+    ]
+    options = inference.DecodingOptions(Greedy(), 48, batch_size=3)
+    made = inference.infer(model, params, vocabulary, chats, options, mesh)
     assert [row["tokens"] for row in made] == EXPECTED["greedy"]
