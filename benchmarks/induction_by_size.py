@@ -17,7 +17,7 @@ import numpy as np
 import report
 from t5x_like import batches
 from t5x_like.checkpoints import complete_steps
-from t5x_like.cli import launch
+from t5x_like.cli import setup
 from t5x_like.run_dir import RunDir
 from t5x_like.scaling.laws.table import from_rows
 from t5x_like.scaling.studies import emergence, in_context
@@ -44,7 +44,7 @@ def answers(period_B: np.ndarray, length: int) -> np.ndarray:
 
 def measured(run_dir: Path) -> tuple[dict[str, float], dict[str, float]]:
     """In-context scores by step, and metrics of the last step, of all validation rows."""
-    run, scores = launch.Run(str(run_dir)), {}
+    run, scores = setup.TrainedRun(str(run_dir)), {}
     rows = run.config.evaluate("trainer.train.eval_rows")
     index = np.arange(len(rows))
     batch, period_B = rows.fetch(index, 0 * index, 0), rows.periods(index, 0 * index, 0)

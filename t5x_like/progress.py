@@ -1,10 +1,11 @@
-"""How training is going: sums of metrics and speed between two lines of the log, and the bar that shows them."""
+"""Training progress: a meter that averages metrics and speed between log lines, and a progress bar."""
 
 import dataclasses
 import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,14 +15,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @dataclasses.dataclass
 class Meter:
-    """Adds up the metrics, tokens and seconds of steps; `read` gives their means and starts afresh.
+    """Accumulates the metrics, tokens and seconds of steps; `read` returns their means and resets the meter.
 
-    The clock runs from the end of one step to the end of the next, so it may only be read once a step is computed.
+    The clock runs from the end of one step to the end of the next, so call `add` once the step is computed.
+
+    Attributes:
+      flops_per_step: model FLOPs of one training step.
+      peak_flops: peak FLOP/s of all devices together.
+      tasks: names of the entries of per-task metrics.
     """
 
     flops_per_step: float
-    peak_flops: float  # of all devices together
-    tasks: tuple[str, ...] = ()  # of metrics that have an entry for each task
+    peak_flops: float
+    tasks: tuple[str, ...] = ()
     sums: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     steps: int = 0
     tokens: int = 0
@@ -29,8 +35,8 @@ class Meter:
     waited: float = 0.0
     _since: float = dataclasses.field(default_factory=time.perf_counter)
 
-    def add(self, metrics: dict, tokens: int, waited: float) -> None:
-        """A step has been computed: its (total, count) metrics, its tokens, and the seconds its input was waited for."""
+    def add(self, metrics: Mapping[str, Any], tokens: int, waited: float) -> None:
+        """Adds a computed step: its (total, count) metrics, its tokens, and the seconds it waited for input."""
         now = time.perf_counter()
         self.seconds, self._since = self.seconds + now - self._since, now
         self.steps, self.tokens, self.waited = self.steps + 1, self.tokens + tokens, self.waited + waited
@@ -38,12 +44,12 @@ class Meter:
             self.sums[name] = self.sums.get(name, 0.0) + np.asarray(pair, np.float64)
 
     def restart_clock(self) -> None:
-        """Evaluation and waiting for a checkpoint are not training time."""
+        """Excludes the time since the last step, such as evaluation or saving, from the training time."""
         self._since = time.perf_counter()
 
     def read(self) -> dict[str, float]:
-        """Scalars since the last reading; speed/mfu = model FLOP/s over the devices' peak."""
-        scalars = means(self.sums, self.tasks)
+        """Returns the scalars since the last reading and resets; speed/mfu = model FLOP/s over the devices' peak."""
+        scalars = mean_metrics(self.sums, self.tasks)
         seconds = max(self.seconds, 1e-9)
         rate = self.flops_per_step * self.steps / seconds
         scalars |= {
@@ -57,23 +63,23 @@ class Meter:
         return scalars
 
 
-def means(sums: dict[str, np.ndarray], tasks: tuple[str, ...] = ()) -> dict[str, float]:
-    """total / count of every metric; one with an entry for each task is `name/task`, for tasks that counted."""
+def mean_metrics(sums: Mapping[str, np.ndarray], tasks: tuple[str, ...] = ()) -> dict[str, float]:
+    """total / count of every metric; a per-task metric becomes `name/task`, for tasks with a positive count."""
     scalars = {name: float(x[0] / max(x[1], 1e-9)) for name, x in sums.items() if x.ndim == 1}
     for name, x in sums.items():
         if x.ndim == 2:
-            each = zip(tasks, x[0], x[1], strict=True)
-            scalars |= {f"{name}/{task}": float(total / count) for task, total, count in each if count > 0}
+            entries = zip(tasks, x[0], x[1], strict=True)
+            scalars |= {f"{name}/{task}": float(total / count) for task, total, count in entries if count > 0}
     return scalars
 
 
-class Bar:
-    """A progress bar on a terminal; elsewhere a line now and then. Only the first process speaks."""
+class ProgressBar:
+    """A progress bar on a terminal, otherwise one line every `line_every` seconds. Only the first process prints."""
 
-    def __init__(self, what: str, total: int, done: int = 0, line_every: float = 10.0):
+    def __init__(self, label: str, total: int, done: int = 0, line_every: float = 10.0) -> None:
         self.console = Console(stderr=True, quiet=jax.process_index() != 0, soft_wrap=True)
-        self.what, self.total, self.done, self.text = what, total, done, ""
-        self.line_every, self.started, self.spoken, self.first = line_every, time.monotonic(), 0.0, done
+        self.label, self.total, self.done, self.text = label, total, done, ""
+        self.line_every, self.started, self.printed, self.first = line_every, time.monotonic(), 0.0, done
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -86,73 +92,76 @@ class Bar:
         live = sys.stderr.isatty() and jax.process_index() == 0
         self.progress = Progress(*columns, console=self.console) if live else None
 
-    def __enter__(self):
+    def __enter__(self) -> "ProgressBar":
         if self.progress is not None:
             self.progress.start()
-            self.task = self.progress.add_task(self.what, total=self.total, completed=self.done, text="")
+            self.task = self.progress.add_task(self.label, total=self.total, completed=self.done, text="")
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self.progress is not None:
             self.progress.stop()
         elif self.done > self.first:
-            self.line()
+            self._print_line()
 
     def advance(self, done: int, text: str | None = None) -> None:
-        """`done` of the total are done; `text` stays until the next one."""
+        """Sets the progress to `done` of the total; `text` stays until the next one."""
         self.done, self.text = done, self.text if text is None else text
         if self.progress is not None:
             self.progress.update(self.task, completed=done, text=self.text)
-        elif time.monotonic() - self.spoken > self.line_every:
-            self.line()
+        elif time.monotonic() - self.printed > self.line_every:
+            self._print_line()
 
-    def line(self) -> None:
-        self.spoken = time.monotonic()
-        pace = (self.spoken - self.started) / max(self.done - self.first, 1)
-        left = clock(pace * (self.total - self.done))
-        self.console.print(f"{self.what} {self.done}/{self.total}, {left} left  {self.text}", highlight=False)
+    def _print_line(self) -> None:
+        self.printed = time.monotonic()
+        pace = (self.printed - self.started) / max(self.done - self.first, 1)
+        left = format_duration(pace * (self.total - self.done))
+        self.console.print(f"{self.label} {self.done}/{self.total}, {left} left  {self.text}", highlight=False)
 
     def message(self, text: str) -> None:
-        """A line of its own, above the bar."""
+        """Prints a line above the bar."""
         self.console.print(text, highlight=False, markup=False)
 
 
-def track(items: Iterable, what: str, total: int) -> Iterator:
-    """The items, with a bar that advances as they are taken."""
-    with Bar(what, total) as bar:
+def track(items: Iterable, label: str, total: int) -> Iterator:
+    """Yields the items and advances a progress bar."""
+    with ProgressBar(label, total) as bar:
         for done, item in enumerate(items):
             bar.advance(done)
             yield item
         bar.advance(total)
 
 
-def train_text(scalars: dict[str, float]) -> str:
-    """What the training bar says: loss, tokens/s, model FLOP/s, MFU, share of time spent waiting for data."""
+def format_train_status(scalars: Mapping[str, float]) -> str:
+    """The text of the training bar: loss, tokens/s, model FLOP/s, MFU, share of time spent waiting for data."""
     return (
         f"loss {scalars.get('loss', math.nan):.4f}  {scalars['speed/tokens_per_second']:,.0f} tokens/s  "
-        f"{si(scalars['speed/model_flops_per_second'])}FLOP/s  MFU {scalars['speed/mfu']:.1%}  "
+        f"{format_si(scalars['speed/model_flops_per_second'])}FLOP/s  MFU {scalars['speed/mfu']:.1%}  "
         f"data wait {scalars['speed/data_wait']:.1%}"
     )
 
 
-def rows_text(reports: Mapping[str, Mapping[str, int | float]], name: str = "data") -> str:
-    """A line for every task's `report`: rows, tokens, what is left out or truncated, how full the rows are."""
-    lines = {task: ", ".join(f"{name} {shown(x)}" for name, x in report.items()) for task, report in reports.items()}
+def format_rows_report(reports: Mapping[str, Mapping[str, int | float]], name: str = "data") -> str:
+    """One line per task: its rows, tokens, dropped and truncated tokens, and packing density."""
+    lines = {
+        task: ", ".join(f"{key} {format_value(value)}" for key, value in report.items())
+        for task, report in reports.items()
+    }
     return "\n".join(f"{name} {task}: {line}" if task else f"{name}: {line}" for task, line in lines.items())
 
 
-def shown(value: int | float) -> str:
-    """A count, or a share."""
+def format_value(value: int | float) -> str:
+    """An int as a count, a float as a percentage."""
     return f"{value:.1%}" if isinstance(value, float) else f"{value:,}"
 
 
-def si(value: float) -> str:
+def format_si(value: float) -> str:
     """1.23e12 as `1.23 T`."""
     power = min(int(math.log10(value) // 3), 5) if value >= 1 else 0
     return f"{value / 1000**power:.3g} {['', 'k', 'M', 'G', 'T', 'P'][power]}"
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as h:mm:ss."""
     minutes, seconds = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

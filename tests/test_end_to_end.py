@@ -100,4 +100,4 @@ def test_an_unknown_task_names_those_there_are(tiny_root, tmp_path):
 
 def test_a_run_that_is_not_there(tiny_root, tmp_path):
     made = command(tiny_root, "infer", f"--run_dir={tmp_path}", "--prompt=x")
-    assert made.returncode == 2 and "config.gin is not there" in made.stderr
+    assert made.returncode == 2 and "config.gin does not exist" in made.stderr

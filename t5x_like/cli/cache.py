@@ -19,7 +19,7 @@ from t5x_like.cli.gin import runtime
 from t5x_like.data import mixing
 from t5x_like.data.cache import token_cache
 from t5x_like.data.cache.token_cache import TokenCache
-from t5x_like.progress import rows_text
+from t5x_like.progress import format_rows_report
 
 EXAMPLES = """examples:
   t5x_like cache --gin_file=runs/pretrain.gin ... --gin.TASK=python_docs_bytes
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
         console.print(f"{cache.folder}  fingerprint {cache.manifest['fingerprint']}")
     console.print(summary(caches))
     for name, one in rows.items():
-        console.print(rows_text(mixing.reports(one), name))
+        console.print(format_rows_report(mixing.reports(one), name))
     return 0
 
 

@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
 def clean(args: argparse.Namespace) -> None:
     """Runs the pipeline and prints what it did."""
     from t5x_like.cleaning import reading, run
-    from t5x_like.progress import Bar
+    from t5x_like.progress import ProgressBar
 
     if not args.gin_file or not args.input:
         raise ConfigError("--gin_file and --input are needed: a pipeline (cleaning/c4.gin) and the files to clean")
@@ -77,7 +77,7 @@ def clean(args: argparse.Namespace) -> None:
     pipeline = dataclasses.replace(pipeline, steps=(*pipeline.steps, *added_steps(args, test_items)))
     job = run.Job(pipeline, tuple(inputs), Path(args.out), args.suffix, reader(args, inputs))
     workers = min(args.workers, len(inputs))
-    with Bar("clean", (len(job.cuts) + 1) * len(inputs)) as bar:
+    with ProgressBar("clean", (len(job.cuts) + 1) * len(inputs)) as bar:
         report = run.run(job, workers, lambda done, total, what: bar.advance(done, what))
     if test_items:
         write_overlap(job, test_items, workers)

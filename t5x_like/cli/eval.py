@@ -22,12 +22,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--batches", type=int, help="how many batches to read (default: all rows once)")
     parser.add_argument("--batch_size", type=int, help="rows per batch (default: the run's)")
     runtime.add_flags(parser)
-    from t5x_like.cli import eval_tasks, launch
+    from t5x_like.cli import eval_tasks, setup
 
     eval_tasks.add_flags(parser)
-    launch.add_flags(parser)
+    setup.add_flags(parser)
     args = runtime.parse_args(parser, argv)
-    launch.set_up(args)
+    setup.initialize(args)
     if args.tasks:
         eval_tasks.run(args)
         return 0
@@ -38,13 +38,13 @@ def main(argv: Sequence[str]) -> int:
 def evaluate(args: argparse.Namespace) -> dict[str, float]:
     """Metrics of the run that `args` name, and the step they are of."""
     from t5x_like import batches
-    from t5x_like.cli import launch
+    from t5x_like.cli import setup
     from t5x_like.data import mixing
     from t5x_like.evaluation.evaluator import Evaluator
     from t5x_like.progress import track
 
     split = [f"--gin.validation/token_cache.TokenCache.split='{args.split}'"]
-    run = launch.Run(args.run_dir, [*args.gin_overrides, *split], args.step)
+    run = setup.TrainedRun(args.run_dir, [*args.gin_overrides, *split], args.step)
     rows = run.config.evaluate("trainer.train.eval_rows")
     if rows is None:
         raise ConfigError("trainer.train.eval_rows is None in this run; set it with a gin override")

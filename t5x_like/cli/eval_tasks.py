@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from t5x_like import batches, checkpoints, inference
-from t5x_like.cli import launch
+from t5x_like.cli import setup
 from t5x_like.cli.gin.runtime import Config, ConfigError
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.decoding.sampling import Greedy
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
 
 def evaluated(args: argparse.Namespace, run_dir: str, step: int | None, folder: str | None) -> Iterator[Record]:
     """The record of each task; one that is there already is read."""
-    opened = launch.Run(run_dir, args.gin_overrides, step, args.gin_file)
+    opened = setup.TrainedRun(run_dir, args.gin_overrides, step, args.gin_file)
     opened.step = checkpoints.latest_step(RunDir(run_dir).checkpoints) if step is None else step
     sampler = opened.config.evaluate("%CHOOSE") if args.gin_file else Greedy()
     prefix = args.prefix or is_prefix_lm(opened.config)
@@ -85,7 +85,7 @@ def evaluated(args: argparse.Namespace, run_dir: str, step: int | None, folder: 
         yield record
 
 
-def one_row(opened: launch.Run):
+def one_row(opened: setup.TrainedRun):
     """A batch of one token, which says what inputs the model has."""
     if opened.model.encoder_decoder:
         return inference.encoder_batch([[0]], opened.vocabulary)
@@ -110,7 +110,7 @@ def is_prefix_lm(config: Config) -> bool:
     return "decoder_prefix" in batches.abstract(rows, 1)
 
 
-def check_vocabulary(opened: launch.Run, evaluation: TaskEvaluation) -> None:
+def check_vocabulary(opened: setup.TrainedRun, evaluation: TaskEvaluation) -> None:
     """Refuses a task in other tokens than the run's."""
     theirs = evaluation.cache.vocabulary.fingerprint
     if opened.vocabulary is not None and opened.vocabulary.fingerprint != theirs:

@@ -146,12 +146,12 @@ def write_run(folder: Path, model, params, config: dict[str, Any], vocabulary) -
 def export_model(args: argparse.Namespace, out: Path) -> None:
     """Writes a run's parameters, in the dtype of its checkpoint, its config.json and its tokenizer."""
     from t5x_like import hf
-    from t5x_like.cli import launch
+    from t5x_like.cli import setup
     from t5x_like.data.tokenizers import folder as tokenizer_folder
     from t5x_like.hf import families
 
     dtype = dtype_of(args.dtype)
-    run = launch.Run(args.source, (), args.step)
+    run = setup.TrainedRun(args.source, (), args.step)
     original = Path(args.source) / ORIGINAL
     extra = json.loads(original.read_text()) if original.exists() else {}
     model_type = args.model_type or extra.get("model_type")

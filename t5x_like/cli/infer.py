@@ -29,18 +29,18 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--system", metavar="TEXT", help="with --chat: the system's message before them")
     runtime.add_flags(parser)
-    from t5x_like.cli import launch
+    from t5x_like.cli import setup
 
-    launch.add_flags(parser)
+    setup.add_flags(parser)
     args = runtime.parse_args(parser, argv)
-    launch.set_up(args)
+    setup.initialize(args)
     return infer(args)
 
 
 def infer(args: argparse.Namespace) -> int:
     """Runs the command; results go to the output file, or to standard output."""
     from t5x_like import inference
-    from t5x_like.cli import launch
+    from t5x_like.cli import setup
     from t5x_like.progress import track
 
     prompts = [{"id": i, "prompt": text} for i, text in enumerate(args.prompt)]
@@ -55,7 +55,7 @@ def infer(args: argparse.Namespace) -> int:
     prompts = [record for record in prompts if json.dumps(record["id"]) not in done]
     sampler = runtime.parse(args.gin_file or ["decoding/greedy.gin"], args.gin_overrides).evaluate("%CHOOSE")
     options = inference.DecodingOptions(sampler, args.max_new_tokens, args.batch_size, args.seed, args.prefix)
-    run = launch.Run(args.run_dir, (), args.step)
+    run = setup.TrainedRun(args.run_dir, (), args.step)
     seq2seq = run.model.encoder_decoder
     example = inference.encoder_batch([[0]], run.vocabulary) if seq2seq else inference.decoder_batch([[0]])
     params = run.params(example)

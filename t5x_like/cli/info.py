@@ -285,7 +285,7 @@ def memory_lines(facts: dict[str, Any]) -> list[str]:
 def si(value: float) -> str:
     from t5x_like import progress
 
-    return progress.si(value)
+    return progress.format_si(value)
 
 
 def binary(size: float) -> str:

@@ -23,17 +23,17 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--steps", type=int, help="train this many steps instead of the run file's")
     parser.add_argument("--prompt", default="def ", help="text to be continued (default: %(default)r)")
     runtime.add_flags(parser)
-    from t5x_like.cli import launch
+    from t5x_like.cli import setup
 
-    launch.add_flags(parser)
+    setup.add_flags(parser)
     args = runtime.parse_args(parser, argv)
-    launch.set_up(args)
+    setup.initialize(args)
     overrides = [f"--gin.RUN_DIR={args.run_dir!r}"]
     if args.steps:
         overrides += [f"--gin.STEPS={args.steps}", f"--gin.WARMUP_STEPS={max(args.steps // 20, 1)}"]
     config = runtime.parse([RUN_FILE, *args.gin_file], [*overrides, *args.gin_overrides])
     config.configured("trainer.train")(config=config.resolved_config())
-    report(args, launch.Run(args.run_dir))
+    report(args, setup.TrainedRun(args.run_dir))
     return 0
 
 

@@ -57,15 +57,15 @@ def main(argv: Sequence[str]) -> int:
     from t5x_like.cli.sweeping import trial
 
     trial.restrict_cores()
-    from t5x_like.cli import launch
+    from t5x_like.cli import setup
 
-    launch.add_flags(parser)
+    setup.add_flags(parser)
     args = runtime.parse_args(parser, argv)
     check(args)
     if args.minutes is not None:
         args.gin_overrides.append(f"--gin.MINUTES={args.minutes!r}")
     if args.trial:
-        launch.set_up(args)
+        setup.initialize(args)
         return trial.train(args.trial)
     return run(args)
 

@@ -12,11 +12,11 @@ from t5x_like.cli.gin import runtime
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="t5x_like train", description=__doc__)
     runtime.add_flags(parser)
-    from t5x_like.cli import launch
+    from t5x_like.cli import setup
 
-    launch.add_flags(parser)
+    setup.add_flags(parser)
     args = runtime.parse_args(parser, argv)
-    launch.set_up(args)
+    setup.initialize(args)
     config = runtime.from_flags(args)
     config.configured("trainer.train")(config=config.resolved_config())
     print(f"done: {config.evaluate('trainer.train.run_dir')}")

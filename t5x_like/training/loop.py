@@ -19,7 +19,7 @@ from t5x_like.evaluation.background import BackgroundScorer
 from t5x_like.evaluation.evaluator import Evaluator
 from t5x_like.evaluation.task_evaluation import TaskEvaluator
 from t5x_like.precision import Precision
-from t5x_like.progress import Bar, Meter, train_text
+from t5x_like.progress import Meter, ProgressBar, format_train_status
 from t5x_like.training.monitor import GoBack, Watch
 from t5x_like.training.state import TrainState
 
@@ -39,7 +39,7 @@ class Loop:
     watch: Watch
     meter: Meter
     writer: writers.RunWriter
-    bar: Bar
+    bar: ProgressBar
     saved: checkpoints.Checkpointer
     scorer: BackgroundScorer
     inputs: Prefetch | None = None
@@ -87,7 +87,7 @@ class Loop:
         count, scalars = self.meter.steps, self.meter.read()
         scalars |= self.watch.compare(done, count, scalars.get("loss", np.nan))
         self.writer.write(done, scalars)
-        self.bar.advance(done, train_text(scalars))
+        self.bar.advance(done, format_train_status(scalars))
 
     def save(self, done: int, state: TrainState, meta: dict, results: dict[str, float]) -> None:
         """Saves a state; what writes it does not hold up the next steps."""

@@ -19,7 +19,7 @@ from t5x_like.evaluation.background import BackgroundScorer
 from t5x_like.evaluation.evaluator import Evaluator
 from t5x_like.evaluation.task_evaluation import TaskEvaluation, TaskEvaluator
 from t5x_like.precision import Precision
-from t5x_like.progress import Bar, Meter, rows_text
+from t5x_like.progress import Meter, ProgressBar, format_rows_report
 from t5x_like.run_dir import RunDir
 from t5x_like.training import state as train_state
 from t5x_like.training.expected_loss import Curve, Run
@@ -94,7 +94,7 @@ def train(
         contextlib.closing(saved),
         BackgroundScorer(run_dir, first) as scorer,
         stop_requested() as stopping,
-        Bar("train", steps, first) as bar,
+        ProgressBar("train", steps, first) as bar,
         contextlib.ExitStack() as ending,
     ):
         watch = Watch(monitor, run_dir, bar.message, curve, saved.meta().get("watch"))
@@ -154,7 +154,7 @@ def metered(model: nn.Module, layout, rows, batch_size: int, mesh: Mesh) -> tupl
     row = flops.per_row(model, layout.boxed.params, rows.lengths)
     peak, source = flops.peak_per_device()
     meter = Meter(row.train * batch_size, peak * mesh.size, tuple(mixing.parts(rows)))
-    about = rows_text(mixing.reports(rows))
+    about = format_rows_report(mixing.reports(rows))
     return meter, f"{about}\nMFU = model FLOP/s / peak; {flops.FORMULA}; peak: {source}"
 
 

@@ -23,7 +23,7 @@ from t5x_like import batches, partitioning, writers
 from t5x_like.data.stream import Stream
 from t5x_like.evaluation.evaluator import Evaluator
 from t5x_like.precision import Precision
-from t5x_like.progress import Bar
+from t5x_like.progress import ProgressBar
 from t5x_like.training import state as train_state
 from t5x_like.training import trainer
 from t5x_like.training.state import TrainState
@@ -94,7 +94,7 @@ def train(
     for replica in replicas:
         Path(replica.run_dir).mkdir(parents=True, exist_ok=True)
         writers.write_run_files(replica.run_dir, replica.config, info)
-    with contextlib.ExitStack() as stack, partitioning.on(mesh), Bar("replicas", steps) as bar:
+    with contextlib.ExitStack() as stack, partitioning.on(mesh), ProgressBar("replicas", steps) as bar:
         logs = [stack.enter_context(writers.RunWriter(replica.run_dir)) for replica in replicas]
         for done in range(1, steps + 1):
             batch = jax.tree.map(lambda *x: np.stack(x), *(stream[done - 1] for stream in streams))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from t5x_like.progress import Bar
+from t5x_like.progress import ProgressBar
 from t5x_like.scaling.laws import table
 from t5x_like.scaling.planning import recipes
 from t5x_like.scaling.sweeps import collect, designs, executors, trials
@@ -85,7 +85,7 @@ def run(all_trials: Sequence[Trial], executor: Executor, retry: bool = False, re
     for trial in pending:
         trial.prepare()
     jobs = [make_job(group) for group in group_replicas(sort_longest_first(pending), replicas)]
-    with Bar("sweep", len(all_trials)) as bar:
+    with ProgressBar("sweep", len(all_trials)) as bar:
         watch = Watch(all_trials, bar)
         watch.poll()
         executor.run(jobs, watch)
@@ -101,7 +101,7 @@ class Watch:
     """Reports trials that have finished or failed since the last poll."""
 
     all_trials: Sequence[Trial]
-    bar: Bar
+    bar: ProgressBar
     states: dict[str, str] = dataclasses.field(default_factory=dict)
     polled: float = 0.0
 

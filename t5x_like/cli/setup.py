@@ -1,0 +1,94 @@
+"""Set-up shared by commands: joining several processes, the compile cache, and opening a trained run."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from t5x_like import checkpoints, parameters, partitioning
+from t5x_like.cli.gin import runtime
+from t5x_like.data.cache import token_cache
+from t5x_like.data.tokenizers import loading
+from t5x_like.run_dir import RunDir
+from t5x_like.types import Params
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags for the machine: processes and compile cache."""
+    group = parser.add_argument_group("machine")
+    group.add_argument(
+        "--compile_cache",
+        default=str(token_cache.default_root() / "xla"),
+        metavar="FOLDER",
+        help="folder that caches compiled programs between runs, '' for none (default: %(default)s)",
+    )
+    group.add_argument(
+        "--distributed",
+        action="store_true",
+        help="run as one of several processes (detected automatically on TPU and SLURM)",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="with --distributed: address of process 0")
+    group.add_argument("--process_count", type=int, metavar="N", help="with --coordinator: number of processes")
+    group.add_argument("--process_index", type=int, metavar="I", help="with --coordinator: index of this process")
+
+
+def initialize(args: argparse.Namespace) -> None:
+    """Joins the other processes and enables the compile cache, as the flags of `add_flags` say."""
+    if args.distributed or args.coordinator:
+        # A CPU runs programs concurrently, and Gloo confuses their messages; other devices run programs in order.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
+        jax.distributed.initialize(args.coordinator, args.process_count, args.process_index)
+    if args.compile_cache:
+        Path(args.compile_cache).mkdir(parents=True, exist_ok=True)
+        jax.config.update("jax_compilation_cache_dir", args.compile_cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        # Silences XLA's warnings about the CPU features of cached programs.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+class TrainedRun:
+    """A trained run, opened for reading: its configuration, model, vocabulary and parameters.
+
+    The gin files of `extra_files` are read after the run's own.
+
+    Raises:
+      FileNotFoundError: the directory has no config.gin.
+    """
+
+    def __init__(
+        self,
+        run_dir: str,
+        overrides: Sequence[str] = (),
+        step: int | None = None,
+        extra_files: Sequence[str] = (),
+    ) -> None:
+        config = RunDir(run_dir).config
+        if not config.exists():
+            raise FileNotFoundError(
+                f"run_dir: {config} does not exist; give the directory of a run made by `t5x_like train`"
+            )
+        self.config = runtime.parse([str(config), *extra_files], overrides)
+        self.model = self.config.evaluate("trainer.train.model")
+        self.mesh = self.config.evaluate("trainer.train.mesh") or partitioning.make_mesh()
+        self.rules = self.config.evaluate("trainer.train.rules")
+        self.precision = self.config.evaluate("trainer.train.precision")
+        folder = RunDir(run_dir).vocabulary
+        self.vocabulary = loading.load(folder) if folder.exists() else None
+        self.run_dir, self.step = run_dir, step
+
+    def params(self, batch: Any) -> Params:
+        """Parameters of `step` (None: the newest) in the compute dtype, sharded; `batch` has the model's inputs."""
+        return self.precision.to_compute_dtype(self._restore(batch, keep_dtypes=False))
+
+    def stored_params(self, batch: Any) -> Params:
+        """Parameters of `step` in the dtypes of the checkpoint."""
+        return self._restore(batch, keep_dtypes=True)
+
+    def _restore(self, batch: Any, keep_dtypes: bool) -> Params:
+        boxed = parameters.boxed(self.model, batch, self.mesh, self.rules, self.precision)
+        abstract = parameters.abstract(boxed, partitioning.shardings(boxed, self.mesh, self.rules))
+        params, self.step = checkpoints.restore_params(self.run_dir, abstract, self.step, keep_dtypes)
+        return params
