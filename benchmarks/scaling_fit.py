@@ -70,7 +70,7 @@ def speed(rows: Table, rounds: int) -> dict:
 
     def ours():
         generator = np.random.default_rng(0)
-        theta, found["certificate"] = fit.optimum(CHINCHILLA, solver.HUBER, x, y, None, generator)
+        theta, found["certificate"] = fit.find_optimum(CHINCHILLA, solver.HUBER, x, y, None, generator)
         fit.bootstrap(CHINCHILLA, solver.HUBER, theta, x, y, 2000, generator)
 
     starts = CHINCHILLA.grid(x, y)[:: 4500 // 30]
@@ -98,7 +98,7 @@ def optimum(rows: Table) -> dict:
     """Largest relative difference of a constant from scipy's, for both objectives."""
     x, y, gaps = CHINCHILLA.features(rows), CHINCHILLA.targets(rows), {}
     for name, chosen in (("huber", solver.HUBER), ("l1", solver.L1)):
-        ours, certificate = fit.optimum(CHINCHILLA, chosen, x, y, None, np.random.default_rng(0))
+        ours, certificate = fit.find_optimum(CHINCHILLA, chosen, x, y, None, np.random.default_rng(0))
         theirs, lowest = min(
             (scipy_fit(THETA * s, x, y, chosen.delta) for s in (0.95, 1.0, 1.05)), key=lambda it: it[1]
         )

@@ -21,7 +21,10 @@ from t5x_like.scaling.laws import backtest, fit, laws, table
 from t5x_like.scaling.planning import forecast, plan
 from t5x_like.scaling.sweeps import ladder
 
-FORMS = (laws.CHINCHILLA, laws.TIED)  # with an irreducible loss; without one, extrapolated losses are too low
+FORMS = (
+    laws.CHINCHILLA,
+    laws.CHINCHILLA_TIED,
+)  # with an irreducible loss; without one, extrapolated losses are too low
 OVERHEAD = 1.0  # minutes of --minutes for starting, fitting and scoring
 USEFUL_EPOCHS = 4  # up to here, repeated tokens are nearly as good as new ones (Muennighoff et al. 2023)
 
@@ -50,7 +53,7 @@ def sweep(preset: Preset, directory: Path, overrides: Sequence[str]) -> table.Ta
     return table.read(directory / "runs.csv")
 
 
-def choose_law(runs: table.Table) -> tuple[fit.Fit, list[backtest.Score]]:
+def choose_law(runs: table.Table) -> tuple[fit.Fit, list[backtest.Backtest]]:
     """Returns the fit of the law with the lowest error on later runs, and all scores."""
     scores = backtest.compare(runs, FORMS, ladder.OBJECTIVE)
     return fit.fit(runs, scores[0].law, ladder.OBJECTIVE), scores

@@ -1,1 +1,1 @@
-"""Scaling laws and the arithmetic they stand on."""
+"""Scaling laws: tables, fits, plans, sweeps, muP, studies and reports."""

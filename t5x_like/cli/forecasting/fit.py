@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
 def analyses() -> dict:
     from t5x_like.scaling.laws import optima
 
-    return {each.name: each for each in optima.EVERY}
+    return {each.name: each for each in optima.ALL_ANALYSES}
 
 
 def of_runs(args: argparse.Namespace) -> None:
@@ -97,8 +97,8 @@ def compare(args: argparse.Namespace) -> None:
     rows = flags.table(args)
     forms = [flags.law(args, name) for name in args.compare or ()]
     target = args.target or flags.law(args).target
-    known = [law for law in laws.EVERY if law.target == target and all(name in rows for name in law.inputs)]
-    forms = forms or [law for law in known if len(rows) >= law.least_rows]
+    known = [law for law in laws.ALL_LAWS if law.target == target and all(name in rows for name in law.inputs)]
+    forms = forms or [law for law in known if len(rows) >= law.min_rows]
     if not forms or len({law.target for law in forms}) > 1:
         raise ConfigError(
             f"--compare takes laws of one target, not {', '.join(law.name for law in forms) or 'none'}: name those of "
@@ -121,8 +121,8 @@ def shape(args: argparse.Namespace) -> None:
     if more:
         raise ConfigError(f"--inputs={args.inputs} are {1 + len(more)}, shape is over one column; name one of them")
     law = dataclasses.replace(laws.power_law(target, by), log_target=False)
-    rows = checks.usable(flags.table(args), law)
-    found = trend.trend(rows[by], rows[target], args.level)
+    rows = checks.select_usable(flags.table(args), law)
+    found = trend.classify_trend(rows[by], rows[target], args.level)
     way = found.shape.value
     if any(name.startswith(("loss", "bits_per_byte")) for name in (target, by)):  # a loss is to fall, a score with it
         way = way.removesuffix(" (inverse scaling)")

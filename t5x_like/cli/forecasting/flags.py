@@ -48,9 +48,9 @@ def table(args: argparse.Namespace):
 
     if not Path(args.table).exists():
         raise ConfigError(f"TABLE={args.table} is not there; give a .csv or .parquet file")
-    found = checks.derived(read(args.table, mapping(args.columns)))
+    found = checks.derive_columns(read(args.table, mapping(args.columns)))
     for rule in args.drop:
-        found = filters.without(found, rule)
+        found = filters.apply_rule(found, rule)
     return found
 
 
@@ -92,7 +92,7 @@ def law(args: argparse.Namespace, name: str | None = None):
     from t5x_like.scaling.laws import laws
 
     name = name or args.law
-    known = {law.name: law for law in laws.EVERY}
+    known = {law.name: law for law in laws.ALL_LAWS}
     if name not in known:
         raise ConfigError(f"--law={name} is no law; take one of {', '.join(known)}")
     found = known[name]

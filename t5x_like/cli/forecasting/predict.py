@@ -37,8 +37,8 @@ def inputs(found, at: dict[str, float]) -> dict[str, float]:
     for name, value in at.items():
         if not (math.isfinite(value) and value > 0):
             raise ConfigError(f"--at {name}={value:g}: a run has a positive number there; correct it")
-    row = checks.derived(table.from_rows([at]))
-    checks.refuse_mixed_flops(row)
+    row = checks.derive_columns(table.from_rows([at]))
+    checks.reject_mixed_flops(row)
     if missing := [name for name in found.law.inputs if name not in row]:
         raise ConfigError(f"--at names no {missing[0]}; {found.law.name} needs {', '.join(found.law.inputs)}")
     return {name: float(row[name][0]) for name in found.law.inputs}

@@ -1,12 +1,14 @@
-"""Rows left out of a fit on purpose, by rules that are written as they are read: highest_loss=5, lowest_loss=5, n_params<1e8."""
+"""Filters that drop rows before a fit, written as rules: highest_loss=5, lowest_loss=5, n_params<1e8."""
 
 import operator
 import re
+from typing import TypeVar
 
 import numpy as np
 
-from t5x_like.scaling.laws.table import WORDS, Table, is_number, present
+from t5x_like.scaling.laws.table import STRING_COLUMNS, Table, is_number, is_present
 
+AnyTable = TypeVar("AnyTable", bound=Table)
 COMPARISONS = {
     "<=": operator.le,
     ">=": operator.ge,
@@ -19,44 +21,41 @@ COMPARISON = re.compile(r"([\w/ ]+?)\s*(<=|>=|==|!=|<|>)\s*(.+)")
 EXTREME = re.compile(r"(highest|lowest)_([\w/]+)=(\d+)")
 
 
-def without(table: Table, rule: str) -> Table:
-    """The table less the rows that `rule` names, with the step recorded.
+def apply_rule(table: AnyTable, rule: str) -> AnyTable:
+    """Drops the rows that `rule` selects and records the step.
 
     Raises:
-      ValueError: a rule of no known form, or on a column that is not there.
+      ValueError: the rule has no known form, or its column is absent.
     """
     if match := EXTREME.fullmatch(rule.strip()):
-        return without_extreme(table, match[2], int(match[3]), match[1] == "highest")
+        return drop_extremes(table, match[2], int(match[3]), match[1] == "highest")
     if match := COMPARISON.fullmatch(rule.strip()):
-        return without_where(table, match[1].strip(), match[2], match[3].strip())
-    raise ValueError(
-        f"the rule {rule!r} is neither like highest_loss=5 or lowest_loss=5 nor like n_params<1e8; write it so"
-    )
+        return drop_where(table, match[1].strip(), match[2], match[3].strip())
+    raise ValueError(f"the rule {rule!r} must look like highest_loss=5, lowest_loss=5 or n_params<1e8")
 
 
-def without_extreme(table: Table, column: str, count: int, highest: bool) -> Table:
-    """Drops the `count` rows of highest or lowest value, and all that equal the last of them."""
+def drop_extremes(table: AnyTable, column: str, count: int, highest: bool) -> AnyTable:
+    """Drops the `count` rows with the highest or lowest value, and all rows equal to the last of them."""
     values = table.numbers(column)
     ordered = np.sort(values[np.isfinite(values)])
     if not 0 < count < len(ordered):
         raise ValueError(
-            f"{count} of {len(ordered)} rows cannot be left out by {column}; name a number between 1 and the rows"
+            f"cannot drop {count} of {len(ordered)} rows by {column}; name a number between 1 and the number of rows"
         )
     side, limit = ("highest", ordered[-count]) if highest else ("lowest", ordered[count - 1])
-    bad = (values >= limit) if highest else (values <= limit)
-    return table.without(f"{side}_{column}={count}", bad, f"{column} {'>=' if highest else '<='} {limit:g}")
+    mask = (values >= limit) if highest else (values <= limit)
+    return table.drop(f"{side}_{column}={count}", mask, f"{column} {'>=' if highest else '<='} {limit:g}")
 
 
-def without_where(table: Table, column: str, sign: str, value: str) -> Table:
-    """Drops the rows where a comparison holds; rows without a value stay. Above or below a number are numbers alone."""
-    ordered = sign not in ("==", "!=") and column not in WORDS and is_number(value)
+def drop_where(table: AnyTable, column: str, sign: str, value: str) -> AnyTable:
+    """Drops the rows where a comparison holds; rows without a value stay. Numbers are ordered only against numbers."""
+    ordered = sign not in ("==", "!=") and column not in STRING_COLUMNS and is_number(value)
     values = table.numbers(column) if ordered else table[column]
+    limit: float | str = value
     if values.dtype.kind == "f":
         try:
             limit = float(value)
         except ValueError:
             raise ValueError(f"{column}{sign}{value}: {column} holds numbers; compare it with one") from None
-    else:
-        limit = value
-    bad = COMPARISONS[sign](values, limit) & present(values)
-    return table.without(f"{column}{sign}{value}", bad, table.labels(np.flatnonzero(bad)))
+    mask = COMPARISONS[sign](values, limit) & is_present(values)
+    return table.drop(f"{column}{sign}{value}", mask, table.labels(np.flatnonzero(mask)))

@@ -1,6 +1,6 @@
-"""Double precision on the host, for as long as a `with` lasts: the rest of the process keeps float32 and its accelerator.
+"""Double precision on the host inside a `with` block; the rest of the process keeps float32 and its accelerator.
 
-Fits need float64, which TPUs lack and most GPUs are slow at; and a fit beside a training run must not take its device.
+Fits need float64, which TPUs lack and most GPUs run slowly; and a fit beside a training run must not occupy its device.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import jax
 
 @contextlib.contextmanager
 def on_host() -> Iterator[None]:
-    """float64 on the first CPU device of this process; on the default device where JAX_PLATFORMS leaves out the CPU."""
+    """Enables float64 on the first CPU device of this process; on the default device if JAX_PLATFORMS excludes the CPU."""
     try:
         device = jax.local_devices(backend="cpu")[0]
     except RuntimeError:

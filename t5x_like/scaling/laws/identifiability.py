@@ -1,8 +1,8 @@
-"""Whether a table says anything about a parameter: profiles of the objective, and the condition of its curvature.
+"""Identifiability of parameters: profiles of the objective, and the condition number of its curvature.
 
-A profile holds one parameter at values around its optimum and refits the others; where the objective rises by as much as
-chance explains (chi-squared with one degree of freedom, for Huber's objective scaled by E[psi'] / E[psi^2]), the interval
-ends. A side on which it never rises is open: any value there fits as well, and the table does not identify the parameter.
+A profile holds one parameter at values around its optimum and refits the others. The profile interval ends where the rise of
+the objective becomes significant (chi-squared with one degree of freedom, for Huber's objective scaled by E[psi'] / E[psi^2]).
+A side on which it never rises that far is open: any value there fits as well, and the table does not identify the parameter.
 """
 
 import dataclasses
@@ -16,13 +16,12 @@ from t5x_like.scaling.laws import float64, solver
 from t5x_like.scaling.laws.laws import Law, evaluate
 from t5x_like.scaling.laws.solver import Objective
 
-OFFSETS = 0.01 * 2.0 ** np.arange(10)  # from the optimum, in theta: up to 5.12, a factor of 170 where theta is a log
-SINGULAR = 1e13  # condition number from which on float64 cannot tell two parameters apart
+OFFSETS = 0.01 * 2.0 ** np.arange(10)  # from the optimum, in theta: up to 5.12, a factor of 170 if theta is a log
 
 
 @dataclasses.dataclass(frozen=True)
 class Identification:
-    """By parameter: profile interval in theta (infinite where open) and why it is not identified, or ""; the condition."""
+    """Per parameter the profile interval in theta (infinite if open) and why it is not identified (else ""); the condition."""
 
     low: tuple[float, ...]
     high: tuple[float, ...]
@@ -30,23 +29,27 @@ class Identification:
     condition: float
 
 
-def identify(law: Law, objective: Objective, theta_P, x_NK, y_N, level: float = 0.95) -> Identification:
-    """Profiles every parameter on both sides of the optimum."""
-    rise_PO = profiles(law, objective, theta_P, x_NK, y_N)
+def check_identification(
+    law: Law, objective: Objective, theta_P: np.ndarray, x_NK: np.ndarray, y_N: np.ndarray, level: float = 0.95
+) -> Identification:
+    """Profiles every parameter on both sides of the optimum `theta_P`."""
+    rise_PO = profile_parameters(law, objective, theta_P, x_NK, y_N)
     limit = statistics.NormalDist().inv_cdf((1 + level) / 2)
-    sides = [crossing(rise_PO[i, side], limit) for i in range(len(theta_P)) for side in (0, 1)]
+    sides = [find_crossing(rise_PO[i, side], limit) for i in range(len(theta_P)) for side in (0, 1)]
     low = tuple(float(theta_P[i] - sides[2 * i]) for i in range(len(theta_P)))
     high = tuple(float(theta_P[i] + sides[2 * i + 1]) for i in range(len(theta_P)))
-    found = condition(law, theta_P, x_NK)
-    one = confounded(law, x_NK)
+    confounding = explain_confounding(law, x_NK)
     reasons = tuple(
-        reason(name, law, low[i], high[i]) or ("" if name == "E" else one) for i, name in enumerate(law.parameters)
+        explain_profile(name, law, low[i], high[i]) or ("" if name == "E" else confounding)
+        for i, name in enumerate(law.parameters)
     )
-    return Identification(low, high, reasons, found)
+    return Identification(low, high, reasons, condition_number(law, theta_P, x_NK))
 
 
-def profiles(law: Law, objective: Objective, theta_P, x_NK, y_N) -> np.ndarray:
-    """Square roots of the likelihood-ratio statistic, [parameter, side, offset]."""
+def profile_parameters(
+    law: Law, objective: Objective, theta_P: np.ndarray, x_NK: np.ndarray, y_N: np.ndarray
+) -> np.ndarray:
+    """Returns square roots of the likelihood-ratio statistic, [parameter, side, offset of OFFSETS]."""
     count, identity = len(theta_P), np.eye(len(theta_P))
     moves_SP = np.concatenate([sign * OFFSETS[:, None] * identity[i] for i in range(count) for sign in (-1, 1)])
     free_SP = np.repeat(1 - identity, 2 * len(OFFSETS), axis=0)
@@ -55,11 +58,11 @@ def profiles(law: Law, objective: Objective, theta_P, x_NK, y_N) -> np.ndarray:
     _, value_S = solver.minimize(law.function, objective, starts_SP, x_NK, y_N, free_SP=free_SP)
     rise_S = np.maximum(value_S[1:] - value_S.min(), 0.0)
     rise_S[~np.isfinite(rise_S)] = np.inf
-    return np.sqrt(2 * rise_S * scale(law, objective, theta_P, x_NK, y_N)).reshape(count, 2, len(OFFSETS))
+    return np.sqrt(2 * rise_S * likelihood_scale(law, objective, theta_P, x_NK, y_N)).reshape(count, 2, len(OFFSETS))
 
 
-def scale(law: Law, objective: Objective, theta_P, x_NK, y_N) -> float:
-    """E[psi'] / E[psi^2] under normal residuals of the observed spread: turns twice the objective's rise into chi-squared."""
+def likelihood_scale(law: Law, objective: Objective, theta_P: np.ndarray, x_NK: np.ndarray, y_N: np.ndarray) -> float:
+    """E[psi'] / E[psi^2] under normal residuals of the observed spread: scales twice the objective's rise to chi-squared."""
     residual_N = y_N - evaluate(law.function, theta_P[None], x_NK)[0]
     freedom = math.sqrt(len(y_N) / max(len(y_N) - len(theta_P), 1))
     spread = max(float(np.median(np.abs(residual_N))) / 0.6745 * freedom, 1e-12)
@@ -71,8 +74,8 @@ def scale(law: Law, objective: Objective, theta_P, x_NK, y_N) -> float:
     return inside / max(square, 1e-300) * objective.divisor
 
 
-def crossing(rise_O: np.ndarray, limit: float) -> float:
-    """The offset at which a profile first exceeds the limit, between grid points by straight line; else infinite."""
+def find_crossing(rise_O: np.ndarray, limit: float) -> float:
+    """Returns the offset at which a profile first exceeds the limit, interpolated linearly; infinite if it never does."""
     above = np.flatnonzero(rise_O > limit)
     if not len(above):
         return math.inf
@@ -83,8 +86,8 @@ def crossing(rise_O: np.ndarray, limit: float) -> float:
     return float(at + (OFFSETS[i] - at) * (limit - before) / (rise_O[i] - before))
 
 
-def condition(law: Law, theta_P, x_NK) -> float:
-    """Condition number of the curvature J^T J with columns of unit length: 1 is uncorrelated parameters."""
+def condition_number(law: Law, theta_P: np.ndarray, x_NK: np.ndarray) -> float:
+    """Condition number of the curvature J^T J with columns scaled to unit length: 1 for uncorrelated parameters."""
     with float64.on_host():
         slope = jax.jit(jax.vmap(jax.jacfwd(law.function), (None, 0)))
         slope_NP = np.asarray(slope(np.asarray(theta_P, np.float64), x_NK))
@@ -95,27 +98,27 @@ def condition(law: Law, theta_P, x_NK) -> float:
     return float((values[0] / values[-1]) ** 2) if values[-1] > 0 else math.inf
 
 
-def confounded(law: Law, x_NK) -> str:
-    """Why the terms of two inputs cannot be told apart: one is a power of the other in these rows; "" where they can."""
-    if law.straight or x_NK.shape[1] < 2 or not np.all(np.ptp(x_NK[:, :2], axis=0) > 0):
+def explain_confounding(law: Law, x_NK: np.ndarray) -> str:
+    """Explains why the terms of two inputs cannot be told apart (one is a power of the other in these rows), or returns ""."""
+    if law.log_linear or x_NK.shape[1] < 2 or not np.all(np.ptp(x_NK[:, :2], axis=0) > 0):
         return ""
     r = float(np.corrcoef(x_NK[:, :2].T)[0, 1])
     if abs(r) < 0.99:
         return ""
     first, second = law.inputs[:2]
     return (
-        f"{first} and {second} vary as one (correlation {r:.3f}), so which lowers the loss cannot be told; vary {second} at "
-        f"one {first}"
+        f"{first} and {second} vary together (correlation {r:.3f}), so their effects on the loss cannot be separated; vary "
+        f"{second} at a fixed {first}"
     )
 
 
-def reason(name: str, law: Law, low: float, high: float) -> str:
-    """Why a parameter with this profile is not identified; "" where it is."""
-    step = "more distinct values of the inputs over a wider range would say"
+def explain_profile(name: str, law: Law, low: float, high: float) -> str:
+    """Explains why a parameter with this profile interval is not identified, or returns ""."""
+    remedy = "add more distinct input values over a wider range"
     if math.isinf(low) and math.isinf(high):
-        return f"any value fits as well; {step}"
+        return f"any value fits as well; {remedy}"
     if math.isinf(low) or math.isinf(high):
-        return f"any {'smaller' if math.isinf(low) else 'larger'} value fits as well; {step}"
+        return f"any {'smaller' if math.isinf(low) else 'larger'} value fits as well; {remedy}"
     if name not in law.positive and low < 0 < high and name in law.exponents:
-        return f"its interval includes 0, where the term is a constant; {step}"
+        return f"its interval includes 0, where the term is a constant; {remedy}"
     return ""

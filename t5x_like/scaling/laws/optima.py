@@ -1,11 +1,12 @@
-"""Tables of optima: the best size at each budget (IsoFLOP) or of training curves (envelope), the best lr or batch of each size.
+"""Tables of optima: the best size per budget (IsoFLOP) or along training curves (envelope), the best lr or batch per size.
 
-Each function here turns a table of runs into a smaller one with a row an optimum, whose columns power laws are then fitted to.
-A minimum at the edge of what was tried is no minimum: it is dropped by name, with the side on which runs are missing.
+Each analysis reduces a table of runs to one row per optimum and fits power laws to its columns. A minimum at the edge of the
+range that was tried is not an optimum: it is dropped by name, with the side on which runs are missing.
 """
 
 import dataclasses
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,13 +14,14 @@ from t5x_like.scaling.laws import checks
 from t5x_like.scaling.laws.laws import Law, power_law
 from t5x_like.scaling.laws.table import Step, Table, from_rows
 
-NEAR = 0.1  # budgets within this share of each other are one budget
-LEAST = 4  # points of a parabola
+AnyTable = TypeVar("AnyTable", bound=Table)
+GROUP_TOLERANCE = 0.1  # budgets within this share of each other are one budget
+MIN_POINTS = 4  # points of a parabola
 
 
 @dataclasses.dataclass(frozen=True)
 class Analysis:
-    """Laws that are fitted to what `reduce` makes of a table of runs."""
+    """A reduction of a table of runs to a table of optima, and the laws fitted to those."""
 
     name: str
     summary: str
@@ -27,85 +29,89 @@ class Analysis:
     reduce: Callable[[Table, str], Table]  # (table, target)
 
 
-def isoflop(table: Table, target: str = "loss") -> Table:
-    """The optimal n_params, tokens and target of every budget (Hoffmann et al. 2022, approach 2).
+def isoflop_optima(table: Table, target: str = "loss") -> Table:
+    """Returns the optimal n_params, tokens and target of every budget (Hoffmann et al. 2022, approach 2).
 
     Raises:
       ValueError: fewer than two budgets have a minimum inside their range of sizes.
     """
-    tuned = checks.best_tuned(checks.last_rows(comparable(table, target, "n_params", "flops_6nd")), target)
-    return optima(tuned, "n_params", ("flops_6nd",), target, "model size")
+    last = checks.keep_last_rows(select_comparable(table, target, "n_params", "flops_6nd"))
+    return fit_optima(checks.keep_best_tuned(last, target), "n_params", ("flops_6nd",), target, "model size")
 
 
-def best_lr(table: Table, target: str = "loss") -> Table:
-    """The optimal learning rate of every (n_params, tokens)."""
-    return optima(
-        checks.last_rows(comparable(table, target, "lr", "n_params", "tokens")),
-        "lr",
-        ("n_params", "tokens"),
-        target,
-        "learning rate",
-    )
+def lr_optima(table: Table, target: str = "loss") -> Table:
+    """Returns the optimal learning rate of every (n_params, tokens)."""
+    last = checks.keep_last_rows(select_comparable(table, target, "lr", "n_params", "tokens"))
+    return fit_optima(last, "lr", ("n_params", "tokens"), target, "learning rate")
 
 
-def best_batch(table: Table, target: str = "loss") -> Table:
-    """The optimal batch_tokens of every (n_params, tokens); each batch at its own best learning rate where several were tried."""
-    table = checks.last_rows(comparable(table, target, "batch_tokens", "n_params", "tokens"))
-    table = checks.best_tuned(table, target, (*checks.CONFIGURATION, "batch_tokens"))
-    return optima(table, "batch_tokens", ("n_params", "tokens"), target, "batch")
+def batch_optima(table: Table, target: str = "loss") -> Table:
+    """Returns the optimal batch_tokens of every (n_params, tokens), each batch at its best learning rate."""
+    table = checks.keep_last_rows(select_comparable(table, target, "batch_tokens", "n_params", "tokens"))
+    table = checks.keep_best_tuned(table, target, (*checks.CONFIGURATION, "batch_tokens"))
+    return fit_optima(table, "batch_tokens", ("n_params", "tokens"), target, "batch")
 
 
-def usable(table: Table, target: str) -> Table:
-    """Derived columns, and rows that finished with a target."""
-    return checks.usable(checks.derived(table), power_law(target))
+def select_finished(table: AnyTable, target: str) -> AnyTable:
+    """Derives columns and selects the rows that finished with a target."""
+    return checks.select_usable(checks.derive_columns(table), power_law(target))
 
 
-def comparable(table: Table, target: str, *inputs: str) -> Table:
-    """Rows that finished with a target and all inputs, in one count of FLOPs and one tokenizer."""
+def select_comparable(table: Table, target: str, *inputs: str) -> Table:
+    """Selects the rows that finished with a target and all inputs.
+
+    Raises:
+      ValueError: the rows mix FLOP counts or tokenizers.
+    """
     law = power_law(target, *inputs)
-    table = checks.usable(checks.derived(table), law)
-    checks.refuse_mixed_flops(table)
-    checks.refuse_mixed_tokenizers(table, law)
+    table = checks.select_usable(checks.derive_columns(table), law)
+    checks.reject_mixed_flops(table)
+    checks.reject_mixed_tokenizers(table, law)
     return table
 
 
-def optima(table: Table, along: str, per: tuple[str, ...], target: str, what: str) -> Table:
-    """A row for every group of equal `per`: where a parabola of the target over log `along` has its minimum, and its value."""
+def fit_optima(table: Table, along: str, per: tuple[str, ...], target: str, what: str) -> Table:
+    """Fits a parabola of the target over log `along` to every group of equal `per`; returns one row per minimum.
+
+    `what` names `along` in messages.
+
+    Raises:
+      ValueError: fewer than two groups have a minimum inside their range.
+    """
     values, rows, steps = table[along], [], list(table.steps)
-    for group in groups(np.log(np.stack([table[name] for name in per], axis=-1))):
+    for group in group_rows(np.log(np.stack([table[name] for name in per], axis=-1))):
         label = ", ".join(f"{name} {np.exp(np.log(table[name][group]).mean()):.3g}" for name in per)
-        found, complaint = lowest(np.log(values[group]), table[target][group], what)
-        if complaint:
-            steps.append(Step(f"no minimum at {label}", len(group), complaint))
+        (x, y), problem = find_minimum(np.log(values[group]), table[target][group], what)
+        if problem:
+            steps.append(Step(f"no minimum at {label}", len(group), problem))
             continue
-        middle = {name: float(np.exp(np.log(table[name][group]).mean())) for name in per}
-        rows.append(middle | {along: float(np.exp(found[0])), target: float(found[1])})
+        means = {name: float(np.exp(np.log(table[name][group]).mean())) for name in per}
+        rows.append(means | {along: float(np.exp(x)), target: float(y)})
     if len(rows) < 2:
-        told = "; ".join(map(str, steps))
+        reasons = "; ".join(map(str, steps))
         raise ValueError(
-            f"{len(rows)} of the groups of equal {' and '.join(per)} has a minimum ({told}); two are needed at least"
+            f"{len(rows)} groups of equal {' and '.join(per)} have a minimum ({reasons}); at least two are needed"
         )
-    made = checks.derived(from_rows(rows))
-    return dataclasses.replace(made, steps=tuple(steps))
+    return dataclasses.replace(checks.derive_columns(from_rows(rows)), steps=tuple(steps))
 
 
-def groups(logs_NK: np.ndarray) -> list[np.ndarray]:
-    """Indices of rows whose values follow each other within NEAR in every column."""
+def group_rows(logs_NK: np.ndarray) -> list[np.ndarray]:
+    """Returns the row indices of groups whose sorted values differ by at most GROUP_TOLERANCE in every column."""
     parts = [np.arange(len(logs_NK))]
     for column_N in logs_NK.T:
         split = []
         for part in parts:
             order = part[np.argsort(column_N[part], kind="stable")]
-            split += np.split(order, np.flatnonzero(np.diff(column_N[order]) > NEAR) + 1)
+            split += np.split(order, np.flatnonzero(np.diff(column_N[order]) > GROUP_TOLERANCE) + 1)
         parts = split
     return parts
 
 
-def lowest(x_N: np.ndarray, y_N: np.ndarray, what: str) -> tuple[tuple[float, float], str]:
-    """((x, y) of the minimum of a parabola, why there is none or "")."""
+def find_minimum(x_N: np.ndarray, y_N: np.ndarray, what: str) -> tuple[tuple[float, float], str]:
+    """Fits a parabola; returns ((x, y) of its minimum, "") or (NaNs, why it has none inside the range)."""
     nowhere = (np.nan, np.nan)
-    if (count := len(np.unique(x_N.round(6)))) < LEAST:
-        return nowhere, f"{count} different values of {what}; a parabola needs {LEAST}"
+    if (count := len(np.unique(x_N.round(6)))) < MIN_POINTS:
+        return nowhere, f"{count} different values of {what}; a parabola needs {MIN_POINTS}"
     centre = x_N.mean()
     a, b, c = np.polyfit(x_N - centre, y_N, 2)
     if a <= 0:
@@ -118,23 +124,23 @@ def lowest(x_N: np.ndarray, y_N: np.ndarray, what: str) -> tuple[tuple[float, fl
     return (x, c - b * b / (4 * a)), ""
 
 
-def envelope(table: Table, target: str = "loss", budgets: int = 1500) -> Table:
-    """The model that is best at its part of the compute axis, from training curves (Hoffmann et al. 2022, approach 1).
+def envelope_optima(table: Table, target: str = "loss", budgets: int = 1500) -> Table:
+    """Returns the models on the lower envelope of training curves over compute (Hoffmann et al. 2022, approach 1).
 
-    A curve is all rows of one run_id (of one n_params where there are none), at several tokens each. The best one is taken at
-    `budgets` steps of compute and every best model gives one row, at the geometric middle of its part; the smallest and the
-    largest model are left out, for their parts end where the table does.
+    A curve is all rows of one run_id (of one n_params without run ids), at several token counts. The best curve is taken at
+    `budgets` values of compute, and each best model gives one row, at the geometric middle of its range of compute. The
+    smallest and the largest model are left out, because their ranges end where the table does.
 
     Raises:
-      ValueError: rows are no curves, or fewer than two models are best between the smallest and the largest.
+      ValueError: fewer than four runs are curves, or fewer than two models are best between the smallest and the largest.
     """
-    table = comparable(table, target, "n_params", "flops_6nd")
+    table = select_comparable(table, target, "n_params", "flops_6nd")
     names = table["run_id"] if "run_id" in table else table["n_params"]
     curves = [np.flatnonzero(names == name) for name in np.unique(names)]
     curves = [rows[np.argsort(table["flops_6nd"][rows])] for rows in curves if len(rows) > 1]
     if len(curves) < 4:
         raise ValueError(
-            f"{len(curves)} runs have more than one row; the envelope is drawn over training curves of 4 at least"
+            f"{len(curves)} runs have more than one row; the envelope needs training curves of at least 4 runs"
         )
     size_R = np.array([table["n_params"][rows[0]] for rows in curves])
     log_c = np.log(table["flops_6nd"])
@@ -146,42 +152,43 @@ def envelope(table: Table, target: str = "loss", budgets: int = 1500) -> Table:
         raise ValueError(
             f"{len(winners)} models between the smallest and the largest are best anywhere; train more sizes, or longer curves"
         )
-    rows = [middle(size, at_B[size_B == size], loss_RB.min(0)[size_B == size], target) for size in winners]
-    step = Step(
-        "envelope", len(table) - len(rows), f"{len(curves)} curves; the smallest and the largest model are its edges"
-    )
-    return dataclasses.replace(checks.derived(from_rows(rows)), steps=(*table.steps, step))
+    rows = [envelope_row(size, at_B[size_B == size], loss_RB.min(0)[size_B == size], target) for size in winners]
+    step = Step("envelope", len(table) - len(rows), f"{len(curves)} curves; without the smallest and the largest model")
+    return dataclasses.replace(checks.derive_columns(from_rows(rows)), steps=(*table.steps, step))
 
 
-def middle(size: float, at_B: np.ndarray, loss_B: np.ndarray, target: str) -> dict[str, float]:
-    """A model's row: the middle of the compute it is best at."""
+def envelope_row(size: float, at_B: np.ndarray, loss_B: np.ndarray, target: str) -> dict[str, float]:
+    """Returns a model's row, at the middle of the log compute at which it is best."""
     at = at_B.mean()
     return {"n_params": float(size), "flops_6nd": float(np.exp(at)), target: float(np.interp(at, at_B, loss_B))}
 
 
-def of_compute(table: Table) -> tuple[Law, ...]:
-    """n_params and tokens as powers of compute."""
+def compute_laws(table: Table) -> tuple[Law, ...]:
+    """Returns power laws of n_params and tokens over compute."""
     return tuple(power_law(name, "flops_6nd", source="Hoffmann et al. 2022") for name in ("n_params", "tokens"))
 
 
-def of_runs(target: str) -> Callable[[Table], tuple[Law, ...]]:
-    """`target` as a power of those of n_params and tokens that vary, of n_params alone where both vary as one."""
+def size_laws(target: str) -> Callable[[Table], tuple[Law, ...]]:
+    """Returns a function that chooses the power law of `target` over a table.
 
-    def choose(table: Table) -> tuple[Law, ...]:
-        inputs = [name for name in ("n_params", "tokens") if np.ptp(np.log(table[name])) > NEAR]
+    Its inputs are those of n_params and tokens that vary, or n_params alone if both vary together.
+    """
+
+    def choose_law(table: Table) -> tuple[Law, ...]:
+        inputs = [name for name in ("n_params", "tokens") if np.ptp(np.log(table[name])) > GROUP_TOLERANCE]
         if len(inputs) == 2 and abs(np.corrcoef(np.log(table["n_params"]), np.log(table["tokens"]))[0, 1]) > 0.99:
             inputs = inputs[:1]
         return (power_law(target, *inputs, source="Bi et al. 2024; Li et al. 2025 (Step Law)"),)
 
-    return choose
+    return choose_law
 
 
 ISOFLOP = Analysis(
-    "isoflop", "parabola of the loss over log N at every budget, power laws of the minima", of_compute, isoflop
+    "isoflop", "parabola of the loss over log N per budget, power laws of the optima", compute_laws, isoflop_optima
 )
 ENVELOPE = Analysis(
-    "envelope", "best model along the compute axis of training curves, power laws", of_compute, envelope
+    "envelope", "best model along the compute axis of training curves, power laws", compute_laws, envelope_optima
 )
-LR = Analysis("lr", "best learning rate of every N and D, a power law of them", of_runs("lr"), best_lr)
-BATCH = Analysis("batch", "best batch of every N and D, a power law of them", of_runs("batch_tokens"), best_batch)
-EVERY = (ISOFLOP, ENVELOPE, LR, BATCH)
+LR = Analysis("lr", "best learning rate per N and D, a power law of them", size_laws("lr"), lr_optima)
+BATCH = Analysis("batch", "best batch per N and D, a power law of them", size_laws("batch_tokens"), batch_optima)
+ALL_ANALYSES = (ISOFLOP, ENVELOPE, LR, BATCH)

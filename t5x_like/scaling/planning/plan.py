@@ -96,7 +96,7 @@ def from_fit(budget: Budget, found: Fit, lr: Fit | None = None, batch: Fit | Non
     fitted = found
     found, extra = for_budget(found, budget)
     n = float(optimum(found.law, found.theta[None], budget)[0])
-    n_S = optimum(found.law, found.spread(), budget)
+    n_S = optimum(found.law, found.widened_draws(), budget)
     n_params, tokens = around(n, n_S, found.level), around(budget.tokens(n), budget.tokens(n_S), found.level)
     at = columns(budget, n)
     sources = (f"{fitted.law.name} fitted to {found.rows} rows", *extra, *reservations(fitted, at))
@@ -173,7 +173,7 @@ def law_for(law: Law, budget: Budget) -> tuple[Law, tuple[str, ...]]:
         )
     if budget.unique_tokens is None or "unique_tokens" in law.inputs:
         return law, ()
-    if law.function not in (laws.chinchilla, laws.tied):
+    if law.function not in (laws.chinchilla, laws.chinchilla_tied):
         raise ValueError(
             f"{law.name} says nothing of repeated tokens; for unique_tokens fit chinchilla or data_constrained"
         )
@@ -245,10 +245,10 @@ def closed_form(constants: dict[str, float], flops: float) -> tuple[float, float
 
 def exponent(found: Fit) -> Quantity | None:
     """a of N_opt ~ C^a, where the law has alpha and beta."""
-    if found.law.function not in (laws.chinchilla, laws.tied):
+    if found.law.function not in (laws.chinchilla, laws.chinchilla_tied):
         return None
     names = found.law.parameters
     alpha, beta = names.index("alpha"), names.index("beta" if "beta" in names else "alpha")
-    draws = found.spread()
+    draws = found.widened_draws()
     a, a_S = (theta[..., beta] / (theta[..., alpha] + theta[..., beta]) for theta in (found.theta, draws))
     return around(float(a), a_S, found.level)

@@ -50,14 +50,14 @@ def plain(name: str) -> str:
 def isoflop(report: Report, figure) -> None:
     """Loss over N at every budget, its parabola and its minimum."""
     target = report.found.law.target
-    table = checks.best_tuned(
-        checks.last_rows(optima.usable(need(report.rows, "n_params", "flops_6nd"), target)), target
+    table = checks.keep_best_tuned(
+        checks.keep_last_rows(optima.select_finished(need(report.rows, "n_params", "flops_6nd"), target)), target
     )
-    groups = optima.groups(np.log(table["flops_6nd"])[:, None])
-    groups = [rows for rows in groups if len(np.unique(np.log(table["n_params"][rows]).round(6))) >= optima.LEAST]
+    groups = optima.group_rows(np.log(table["flops_6nd"])[:, None])
+    groups = [rows for rows in groups if len(np.unique(np.log(table["n_params"][rows]).round(6))) >= optima.MIN_POINTS]
     if not groups:
         raise Absent(
-            f"No budget has {optima.LEAST} different sizes, which a parabola needs. Runs at equal compute would give this figure."
+            f"No budget has {optima.MIN_POINTS} different sizes, which a parabola needs. Train runs at equal compute."
         )
     axes, colors = figure.subplots(), shades(len(groups))
     for rows, color in zip(groups, colors, strict=True):
@@ -66,7 +66,7 @@ def isoflop(report: Report, figure) -> None:
         axes.plot(np.exp(x), y, "o", ms=4, color=color, label=f"{budget:.2g} FLOPs")
         fine, centre = np.linspace(x.min(), x.max(), 100), x.mean()
         axes.plot(np.exp(fine), np.polyval(np.polyfit(x - centre, y, 2), fine - centre), color=color, lw=1.2)
-        best, complaint = optima.lowest(x, y, "model size")
+        best, complaint = optima.find_minimum(x, y, "model size")
         if not complaint:
             axes.plot(np.exp(best[0]), best[1], "*", ms=13, color=color, mec="black", mew=0.7, zorder=5)
     axes.set(xscale="log", xlabel=label("n_params"), ylabel=plain(target))
@@ -101,7 +101,7 @@ def best_size(found, flops: float) -> float:
 def envelope(report: Report, figure) -> None:
     """Losses by compute, along training curves where runs have several rows, and the lowest reached so far."""
     law = report.found.law
-    table = optima.usable(need(report.rows, "flops_6nd"), law.target)
+    table = optima.select_finished(need(report.rows, "flops_6nd"), law.target)
     compute, loss = table["flops_6nd"], table[law.target]
     axes = figure.subplots()
     names = table["run_id"] if "run_id" in table else np.arange(len(table))
@@ -132,7 +132,7 @@ def profile(report: Report, figure) -> None:
         raise Absent(f"The law {law.name} has no irreducible loss E.")
     i = law.parameters.index("E")
     features, targets = law.features(report.used), law.targets(report.used)
-    rise = identifiability.profiles(law, found.objective, theta, features, targets)[i] ** 2
+    rise = identifiability.profile_parameters(law, found.objective, theta, features, targets)[i] ** 2
     offsets = np.concatenate([-identifiability.OFFSETS[::-1], [0.0], identifiability.OFFSETS])
     at = np.exp(theta[i] + offsets) if "E" in law.positive else theta[i] + offsets
     rise = np.concatenate([rise[0, ::-1], [0.0], rise[1]])

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from t5x_like.scaling.laws.table import cell
+from t5x_like.scaling.laws.table import format_cell
 from t5x_like.scaling.planning import plan
 from t5x_like.scaling.reports import figures as report_figures
 from t5x_like.scaling.reports.report import Report
@@ -170,7 +170,7 @@ def runs(report: Report) -> str:
     found, every, used = report.found, report.every, report.used
     named = [name for name in ("n_params", "tokens", "flops_6nd") if name in every]
     names = list(dict.fromkeys((*named, *found.law.inputs, found.law.target)))
-    fitted = dict(zip(used.place.tolist(), found.predict(used).value.tolist(), strict=True))
+    fitted = dict(zip(used.row_indices.tolist(), found.predict(used).value.tolist(), strict=True))
     body = []
     for i in range(len(every)):
         values = [short(every[name][i]) for name in names] + [short(fitted.get(i, math.nan))]
@@ -191,4 +191,4 @@ def grid(head: Iterable[str], body: str, kind: str = "wide") -> str:
 def short(value: float | str) -> str:
     """Four digits, words as they are."""
     value = getattr(value, "item", lambda: value)()
-    return cell(value) if isinstance(value, str) or math.isnan(value) else f"{value:.4g}"
+    return format_cell(value) if isinstance(value, str) or math.isnan(value) else f"{value:.4g}"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from t5x_like.scaling.laws import backtest, checks, filters, optima
-from t5x_like.scaling.laws.backtest import Score
+from t5x_like.scaling.laws.backtest import Backtest
 from t5x_like.scaling.laws.fit import Fit, fit
 from t5x_like.scaling.laws.laws import Law
 from t5x_like.scaling.laws.solver import HUBER, Objective
@@ -25,9 +25,9 @@ class Tracked(Table):
 
     fates: dict[int, str] = dataclasses.field(default_factory=dict)
 
-    def without(self, rule: str, drop: np.ndarray, why: str) -> "Tracked":
-        self.fates.update(dict.fromkeys(self.place[np.asarray(drop, bool)].tolist(), rule))
-        return super().without(rule, drop, why)
+    def drop(self, rule: str, mask: np.ndarray, why: str) -> "Tracked":
+        self.fates.update(dict.fromkeys(self.row_indices[np.asarray(mask, bool)].tolist(), rule))
+        return super().drop(rule, mask, why)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Report:
     rows: Table
     used: Tracked
     found: Fit
-    future: Score
+    future: Backtest
     outcomes: tuple[Outcome, ...]
 
 
@@ -67,19 +67,19 @@ def make(
     objective: Objective = HUBER,
     **settings: float | None,
 ) -> Report:
-    """Applies `rules` (filters.without), fits `law` (`settings` are those of fit.fit), and looks for the runs forecast.
+    """Applies `rules` (filters.apply_rule), fits `law` (`settings` are those of fit.fit), and looks for the runs forecast.
 
     Raises:
       ValueError: a rule is none, or the rows that are left cannot be fitted.
     """
-    every = checks.derived(table)
+    every = checks.derive_columns(table)
     rows = Tracked(every.columns, every.steps, np.arange(len(every)))
     for rule in rules:
-        rows = filters.without(rows, rule)
-    used = checks.prepared(rows, law)
+        rows = filters.apply_rule(rows, rule)
+    used = checks.prepare(rows, law)
     found = fit(rows, law, objective, **settings)
     future = backtest.leave_future_out(rows, law, objective)
-    outcomes = tuple(each for made in forecasts for each in outcome(made, every, used.place.tolist()))
+    outcomes = tuple(each for made in forecasts for each in outcome(made, every, used.row_indices.tolist()))
     return Report(every, rows, used, found, future, outcomes)
 
 
@@ -90,14 +90,16 @@ def outcome(made: Forecast, table: Table, fitted: Sequence[int] = ()) -> list[Ou
     """
     if any(name not in table for name in (made.target, *made.at)):
         return [Outcome(made, None, "open: the table lacks a column of the forecast")]
-    numbered = dataclasses.replace(table, places=np.arange(len(table)))
-    finished = checks.last_rows(optima.usable(numbered, made.target))
+    numbered = dataclasses.replace(table, source_rows=np.arange(len(table)))
+    finished = checks.keep_last_rows(optima.select_finished(numbered, made.target))
     near = [np.abs(finished[name] / value - 1) <= forecast.SAME for name, value in made.at.items()]
     runs = np.flatnonzero(np.all(near, axis=0))
     if not len(runs):
         return [Outcome(made, None, "open: no finished run at these inputs in the table")]
     return [
-        Outcome(made, float(finished[made.target][i]), verdict(made, finished, i), int(finished.place[i]) in fitted)
+        Outcome(
+            made, float(finished[made.target][i]), verdict(made, finished, i), int(finished.row_indices[i]) in fitted
+        )
         for i in runs
     ]
 

@@ -136,7 +136,7 @@ class TimeBudgetLadder:
     def smallest_budget(self) -> float:
         """The smallest value of the largest budget at which every budget has enough sizes for a parabola."""
         flops = 1e6
-        while any(len(self.sizes(budget)) < min(self.sizes.count, optima.LEAST) for budget in self.budgets(flops)):
+        while any(len(self.sizes(budget)) < min(self.sizes.count, optima.MIN_POINTS) for budget in self.budgets(flops)):
             flops *= 1.1
         return flops
 

@@ -1,4 +1,6 @@
-"""Tables whose law is known: published constants, inputs over the ranges of the papers, and noise."""
+"""Tables planted from a known law: published constants, inputs over the ranges of the papers, and noise."""
+
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -22,7 +24,7 @@ CONSTANTS = {
 
 
 def runs(count: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Inputs of runs spread over sizes, tokens and epochs; `loss` is an input of the sigmoid."""
+    """Random inputs over sizes, tokens and epochs; `loss` is the input of the sigmoid."""
     generator = np.random.default_rng(seed)
     n, d = 10 ** generator.uniform(6, 9.5, count), 10 ** generator.uniform(8, 11.5, count)
     unique = np.minimum(d, 10 ** generator.uniform(8, 10.5, count))
@@ -30,9 +32,9 @@ def runs(count: int, seed: int = 0) -> dict[str, np.ndarray]:
     return {"n_params": n, "tokens": d, "unique_tokens": unique, "flops_6nd": 6 * n * d, "loss": loss}
 
 
-def table(law: Law, count: int, noise: float = 0.003, seed: int = 0, columns=None) -> Table:
-    """Runs whose target is the law's, with normal noise on its scale."""
+def table(law: Law, count: int, noise: float = 0.003, seed: int = 0, columns: Mapping | None = None) -> Table:
+    """Runs whose target is the law's, with normal noise on the scale of the fit."""
     columns = runs(count, seed) if columns is None else dict(columns)
     clean = law.targets(Table({law.target: law.predict(law.theta(CONSTANTS[law.name]), columns)[0]}))
     noisy = clean + np.random.default_rng(seed + 1).normal(0, noise, len(clean))
-    return Table(columns | {law.target: law.untransformed(noisy)})
+    return Table(columns | {law.target: law.inverse_transform(noisy)})

@@ -100,7 +100,7 @@ def test_every_row_has_its_fate(made):
     fates = made.used.fates
     highest = int(made.every["loss"].argmax())
     assert fates == {19: "failed or running", highest: "highest_loss=1"}
-    assert sorted([*fates, *made.used.place]) == list(range(20))
+    assert sorted([*fates, *made.used.row_indices]) == list(range(20))
     assert len(made.found.residuals) == len(made.used)
     shown = page.runs(made)
     assert shown.count('<td class="words">used</td>') == 18
@@ -112,7 +112,7 @@ def test_forecasts_are_settled_by_their_run_or_open(made):
     assert settled.actual == made.every["loss"][16] and "error" in settled.verdict
     assert waiting.actual is None and waiting.verdict.startswith("open")
     assert settled.settled and not waiting.settled
-    assert settled.fitted == (16 in made.used.place)
+    assert settled.fitted == (16 in made.used.row_indices)
     assert page.settled(made).count(f"forecast {settled.forecast.value:.5g}") == 1
 
 
