@@ -26,7 +26,7 @@ from t5x_like.cleaning import run
 from t5x_like.cleaning.c4 import C4, SENTENCE_END
 from t5x_like.cleaning.dedup import ExactDedup
 from t5x_like.cleaning.gopher import GopherQuality
-from t5x_like.cleaning.hashing import normal_words
+from t5x_like.cleaning.hashing import split_words
 from t5x_like.cleaning.minhash import MinHash, NearDedup
 from t5x_like.cleaning.pii import RedactPII
 from t5x_like.cleaning.pipeline import Pipeline
@@ -135,9 +135,7 @@ def edited(text: str, share: float, drawn: random.Random) -> str:
 
 def true_jaccard(one: str, other: str) -> float:
     """Of the sets of five-word shingles, spelled out."""
-    left, right = (
-        {tuple(words[i : i + 5]) for i in range(len(words) - 4)} for words in map(normal_words, (one, other))
-    )
+    left, right = ({tuple(words[i : i + 5]) for i in range(len(words) - 4)} for words in map(split_words, (one, other)))
     return len(left & right) / max(len(left | right), 1)
 
 
@@ -148,7 +146,7 @@ def planted_copies(documents: list[str]) -> list[Pair]:
     """Copies of every text of 50 to 5000 words, with a growing share of their words replaced."""
     drawn, dedup = random.Random(0), NearDedup()
     pairs = []
-    for text in (text for text in documents if 50 <= len(normal_words(text)) < 5000):
+    for text in (text for text in documents if 50 <= len(split_words(text)) < 5000):
         for share in (0.002, 0.005, 0.01, 0.02, 0.04, 0.1):
             copy = edited(text, share, drawn)
             pairs.append((true_jaccard(text, copy), dropped_copy(dedup, text, copy)))

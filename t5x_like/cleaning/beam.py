@@ -1,40 +1,51 @@
-"""A pipeline on Apache Beam: the documents that the in-process pipeline keeps, in no order.
+"""A pipeline on Apache Beam: keeps the same documents as the in-process pipeline, in no particular order.
 
-Counts are Beam's counters, those of edits also of documents that a later step drops.
-Steps that remember need an order of documents: exact copies are found by key, where the least id is kept. Other such steps, and
-whole folders of files with a report, are `t5x_like clean`.
+Counts are Beam counters; edits of documents that a later step drops are counted too. Stateful steps need an order of
+documents, so only ExactDedup is supported: it groups by hash and keeps the smallest id. For the others, for folders of files
+and for reports use `t5x_like clean`.
 """
 
+from collections.abc import Iterable, Iterator
+from types import ModuleType
+from typing import Any
+
 from t5x_like.cleaning.dedup import ExactDedup
-from t5x_like.cleaning.pipeline import Pipeline, candidate
-from t5x_like.cleaning.steps import Dropped, Remembering, begin
+from t5x_like.cleaning.pipeline import Pipeline, make_candidate
+from t5x_like.cleaning.steps import Document, Dropped, StatefulStep, start
 
 NAMESPACE = "cleaning"  # of the counters: read, kept, and each rule
+Transform = Any  # apache_beam.PTransform
+Best = tuple[Document | None, int]  # the document with the smallest id so far, and the number of documents
 
 
-def clean(documents, pipeline: Pipeline):
-    """The PCollection of documents ({"text", "id"}) that a pipeline keeps of another; ids must differ.
+def clean(documents: Any, pipeline: Pipeline) -> Any:
+    """Applies a pipeline to a PCollection of documents ({"text", "id"}) with unique ids; returns that of the kept ones.
 
     Raises:
-      ValueError: a step that remembers and is not ExactDedup.
-      ImportError: Apache Beam is missing.
+      ValueError: a stateful step other than ExactDedup.
+      ImportError: Apache Beam is not installed.
     """
     for step in pipeline.steps:
-        if isinstance(step, Remembering) and not isinstance(step, ExactDedup):
+        if isinstance(step, StatefulStep) and not isinstance(step, ExactDedup):
             raise ValueError(
-                f"{type(step).__name__} needs the documents in their order, which Beam does not keep; leave it out here, and "
+                f"{type(step).__name__} needs the documents in their order, which Beam does not keep; remove it here and "
                 "run it with t5x_like clean"
             )
-    beam = imported()
-    documents = documents | "read" >> beam.Map(counted, "read") | "readable" >> stage(pipeline.readable)
-    for place, step in enumerate(pipeline.steps):
-        name = f"{place} {type(step).__name__}"
-        documents = documents | name >> (by_key(step) if isinstance(step, ExactDedup) else stage(step))
-    return documents | "kept" >> beam.Map(counted, "kept")
+    beam = import_beam()
+    documents = documents | "read" >> beam.Map(count_document, "read")
+    documents = documents | "readable" >> step_transform(pipeline.readable)
+    for index, step in enumerate(pipeline.steps):
+        transform = dedup_transform(step) if isinstance(step, ExactDedup) else step_transform(step)
+        documents = documents | f"{index} {type(step).__name__}" >> transform
+    return documents | "kept" >> beam.Map(count_document, "kept")
 
 
-def imported():
-    """Apache Beam."""
+def import_beam() -> ModuleType:
+    """The package apache_beam.
+
+    Raises:
+      ImportError: it is not installed.
+    """
     try:
         import apache_beam
     except ImportError as error:
@@ -42,72 +53,77 @@ def imported():
     return apache_beam
 
 
-def counted(document, name: str):
-    """The document, one more counted."""
-    count(name)
+def count_document(document: Document, name: str) -> Document:
+    """Counts the document and returns it."""
+    increment(name)
     return document
 
 
-def count(name: str, by: int = 1) -> None:
-    imported().metrics.Metrics.counter(NAMESPACE, name).inc(by)
+def increment(name: str, by: int = 1) -> None:
+    """Adds to a Beam counter."""
+    import_beam().metrics.Metrics.counter(NAMESPACE, name).inc(by)
 
 
-def stage(step):
-    """A transform that takes one step which remembers nothing."""
-    beam = imported()
+def step_transform(step: Any) -> Transform:
+    """The transform of one stateless step."""
+    beam = import_beam()
+    do_fn: Any = beam.DoFn
 
-    class Stage(beam.DoFn):
-        """Begins the step once in each process: it may build an index."""
+    class Stage(do_fn):
+        """Starts the step once per process, because it may build an index."""
 
         def setup(self):
-            self.steps = [begin(step)]
+            self.steps = [start(step)]
 
-        def process(self, document):
-            found = document if isinstance(document, Dropped) else candidate(document, 0)
-            dropped = found if isinstance(found, Dropped) else found.through(self.steps)
+        def process(self, document: Document | Dropped) -> Iterator[Document]:
+            candidate = make_candidate(document, 0)
+            dropped = document if isinstance(document, Dropped) else candidate.apply(self.steps)
             if dropped:
-                count(dropped.rule)
+                increment(dropped.rule)
                 return
-            for rule, number in found.edits.items():
-                count(rule, number)
-            yield found.document
+            for rule, count in candidate.edits.items():
+                increment(rule, count)
+            yield candidate.document
 
     return beam.ParDo(Stage())
 
 
-def by_key(step: ExactDedup):
-    """A transform that keeps, of the documents of one key, that of the least id."""
-    beam = imported()
+def dedup_transform(step: ExactDedup) -> Transform:
+    """The transform that keeps, of documents with equal hashes, the one with the smallest id."""
+    beam = import_beam()
+    transform: Any = beam.PTransform
+    combine_fn: Any = beam.CombineFn
 
-    class Keyed(beam.PTransform):
-        def expand(self, documents):
+    class Keyed(transform):
+        def expand(self, documents: Any) -> Any:
             keyed = documents | beam.Map(lambda document: (step.sketch(document), document))
             return keyed | beam.CombinePerKey(First()) | beam.Values()
 
-    class First(beam.CombineFn):
-        """(the document of the least id, how many there were)."""
+    class First(combine_fn):
+        """The accumulator is a `Best`."""
 
-        def create_accumulator(self):
+        def create_accumulator(self) -> Best:
             return None, 0
 
-        def add_input(self, held, document):
-            return least(held[0], document), held[1] + 1
+        def add_input(self, best: Best, document: Document) -> Best:
+            return least_id(best[0], document), best[1] + 1
 
-        def merge_accumulators(self, several):
-            found = None, 0
-            for document, number in several:
-                found = least(found[0], document), found[1] + number
-            return found
+        def merge_accumulators(self, accumulators: Iterable[Best]) -> Best:
+            best: Document | None = None
+            total = 0
+            for document, count in accumulators:
+                best, total = least_id(best, document), total + count
+            return best, total
 
-        def extract_output(self, held):
-            count("exact_dedup.copy", held[1] - 1)
-            return held[0]
+        def extract_output(self, best: Best) -> Document | None:
+            increment("exact_dedup.copy", best[1] - 1)
+            return best[0]
 
     return Keyed()
 
 
-def least(one, other):
-    """That of the least id; either may be None."""
+def least_id(one: Document | None, other: Document | None) -> Document | None:
+    """The document with the smaller id; either may be None."""
     if one is None or other is None:
         return one or other
     return min(one, other, key=lambda document: str(document["id"]))

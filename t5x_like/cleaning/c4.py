@@ -11,18 +11,18 @@ SENTENCE_END = re.compile(r"[.!?](?<![.!?].)[.!?]*+[\"'”’)\]]*+(?=\s++[^a-z]
 POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 
 
-def sentences(text: str) -> int:
-    """How many sentences: ends before a capital, a digit or the end of the text; at least one in a text of words."""
+def count_sentences(text: str) -> int:
+    """Counts sentence ends before a capital, a digit or the end of the text; at least one if the text has words."""
     return len(SENTENCE_END.findall(text)) or bool(text.strip())
 
 
 @dataclass(frozen=True)
 class C4:
-    """C4's line and page rules, in the order of its code; a page goes on with the lines that pass.
+    """C4's line and page rules, in the order of its code. A page keeps the lines that pass.
 
-    Lines: no word over max_word_characters; citations cut; ends in a terminal mark and not in an ellipsis; min_line_words;
+    Lines: no word over max_word_characters; citations removed; ends in a terminal mark and not in an ellipsis; min_line_words;
     no "javascript"; no policy notice. Pages: no "lorem ipsum", no curly bracket in a line that passed so far,
-    min_sentences in the lines left. An empty tuple switches its rule off. Bad words are `word_list.WordList`.
+    min_sentences in the remaining lines. An empty tuple switches its rule off. Bad words are `word_list.WordList`.
     """
 
     terminal: tuple[str, ...] = (".", "?", "!", '"')
@@ -34,24 +34,24 @@ class C4:
     policy: tuple[str, ...] = POLICY
 
     def __call__(self, document: Document) -> Document | Edited | Dropped:
-        kept: list[str] = []
-        cut: Counter[str] = Counter()
+        lines: list[str] = []
+        removed: Counter[str] = Counter()
         for line in document["text"].splitlines():
-            line, rule = self.line(line.strip())
+            line, rule = self.check_line(line.strip())
             if rule in self.banned_in_page:
                 return Dropped(f"c4.{'curly_bracket' if rule == '{' else rule.replace(' ', '_')}")
             if rule:
-                cut[f"c4.{rule}"] += 1
+                removed[f"c4.{rule}"] += 1
             else:
-                kept.append(line)
-        count = sum(map(sentences, kept))
+                lines.append(line)
+        count = sum(map(count_sentences, lines))
         if count < self.min_sentences:
             return Dropped("c4.sentences", f"{count}, allowed at least {self.min_sentences}")
-        text = "\n".join(kept)
-        return document if text == document["text"] else Edited({**document, "text": text}, cut)
+        text = "\n".join(lines)
+        return document if text == document["text"] else Edited({**document, "text": text}, removed)
 
-    def line(self, line: str) -> tuple[str, str]:
-        """(the line without citations, the rule it breaks or "")."""
+    def check_line(self, line: str) -> tuple[str, str]:
+        """Returns (the line without citations, the rule it violates or "")."""
         words = line.split()
         if len(line) > self.max_word_characters and max(map(len, words)) > self.max_word_characters:
             return line, "line_long_word"

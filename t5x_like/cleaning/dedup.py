@@ -1,98 +1,100 @@
-"""Exact copies: of whole documents, and of lines across documents. What was seen is held in memory, one hash each."""
+"""Exact copies of documents, and of lines across documents. One hash of each is held in memory."""
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from t5x_like.cleaning.steps import Document, Dropped, Edited, Remembering
+from t5x_like.cleaning.steps import Document, Dropped, Edited, StatefulStep
 
 DIGIT = re.compile(r"\d")
 NOT_WORD = re.compile(r"[^\w\s]+")
 
 
 def digest(text: str, size: int) -> bytes:
-    """BLAKE2b of `size` bytes."""
+    """The BLAKE2b hash of a text, `size` bytes."""
     return blake2b(text.encode("utf-8", "replace"), digest_size=size).digest()
 
 
-def same_words(text: str) -> str:
-    """Texts that differ in case and white space only are one."""
+def normalize_words(text: str) -> str:
+    """Removes differences of case and white space."""
     return " ".join(text.casefold().split())
 
 
-def ccnet_line(line: str) -> str:
+def normalize_ccnet(line: str) -> str:
     """Lower case, digits as 0, no punctuation (CCNet's deduplication, Wenzek et al. 2020, arXiv:1911.00359)."""
     return " ".join(NOT_WORD.sub("", DIGIT.sub("0", line.lower())).split())
 
 
 @dataclass(frozen=True)
-class ExactDedup(Remembering):
-    """Drops a document whose normal form was seen; 128-bit hashes (16 bytes and the first one's id are held each)."""
+class ExactDedup(StatefulStep):
+    """Drops a document whose normalized text was seen; 128-bit hashes. Memory: 16 bytes and the first id per document."""
 
-    normal: Callable[[str], str] = same_words
+    normalize: Callable[[str], str] = normalize_words
 
     def sketch(self, document: Document) -> bytes:
-        return digest(self.normal(document["text"]), 16)
+        return digest(self.normalize(document["text"]), 16)
 
-    def judge(self) -> Callable[[bytes, object], Dropped | None]:
+    def make_decider(self) -> Callable[[bytes, object], Dropped | None]:
         seen: dict[bytes, object] = {}
 
-        def verdict(key: bytes, name: object) -> Dropped | None:
+        def decide(key: bytes, name: object) -> Dropped | None:
             if key in seen:
                 return Dropped("exact_dedup.copy", f"of {seen[key]}")
             seen[key] = name
             return None
 
-        return verdict
+        return decide
 
 
-Parts = list[tuple[bytes | None, int]]  # hash of each part of a text (None: never a copy), and its words
+Lines = list[tuple[bytes | None, int]]  # the hash of each line of a text (None: too short to be a copy) and its words
 
 
 @dataclass(frozen=True)
-class LineDedup(Remembering):
+class LineDedup(StatefulStep):
     """Removes lines seen before, in this document or an earlier one (CCNet: boilerplate, menus, licences).
 
-    64-bit hashes, as CCNet. Lines below min_line_words stay. A document left with fewer than min_words_left is dropped, and
-    its lines do not count as seen.
+    64-bit hashes, as CCNet. Lines with fewer than min_line_words are kept. A document left with fewer than min_words_left is
+    dropped, and its lines do not count as seen.
     """
 
-    normal: Callable[[str], str] = ccnet_line
+    normalize: Callable[[str], str] = normalize_ccnet
     min_line_words: int = 3
     min_words_left: int = 1
 
-    def sketch(self, document: Document) -> Parts:
-        return [self.part(line) for line in document["text"].split("\n")]
+    def sketch(self, document: Document) -> Lines:
+        return [self.hash_line(line) for line in document["text"].split("\n")]
 
-    def part(self, line: str) -> tuple[bytes | None, int]:
-        """(the line's hash if it is long enough, its words)."""
-        normal = self.normal(line)
+    def hash_line(self, line: str) -> tuple[bytes | None, int]:
+        """(the line's hash if it is long enough, its number of words)."""
+        normal = self.normalize(line)
         return digest(normal, 8) if len(normal.split()) >= self.min_line_words else None, len(line.split())
 
-    def judge(self) -> Callable[[Parts, object], list[int] | Dropped]:
-        """The verdict is the places of the lines to remove."""
+    def make_decider(self) -> Callable[[Lines, object], list[int] | Dropped]:
+        """The decision is the indices of the lines to remove."""
         seen: set[bytes] = set()
 
-        def verdict(parts: Parts, name: object) -> list[int] | Dropped:
+        def decide(lines: Lines, name: object) -> list[int] | Dropped:
             new: set[bytes] = set()
-            cut = []
-            for place, (key, _) in enumerate(parts):
+            repeated = []
+            for index, (key, _) in enumerate(lines):
                 if key in seen or key in new:
-                    cut.append(place)
+                    repeated.append(index)
                 elif key is not None:
                     new.add(key)
-            left = sum(words for _, words in parts) - sum(parts[place][1] for place in cut)
+            left = sum(words for _, words in lines) - sum(lines[index][1] for index in repeated)
             if left < self.min_words_left:
-                return Dropped("line_dedup.words_left", f"{len(cut)} of {len(parts)} lines were seen before")
+                return Dropped("line_dedup.words_left", f"{len(repeated)} of {len(lines)} lines were seen before")
             seen.update(new)
-            return cut
+            return repeated
 
-        return verdict
+        return decide
 
-    def apply(self, document: Document, verdict: list[int] | Dropped) -> Document | Edited | Dropped:
-        if not verdict or isinstance(verdict, Dropped):
-            return verdict or document
-        lines, cut = document["text"].split("\n"), set(verdict)
-        text = "\n".join(line for place, line in enumerate(lines) if place not in cut)
-        return Edited({**document, "text": text}, {"line_dedup.line": len(cut)})
+    def apply(self, document: Document, decision: list[int] | Dropped) -> Document | Edited | Dropped:
+        if isinstance(decision, Dropped):
+            return decision
+        if not decision:
+            return document
+        lines, repeated = document["text"].split("\n"), set(decision)
+        text = "\n".join(line for index, line in enumerate(lines) if index not in repeated)
+        return Edited({**document, "text": text}, {"line_dedup.line": len(repeated)})

@@ -4,25 +4,25 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from t5x_like.cleaning.steps import Document, Dropped, Measure, first_outside
+from t5x_like.cleaning.steps import Document, Dropped, Measure, first_violation
 
 LETTER = re.compile(r"[^\W\d_]")
 STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))
 NO_LIMIT = float("inf")
 
 
-def alphabetic(words: list[str]) -> float:
+def alphabetic_share(words: list[str]) -> float:
     """The share of words with at least one letter."""
-    others = [word for word in words if not word.isalpha()]
-    return 1 - sum(not LETTER.search(word) for word in others) / len(words)
+    mixed = [word for word in words if not word.isalpha()]
+    return 1 - sum(not LETTER.search(word) for word in mixed) / len(words)
 
 
 @dataclass(frozen=True)
 class GopherQuality:
-    """Gopher's quality filter. Words are what white space separates (as in Dolma, arXiv:2402.00159); bounds are included.
+    """Gopher's quality filter. Words are separated by white space (as in Dolma, arXiv:2402.00159); bounds are inclusive.
 
-    Word count; mean word length in characters; hash signs per word and ellipses per word; share of lines that begin with a
-    bullet, and that end in an ellipsis; share of words with a letter; how many of eight stop words occur.
+    Rules: word count; mean word length in characters; hash signs per word and ellipses per word; share of lines that begin with
+    a bullet, and that end in an ellipsis; share of words with a letter; number of the eight stop words that occur.
     """
 
     min_words: int = 50
@@ -38,10 +38,10 @@ class GopherQuality:
     bullets: tuple[str, ...] = ("•", "-", "*", "‣", "●")
 
     def __call__(self, document: Document) -> Document | Dropped:
-        return first_outside("gopher_quality", self.measures(document["text"])) or document
+        return first_violation("gopher_quality", self.measure(document["text"])) or document
 
-    def measures(self, text: str) -> Iterator[Measure]:
-        """Each rule's value and bounds, the cheap ones first."""
+    def measure(self, text: str) -> Iterator[Measure]:
+        """Each rule's name, value and bounds, the cheapest first."""
         words = text.split()
         count = len(words)
         yield "word_count", count, max(self.min_words, 1), self.max_words
@@ -58,5 +58,5 @@ class GopherQuality:
         )
         ellipses = sum(line.endswith(("...", "…")) for line in lines)
         yield "ellipsis_lines", ellipses / len(lines), 0, self.max_ellipsis_lines
-        yield "alphabetic_words", alphabetic(words), self.min_alphabetic_words, 1
+        yield "alphabetic_words", alphabetic_share(words), self.min_alphabetic_words, 1
         yield "stop_words", len(self.stop_words.intersection(text.lower().split())), self.min_stop_words, NO_LIMIT

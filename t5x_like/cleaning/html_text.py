@@ -1,14 +1,14 @@
-"""The text of a page of HTML: by its tags alone, or by trafilatura, which leaves menus and the like out."""
+"""The text of an HTML page: from its tags alone, or by trafilatura, which removes menus and other boilerplate."""
 
 import html
 import re
 from collections.abc import Iterator
 
-LINE_TAGS = """
+BLOCKS = """
 address article aside blockquote body br caption center dd details dialog div dl dt fieldset figcaption figure footer form
 h1 h2 h3 h4 h5 h6 header hr html legend li main menu nav ol option p pre section summary table tbody tfoot thead tr ul
 """
-LINE = frozenset(LINE_TAGS.split())
+BLOCK_TAGS = frozenset(BLOCKS.split())
 RAW = (
     "script",
     "style",
@@ -18,23 +18,23 @@ RAW = (
     "noembed",
     "noframes",
     "xmp",
-)  # up to their end tag, no tag counts
-LEFT_OUT = frozenset(("noscript", "template", "svg", "select", "object", "button"))
-# No part may run on from one "<" to the next outside of quotes, or a page of open tags takes the square of its length.
+)  # up to their end tag, other tags do not count
+SKIPPED_TAGS = frozenset(("noscript", "template", "svg", "select", "object", "button"))
+# Outside quotes no part crosses a "<"; otherwise a page of open tags takes quadratic time.
 TAG = re.compile(r"""<!--|<[!?][^<>]*+>|<(/?)([a-zA-Z][^\s/<>]*+)(?:[^"'<>]++|"[^"]*+"|'[^']*+')*+>""")
 RAW_END = {name: re.compile(f"</{name}(?=[\\s/>])", re.IGNORECASE) for name in RAW}
 SPACE = re.compile(r"\s+")
 
 
-def tokens(page: str) -> Iterator[tuple[str, str]]:
-    """("", text), (tag, "") and ("/tag", "") in their order; comments and raw elements are passed. Linear in the page."""
+def split_tags(page: str) -> Iterator[tuple[str, str]]:
+    """Yields ("", text), (tag, "") and ("/tag", "") in order, without comments and raw elements, in linear time."""
     place = 0
     while tag := TAG.search(page, place):
         yield "", page[place : tag.start()]
         place = tag.end()
         if tag[0] == "<!--":
-            end = page.find("-->", place)
-            place = len(page) if end < 0 else end + 3
+            comment_end = page.find("-->", place)
+            place = len(page) if comment_end < 0 else comment_end + 3
         elif tag[2]:
             name = tag[2].lower()
             yield tag[1] + name, ""
@@ -45,27 +45,27 @@ def tokens(page: str) -> Iterator[tuple[str, str]]:
 
 
 class Lines:
-    """Collects lines: a block begins and ends one; white space is one space but in <pre>."""
+    """Collects lines. A block starts and ends a line; white space collapses to one space except in <pre>."""
 
     def __init__(self):
         self.lines: list[list[str]] = [[]]
-        self.left_out, self.pre = 0, 0
+        self.skipping, self.pre = 0, 0
 
-    def tag(self, tag: str) -> None:
-        """A start tag, or an end tag with its slash."""
+    def add_tag(self, tag: str) -> None:
+        """Handles a start tag, or an end tag (with its slash)."""
         name, step = tag.removeprefix("/"), -1 if tag.startswith("/") else 1
         if tag == "body":
-            self.left_out = 0  # whatever was left open in the head
-        self.left_out = max(self.left_out + step * (name in LEFT_OUT), 0)
+            self.skipping = 0  # elements left open in the head
+        self.skipping = max(self.skipping + step * (name in SKIPPED_TAGS), 0)
         self.pre = max(self.pre + step * (name == "pre"), 0)
-        if name in LINE and self.lines[-1]:
+        if name in BLOCK_TAGS and self.lines[-1]:
             self.lines.append([])
         elif name in ("td", "th"):
-            self.text(" ")
+            self.add_text(" ")
 
-    def text(self, text: str) -> None:
-        """Text between tags."""
-        if self.left_out or not text:
+    def add_text(self, text: str) -> None:
+        """Handles text between tags."""
+        if self.skipping or not text:
             return
         if self.pre:
             first, *others = html.unescape(text).split("\n")
@@ -79,21 +79,25 @@ class Lines:
             line.append(text)
 
 
-def html_text(page: str) -> str:
-    """The lines of a page; scripts, styles, forms' choices and the title are left out, menus are not."""
+def extract_text(page: str) -> str:
+    """The lines of a page without scripts, styles, form choices and the title; menus are kept."""
     lines = Lines()
-    for tag, text in tokens(page):
+    for tag, text in split_tags(page):
         if tag:
-            lines.tag(tag)
+            lines.add_tag(tag)
         else:
-            lines.text(text)
+            lines.add_text(text)
     return "\n".join(line.rstrip() for line in map("".join, lines.lines) if line.strip())
 
 
-def trafilatura_text(page: str) -> str:
-    """The main text of a page by trafilatura (Barbaresi 2021), favouring precision as FineWeb does; "" if it finds none."""
+def extract_with_trafilatura(page: str) -> str:
+    """The main text of a page by trafilatura (Barbaresi 2021), favouring precision as FineWeb does; "" if there is none.
+
+    Raises:
+      ImportError: trafilatura is not installed.
+    """
     try:
         import trafilatura
     except ImportError as error:
-        raise ImportError("trafilatura_text needs trafilatura: pip install trafilatura") from error
+        raise ImportError("extract_with_trafilatura needs trafilatura: pip install trafilatura") from error
     return (page and trafilatura.extract(page, favor_precision=True, include_comments=False, deduplicate=True)) or ""

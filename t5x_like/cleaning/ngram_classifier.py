@@ -1,4 +1,4 @@
-"""Softmax regression over hashed n-grams, trained here in numpy: which language, or how likely a good page."""
+"""Softmax regression on hashed n-grams, trained in NumPy: classifies the language or the quality of a text."""
 
 import json
 from collections.abc import Sequence
@@ -7,21 +7,21 @@ from pathlib import Path
 
 import numpy as np
 
-from t5x_like.cleaning.hashing import mixed, ngram_hashes, normal_words, word_hashes
+from t5x_like.cleaning.hashing import mix, ngram_hashes, split_words, word_hashes
 
-Features = tuple[np.ndarray, np.ndarray]  # buckets and their values, of Euclidean length 1
+Features = tuple[np.ndarray, np.ndarray]  # (buckets, values): int64 [K] and float64 [K], values of Euclidean length 1
 
 
-def hashed(grams: list[np.ndarray], buckets: int) -> Features:
-    """log(1 + count) of each bucket that occurs, scaled to length 1."""
-    found, counts = np.unique(np.concatenate(grams) % np.uint64(buckets), return_counts=True)
+def hash_features(grams: list[np.ndarray], buckets: int) -> Features:
+    """log(1 + count) of each bucket that occurs, scaled to Euclidean length 1."""
+    indices, counts = np.unique(np.concatenate(grams) % np.uint64(buckets), return_counts=True)
     values = np.log1p(counts)
-    return found.astype(np.int64), values / max(np.linalg.norm(values), 1e-12)
+    return indices.astype(np.int64), values / max(np.linalg.norm(values), 1e-12)
 
 
 @dataclass(frozen=True)
 class CharacterNgrams:
-    """Character n-grams of the text's beginning, in lower case: for languages (Cavnar & Trenkle 1994)."""
+    """Character n-grams of the beginning of a text, in lower case: for languages (Cavnar & Trenkle 1994)."""
 
     shortest: int = 1
     longest: int = 4
@@ -30,8 +30,8 @@ class CharacterNgrams:
 
     def __call__(self, text: str) -> Features:
         text = f" {' '.join(text[: self.max_characters].lower().split())} "
-        codes = mixed(np.frombuffer(text.encode("utf-32-le", "replace"), "<u4").astype(np.uint64))
-        return hashed([ngram_hashes(codes, n) for n in range(self.shortest, self.longest + 1)], self.buckets)
+        codes = mix(np.frombuffer(text.encode("utf-32-le", "replace"), "<u4").astype(np.uint64))
+        return hash_features([ngram_hashes(codes, n) for n in range(self.shortest, self.longest + 1)], self.buckets)
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class WordNgrams:
     max_characters: int = 100_000
 
     def __call__(self, text: str) -> Features:
-        hashes = word_hashes(normal_words(text[: self.max_characters]))
-        return hashed([ngram_hashes(hashes, n) for n in range(1, self.longest + 1)], self.buckets)
+        hashes = word_hashes(split_words(text[: self.max_characters]))
+        return hash_features([ngram_hashes(hashes, n) for n in range(1, self.longest + 1)], self.buckets)
 
 
 FEATURES = {kind.__name__: kind for kind in (CharacterNgrams, WordNgrams)}
@@ -60,18 +60,18 @@ class NgramClassifier:
     bias: np.ndarray  # labels
 
     def probabilities(self, text: str) -> np.ndarray:
-        """One per label."""
+        """The probability of each label, [labels]."""
         buckets, values = self.features(text)
         return softmax(values @ self.weights[buckets] + self.bias)
 
     def probability(self, label: str, text: str) -> float:
-        """Of one label."""
+        """The probability of one label."""
         return float(self.probabilities(text)[self.labels.index(label)])
 
-    def best(self, text: str) -> tuple[str, float]:
+    def classify(self, text: str) -> tuple[str, float]:
         """The most probable label and its probability."""
-        found = self.probabilities(text)
-        return self.labels[int(found.argmax())], float(found.max())
+        p = self.probabilities(text)
+        return self.labels[int(p.argmax())], float(p.max())
 
     def save(self, path: Path | str) -> None:
         """Writes one .npz file."""
@@ -81,7 +81,7 @@ class NgramClassifier:
 
     @classmethod
     def load(cls, path: Path | str) -> "NgramClassifier":
-        """Reads what save() wrote."""
+        """Reads a file of save()."""
         with np.load(path, allow_pickle=False) as file:
             kind = json.loads(str(file["kind"]))
             features = FEATURES[kind["kind"]](**kind["features"])
@@ -89,7 +89,7 @@ class NgramClassifier:
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the last axis."""
+    """Softmax over the last axis."""
     powers = np.exp(logits - logits.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)
 
@@ -103,7 +103,11 @@ def train(
     batch_size: int = 32,
     seed: int = 0,
 ) -> NgramClassifier:
-    """Minimises cross-entropy by Adagrad (Duchi et al. 2011) over batches in an order of `seed`."""
+    """Minimises cross-entropy by Adagrad (Duchi et al. 2011) over batches shuffled with `seed`.
+
+    Raises:
+      ValueError: fewer than two labels, or not one label per text.
+    """
     names = tuple(sorted(set(labels)))
     if len(names) < 2 or len(texts) != len(labels):
         raise ValueError(f"{len(texts)} texts with {len(labels)} labels of {len(names)} kinds; give at least two kinds")
@@ -111,9 +115,9 @@ def train(
     targets = np.eye(len(names))[[names.index(label) for label in labels]]
     weights, bias = np.zeros((features.buckets, len(names)), np.float32), np.zeros(len(names))
     squares, bias_squares = np.full_like(weights, 1e-6), np.full(len(names), 1e-6)
-    drawn = np.random.default_rng(seed)
+    random = np.random.default_rng(seed)
     for _ in range(epochs):
-        for batch in np.array_split(drawn.permutation(len(rows)), -(-len(rows) // batch_size)):
+        for batch in np.array_split(random.permutation(len(rows)), -(-len(rows) // batch_size)):
             buckets, slopes, bias_slopes = gradient([rows[i] for i in batch], targets[batch], weights, bias)
             squares[buckets] += slopes**2
             weights[buckets] -= learning_rate * slopes / np.sqrt(squares[buckets])
@@ -122,8 +126,10 @@ def train(
     return NgramClassifier(names, features, weights, bias)
 
 
-def gradient(rows: list[Features], targets: np.ndarray, weights: np.ndarray, bias: np.ndarray):
-    """(buckets, their slopes, the bias's slopes) of the batch's mean cross-entropy."""
+def gradient(
+    rows: list[Features], targets: np.ndarray, weights: np.ndarray, bias: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The gradient of the mean cross-entropy of a batch: (buckets [K], weight slopes [K, labels], bias slopes [labels])."""
     of_row = np.repeat(np.arange(len(rows)), [len(buckets) for buckets, _ in rows])
     buckets, inverse = np.unique(np.concatenate([buckets for buckets, _ in rows]), return_inverse=True)
     values = np.concatenate([values for _, values in rows])[:, None]

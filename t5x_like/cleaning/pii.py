@@ -1,6 +1,6 @@
-"""Personal data and secrets, found by pattern and checksum, replaced by the name of their kind.
+"""Finds personal data and secrets by pattern and checksum, and replaces them by the name of their kind.
 
-Patterns are bounded, so that no text makes them slow. Put RedactPII first: then the report's examples hold none either.
+Patterns are bounded, so no text makes them slow. Put RedactPII first: then the examples of the report contain none either.
 """
 
 import ipaddress
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from t5x_like.cleaning.steps import Document, Edited
 
-# Of a match: how many of its characters are what is looked for; 0 if none.
+# The number of characters of a match that are personal data; 0 if none are.
 Check = Callable[[str], int]
 
 
-def luhn(digits: str) -> bool:
-    """The check digit of cards (ISO/IEC 7812-1): from the right every second digit doubled, digit sums, a multiple of 10."""
+def is_luhn_valid(digits: str) -> bool:
+    """Checks a card's check digit (ISO/IEC 7812-1): every second digit from the right doubled, digit sums, a multiple of 10."""
     doubled = (int(digit) * (1 + place % 2) for place, digit in enumerate(reversed(digits)))
     return sum(value - 9 * (value > 9) for value in doubled) % 10 == 0
 
@@ -24,15 +24,15 @@ def luhn(digits: str) -> bool:
 SEPARATOR = re.compile(r"[ -]|$")
 
 
-def card(match: str) -> int:
-    """The longest part, up to a space or hyphen, of 13 to 19 digits that begin as a card's (2 to 6) and satisfy Luhn."""
-    ends = [found.start() for found in SEPARATOR.finditer(match)]
-    return next((end for end in reversed(ends) if card_digits(re.sub(r"\D", "", match[:end]))), 0)
+def check_card(match: str) -> int:
+    """The length of the longest prefix, up to a space or hyphen, of 13 to 19 digits that is a card number; 0 if there is none."""
+    ends = [separator.start() for separator in SEPARATOR.finditer(match)]
+    return next((end for end in reversed(ends) if is_card_number(re.sub(r"\D", "", match[:end]))), 0)
 
 
-def card_digits(digits: str) -> bool:
-    """Whether these are a payment card's."""
-    return 13 <= len(digits) <= 19 and digits[0] in "23456" and len(set(digits)) > 1 and luhn(digits)
+def is_card_number(digits: str) -> bool:
+    """Whether 13 to 19 digits begin as a payment card (2 to 6) and satisfy Luhn."""
+    return 13 <= len(digits) <= 19 and digits[0] in "23456" and len(set(digits)) > 1 and is_luhn_valid(digits)
 
 
 IBAN_LENGTHS = {  # ISO 13616 registry
@@ -55,22 +55,22 @@ IBAN_LENGTHS = {  # ISO 13616 registry
 }
 
 
-def iban(match: str) -> int:
-    """The country's length of characters with a remainder of 1 modulo 97 (ISO 7064), spaces between; the match may go on."""
+def check_iban(match: str) -> int:
+    """The length of an IBAN at the start of a match (ISO 7064: remainder 1 modulo 97), with spaces; 0 if there is none."""
     length = IBAN_LENGTHS.get(match[:2], 0)
-    places = [place for place, character in enumerate(match) if character != " "][:length]
-    if not length or len(places) < length:
+    positions = [position for position, character in enumerate(match) if character != " "][:length]
+    if not length or len(positions) < length:
         return 0
-    code = "".join(match[place] for place in places)
+    code = "".join(match[position] for position in positions)
     number = int("".join(str(int(character, 36)) for character in code[4:] + code[:4]))
-    return (places[-1] + 1) * (number % 97 == 1)
+    return (positions[-1] + 1) * (number % 97 == 1)
 
 
 ALLOCATED_V6 = ipaddress.ip_network("2000::/3")  # RFC 4291; 1::2 is a slice
 
 
-def public_ip(match: str) -> int:
-    """A valid address that is reachable from anywhere: documentation, private and loopback ones are nobody's."""
+def check_public_ip(match: str) -> int:
+    """The length of a valid public address; 0 for documentation, private and loopback addresses."""
     try:
         address = ipaddress.ip_address(match)
     except ValueError:
@@ -78,15 +78,15 @@ def public_ip(match: str) -> int:
     return len(match) * (address.is_global and (address.version == 4 or address in ALLOCATED_V6))
 
 
-def phone(match: str) -> int:
-    """7 to 15 digits (E.164), not all the same."""
+def check_phone(match: str) -> int:
+    """The length of a match of 7 to 15 digits (E.164) that are not all equal, else 0."""
     digits = re.sub(r"\D", "", match)
     return len(match) * (7 <= len(digits) <= 15 and len(set(digits)) > 1)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of data: `check` verifies a match of `pattern`; texts without a match of `gate`, which is quick, are passed."""
+    """One kind of data. `check` verifies a match of `pattern`; a text without a match of the fast pattern `gate` is skipped."""
 
     name: str
     pattern: re.Pattern[str]
@@ -94,12 +94,12 @@ class Kind:
     gate: re.Pattern[str] | None = None
 
 
-def kind(name: str, pattern: str, check: Check = len, gate: str = "") -> Kind:
-    """With its patterns compiled."""
+def make_kind(name: str, pattern: str, check: Check = len, gate: str = "") -> Kind:
+    """A Kind with compiled patterns."""
     return Kind(name, re.compile(pattern), check, re.compile(gate) if gate else None)
 
 
-# A pattern that begins with a character is searched much faster than one that begins by looking behind: \d(?<!\w.).
+# A pattern that begins with a character is much faster than one that begins with a lookbehind: \d(?<!\w.).
 NANP = r"(?<![\w.+-])(?:\+?1[ .-]?)?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[ .-])[2-9]\d{2}[ .-]\d{4}(?![\w-])"
 PLAIN_KEYS = (
     r"AKIA[2-7A-Z]{16}|ASIA[2-7A-Z]{16}"  # AWS
@@ -114,23 +114,25 @@ PRIVATE_KEY = (
 )
 MAIL = r"(?<![\w.+-])[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![\w-])"
 
-# In the order of redaction: what could hold a part that looks like another kind comes first.
+# In the order of redaction: a kind that can contain another comes first.
 KINDS = (
-    kind("key", PRIVATE_KEY, gate="PRIVATE KEY-----"),
-    kind("key", rf"(?<![A-Za-z0-9])(?:{PLAIN_KEYS})(?![A-Za-z0-9])", gate=KEY_GATE),
-    kind("mail", MAIL, gate="@"),
-    kind("iban", r"[A-Z](?<!\w.)[A-Z]\d{2}(?: ?[A-Z0-9]){11,30}", iban),
-    kind("card", r"\d(?<![\w.-].)(?:[ -]?\d){12,18}(?![\w-])", card),
-    kind("ip", r"\d(?<![\w.].)\d{0,2}\.(?:\d{1,3}\.){2}\d{1,3}(?!\w|\.\d)", public_ip),
-    kind("ip", r"(?<![\w:])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])", public_ip, ":[0-9A-Fa-f]{0,4}:"),
-    kind("phone", r"\+(?<![\w+].)[1-9]\d{0,2}(?:[ .-]?(?:\(\d{1,4}\)|\d{1,4})){2,6}(?![\w-])", phone),
-    kind("phone", NANP, phone, r"\d{3}[ .-]\d{4}"),
+    make_kind("key", PRIVATE_KEY, gate="PRIVATE KEY-----"),
+    make_kind("key", rf"(?<![A-Za-z0-9])(?:{PLAIN_KEYS})(?![A-Za-z0-9])", gate=KEY_GATE),
+    make_kind("mail", MAIL, gate="@"),
+    make_kind("iban", r"[A-Z](?<!\w.)[A-Z]\d{2}(?: ?[A-Z0-9]){11,30}", check_iban),
+    make_kind("card", r"\d(?<![\w.-].)(?:[ -]?\d){12,18}(?![\w-])", check_card),
+    make_kind("ip", r"\d(?<![\w.].)\d{0,2}\.(?:\d{1,3}\.){2}\d{1,3}(?!\w|\.\d)", check_public_ip),
+    make_kind(
+        "ip", r"(?<![\w:])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])", check_public_ip, ":[0-9A-Fa-f]{0,4}:"
+    ),
+    make_kind("phone", r"\+(?<![\w+].)[1-9]\d{0,2}(?:[ .-]?(?:\(\d{1,4}\)|\d{1,4})){2,6}(?![\w-])", check_phone),
+    make_kind("phone", NANP, check_phone, r"\d{3}[ .-]\d{4}"),
 )
 
 
 @dataclass(frozen=True)
 class RedactPII:
-    """Replaces mails, phones, addresses, cards, IBANs and keys by `<KIND>`, and counts them.
+    """Replaces e-mail addresses, phone numbers, IP addresses, cards, IBANs and keys by `<KIND>`, and counts them.
 
     Mail, phone and IP as Dolma (arXiv:2402.00159), keys as SantaCoder (arXiv:2301.03988), cards and IBANs by checksum.
     """
@@ -143,16 +145,16 @@ class RedactPII:
 
 
 def redact(text: str, kinds: tuple[Kind, ...] = KINDS) -> tuple[str, Counter[str]]:
-    """(the text with every find replaced, how many of each kind)."""
+    """Returns (the text with placeholders, the number of replacements by kind)."""
     counts: Counter[str] = Counter()
     for kind in kinds:
         if kind.gate is None or kind.gate.search(text):
-            text = replaced(text, kind, counts)
+            text = replace_kind(text, kind, counts)
     return text, counts
 
 
-def replaced(text: str, kind: Kind, counts: Counter[str]) -> str:
-    """One kind."""
+def replace_kind(text: str, kind: Kind, counts: Counter[str]) -> str:
+    """Replaces one kind and adds to `counts`."""
 
     def placeholder(match: re.Match[str]) -> str:
         size = kind.check(match[0])

@@ -1,4 +1,4 @@
-"""Steps one after another over a stream of documents."""
+"""Applies steps to a stream of documents."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -6,19 +6,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from t5x_like.cleaning.report import Report
-from t5x_like.cleaning.steps import Document, Dropped, Edited, Readable, Step, begin
+from t5x_like.cleaning.steps import Document, Dropped, Edited, ReadableFilter, Step, start
 
 
 @dataclass
 class Candidate:
-    """A document that nothing has dropped yet, the characters it was read with, and its edits by rule."""
+    """A document that no step has dropped yet, its number of characters when read, and its edits by rule."""
 
     document: Document
     characters: int
     edits: Counter[str] = field(default_factory=Counter)
 
-    def through(self, steps: Iterable[Step]) -> Dropped | None:
-        """Takes all steps, or those up to the one that drops the document."""
+    def apply(self, steps: Iterable[Step]) -> Dropped | None:
+        """Applies the steps up to the one that drops the document; returns its Dropped, or None if all pass."""
         for step in steps:
             result = step(self.document)
             if isinstance(result, Dropped):
@@ -30,8 +30,8 @@ class Candidate:
         return None
 
 
-def candidate(document: Any, position: int) -> Candidate:
-    """What a source gave, at a position in it; it may be anything."""
+def make_candidate(document: Any, position: int) -> Candidate:
+    """A candidate of any object that a source yields; `position` is its id if it has none."""
     if isinstance(document, dict) and document.get("id") is None:
         document = {**document, "id": str(position)}
     text = document.get("text") if isinstance(document, dict) else None
@@ -40,19 +40,19 @@ def candidate(document: Any, position: int) -> Candidate:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """`steps` in their order, after `readable`; each document is counted and dropped at most once."""
+    """Applies `readable` and then `steps`; each document is counted once and dropped at most once."""
 
     steps: tuple[Any, ...]
-    readable: Readable = field(default_factory=Readable)
+    readable: ReadableFilter = field(default_factory=ReadableFilter)
 
     def __call__(self, documents: Iterable[Document | Dropped], report: Report) -> Iterator[Document]:
-        """The kept documents in order; what happened is added to `report`. A source may yield Dropped for what it lost."""
-        steps = [begin(step) for step in (self.readable, *self.steps)]
+        """Yields the kept documents in order and adds counts to `report`. A source may yield Dropped for unreadable documents."""
+        steps = [start(step) for step in (self.readable, *self.steps)]
         for position, document in enumerate(documents):
-            found = candidate(document, position)
-            dropped = document if isinstance(document, Dropped) else found.through(steps)
+            candidate = make_candidate(document, position)
+            dropped = document if isinstance(document, Dropped) else candidate.apply(steps)
             if dropped:
-                report.add_dropped(found.document, found.characters, dropped)
+                report.add_dropped(candidate.document, candidate.characters, dropped)
             else:
-                report.add_kept(found.document, found.characters, found.edits)
-                yield found.document
+                report.add_kept(candidate.document, candidate.characters, candidate.edits)
+                yield candidate.document

@@ -1,4 +1,4 @@
-"""What a cleaning run did: counts by rule, and examples of kept and dropped documents, as JSON and one HTML page."""
+"""The report of a cleaning run: counts by rule and examples of kept and dropped documents, as JSON and one HTML page."""
 
 import html
 import json
@@ -37,7 +37,7 @@ pre {{ white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f5f2; padd
 
 @dataclass
 class Report:
-    """Counts of one run, or of several added by merge(). Examples are a sample by hash of id, so repeatable."""
+    """Counts of a run; merge() adds another. Examples are sampled by a hash of their id, so they are reproducible."""
 
     examples_per_rule: int = 5
     excerpt: int = 800
@@ -51,7 +51,7 @@ class Report:
     empty_files: list[str] = field(default_factory=list)
 
     def add_kept(self, document: Document, characters: int, edits: Counter[str]) -> None:
-        """A document that came through, the characters it was read with, and its edits."""
+        """Counts a kept document, with its number of characters when read, and its edits by rule."""
         self.read += 1
         self.kept += 1
         self.characters_read += characters
@@ -60,26 +60,26 @@ class Report:
         self.add_example(KEPT, document, "")
 
     def add_dropped(self, document: Any, characters: int, dropped: Dropped) -> None:
-        """A document that did not, as it stood then; it may be anything, or the Dropped of a source that could not read it."""
+        """Counts a dropped document (any object, in its last state) or the Dropped of a source that could not read one."""
         self.read += 1
         self.dropped[dropped.rule] += 1
         self.characters_read += characters
         self.add_example(dropped.rule, document if isinstance(document, dict) else {}, dropped.detail)
 
     def add_example(self, rule: str, document: Document, detail: str) -> None:
-        """Keeps the document if the hash of its id is among the smallest under this rule."""
+        """Keeps the document as an example if the hash of its id is among the smallest of this rule."""
         name = str(document.get("id", "")).encode("utf-8", "replace").decode()
         rank = zlib.crc32(name.encode())
-        held = self.examples.setdefault(rule, [])
-        if len(held) >= self.examples_per_rule and (not held or rank >= held[-1][0]):
+        examples = self.examples.setdefault(rule, [])
+        if len(examples) >= self.examples_per_rule and (not examples or rank >= examples[-1][0]):
             return
-        text = shown(document.get("text"), self.excerpt)
-        held.append((rank, {"id": name, "detail": shown(detail, self.excerpt), "text": text}))
-        held.sort(key=lambda example: example[0])
-        del held[self.examples_per_rule :]
+        text = shorten(document.get("text"), self.excerpt)
+        examples.append((rank, {"id": name, "detail": shorten(detail, self.excerpt), "text": text}))
+        examples.sort(key=lambda example: example[0])
+        del examples[self.examples_per_rule :]
 
     def merge(self, other: "Report") -> None:
-        """Adds the counts and examples of another worker's report."""
+        """Adds the counts and examples of another report."""
         for name in ("read", "kept", "characters_read", "characters_kept"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.dropped += other.dropped
@@ -89,11 +89,11 @@ class Report:
             both = sorted([*self.examples.get(rule, []), *theirs], key=lambda example: example[0])
             self.examples[rule] = both[: self.examples_per_rule]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """All counts and examples as JSON values."""
         names = ("read", "kept", "characters_read", "characters_kept")
         counts = {name: getattr(self, name) for name in names}
-        examples = {rule: [example for _, example in held] for rule, held in self.examples.items()}
+        examples = {rule: [example for _, example in examples] for rule, examples in self.examples.items()}
         return {**counts, "dropped": dict(self.dropped), "edits": dict(self.edits)} | {
             "empty_files": self.empty_files,
             "examples": examples,
@@ -101,22 +101,22 @@ class Report:
 
     @classmethod
     def from_json(cls, path: Path | str) -> "Report":
-        """The counts of a report.json; its examples stay there."""
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-        counts = {name: Counter(found[name]) for name in ("dropped", "edits")}
-        del found["examples"]
-        return cls(**found | counts)
+        """Reads the counts of a report.json, without its examples."""
+        counts = json.loads(Path(path).read_text(encoding="utf-8"))
+        rules = {name: Counter(counts[name]) for name in ("dropped", "edits")}
+        del counts["examples"]
+        return cls(**counts | rules)
 
     def write(self, folder: Path | str) -> None:
-        """Writes report.html, which needs no other file, and report.json, which comes last."""
+        """Writes report.html, a self-contained page, and then report.json."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "report.html").write_text(self.page(), encoding="utf-8")
-        text = json.dumps(self.as_dict(), indent=1, ensure_ascii=False)
+        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
         (folder / "report.json").write_text(text, encoding="utf-8")
 
     def summary(self) -> str:
-        """What happened, in a few lines: one for each rule."""
+        """The counts as text, one line per rule."""
         share = self.kept / max(self.read, 1)
         lines = [f"{self.kept:,} of {self.read:,} documents kept ({share:.1%})"]
         lines[0] += f", {self.characters_kept:,} of {self.characters_read:,} characters"
@@ -131,20 +131,20 @@ class Report:
             **{name: getattr(self, name) for name in ("read", "kept", "characters_read", "characters_kept")},
             share=self.kept / max(self.read, 1),
             empty=f"<p>No document in: {html.escape(', '.join(self.empty_files))}</p>" if self.empty_files else "",
-            dropped=table(self.dropped, self.read),
-            edits=table(self.edits, sum(self.edits.values())),
-            examples="\n".join(section(rule, self.examples.get(rule, [])) for rule in (KEPT, *rules)),
+            dropped=format_table(self.dropped, self.read),
+            edits=format_table(self.edits, sum(self.edits.values())),
+            examples="\n".join(format_section(rule, self.examples.get(rule, [])) for rule in (KEPT, *rules)),
         )
 
 
-def shown(text: Any, length: int) -> str:
-    """The beginning of a text that may not be one."""
+def shorten(text: Any, length: int) -> str:
+    """The first `length` characters of any value."""
     if isinstance(text, bytes):
         text = text[: 4 * length].decode("utf-8", "replace")
     return str(text)[:length].encode("utf-8", "replace").decode()
 
 
-def table(counts: Counter[str], whole: int) -> str:
+def format_table(counts: Counter[str], whole: int) -> str:
     """Rules, most frequent first, with their share of `whole`."""
     if not counts:
         return "<p>None.</p>"
@@ -156,8 +156,8 @@ def table(counts: Counter[str], whole: int) -> str:
     return "<table><tr><th>rule<th>count<th>share<th>\n" + "\n".join(rows) + "</table>"
 
 
-def section(rule: str, examples: list[tuple[int, dict[str, str]]]) -> str:
-    """The examples of one rule, folded."""
+def format_section(rule: str, examples: list[tuple[int, dict[str, str]]]) -> str:
+    """The examples of one rule, collapsed."""
     items = (
         f"<div><b>{html.escape(example['id'])}</b> {html.escape(example['detail'])}"
         f"<pre>{html.escape(example['text'])}</pre></div>"

@@ -1,10 +1,11 @@
-"""A pipeline over many files by several processes; the shards are the same, byte for byte, for any number of processes.
+"""Runs a pipeline over many files with several processes; any number of processes writes the same shards, byte for byte.
 
-The steps are cut at those that remember (`steps.Remembering`), which makes n + 1 passes for n of them. In a pass each input is
-one task: its documents go through the steps up to the next cut, where they are put aside with their sketches. The main process
-judges the sketches in the documents' order; the next pass applies the verdicts. The last one writes the shards.
+The steps are split at the stateful ones (`steps.StatefulStep`): n of them make n + 1 passes. A pass has one task per input.
+The task takes the input's documents through the steps up to the next stateful step, and sets them aside with their sketches.
+The main process decides on the sketches in the order of the documents, and the next pass applies the decisions. The last pass
+writes the shards.
 
-What is done is kept under OUT/.work, so a run that was killed goes on where it was: no task whose result is there is done again.
+Finished tasks are kept under OUT/.work, so a killed run resumes without repeating them.
 """
 
 import concurrent.futures
@@ -23,18 +24,18 @@ from functools import cached_property
 from pathlib import Path
 
 from t5x_like.cleaning import reading, shards
-from t5x_like.cleaning.identity import identity
-from t5x_like.cleaning.pipeline import Candidate, Pipeline, candidate
+from t5x_like.cleaning.fingerprint import fingerprint
+from t5x_like.cleaning.pipeline import Candidate, Pipeline, make_candidate
 from t5x_like.cleaning.report import Report
-from t5x_like.cleaning.steps import Document, Dropped, Remembering, Step, begin
+from t5x_like.cleaning.steps import Document, Dropped, StatefulStep, Step, start
 
 Read = Callable[[Path], Iterable[Document | Dropped]]
-Progress = Callable[[int, int, str], None]  # tasks done, of how many, what is going on
+Progress = Callable[[int, int, str], None]  # finished tasks, all tasks, description of the task
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a run does. `inputs` in the documents' order; `read` must be known by name in other processes."""
+    """A pipeline and its files. The order of `inputs` is the order of documents; other processes import `read` by name."""
 
     pipeline: Pipeline
     inputs: tuple[Path, ...]
@@ -43,134 +44,146 @@ class Job:
     read: Read = reading.read
 
     @cached_property
-    def cuts(self) -> list[Remembering]:
-        """The steps that remember."""
-        return [step for step in self.pipeline.steps if isinstance(step, Remembering)]
+    def stateful_steps(self) -> list[StatefulStep]:
+        """The steps that separate the stages."""
+        return [step for step in self.pipeline.steps if isinstance(step, StatefulStep)]
 
     @cached_property
     def stages(self) -> list[list[Step]]:
-        """The steps before, between and after the cuts, ready to be called."""
-        stages: list[list[Step]] = [[begin(self.pipeline.readable)]]
+        """The functions of the stateless steps before, between and after the stateful ones."""
+        stages: list[list[Step]] = [[start(self.pipeline.readable)]]
         for step in self.pipeline.steps:
-            if isinstance(step, Remembering):
+            if isinstance(step, StatefulStep):
                 stages.append([])
             else:
-                stages[-1].append(begin(step))
+                stages[-1].append(start(step))
         return stages
 
     @cached_property
     def names(self) -> list[str]:
-        return shards.names(self.inputs)
+        """The shard name of each input."""
+        return shards.name_shards(self.inputs)
 
-    def shard(self, place: int) -> Path:
-        """Where the documents kept of an input are written."""
-        return self.out / f"{self.names[place]}{self.suffix}"
+    def shard_path(self, index: int) -> Path:
+        """The file of the documents kept of an input."""
+        return self.out / f"{self.names[index]}{self.suffix}"
 
-    def work(self, what: str, stage: int, place: int) -> Path:
-        return self.out / ".work" / f"{what}{stage}" / f"{self.names[place]}.pickle"
+    def work_path(self, kind: str, stage: int, index: int) -> Path:
+        """The temporary file of one task; `kind` is aside, sketches, decisions or report."""
+        return self.out / ".work" / f"{kind}{stage}" / f"{self.names[index]}.pickle"
 
-    def identity(self) -> dict:
-        """What a rerun must have in common with the run that it goes on with."""
+    def describe(self) -> dict:
+        """What must be equal to resume a run: fingerprint of the pipeline, suffix, and path, size and time of each input."""
         files = [[str(path.absolute()), (stat := path.stat()).st_size, stat.st_mtime_ns] for path in self.inputs]
-        return {"pipeline": identity((self.pipeline, self.read)), "suffix": self.suffix, "inputs": files}
+        return {"pipeline": fingerprint((self.pipeline, self.read)), "suffix": self.suffix, "inputs": files}
 
-    def candidates(self, stage: int, place: int) -> Iterator[tuple[Candidate, Dropped | None]]:
-        """The documents of an input that come to a stage, and the verdict of the cut before it where that is a drop."""
+    def read_candidates(self, stage: int, index: int) -> Iterator[tuple[Candidate, Dropped | None]]:
+        """The documents of an input that reach a stage; with a Dropped if the stateful step before it drops them."""
         if stage == 0:
-            for position, document in enumerate(self.read(self.inputs[place])):
-                yield candidate(document, position), document if isinstance(document, Dropped) else None
+            for position, document in enumerate(self.read(self.inputs[index])):
+                yield make_candidate(document, position), document if isinstance(document, Dropped) else None
             return
-        aside, verdicts = (shards.pickles(self.work(what, stage - 1, place)) for what in ("aside", "verdicts"))
-        for found, verdict in zip(aside, verdicts, strict=True):
-            cut = self.cuts[stage - 1]
-            yield found, found.through([lambda document, verdict=verdict, cut=cut: cut.apply(document, verdict)])
+        paths = [self.work_path(kind, stage - 1, index) for kind in ("aside", "decisions")]
+        step = self.stateful_steps[stage - 1]
+        for candidate, decision in zip(*map(shards.read_pickles, paths), strict=True):
+            yield candidate, candidate.apply([lambda document, decision=decision: step.apply(document, decision)])
 
-    def kept(self, stage: int, place: int, report: Report) -> Iterator[Candidate]:
-        """The documents of an input that pass a stage; the others are counted."""
-        for found, dropped in self.candidates(stage, place):
-            dropped = dropped or found.through(self.stages[stage])
+    def run_stage(self, stage: int, index: int, report: Report) -> Iterator[Candidate]:
+        """The documents of an input that pass a stage; counts the others in `report`."""
+        for candidate, dropped in self.read_candidates(stage, index):
+            dropped = dropped or candidate.apply(self.stages[stage])
             if dropped:
-                report.add_dropped(found.document, found.characters, dropped)
+                report.add_dropped(candidate.document, candidate.characters, dropped)
             else:
-                yield found
+                yield candidate
 
     @contextlib.contextmanager
-    def taking(self, stage: int, place: int, report: Report) -> Iterator[Callable[[Candidate], None]]:
-        """A function for each document that passes a stage: it is put aside with its sketch, or written at last."""
-        if stage == len(self.cuts):
-            with shards.documents_to(self.shard(place), self.suffix) as write:
-                yield lambda found: (
-                    write(found.document),
-                    report.add_kept(found.document, found.characters, found.edits),
-                )
-            return
-        aside, sketches = (shards.pickles_to(self.work(what, stage, place)) for what in ("aside", "sketches"))
-        sketch = self.cuts[stage].sketch
-        with aside as keep, sketches as show:
-            yield lambda found: (keep(found), show((sketch(found.document), found.document["id"])))
+    def open_output(self, stage: int, index: int, report: Report) -> Iterator[Callable[[Candidate], None]]:
+        """A function for each document that passes a stage: sets it aside with its sketch, or writes it after the last one."""
+        if stage == len(self.stateful_steps):
+            with shards.open_documents(self.shard_path(index), self.suffix) as write:
 
-    def do(self, stage: int, place: int) -> int:
-        """One task, unless it was done: its report is written last. Returns the input's place."""
-        done = self.work("report", stage, place)
-        if not done.exists():
+                def keep(candidate: Candidate) -> None:
+                    write(candidate.document)
+                    report.add_kept(candidate.document, candidate.characters, candidate.edits)
+
+                yield keep
+            return
+        paths = [self.work_path(kind, stage, index) for kind in ("aside", "sketches")]
+        sketch = self.stateful_steps[stage].sketch
+        with shards.open_pickles(paths[0]) as write_aside, shards.open_pickles(paths[1]) as write_sketch:
+
+            def set_aside(candidate: Candidate) -> None:
+                write_aside(candidate)
+                write_sketch((sketch(candidate.document), candidate.document["id"]))
+
+            yield set_aside
+
+    def run_task(self, stage: int, index: int) -> int:
+        """Runs one task unless its report, which is written last, exists. Returns the index of the input."""
+        report_path = self.work_path("report", stage, index)
+        if not report_path.exists():
             report, passed = Report(), 0
-            with self.taking(stage, place, report) as take:
-                for found in self.kept(stage, place, report):
-                    take(found)
+            with self.open_output(stage, index, report) as write:
+                for candidate in self.run_stage(stage, index, report):
+                    write(candidate)
                     passed += 1
             if stage == 0 and not passed and not report.read:
-                report.empty_files.append(str(self.inputs[place]))
-            shards.write_pickles(done, [report])
-        return place
+                report.empty_files.append(str(self.inputs[index]))
+            shards.write_pickles(report_path, [report])
+        return index
 
     def is_done(self, stage: int) -> bool:
-        """Whether every task of a stage is."""
-        return all(self.work("report", stage, place).exists() for place in range(len(self.inputs)))
+        """Whether all tasks of a stage are finished."""
+        return all(self.work_path("report", stage, index).exists() for index in range(len(self.inputs)))
 
-    def report(self) -> Report:
-        """That of all tasks, in the documents' order."""
-        whole = Report()
-        for stage in range(len(self.cuts) + 1):
-            for place in range(len(self.inputs)):
-                whole.merge(next(shards.pickles(self.work("report", stage, place))))
-        return whole
+    def merge_reports(self) -> Report:
+        """The reports of all tasks together, in the order of documents."""
+        total = Report()
+        for stage in range(len(self.stateful_steps) + 1):
+            for index in range(len(self.inputs)):
+                total.merge(next(shards.read_pickles(self.work_path("report", stage, index))))
+        return total
 
 
-def run(job: Job, workers: int = 1, progress: Progress = lambda done, total, what: None) -> Report:
-    """Writes a shard for each input, report.html and report.json to `job.out`, or goes on with what is there.
+def run(job: Job, workers: int = 1, progress: Progress = lambda done, total, message: None) -> Report:
+    """Writes a shard for each input, report.html and report.json to `job.out`, or resumes an interrupted run there.
 
     Raises:
-      ValueError: workers below 1, no input, an unknown suffix, steps that other processes cannot be told of, or a folder that
-        holds something else or a run of another pipeline or of other inputs.
+      ValueError: workers below 1; no input; an unknown suffix; steps that cannot be pickled for other processes; or an output
+        folder that holds other files or a run of another pipeline or other inputs.
       RuntimeError: a worker process was killed.
     """
-    check(job, workers)
-    finished = job.out / "report.json"
-    if finished.exists() and all(job.shard(place).exists() for place in range(len(job.inputs))):
-        return Report.from_json(finished)
-    total, count = (len(job.cuts) + 1) * len(job.inputs), itertools.count(1)
-    with processes(job, workers) as tasks:
-        for stage in range(len(job.cuts) + 1):
-            judge = None if stage == len(job.cuts) or job.is_done(stage + 1) else job.cuts[stage].judge()
-            for place in tasks(stage):
-                if judge:
-                    sketches = shards.pickles(job.work("sketches", stage, place))
-                    shards.write_pickles(job.work("verdicts", stage, place), (judge(*each) for each in sketches))
-                progress(next(count), total, f"pass {stage + 1} of {len(job.cuts) + 1}: {job.inputs[place].name}")
-            for what in ("aside", "sketches", "verdicts"):
-                shutil.rmtree(job.work(what, stage - 1, 0).parent, ignore_errors=True)
-    report = job.report()
+    check_job(job, workers)
+    report_path = job.out / "report.json"
+    if report_path.exists() and all(job.shard_path(index).exists() for index in range(len(job.inputs))):
+        return Report.from_json(report_path)
+    passes = len(job.stateful_steps) + 1
+    total, count = passes * len(job.inputs), itertools.count(1)
+    with start_workers(job, workers) as tasks:
+        for stage in range(passes):
+            last = stage == passes - 1
+            decide = None if last or job.is_done(stage + 1) else job.stateful_steps[stage].make_decider()
+            for index in tasks(stage):
+                if decide:
+                    sketches = shards.read_pickles(job.work_path("sketches", stage, index))
+                    decisions = (decide(sketch, name) for sketch, name in sketches)
+                    shards.write_pickles(job.work_path("decisions", stage, index), decisions)
+                progress(next(count), total, f"pass {stage + 1} of {passes}: {job.inputs[index].name}")
+            for kind in ("aside", "sketches", "decisions"):
+                shutil.rmtree(job.work_path(kind, stage - 1, 0).parent, ignore_errors=True)
+    report = job.merge_reports()
     report.write(job.out)
     shutil.rmtree(job.out / ".work")
-    for left in job.out.rglob(".*.partial"):  # of processes that were killed
-        left.unlink()
+    for partial in job.out.rglob(".*.partial"):  # files of killed processes
+        partial.unlink()
     return report
 
 
-def check(job: Job, workers: int) -> None:
-    """Refuses what cannot be run, before anything is written but the run's identity."""
+def check_job(job: Job, workers: int) -> None:
+    """Raises ValueError for a job that cannot run; writes OUT/run.json if the folder is new."""
     if workers < 1:
-        raise ValueError(f"workers={workers} is below 1; give at least 1, at most as many as there are cores")
+        raise ValueError(f"workers={workers} is below 1; give at least 1 and at most the number of cores")
     if not job.inputs:
         raise ValueError("inputs is empty; give at least one file")
     shards.check_suffix(job.suffix)
@@ -180,39 +193,39 @@ def check(job: Job, workers: int) -> None:
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise ValueError(
                 f"workers={workers}: a step cannot be sent to other processes ({error}); use functions and classes of a "
-                "module in place of lambdas, or workers=1"
+                "module instead of lambdas, or workers=1"
             ) from error
-    mine, path = job.identity(), job.out / "run.json"
+    description, path = job.describe(), job.out / "run.json"
     if path.exists():
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-        if changed := [name for name in mine if mine[name] != theirs.get(name)]:
+        existing = json.loads(path.read_text(encoding="utf-8"))
+        if changed := [name for name in description if description[name] != existing.get(name)]:
             raise ValueError(
-                f"out={job.out} holds a run of other {' and '.join(changed)}; give another folder, or remove this one"
+                f"out={job.out} holds a run with other {' and '.join(changed)}; give another folder, or remove this one"
             )
     elif job.out.exists() and any(job.out.iterdir()):
         raise ValueError(f"out={job.out} is not empty and holds no cleaning run; give a new folder")
     else:
-        with shards.whole(path) as file:
-            file.write(json.dumps(mine, indent=1).encode())
+        with shards.write_atomically(path) as file:
+            file.write(json.dumps(description, indent=1).encode())
 
 
-Tasks = Callable[[int], Iterable[int]]  # stage -> places of the inputs, in order, as they are done
+Tasks = Callable[[int], Iterable[int]]  # stage -> indices of the inputs, in order, as their tasks finish
 
 
 @contextlib.contextmanager
-def processes(job: Job, workers: int) -> Iterator[Tasks]:
-    """The tasks of a stage, done here or by `workers` processes."""
-    places = range(len(job.inputs))
+def start_workers(job: Job, workers: int) -> Iterator[Tasks]:
+    """A function that runs the tasks of a stage, in this process or in `workers` others."""
+    indices = range(len(job.inputs))
     if workers == 1:
-        yield lambda stage: map(job.do, itertools.repeat(stage), places)
+        yield lambda stage: map(job.run_task, itertools.repeat(stage), indices)
         return
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, set_up, (job,)) as executor:
+    with concurrent.futures.ProcessPoolExecutor(workers, context, initialize_worker, (job,)) as executor:
         try:
-            yield lambda stage: executor.map(do, itertools.repeat(stage), places)
+            yield lambda stage: executor.map(run_worker_task, itertools.repeat(stage), indices)
         except concurrent.futures.BrokenExecutor as error:
             raise RuntimeError(
-                "a worker process was killed, perhaps for want of memory; the same command with fewer workers goes on"
+                "a worker process was killed, perhaps because memory ran out; run the same command with fewer workers to resume"
             ) from error
         except BaseException:
             executor.shutdown(cancel_futures=True)
@@ -222,18 +235,23 @@ def processes(job: Job, workers: int) -> Iterator[Tasks]:
 _job: Job | None = None  # of a worker process
 
 
-def set_up(job: Job) -> None:
-    """Readies a worker process, which ends when its parent does, however that ends."""
+def initialize_worker(job: Job) -> None:
+    """Sets the job of a worker process and makes the process exit with its parent."""
     global _job
     _job = job
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
-def end_with_parent() -> None:
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
+def exit_with_parent() -> None:
+    """Waits for the parent process to end, however it ends, and exits."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
 
 
-def do(stage: int, place: int) -> int:
-    """A task of the worker's job."""
-    return _job.do(stage, place)
+def run_worker_task(stage: int, index: int) -> int:
+    """Runs a task of the worker's job."""
+    if _job is None:
+        raise RuntimeError("the worker process has no job; initialize_worker sets it")
+    return _job.run_task(stage, index)

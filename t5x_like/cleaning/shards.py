@@ -1,4 +1,4 @@
-"""The files of a cleaning run: what each input becomes, written whole or not at all."""
+"""The output files of a cleaning run: one shard per input, written atomically."""
 
 import contextlib
 import errno
@@ -8,18 +8,22 @@ import os
 import pickle
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from t5x_like.cleaning.opening import COMPRESSED, zstandard
-from t5x_like.cleaning.reading import suffix_of
+from t5x_like.cleaning.compression import COMPRESSED, import_zstandard
+from t5x_like.cleaning.reading import find_suffix
 from t5x_like.cleaning.steps import Document
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes its name when it is complete; no part of it is left after an error."""
+def write_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A file that gets its name when it is complete; an error leaves no part of it.
+
+    Raises:
+      OSError: the disk is full, or the file cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     try:
@@ -31,55 +35,60 @@ def whole(path: Path) -> Iterator[BinaryIO]:
         os.replace(partial, path)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            message = f"no space left while writing {path}; make room, and the same command goes on"
+            message = f"no space left while writing {path}; free some and run the same command to resume"
             raise OSError(error.errno, message) from error
         raise
     finally:
         Path(partial).unlink(missing_ok=True)
 
 
-def gzipped(file: BinaryIO):
-    """Without name and time, so that the same documents give the same bytes."""
+def open_gzip(file: BinaryIO) -> contextlib.AbstractContextManager[Any]:
+    """A gzip writer without name and time, so that the same documents give the same bytes."""
     return gzip.GzipFile("", "wb", fileobj=file, mtime=0)
 
 
-def zstandard_written(file: BinaryIO):
-    return zstandard().ZstdCompressor().stream_writer(file, closefd=False)
+def open_zstandard(file: BinaryIO) -> contextlib.AbstractContextManager[Any]:
+    """A Zstandard writer."""
+    return import_zstandard().ZstdCompressor().stream_writer(file, closefd=False)
 
 
-WRITERS = {".jsonl": contextlib.nullcontext, ".jsonl.gz": gzipped, ".jsonl.zst": zstandard_written}
+WRITERS: dict[str, Callable[[BinaryIO], contextlib.AbstractContextManager[Any]]] = {
+    ".jsonl": contextlib.nullcontext,
+    ".jsonl.gz": open_gzip,
+    ".jsonl.zst": open_zstandard,
+}
 
 
 def check_suffix(suffix: str) -> None:
-    """Refuses a suffix that is not in WRITERS (ValueError) or whose package is missing (ImportError)."""
+    """Raises ValueError for a suffix that is not in WRITERS, ImportError if its package is missing."""
     if suffix not in WRITERS:
         raise ValueError(f"suffix={suffix!r} is not known; give one of {', '.join(WRITERS)}")
     if suffix == ".jsonl.zst":
         try:
-            zstandard()
+            import_zstandard()
         except ImportError as error:
             raise ImportError(f"suffix={suffix} needs zstandard: pip install zstandard, or give .jsonl.gz") from error
 
 
 @contextlib.contextmanager
-def documents_to(path: Path, suffix: str) -> Iterator[Any]:
+def open_documents(path: Path, suffix: str) -> Iterator[Callable[[Document], Any]]:
     """A function that writes one document as a line of JSON."""
-    with whole(path) as file, WRITERS[suffix](file) as out:
-        yield lambda document: out.write(json_line(document))
+    with write_atomically(path) as file, WRITERS[suffix](file) as out:
+        yield lambda document: out.write(format_json_line(document))
 
 
-def json_line(document: Document) -> bytes:
-    """One line; half surrogate pairs, which are no UTF-8, as JSON's escapes."""
-    text = json.dumps(document, ensure_ascii=False, default=plain)
+def format_json_line(document: Document) -> bytes:
+    """One line of UTF-8; lone surrogates, which UTF-8 cannot hold, become JSON escapes."""
+    text = json.dumps(document, ensure_ascii=False, default=json_default)
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
-def plain(value: Any) -> str:
-    """What JSON has no form for (Parquet's dates, decimals and bytes)."""
+def json_default(value: Any) -> str:
+    """A string for values that JSON cannot hold (Parquet's dates, decimals and bytes)."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def pickles(path: Path) -> Iterator[Any]:
+def read_pickles(path: Path) -> Iterator[Any]:
     """The objects of a file, one after another."""
     with open(path, "rb") as file:
         while True:
@@ -90,30 +99,31 @@ def pickles(path: Path) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def pickles_to(path: Path) -> Iterator[Any]:
-    """A function that adds an object to a file."""
-    with whole(path) as file:
-        yield lambda thing: pickle.dump(thing, file, pickle.HIGHEST_PROTOCOL)
+def open_pickles(path: Path) -> Iterator[Callable[[Any], None]]:
+    """A function that appends an object to a file."""
+    with write_atomically(path) as file:
+        yield lambda value: pickle.dump(value, file, pickle.HIGHEST_PROTOCOL)
 
 
-def write_pickles(path: Path, things: Iterable[Any]) -> None:
-    with pickles_to(path) as add:
-        for thing in things:
-            add(thing)
+def write_pickles(path: Path, values: Iterable[Any]) -> None:
+    """Writes objects to a file that `read_pickles` reads."""
+    with open_pickles(path) as append:
+        for value in values:
+            append(value)
 
 
-def names(inputs: Sequence[Path]) -> list[str]:
-    """A name for each input's shard: its place below the folder of all, without suffixes unless two would be the same."""
+def name_shards(inputs: Sequence[Path]) -> list[str]:
+    """A name per input: its path below their common folder, without suffixes unless two names would be equal."""
     absolute = [path.absolute() for path in inputs]
     root = Path(os.path.commonpath([path.parent for path in absolute]))
-    places = [path.relative_to(root) for path in absolute]
-    short = [str(place.with_name(stem(place.name))) for place in places]
-    common = Counter(short)
-    return [name if common[name] == 1 else str(place) for name, place in zip(short, places, strict=True)]
+    relative = [path.relative_to(root) for path in absolute]
+    short = [str(path.with_name(remove_suffixes(path.name))) for path in relative]
+    counts = Counter(short)
+    return [name if counts[name] == 1 else str(path) for name, path in zip(short, relative, strict=True)]
 
 
-def stem(name: str) -> str:
-    """A file's name without .jsonl.gz and the like."""
+def remove_suffixes(name: str) -> str:
+    """A file's name without suffixes such as .jsonl.gz."""
     for ending in COMPRESSED:
         name = name.removesuffix(ending)
-    return name.removesuffix(suffix_of(name)) or name
+    return name.removesuffix(find_suffix(name)) or name

@@ -1,4 +1,4 @@
-"""What a cleaning step is: a document comes back as it was, edited, or dropped by a named rule."""
+"""The interface of cleaning steps: a step returns a document unchanged, Edited, or Dropped by a named rule."""
 
 import math
 import re
@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-Document = dict[str, Any]  # {"text", "id"} and whatever else the source gave
+Document = dict[str, Any]  # {"text", "id"} and other fields of the source
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """The document is left out because of `rule`, written `step.rule`; `detail` says what was found."""
+    """The document is dropped because of `rule`, written `step.rule`; `detail` gives the measured value."""
 
     rule: str
     detail: str = ""
@@ -20,7 +20,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Edited:
-    """The document goes on changed; `counts` says how often each rule changed it."""
+    """The document was changed; `counts` is the number of changes by rule."""
 
     document: Document
     counts: Mapping[str, int]
@@ -29,52 +29,58 @@ class Edited:
 Step = Callable[[Document], Document | Edited | Dropped]
 
 
-def begin(step) -> Step:
-    """The function of one run: a step that remembers documents, or builds an index, does so in what start() gives."""
+def start(step: Any) -> Step:
+    """The function of a step for one run. Steps that remember documents or build an index have a method start() for it."""
     return step.start() if hasattr(step, "start") else step
 
 
-class Remembering:
-    """A step whose verdict on a document depends on those before it, in three parts.
+class StatefulStep:
+    """A step whose decision on a document depends on the documents before it, in three parts.
 
-    sketch(document) is pure, so that processes may share that work; judge() gives a function (sketch, id) -> verdict that
-    remembers, to be called in the documents' order; apply(document, verdict) is pure again.
+    sketch(document) is pure, so several processes can share the work. make_decider() returns a function
+    (sketch, id) -> decision with memory, which is called in the order of documents. apply(document, decision) is pure.
     """
 
     def sketch(self, document: Document) -> Any:
+        """What the decision needs to know of a document."""
         raise NotImplementedError
 
-    def judge(self) -> Callable[[Any, Any], Any]:
+    def make_decider(self) -> Callable[[Any, Any], Any]:
+        """A new function (sketch, id) -> decision."""
         raise NotImplementedError
 
-    def apply(self, document: Document, verdict: Any) -> Document | Edited | Dropped:
-        """A verdict is None, to keep the document as it is, or a Dropped."""
-        return document if verdict is None else verdict
+    def apply(self, document: Document, decision: Any) -> Document | Edited | Dropped:
+        """Applies a decision: None keeps the document, a Dropped drops it."""
+        return document if decision is None else decision
 
     def start(self) -> Step:
-        """The step of one run in one process."""
-        judge = self.judge()
-        return lambda document: self.apply(document, judge(self.sketch(document), document.get("id")))
+        """The function of one run in one process."""
+        decide = self.make_decider()
+        return lambda document: self.apply(document, decide(self.sketch(document), document.get("id")))
 
 
-Measure = tuple[str, float, float, float]  # rule, value, least and most allowed
+Measure = tuple[str, float, float, float]  # rule, value, smallest and largest allowed value
 
 
-def first_outside(step: str, measures: Iterable[Measure]) -> Dropped | None:
-    """The first measure outside its bounds, as a drop; later measures are not worked out."""
-    for rule, value, least, most in measures:
-        if not least <= value <= most:
-            bounds = f"at least {least:g}" if value < least else f"at most {most:g}"
+def first_violation(step: str, measures: Iterable[Measure]) -> Dropped | None:
+    """A Dropped for the first measure outside its bounds; later measures are not computed."""
+    for rule, value, smallest, largest in measures:
+        if not smallest <= value <= largest:
+            bounds = f"at least {smallest:g}" if value < smallest else f"at most {largest:g}"
             return Dropped(f"{step}.{rule}", f"{value:.4g}, allowed {bounds}")
     return None
 
 
-# Control characters but tab, line feed, vertical tab, form feed and carriage return; and the replacement character.
+# Control characters except tab, line feed, vertical tab, form feed and carriage return; and the replacement character.
 CONTROL_RUN = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffd]+")
 
 
 def decode(text: str | bytes) -> str:
-    """Text from UTF-8 bytes, or as it is; UnicodeError if it is not valid UTF-8 (lone surrogates are not)."""
+    """Decodes UTF-8 bytes, or checks a string.
+
+    Raises:
+      UnicodeError: not valid UTF-8 (a string with lone surrogates).
+    """
     if isinstance(text, bytes):
         return text.decode("utf-8")
     text.encode("utf-8")
@@ -82,10 +88,10 @@ def decode(text: str | bytes) -> str:
 
 
 @dataclass(frozen=True)
-class Readable:
-    """Drops what is no text: no `text` field, empty, not UTF-8, too long, or binary junk. Normalises to NFC.
+class ReadableFilter:
+    """Drops documents that are not text: no field `text`, empty, not UTF-8, too long, or binary. Normalises to NFC.
 
-    Control and replacement characters are removed where they are rare, and are a sign of binary data where they are not.
+    A few control and replacement characters are removed; more than `max_control_share` means binary data.
     """
 
     max_characters: int = 10_000_000
@@ -101,10 +107,10 @@ class Readable:
             text = decode(text)
         except UnicodeError as error:
             return Dropped("readable.invalid_utf8", str(error)[:100])
-        return self.without_control(document, text)
+        return self.remove_control(document, text)
 
-    def without_control(self, document: Document, text: str) -> Document | Edited | Dropped:
-        """The document without its few control characters."""
+    def remove_control(self, document: Document, text: str) -> Document | Edited | Dropped:
+        """Removes control characters, or drops the document if there are too many."""
         clean = CONTROL_RUN.sub("", text)
         control = len(text) - len(clean)
         if control > math.floor(self.max_control_share * len(text)):

@@ -1,4 +1,4 @@
-"""Pages from .html files and from WARC archives (ISO 28500), which the crawlers write; .wet archives hold their text."""
+"""Pages from .html files and from WARC archives (ISO 28500) of crawlers; .wet archives hold extracted text."""
 
 import re
 import zlib
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from t5x_like.cleaning.opening import CHUNK, DAMAGE, damaged, opened, whole_content
+from t5x_like.cleaning.compression import CHUNK, DAMAGE, open_file, read_content, report_damage
 from t5x_like.cleaning.steps import Document, Dropped
 
 Headers = dict[str, str]  # names in lower case
@@ -14,20 +14,20 @@ CHARSET = re.compile(rb"""charset\s*=\s*["']?\s*([A-Za-z0-9_:.-]{1,40})""", re.I
 PAGES = ("text/html", "application/xhtml+xml", "text/plain")
 
 
-def html(path: Path | str, max_bytes: int) -> Iterator[Document | Dropped]:
+def read_html(path: Path | str, max_bytes: int) -> Iterator[Document | Dropped]:
     """One document: the page in field `html`."""
-    content = whole_content(path, max_bytes)
+    content = read_content(path, max_bytes)
     if isinstance(content, Dropped):
         yield content
     elif content:
-        yield {"id": Path(path).name, "html": page_text(content, "")}
+        yield {"id": Path(path).name, "html": decode_page(content, "")}
 
 
-def page_text(content: bytes, content_type: str) -> str:
-    """A page's characters: in the charset of the HTTP header, of the page's beginning, or UTF-8; wrong bytes become U+FFFD."""
-    named = CHARSET.search(content_type.encode()) or CHARSET.search(content[:2048])
-    charset = named[1].decode().lower() if named else "utf-8"
-    # Browsers read the label as the larger set (WHATWG encoding standard).
+def decode_page(content: bytes, content_type: str) -> str:
+    """Decodes a page in the charset of the HTTP header, of the page's beginning, or UTF-8; invalid bytes become U+FFFD."""
+    match = CHARSET.search(content_type.encode()) or CHARSET.search(content[:2048])
+    charset = match[1].decode().lower() if match else "utf-8"
+    # Browsers read these labels as larger sets (WHATWG encoding standard).
     charset = {"iso-8859-1": "cp1252", "latin1": "cp1252", "us-ascii": "cp1252", "gb2312": "gb18030"}.get(
         charset, charset
     )
@@ -37,50 +37,55 @@ def page_text(content: bytes, content_type: str) -> str:
         return content.decode("utf-8", "replace")
 
 
-def warc(path: Path | str, max_bytes: int) -> Iterator[Document | Dropped]:
-    """A document per response (field `html`) or conversion (`text`) record, with its `url` and `date`; others are passed."""
-    with opened(path) as file:
+def read_warc(path: Path | str, max_bytes: int) -> Iterator[Document | Dropped]:
+    """A document per response (field `html`) or conversion (`text`) record, with `url` and `date`; skips other records."""
+    with open_file(path) as file:
         try:
-            for headers, content in records(file, max_bytes):
+            for headers, content in read_records(file, max_bytes):
                 if headers.get("warc-type") in ("response", "conversion"):
-                    yield record_document(headers, content, max_bytes)
+                    yield parse_record(headers, content, max_bytes)
         except DAMAGE as error:
-            yield damaged(path, error)
+            yield report_damage(path, error)
 
 
-def records(file: BinaryIO, max_bytes: int) -> Iterator[tuple[Headers, bytes | None]]:
-    """Headers and content of every record, None for one that is longer than max_bytes."""
+def read_records(file: BinaryIO, max_bytes: int) -> Iterator[tuple[Headers, bytes | None]]:
+    """Headers and content of every record; None for content longer than max_bytes.
+
+    Raises:
+      EOFError: the archive is damaged.
+    """
     while line := file.readline(CHUNK):
         if not line.strip():
             continue
         if not line.startswith(b"WARC/"):
-            raise EOFError(f"no WARC record begins with {line[:20]!r}")
-        headers = header_fields(iter(lambda: file.readline(CHUNK), b""))
+            raise EOFError(f"expected a WARC record, found {line[:20]!r}")
+        headers = parse_headers(iter(lambda: file.readline(CHUNK), b""))
         length = headers.get("content-length", "")
         if not length.isdecimal():
             raise EOFError(f"a record has Content-Length {length!r}")
         if int(length) > max_bytes:
-            skip(file, int(length))
+            skip_bytes(file, int(length))
             yield headers, None
         else:
-            yield headers, exactly(file, int(length))
+            yield headers, read_exactly(file, int(length))
 
 
-def exactly(file: BinaryIO, length: int) -> bytes:
-    """So many bytes; EOFError if the file has less."""
+def read_exactly(file: BinaryIO, length: int) -> bytes:
+    """Reads `length` bytes; raises EOFError if the file has fewer."""
     content = file.read(length)
     if len(content) < length:
         raise EOFError("the file ends inside a record")
     return content
 
 
-def skip(file: BinaryIO, length: int) -> None:
+def skip_bytes(file: BinaryIO, length: int) -> None:
+    """Skips `length` bytes; raises EOFError if the file has fewer."""
     for start in range(0, length, CHUNK):
-        exactly(file, min(CHUNK, length - start))
+        read_exactly(file, min(CHUNK, length - start))
 
 
-def header_fields(lines: Iterator[bytes]) -> Headers:
-    """`Name: value` lines up to an empty one; of several of a name the first."""
+def parse_headers(lines: Iterator[bytes]) -> Headers:
+    """Parses `Name: value` lines up to an empty one; the first of several lines with one name counts."""
     headers: Headers = {}
     for line in lines:
         if not line.strip():
@@ -90,43 +95,45 @@ def header_fields(lines: Iterator[bytes]) -> Headers:
     return headers
 
 
-def record_document(headers: Headers, content: bytes | None, max_bytes: int) -> Document | Dropped:
-    """What a record holds."""
+def parse_record(headers: Headers, content: bytes | None, max_bytes: int) -> Document | Dropped:
+    """The document of a response or conversion record."""
     url = headers.get("warc-target-uri", "").strip("<>")
     if content is None:
         return Dropped("reading.long_record", f"{url}: {headers['content-length']} bytes, allowed at most {max_bytes}")
     document = {"id": headers.get("warc-record-id", url), "url": url, "date": headers.get("warc-date", "")}
     if headers["warc-type"] == "conversion":
         return document | {"text": content.decode("utf-8", "replace")}
-    return response(document, content, max_bytes)
+    return parse_response(document, content, max_bytes)
 
 
-def response(document: Document, content: bytes, max_bytes: int) -> Document | Dropped:
-    """The page of an HTTP response."""
+def parse_response(document: Document, content: bytes, max_bytes: int) -> Document | Dropped:
+    """The page of an HTTP response with status 200."""
     head, _, body = content.partition(b"\r\n\r\n")
     status, *lines = head.split(b"\r\n")
-    headers, url = header_fields(iter(lines)), document["url"]
+    headers, url = parse_headers(iter(lines)), document["url"]
     if status.split()[1:2] != [b"200"]:
         return Dropped("reading.http_status", f"{url}: {status[:60].decode('utf-8', 'replace')}")
     kind = headers.get("content-type", "text/html")
     if not kind.lower().startswith(PAGES):
         return Dropped("reading.no_page", f"{url}: {kind[:60]}")
     if headers.get("transfer-encoding", "").lower() == "chunked":
-        body = without_chunks(body)
+        body = join_chunks(body)
     if body.startswith(b"\x1f\x8b"):
-        body = unzipped(body, max_bytes)
-        if body is None:
+        decompressed = unzip(body, max_bytes)
+        if decompressed is None:
             return Dropped("reading.long_record", f"{url}: more than {max_bytes} bytes unzipped, or damaged")
-    return document | {"text" if kind.lower().startswith("text/plain") else "html": page_text(body, kind)}
+        body = decompressed
+    return document | {"text" if kind.lower().startswith("text/plain") else "html": decode_page(body, kind)}
 
 
-def without_chunks(body: bytes) -> bytes:
-    """The body of chunks of a given length (RFC 9112, section 7.1); as it is where it has none, as crawlers may store it."""
-    parts, place = [], 0
+def join_chunks(body: bytes) -> bytes:
+    """Joins the chunks of a body (RFC 9112, section 7.1); returns a body without chunk lengths, as some crawlers store it."""
+    parts: list[bytes] = []
+    position = 0
     while True:
-        end = body.find(b"\r\n", place, place + 100)
+        end = body.find(b"\r\n", position, position + 100)
         try:
-            length = int(body[place:end].partition(b";")[0], 16) if end >= 0 else -1
+            length = int(body[position:end].partition(b";")[0], 16) if end >= 0 else -1
         except ValueError:
             length = -1
         if length < 0:
@@ -134,14 +141,14 @@ def without_chunks(body: bytes) -> bytes:
         if length == 0:
             return b"".join(parts)
         parts.append(body[end + 2 : end + 2 + length])
-        place = end + 4 + length
+        position = end + 4 + length
 
 
-def unzipped(body: bytes, max_bytes: int) -> bytes | None:
-    """The bytes of a gzip body, None if they are more than max_bytes or damaged."""
+def unzip(body: bytes, max_bytes: int) -> bytes | None:
+    """Decompresses a gzip body; None if it is longer than max_bytes or damaged."""
     try:
-        found = zlib.decompressobj(31)
-        content = found.decompress(body, max_bytes)
+        decompressor = zlib.decompressobj(31)
+        content = decompressor.decompress(body, max_bytes)
     except zlib.error:
         return None
-    return content if found.eof else None
+    return content if decompressor.eof else None

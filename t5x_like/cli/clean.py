@@ -72,12 +72,12 @@ def clean(args: argparse.Namespace) -> None:
         raise ConfigError("--gin_file and --input are needed: a pipeline (cleaning/c4.gin) and the files to clean")
     if args.characters:
         raise ConfigError("--characters is for --train_classifier; leave it out")
-    pipeline, inputs = runtime.from_flags(args).evaluate("%PIPELINE"), reading.matching(args.input)
+    pipeline, inputs = runtime.from_flags(args).evaluate("%PIPELINE"), reading.find_files(args.input)
     test_items = items(args.against) if args.against else {}
     pipeline = dataclasses.replace(pipeline, steps=(*pipeline.steps, *added_steps(args, test_items)))
     job = run.Job(pipeline, tuple(inputs), Path(args.out), args.suffix, reader(args, inputs))
     workers = min(args.workers, len(inputs))
-    with ProgressBar("clean", (len(job.cuts) + 1) * len(inputs)) as bar:
+    with ProgressBar("clean", (len(job.stateful_steps) + 1) * len(inputs)) as bar:
         report = run.run(job, workers, lambda done, total, what: bar.advance(done, what))
     if test_items:
         write_overlap(job, test_items, workers)
@@ -89,12 +89,12 @@ def reader(args: argparse.Namespace, inputs: Sequence[Path]):
     from t5x_like.cleaning import html_text, reading
 
     if args.whole_files:
-        return functools.partial(reading.read, reader=reading.whole_file)
+        return functools.partial(reading.read, reader=reading.read_whole_file)
     for path in inputs:
-        reading.reader_of(path)
+        reading.find_reader(path)
     if args.trafilatura:
-        html_text.trafilatura_text("")
-        return functools.partial(reading.read, field=args.field, extract=html_text.trafilatura_text)
+        html_text.extract_with_trafilatura("")
+        return functools.partial(reading.read, field=args.field, extract=html_text.extract_with_trafilatura)
     return functools.partial(reading.read, field=args.field)
 
 
@@ -113,7 +113,7 @@ def items(patterns: Sequence[str]) -> dict[str, str]:
     from t5x_like.cleaning.steps import Dropped
 
     found = {}
-    for path in reading.matching(patterns):
+    for path in reading.find_files(patterns):
         for record in reading.read(path, field=None):
             if isinstance(record, Dropped):
                 raise ConfigError(f"--against={path}: {record.rule}, {record.detail}; test items must be read whole")
@@ -128,7 +128,7 @@ def write_overlap(job, test_items: dict[str, str], workers: int) -> None:
     """Says which test items the inputs hold, before anything is dropped."""
     from t5x_like.cleaning import contamination
 
-    shares = contamination.overlap_of_files(job.inputs, job.read, test_items, workers=workers)
+    shares = contamination.measure_overlap_of_files(job.inputs, job.read, test_items, workers=workers)
     path = job.out / "contamination.json"
     found = {name: {n: shares[n][name] for n in shares} for name in test_items if shares[8][name] > 0}
     path.write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -148,13 +148,13 @@ def train(args: argparse.Namespace) -> None:
         label, equals, pattern = pair.partition("=")
         if not equals:
             raise ConfigError(f"--train_classifier {pair}: give LABEL=FILE, as in good=good.jsonl")
-        for path in reading.matching([pattern]):
+        for path in reading.find_files([pattern]):
             found = (document for document in reading.read(path, args.field) if not isinstance(document, Dropped))
             labelled += [(document["text"], label) for document in found if isinstance(document["text"], str)]
     kept = [pair for place, pair in enumerate(labelled) if place % 10]
     held_out = labelled[::10]
     features = ngram_classifier.CharacterNgrams() if args.characters else ngram_classifier.WordNgrams()
     classifier = ngram_classifier.train(*map(list, zip(*kept, strict=True)) if kept else ([], []), features)
-    right = sum(classifier.best(text)[0] == label for text, label in held_out)
+    right = sum(classifier.classify(text)[0] == label for text, label in held_out)
     classifier.save(args.out)
     print(f"{args.out}: {', '.join(classifier.labels)}; {right} of {len(held_out)} documents held out are right")

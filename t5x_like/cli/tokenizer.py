@@ -119,7 +119,7 @@ def reading(args: argparse.Namespace, what: str) -> Iterator[str]:
             texts.texts, split=args.split or "train", module=args.module or "t5x_like.tasks.pretraining"
         )
         return shown([read(name) for name in args.task], "tasks", what)
-    paths = cleaning_reading.matching(args.input)
+    paths = cleaning_reading.find_files(args.input)
     return shown([training.read_texts([path], args.field or "text") for path in paths], "files", what)
 
 

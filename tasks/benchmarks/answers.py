@@ -77,7 +77,7 @@ def gsm8k_example(row: Row) -> dict | Dropped:
 def mmlu_rows(path: Path) -> Iterator[Row | Dropped]:
     """One subject's CSV without names of columns (Hendrycks et al. 2021): question, four choices, letter."""
     subject = re.sub(r"_(dev|val|test)$", "", path.stem)
-    for row in reading.comma_separated(path, columns=("question", *LETTERS, "answer")):
+    for row in reading.read_csv(path, columns=("question", *LETTERS, "answer")):
         if isinstance(row, Dropped):
             yield row
         else:

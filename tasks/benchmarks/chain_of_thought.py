@@ -22,7 +22,7 @@ COLUMNS = ("question", "answer", "rationale")
 
 def rows(path: Path, split: str) -> Iterator[dict | Dropped]:
     """The lines of a file that belong to a split."""
-    for row in reading.tsv(path, columns=COLUMNS):
+    for row in reading.read_tsv(path, columns=COLUMNS):
         if isinstance(row, Dropped) or corpora.split_of(row["question"]) == split:
             yield row
 

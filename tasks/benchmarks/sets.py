@@ -73,7 +73,7 @@ def records(path: Path) -> Iterator[Row | Dropped]:
 
 def renamed(path: Path, names: Mapping[str, str], columns: tuple[str, ...] = ()) -> Iterator[Row | Dropped]:
     """The rows of a TSV file with {TFDS's name: column}; `columns` where the file has no first line with names."""
-    for row in reading.tsv(path, columns=columns):
+    for row in reading.read_tsv(path, columns=columns):
         missing = () if isinstance(row, Dropped) else [name for name in names.values() if name not in row]
         if missing:
             raise ValueError(f"{path} has no column {missing[0]!r}, only {', '.join(row)}; is it a file of this set?")

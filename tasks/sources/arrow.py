@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from t5x_like.cleaning import reading
-from t5x_like.cleaning.opening import damaged
+from t5x_like.cleaning.compression import report_damage
 from t5x_like.cleaning.steps import Document, Dropped
 from t5x_like.tasks.sources.fields import Fields
 from t5x_like.tasks.sources.files import READING, RecordSource
@@ -76,7 +76,7 @@ class ArrowSource(RecordSource):
         except (pyarrow.ArrowException, UnicodeDecodeError, OSError, EOFError) as error:
             if isinstance(error, FileNotFoundError | PermissionError):
                 raise
-            yield damaged(shard, error)
+            yield report_damage(shard, error)
 
 
 def check_end(path: str) -> None:
@@ -131,7 +131,7 @@ def splits_by_name(folder: str | Path) -> dict[str, list[str]]:
     for place in (folder, folder / "data"):
         for path in sorted(place.glob("*")):
             name = NAMED.match(split_name(path))
-            if path.is_file() and reading.suffix_of(path) in reading.FORMATS and name:
+            if path.is_file() and reading.find_suffix(path) in reading.FORMATS and name:
                 found.setdefault(SAME.get(name["split"], name["split"]), []).append(str(path))
             elif path.is_dir() and path.name != "data" and (inside := data_files(path)):
                 found.setdefault(SAME.get(path.name, path.name), []).extend(inside)
@@ -145,8 +145,8 @@ def splits_by_name(folder: str | Path) -> dict[str, list[str]]:
 
 def split_name(path: Path) -> str:
     """A file's name before its suffixes."""
-    return path.name.lower().split(reading.suffix_of(path))[0] if reading.suffix_of(path) else path.name
+    return path.name.lower().split(reading.find_suffix(path))[0] if reading.find_suffix(path) else path.name
 
 
 def data_files(folder: Path) -> list[str]:
-    return [str(path) for path in sorted(folder.glob("*")) if reading.suffix_of(path) in reading.FORMATS]
+    return [str(path) for path in sorted(folder.glob("*")) if reading.find_suffix(path) in reading.FORMATS]

@@ -19,7 +19,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from t5x_like.cleaning import opening, reading
+from t5x_like.cleaning import compression, reading
 from t5x_like.cleaning.steps import Document, Dropped
 from t5x_like.tasks.sources import fields as sources_fields
 from t5x_like.tasks.sources.fields import Fields, Kind
@@ -231,7 +231,11 @@ class FileSource(RecordSource):
     def inputs(self) -> dict[str, list]:
         options = [self.patterns, self.fields, self.columns, self.whole_files, self.max_bytes, self.strict]
         data = sorted({pattern for given in self.patterns.values() for pattern in given})
-        return {"options": options, "functions": [*READING, self.belongs, reading.read, opening.opened], "data": data}
+        return {
+            "options": options,
+            "functions": [*READING, self.belongs, reading.read, compression.open_file],
+            "data": data,
+        }
 
     def list_shards(self, split: str) -> list[str]:
         """The files of a split.
@@ -245,7 +249,7 @@ class FileSource(RecordSource):
         for path in paths:
             self.reader(path)
             if path.endswith(".zst"):
-                opening.zstandard()
+                compression.import_zstandard()
             if path.endswith(".parquet") and importlib.util.find_spec("pyarrow") is None:
                 raise ImportError(f"{path}: .parquet files need pyarrow: pip install pyarrow")
         return paths
@@ -253,9 +257,9 @@ class FileSource(RecordSource):
     def reader(self, path: str) -> reading.Reader:
         """What reads a file."""
         if self.whole_files:
-            return reading.whole_file
-        found = reading.reader_of(path)
-        if self.columns and found not in (reading.tsv, reading.comma_separated):
+            return reading.read_whole_file
+        found = reading.find_reader(path)
+        if self.columns and found not in (reading.read_tsv, reading.read_csv):
             raise ValueError(f"columns={self.columns} are for .tsv and .csv files, not {path}; use fields")
         return partial(found, columns=self.columns) if self.columns else found
 

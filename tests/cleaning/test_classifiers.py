@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from t5x_like.cleaning.classified import (
+from t5x_like.cleaning.classifier_filters import (
     LanguageFilter,
     Py3LangId,
     QualityFilter,
-    classifier_language,
-    classifier_score,
+    load_language_classifier,
+    load_quality_score,
     lomax,
 )
 from t5x_like.cleaning.ngram_classifier import CharacterNgrams, NgramClassifier, WordNgrams, gradient, softmax, train
@@ -66,7 +66,7 @@ def test_quality_auc_on_held_out_pages(quality):
 def test_language_of_held_out_lines(language):
     drawn = random.Random(11)
     labels = list(LETTERS) * 50
-    assert np.mean([language.best(spoken(label, drawn))[0] == label for label in labels]) > 0.97
+    assert np.mean([language.classify(spoken(label, drawn))[0] == label for label in labels]) > 0.97
 
 
 def test_probabilities_are_calibrated_enough(language):
@@ -80,10 +80,10 @@ def test_training_repeats_and_is_saved(quality, tmp_path):
     text = page(True, random.Random(3))
     assert again.labels == quality.labels and again.features == quality.features
     assert (again.probabilities(text) == quality.probabilities(text)).all()
-    assert classifier_score(tmp_path / "quality.npz")(text) == quality.probability("good", text)
-    assert classifier_language(tmp_path / "quality.npz")(text) == quality.best(text)
+    assert load_quality_score(tmp_path / "quality.npz")(text) == quality.probability("good", text)
+    assert load_language_classifier(tmp_path / "quality.npz")(text) == quality.classify(text)
     with pytest.raises(ValueError, match="label='fine' is not among those of .*: good, poor"):
-        classifier_score(tmp_path / "quality.npz", "fine")
+        load_quality_score(tmp_path / "quality.npz", "fine")
 
 
 def test_gradient_equals_differences():

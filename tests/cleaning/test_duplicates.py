@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from t5x_like.cleaning.contamination import Decontaminate, overlap
+from t5x_like.cleaning.contamination import Decontaminate, measure_overlap
 from t5x_like.cleaning.dedup import ExactDedup, LineDedup
 from t5x_like.cleaning.minhash import MinHash, NearDedup, jaccard
 from t5x_like.cleaning.pipeline import Pipeline
@@ -24,7 +24,7 @@ def test_exact_copies_in_any_case_and_spacing():
     kept, report = run(ExactDedup(), [document(copy, f"d{number}") for number, copy in enumerate(copies)])
     assert kept == ["d0", "d2"]
     assert report.dropped == {"exact_dedup.copy": 2}
-    assert report.as_dict()["examples"]["exact_dedup.copy"][0]["detail"] == "of d0"
+    assert report.to_dict()["examples"]["exact_dedup.copy"][0]["detail"] == "of d0"
 
 
 def test_each_run_starts_afresh():
@@ -145,7 +145,7 @@ def test_planted_items_are_found_and_nothing_else():
 
 def test_overlap_report():
     half = document(f"{words(50, 1)} {part('item0', 0, 19)} {words(50, 2)}")
-    found = overlap([document(ITEMS["item1"]), half], {**ITEMS, "tiny": "two words"})
+    found = measure_overlap([document(ITEMS["item1"]), half], {**ITEMS, "tiny": "two words"})
     assert found[13]["item1"] == found[8]["item1"] == 1
     assert found[13]["item0"] == pytest.approx(7 / 18)  # 19 words hold 7 of the 18 13-grams, and 12 of the 23 8-grams
     assert found[8]["item0"] == pytest.approx(12 / 23)

@@ -5,10 +5,15 @@ import random
 import numpy as np
 import pytest
 
-from t5x_like.cleaning.c4 import C4, sentences
+from t5x_like.cleaning.c4 import C4, count_sentences
 from t5x_like.cleaning.fineweb import FineWebQuality
 from t5x_like.cleaning.gopher import GopherQuality
-from t5x_like.cleaning.repetition import GopherRepetition, duplicate_characters, repeated_ngrams, top_characters
+from t5x_like.cleaning.repetition import (
+    GopherRepetition,
+    count_duplicate_characters,
+    count_top_characters,
+    find_repeated_ngrams,
+)
 from tests.cleaning.planted import WORDS, document, prose, rule, text
 
 FIVE = "One is here. Two is here. Three is here. Four is here. Five is here."
@@ -99,9 +104,9 @@ def test_ngram_counts_equal_their_definitions(seed):
     words = drawn.choices(WORDS[: drawn.choice((2, 5, 40))], k=drawn.randint(0, 90))
     words += words[5 : drawn.randint(5, 60)]
     ends = np.concatenate([[0], np.cumsum([len(word) for word in words])]).astype(np.int64)
-    for n, positions, labels in repeated_ngrams(words, 10):
-        assert top_characters(n, positions, labels, ends) == spelled_top(words, n)
-        assert duplicate_characters(n, positions, labels, ends) == spelled_duplicates(words, n)
+    for n, positions, labels in find_repeated_ngrams(words, 10):
+        assert count_top_characters(n, positions, labels, ends) == spelled_top(words, n)
+        assert count_duplicate_characters(n, positions, labels, ends) == spelled_duplicates(words, n)
 
 
 @pytest.mark.parametrize(("n", "most"), GopherRepetition().top)
@@ -172,9 +177,9 @@ def test_c4_cuts_citations():
 
 
 def test_sentences():
-    assert sentences("It cost 3.50 in all. He paid! Did she? Yes") == 3
-    assert sentences("no mark") == 1
-    assert sentences("We met e.g. at noon.") == 1
+    assert count_sentences("It cost 3.50 in all. He paid! Did she? Yes") == 3
+    assert count_sentences("no mark") == 1
+    assert count_sentences("We met e.g. at noon.") == 1
 
 
 LONG = "the line goes on for more than thirty characters here"

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from t5x_like.cleaning.pii import RedactPII, luhn, redact
+from t5x_like.cleaning.pii import RedactPII, is_luhn_valid, redact
 from tests.cleaning.planted import document, prose
 
 FOUND = [
@@ -70,7 +70,7 @@ def test_a_find_ends_where_it_ends():
 def drawn_card(drawn: random.Random) -> str:
     """A random card number with its check digit."""
     body = "4" + "".join(drawn.choices(string.digits, k=14))
-    return next(body + digit for digit in string.digits if luhn(body + digit))
+    return next(body + digit for digit in string.digits if is_luhn_valid(body + digit))
 
 
 def test_precision_and_recall_on_planted_data():
@@ -93,7 +93,7 @@ def test_precision_and_recall_on_planted_data():
     assert all(redact(prose(seed))[1] == {} for seed in range(50))
     numbers = ["4" + "".join(drawn.choices(string.digits, k=15)) for _ in range(2000)]
     taken = sum(bool(redact(number)[1]) for number in numbers)
-    assert taken == sum(luhn(number) for number in numbers) and 0.07 < taken / 2000 < 0.13
+    assert taken == sum(is_luhn_valid(number) for number in numbers) and 0.07 < taken / 2000 < 0.13
 
 
 def test_edits_are_counted():

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from t5x_like.cleaning.c4 import C4
-from t5x_like.cleaning.classified import LanguageFilter, QualityFilter
+from t5x_like.cleaning.classifier_filters import LanguageFilter, QualityFilter
 from t5x_like.cleaning.contamination import Decontaminate
 from t5x_like.cleaning.dedup import ExactDedup, LineDedup
 from t5x_like.cleaning.fineweb import FineWebQuality
@@ -17,7 +17,7 @@ from t5x_like.cleaning.pii import RedactPII
 from t5x_like.cleaning.pipeline import Pipeline
 from t5x_like.cleaning.repetition import GopherRepetition
 from t5x_like.cleaning.report import Report
-from t5x_like.cleaning.steps import Dropped, Edited, Readable
+from t5x_like.cleaning.steps import Dropped, Edited, ReadableFilter
 from t5x_like.cleaning.word_list import WordList
 from tests.cleaning.planted import document, prose
 
@@ -95,7 +95,7 @@ def test_few_control_characters_are_removed_and_counted():
 
 
 def test_bytes_become_text():
-    assert Readable()({"text": "naïve".encode()})["text"] == "naïve"
+    assert ReadableFilter()({"text": "naïve".encode()})["text"] == "naïve"
 
 
 def test_the_report_is_one_page_and_json(tmp_path):
@@ -115,7 +115,7 @@ def test_merged_reports_equal_one_run():
     _, whole = run(WEB, documents)
     (_, left), (_, right) = run(WEB, documents[:25]), run(WEB, documents[25:])
     left.merge(right)
-    assert left.as_dict() == whole.as_dict()
+    assert left.to_dict() == whole.to_dict()
 
 
 ALPHABETS = (

@@ -10,7 +10,7 @@ import pytest
 from t5x_like.cleaning.c4 import C4
 from t5x_like.cleaning.gopher import GopherQuality
 from t5x_like.cleaning.pipeline import Pipeline
-from t5x_like.cleaning.reading import jsonl, matching, read, text_lines, tsv, whole_file
+from t5x_like.cleaning.reading import find_files, read, read_jsonl, read_text_lines, read_tsv, read_whole_file
 from t5x_like.cleaning.report import Report
 from tests.cleaning.planted import document, prose, rule
 
@@ -77,7 +77,7 @@ def test_a_cut_file_is_one_drop_after_what_could_be_read(suffix, ending, tmp_pat
     path = tmp_path / f"a{suffix}{ending}"
     path.write_bytes(content[: -len(content) // 4])
     found = list(read(path))
-    assert rule(found[-1]) == "reading.damaged_file" and "what follows is lost" in found[-1].detail
+    assert rule(found[-1]) == "reading.damaged_file" and "the rest is lost" in found[-1].detail
     whole = [each["text"] for each in found if rule(each) == "kept"]
     assert 200 < len(whole) < 600 and whole[:-1] == [record["text"] for record in RECORDS[: len(whole) - 1]]
 
@@ -127,7 +127,7 @@ def test_csv_has_quotes_and_line_ends_in_fields_and_tsv_does_not(tmp_path):
     found = list(read(tmp_path / "a.csv"))
     assert [each["text"] for each in found[:2]] == [rows[1][0], "plain"] and rule(found[2]) == "reading.columns"
     (tmp_path / "a.tsv").write_text('"open\tb\n\nc"\td\n')
-    headless = tsv(tmp_path / "a.tsv", columns=("text", "note"))
+    headless = read_tsv(tmp_path / "a.tsv", columns=("text", "note"))
     assert [each["text"] for each in headless] == ['"open', 'c"']
 
 
@@ -142,8 +142,10 @@ def test_an_open_quote_loses_bounded_memory_and_is_counted(tmp_path):
 
 def test_one_document_a_file(tmp_path):
     (tmp_path / "a.py.gz").write_bytes(gzip.compress(b"x = 1\n\ny = 2\n"))
-    assert list(read(tmp_path / "a.py.gz", reader=whole_file)) == [{"id": "a.py.gz", "text": "x = 1\n\ny = 2\n"}]
-    assert [rule(each) for each in read(tmp_path / "a.py.gz", reader=whole_file, max_bytes=5)] == ["reading.long_file"]
+    assert list(read(tmp_path / "a.py.gz", reader=read_whole_file)) == [{"id": "a.py.gz", "text": "x = 1\n\ny = 2\n"}]
+    assert [rule(each) for each in read(tmp_path / "a.py.gz", reader=read_whole_file, max_bytes=5)] == [
+        "reading.long_file"
+    ]
 
 
 def test_unknown_suffixes_are_refused(tmp_path):
@@ -152,7 +154,7 @@ def test_unknown_suffixes_are_refused(tmp_path):
     for name in ("a.docx", "a"):
         with pytest.raises(ValueError, match=r"known are \.txt, \.jsonl, \.tsv"):
             read(tmp_path / name)
-    with pytest.raises(ValueError, match="unpack the file around it"):
+    with pytest.raises(ValueError, match="decompress the outer file"):
         read(tmp_path / "a.parquet.gz")
     with pytest.raises(FileNotFoundError):
         read(tmp_path / "none.txt")
@@ -170,10 +172,10 @@ def test_globs(tmp_path):
     for name in ("b.txt", "a.txt", "in/c.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
-    assert [path.name for path in matching([f"{tmp_path}/*.txt", tmp_path / "a.txt"])] == ["a.txt", "b.txt"]
-    assert len(matching([f"{tmp_path}/**/*.txt"])) == 3
+    assert [path.name for path in find_files([f"{tmp_path}/*.txt", tmp_path / "a.txt"])] == ["a.txt", "b.txt"]
+    assert len(find_files([f"{tmp_path}/**/*.txt"])) == 3
     with pytest.raises(ValueError, match="none.txt matches no file"):
-        matching([f"{tmp_path}/none.txt"])
+        find_files([f"{tmp_path}/none.txt"])
 
 
 def test_jsonl_with_every_kind_of_line(tmp_path):
@@ -188,7 +190,7 @@ def test_jsonl_with_every_kind_of_line(tmp_path):
         json.dumps({"text": prose(1), "url": "u"}).encode(),
     ]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
-    kept, report = run(WEB, jsonl(tmp_path / "a.jsonl", max_bytes=1_000_000))
+    kept, report = run(WEB, read_jsonl(tmp_path / "a.jsonl", max_bytes=1_000_000))
     assert [document["id"] for document in kept] == ["good", "a.jsonl:8"]
     assert kept[1]["url"] == "u"
     assert report.dropped == {"reading.invalid_utf8": 1, "reading.invalid_json": 3, "reading.long_line": 1}
@@ -199,7 +201,7 @@ def test_a_line_of_100_megabytes_is_one_drop(tmp_path):
         file.truncate(100_000_000)
         file.seek(0, 2)
         file.write(b"\nshort\r\n")
-    found = list(text_lines(tmp_path / "a.txt"))
+    found = list(read_text_lines(tmp_path / "a.txt"))
     assert rule(found[0]) == "reading.long_line" and "100000001 bytes" in found[0].detail
     assert found[1] == {"text": "short", "id": "a.txt:2"}
 

@@ -15,12 +15,12 @@ import pytest
 from t5x_like.cleaning import reading, run, shards
 from t5x_like.cleaning.contamination import Decontaminate
 from t5x_like.cleaning.dedup import ExactDedup, LineDedup
+from t5x_like.cleaning.duplicate_spans import SpanDedup
 from t5x_like.cleaning.gopher import GopherQuality
 from t5x_like.cleaning.minhash import NearDedup
 from t5x_like.cleaning.pii import RedactPII
 from t5x_like.cleaning.pipeline import Pipeline
 from t5x_like.cleaning.report import Report
-from t5x_like.cleaning.spans import SpanDedup
 from tests.cleaning.planted import prose
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +71,7 @@ def inputs(tmp_path_factory) -> tuple[Path, ...]:
         (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     (folder / "empty.txt").write_text("")
     (folder / "in" / "cut.txt.gz").write_bytes(gzip.compress(b"some words\n" * 1000)[:-8])
-    return tuple(reading.matching([f"{folder}/**/*"]))
+    return tuple(reading.find_files([f"{folder}/**/*"]))
 
 
 def job(inputs, out, pipeline=PIPELINE, suffix=".jsonl") -> run.Job:
@@ -94,11 +94,13 @@ def test_shards_are_what_the_pipeline_gives_in_process(inputs, done):
     report = Report()
     documents = [document for path in inputs for document in reading.read(path)]
     kept = list(PIPELINE(iter(documents), report))
-    names = shards.names(inputs)
-    assert b"".join((done / f"{name}.jsonl").read_bytes() for name in names) == b"".join(map(shards.json_line, kept))
+    names = shards.name_shards(inputs)
+    assert b"".join((done / f"{name}.jsonl").read_bytes() for name in names) == b"".join(
+        map(shards.format_json_line, kept)
+    )
     found = json.loads((done / "report.json").read_text())
     assert found.pop("empty_files") == [str(inputs[2])] and inputs[2].name == "empty.txt"
-    assert found == {name: value for name, value in report.as_dict().items() if name != "empty_files"}
+    assert found == {name: value for name, value in report.to_dict().items() if name != "empty_files"}
     assert set(report.dropped) >= {f"{rule}" for rule in ("exact_dedup.copy", "near_dedup.copy", "contamination.ngram")}
     assert report.edits["line_dedup.line"] and report.edits["span_dedup.sentence"] and report.edits["pii.mail"]
 
@@ -197,9 +199,9 @@ def test_a_finished_run_is_not_done_again(inputs, done):
 
 def test_another_run_is_refused(inputs, done, tmp_path):
     changed = Pipeline((*STEPS[:-1], Decontaminate({"test item": ITEM}, n=12)))
-    with pytest.raises(ValueError, match="holds a run of other pipeline; give another folder"):
+    with pytest.raises(ValueError, match="holds a run with other pipeline; give another folder"):
         run.run(job(inputs, done, changed))
-    with pytest.raises(ValueError, match="a run of other inputs"):
+    with pytest.raises(ValueError, match="a run with other inputs"):
         run.run(job(inputs[1:], done))
     (tmp_path / "mine").write_text("")
     with pytest.raises(ValueError, match="is not empty and holds no cleaning run"):
@@ -223,7 +225,7 @@ def dies(document):
 
 def test_errors_come_out_and_leave_no_half_file(inputs, tmp_path):
     for workers in (1, 2):
-        with pytest.raises(OSError, match="no space left while writing .*make room, and the same command goes on"):
+        with pytest.raises(OSError, match="no space left while writing .*run the same command to resume"):
             run.run(job(inputs, tmp_path / str(workers), Pipeline((fails,))), workers)
         assert not [name for name in files(tmp_path / str(workers)) if "partial" in name or "a.jsonl" in name]
     with pytest.raises(RuntimeError, match="a worker process was killed"):
@@ -244,13 +246,13 @@ def test_compressed_shards_repeat_and_read_back(suffix, inputs, done, tmp_path):
 
 
 def test_odd_values_are_written():
-    assert json.loads(shards.json_line({"text": "half \ud83d", "when": b"\xff", "n": 1.5}))["n"] == 1.5
+    assert json.loads(shards.format_json_line({"text": "half \ud83d", "when": b"\xff", "n": 1.5}))["n"] == 1.5
 
 
 def test_names_are_different():
     paths = [Path(name) for name in ("/d/a.jsonl.gz", "/d/a.txt", "/d/in/a.txt", "/d/b")]
-    assert shards.names(paths) == ["a.jsonl.gz", "a.txt", "in/a", "b"]
-    assert shards.names([Path("/d/a.parquet")]) == ["a"]
+    assert shards.name_shards(paths) == ["a.jsonl.gz", "a.txt", "in/a", "b"]
+    assert shards.name_shards([Path("/d/a.parquet")]) == ["a"]
 
 
 def test_read_may_be_any_function_of_a_path(inputs, tmp_path):

@@ -6,7 +6,7 @@ import zlib
 
 import pytest
 
-from t5x_like.cleaning.html_text import html_text, trafilatura_text
+from t5x_like.cleaning.html_text import extract_text, extract_with_trafilatura
 from t5x_like.cleaning.reading import read
 from tests.cleaning.planted import rule
 
@@ -22,10 +22,10 @@ TEXT = (
 
 
 def test_the_text_of_a_page():
-    assert html_text(PAGE) == TEXT
-    assert html_text("") == "" and html_text("plain, a < b & c") == "plain, a < b & c"
-    assert html_text('<p title="a > b" id=\'"\'>One<p>two</P><title>left</title >out') == "One\ntwo\nout"
-    assert html_text("kept<!-- open <p>comment") == "kept" == html_text("<p>kept<script>open <p>script")
+    assert extract_text(PAGE) == TEXT
+    assert extract_text("") == "" and extract_text("plain, a < b & c") == "plain, a < b & c"
+    assert extract_text('<p title="a > b" id=\'"\'>One<p>two</P><title>left</title >out') == "One\ntwo\nout"
+    assert extract_text("kept<!-- open <p>comment") == "kept" == extract_text("<p>kept<script>open <p>script")
 
 
 def test_trafilatura_or_what_to_install():
@@ -33,13 +33,13 @@ def test_trafilatura_or_what_to_install():
         import trafilatura  # noqa: F401
     except ImportError:
         with pytest.raises(ImportError, match="pip install trafilatura"):
-            trafilatura_text(PAGE)
+            extract_with_trafilatura(PAGE)
     else:
-        assert trafilatura_text("") == ""
+        assert extract_with_trafilatura("") == ""
         article = "".join(
             f"<p>This is sentence {n} of the main text of a page, long enough to be kept.</p>" for n in range(9)
         )
-        assert "sentence 3" in trafilatura_text(
+        assert "sentence 3" in extract_with_trafilatura(
             f"<html><body><nav>Menu</nav><article>{article}</article></body></html>"
         )
 
@@ -66,7 +66,7 @@ def test_trafilatura_or_what_to_install():
 )
 def test_no_page_makes_it_slow(unit):
     began = time.process_time()
-    html_text(unit * (200_000 // len(unit)))
+    extract_text(unit * (200_000 // len(unit)))
     assert time.process_time() - began < 2
 
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from t5x_like.cleaning.classified import LanguageFilter
+from t5x_like.cleaning.classifier_filters import LanguageFilter
 from t5x_like.cleaning.ngram_classifier import NgramClassifier
 from t5x_like.cleaning.pipeline import Pipeline
 from t5x_like.cleaning.report import Report

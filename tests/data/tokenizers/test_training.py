@@ -119,7 +119,7 @@ def test_files_are_read(tmp_path):
     (tmp_path / "a.txt").write_text("one\r\ntwo", encoding="utf-8", newline="")
     with gzip.open(tmp_path / "b.jsonl.gz", "wt", encoding="utf-8") as file:
         file.write(json.dumps({"body": "três\nquatro"}) + "\n\n" + json.dumps({"body": ""}) + "\n")
-    paths = reading.matching([str(tmp_path / "*"), str(tmp_path / "a.txt")])
+    paths = reading.find_files([str(tmp_path / "*"), str(tmp_path / "a.txt")])
     assert [path.name for path in paths] == ["a.txt", "b.jsonl.gz"]
     assert list(training.read_texts(paths, "body")) == ["one\r\ntwo", "três\nquatro", ""]
 
@@ -182,6 +182,6 @@ def test_bad_files_are_refused_by_name(tmp_path):
         with pytest.raises(ValueError, match=f"{path.name}.*{message}"):
             list(training.read_texts([path]))
     with pytest.raises(ValueError, match="matches no file"):
-        reading.matching([str(tmp_path / "*.nothing")])
+        reading.find_files([str(tmp_path / "*.nothing")])
     with pytest.raises(ValueError, match="split='words' is not known"):
         training.Options(split="words")

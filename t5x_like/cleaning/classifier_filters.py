@@ -1,9 +1,10 @@
-"""Filters that ask a classifier: the language, and the quality."""
+"""Filters by the language and by the quality score of a classifier."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from t5x_like.cleaning.hashing import word_hash
 from t5x_like.cleaning.ngram_classifier import NgramClassifier
@@ -12,9 +13,9 @@ from t5x_like.cleaning.steps import Document, Dropped
 
 @dataclass(frozen=True)
 class LanguageFilter:
-    """Keeps a document whose most probable language is wanted; 0.65 is FineWeb's bound (arXiv:2406.17557, section 3.3).
+    """Keeps a document in one of `languages`; 0.65 is FineWeb's threshold (arXiv:2406.17557, section 3.3).
 
-    `identify` gives (language, probability): NgramClassifier.best, or Py3LangId().
+    `identify` returns (language, probability): NgramClassifier.classify, or Py3LangId().
     """
 
     identify: Callable[[str], tuple[str, float]]
@@ -24,22 +25,27 @@ class LanguageFilter:
     def __call__(self, document: Document) -> Document | Dropped:
         language, probability = self.identify(document["text"])
         if language not in self.languages:
-            return Dropped("language.other", f"{language} ({probability:.2f}), wanted {', '.join(self.languages)}")
+            return Dropped("language.other", f"{language} ({probability:.2f}), expected {', '.join(self.languages)}")
         if probability < self.min_probability:
             return Dropped(
-                "language.uncertain", f"{language} {probability:.2f}, allowed at least {self.min_probability:g}"
+                "language.uncertain", f"{language} {probability:.2f}, allowed at threshold {self.min_probability:g}"
             )
         return document
 
 
 @dataclass(frozen=True)
 class Py3LangId:
-    """py3langid (97 languages, its model inside the package), with probabilities; among `languages` only if any are given."""
+    """py3langid (97 languages, model in the package) with probabilities, over `languages` only if any are given."""
 
     languages: tuple[str, ...] = ()
 
     @cached_property
-    def identifier(self):
+    def identifier(self) -> Any:
+        """The loaded model.
+
+        Raises:
+          ImportError: py3langid is not installed.
+        """
         try:
             from py3langid.langid import MODEL_FILE, LanguageIdentifier
         except ImportError as error:
@@ -54,13 +60,17 @@ class Py3LangId:
         return language, float(probability)
 
 
-def classifier_language(path: Path | str) -> Callable[[str], tuple[str, float]]:
-    """What a classifier of languages in a file says."""
-    return NgramClassifier.load(path).best
+def load_language_classifier(path: Path | str) -> Callable[[str], tuple[str, float]]:
+    """The function text -> (language, probability) of a classifier file."""
+    return NgramClassifier.load(path).classify
 
 
-def classifier_score(path: Path | str, label: str = "good") -> Callable[[str], float]:
-    """The probability that a classifier in a file gives `label`."""
+def load_quality_score(path: Path | str, label: str = "good") -> Callable[[str], float]:
+    """The function text -> probability of `label` of a classifier file.
+
+    Raises:
+      ValueError: the classifier has no such label.
+    """
     classifier = NgramClassifier.load(path)
     if label not in classifier.labels:
         raise ValueError(f"label={label!r} is not among those of {path}: {', '.join(classifier.labels)}")
@@ -69,10 +79,10 @@ def classifier_score(path: Path | str, label: str = "good") -> Callable[[str], f
 
 @dataclass(frozen=True)
 class QualityFilter:
-    """Keeps a document of high score; with `pareto`, poor ones sometimes too.
+    """Keeps a document with a high score; with `pareto`, sometimes also one with a low score.
 
-    GPT-3 (Brown et al. 2020, appendix A) keeps where a draw of numpy's pareto(9) exceeds 1 - score, so that the corpus is not
-    only what looks like the reference. The draw is a function of the document's id.
+    GPT-3 (Brown et al. 2020, appendix A) keeps a document if a draw of numpy's pareto(9) exceeds 1 - score, so that the corpus
+    does not only resemble the reference. The draw is a function of the document's id.
     """
 
     score: Callable[[str], float]
@@ -81,9 +91,9 @@ class QualityFilter:
 
     def __call__(self, document: Document) -> Document | Dropped:
         score = self.score(document["text"])
-        least = self.min_score if self.pareto is None else 1 - lomax(self.pareto, str(document.get("id")))
-        if score < least:
-            return Dropped("quality.score", f"{score:.3f}, allowed at least {least:.3f}")
+        threshold = self.min_score if self.pareto is None else 1 - lomax(self.pareto, str(document.get("id")))
+        if score < threshold:
+            return Dropped("quality.score", f"{score:.3f}, allowed at threshold {threshold:.3f}")
         return document
 
 
