@@ -253,7 +253,7 @@ def read_prompts(path: PathLike) -> Iterator[dict[str, Any]]:
             record = json.loads(line)
             prompt = {"id": record.get("id", number - 1)}
             if "messages" in record:
-                chat.check(record["messages"])
+                chat.check_messages(record["messages"])
                 yield prompt | {"messages": record["messages"]}
             else:
                 yield prompt | {"prompt": str(record["prompt"] if "prompt" in record else record["inputs"])}

@@ -56,7 +56,7 @@ def windows_of(dataset, make, vocabulary, features, window: int, seed: int) -> I
     """All rows of each window of documents, a window at a time."""
     examples = dataset.as_numpy_iterator()
     for number in itertools.count():
-        cache = MemoryCache.of("live", str(number), vocabulary, features, itertools.islice(examples, window))
+        cache = MemoryCache.from_examples("live", str(number), vocabulary, features, itertools.islice(examples, window))
         if len(cache) == 0:
             return
         rows = make(cache)

@@ -89,7 +89,7 @@ def of_model_file(path: Path) -> light_vocabularies.Vocabulary:
     ids = (processor.pad_id(), processor.eos_id(), processor.unk_id())
     if settings.kind is None and ids == (light_vocabularies.PAD, light_vocabularies.EOS, light_vocabularies.UNK):
         return light_vocabularies.SentencePieceVocabulary(model)
-    return folder.of_sentencepiece(path, settings, settings.vocab_size)
+    return folder.read_sentencepiece(path, settings, settings.vocab_size)
 
 
 def fields_of(text: str | None, inputs: str | None, targets: str | None) -> dict[str, str]:

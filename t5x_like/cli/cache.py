@@ -93,7 +93,7 @@ def set_flags(args: argparse.Namespace) -> None:
     flags = [f"--workers={args.workers}"] * (args.workers is not None)
     flags += [f"--runner={args.runner}", "--", *args.options] if args.runner else []
     if flags:
-        os.environ[token_cache.FLAGS] = shlex.join(flags)
+        os.environ[token_cache.FLAGS_VARIABLE] = shlex.join(flags)
 
 
 def caches_of_task(args: argparse.Namespace) -> Iterator[TokenCache]:

@@ -104,7 +104,7 @@ def from_folder(source: Path, options: dict[str, Any]) -> tuple:
     from t5x_like.hf import fields
 
     config, vocabulary = fields.read(source), None
-    if tokenizer_folder.is_there(source):
+    if tokenizer_folder.has_tokenizer(source):
         vocabulary = tokenizer_folder.read_folder(source, config.get("vocab_size"))
     else:
         print(f"{source} has no tokenizer: the run can be trained on and exported, but not decoded", file=sys.stderr)

@@ -116,7 +116,7 @@ def reading(args: argparse.Namespace, what: str) -> Iterator[str]:
         from t5x_like.tasks.caching import texts
 
         read = functools.partial(
-            texts.texts, split=args.split or "train", module=args.module or "t5x_like.tasks.pretraining"
+            texts.read_texts, split=args.split or "train", module=args.module or "t5x_like.tasks.pretraining"
         )
         return shown([read(name) for name in args.task], "tasks", what)
     paths = cleaning_reading.find_files(args.input)

@@ -42,7 +42,7 @@ def rates_of(cache) -> dict[str, float] | None:
 
 def read(cache: TokenCache) -> dict[str, float] | None:
     """The recorded rates, unless the sources or sizes they are of have changed."""
-    path = cache.folder_of_task / RECORD
+    path = cache.task_folder / RECORD
     if not path.exists():
         return None
     content = json.loads(path.read_text())

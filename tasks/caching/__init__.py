@@ -1,1 +1,1 @@
-"""Token caches built from seqio tasks: the only code that runs seqio and TensorFlow outside of task definitions."""
+"""Builds token caches from seqio tasks; apart from task definitions, the only code that runs seqio and TensorFlow."""

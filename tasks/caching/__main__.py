@@ -1,4 +1,4 @@
-"""The program that fills a token cache: python -m t5x_like.tasks.caching --task=NAME --split=NAME --root=FOLDER."""
+"""The program that builds a token cache: python -m t5x_like.tasks.caching --task=NAME --split=NAME --root=FOLDER."""
 
 import argparse
 import functools
@@ -9,18 +9,18 @@ from t5x_like.data.cache import token_cache
 from t5x_like.tasks.caching import build
 
 
-def by_beam(args: argparse.Namespace) -> build.Filler:
-    """What fills a folder by a Beam pipeline.
+def beam_filler(args: argparse.Namespace) -> build.Filler:
+    """A filler that runs a Beam pipeline.
 
     Raises:
-      ImportError: Beam is not in this environment.
+      ImportError: Beam is not installed.
     """
     try:
         from t5x_like.tasks.caching import beam
     except ImportError as error:
         raise ImportError(
-            f"--runner={args.runner} needs Apache Beam ({error}), which does not go with this environment's protobuf; make "
-            "one of its own as requirements-beam.txt says, and run this there"
+            f"--runner={args.runner} needs Apache Beam ({error}), which conflicts with this environment's protobuf; create "
+            "a separate environment as described in requirements-beam.txt, and run this command there"
         ) from error
     return functools.partial(
         beam.fill,
@@ -33,24 +33,31 @@ def by_beam(args: argparse.Namespace) -> build.Filler:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m t5x_like.tasks.caching", description="Tokenizes a split.")
+    """Builds the cache that the flags describe; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m t5x_like.tasks.caching", description="Tokenizes a split of a task."
+    )
     parser.add_argument("--task", required=True)
     parser.add_argument("--split", required=True)
-    parser.add_argument("--module", default="t5x_like.tasks.pretraining")
+    parser.add_argument(
+        "--module", default="t5x_like.tasks.pretraining", help="registers the task (default: %(default)s)"
+    )
     parser.add_argument("--root", default=str(token_cache.default_root()))
-    parser.add_argument("--arguments", type=json.loads, default={}, help="JSON; what module.define(task, **it) takes")
-    parser.add_argument("--workers", type=int, default=None, help="processes that tokenize; all cores by default")
-    parser.add_argument("--part_seconds", type=float, default=build.PART_SECONDS, help="work that a kill can cost")
+    parser.add_argument("--arguments", type=json.loads, default={}, help="JSON; arguments of module.define(task, ...)")
+    parser.add_argument("--workers", type=int, default=None, help="tokenizing processes (default: one per core)")
+    parser.add_argument(
+        "--part_seconds", type=float, default=build.PART_SECONDS, help="at most this much work is lost by a kill"
+    )
     parser.add_argument("--runner", help="build by Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner")
-    parser.add_argument("--parts", help="with --runner: folder that all machines reach; below --root by default")
-    parser.add_argument("options", nargs="*", help="with --runner: the pipeline's options, behind --")
+    parser.add_argument("--parts", help="with --runner: a folder that all machines can reach (default: below --root)")
+    parser.add_argument("options", nargs="*", help="with --runner: options of the pipeline, after --")
     args = parser.parse_args(argv)
     try:
         if args.workers is not None and args.workers < 1:
             raise ValueError(f"workers={args.workers} must be at least 1")
-        filled = by_beam(args) if args.runner else None
-        order = (args.task, args.split, args.module, args.root, args.arguments)
-        build.build(*order, args.workers, args.part_seconds, filled=filled)
+        filler = beam_filler(args) if args.runner else None
+        spec = (args.task, args.split, args.module, args.root, args.arguments)
+        build.build(*spec, args.workers, args.part_seconds, filler=filler)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""Fills token caches from seqio tasks, in several processes, and resumes a build that was killed."""
+"""Builds token caches from seqio tasks in several processes, and resumes a killed build."""
 
 import contextlib
 import fcntl
@@ -12,40 +12,40 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Nothing is computed here; the accelerators belong to the process that trains.
+# TensorFlow and JAX stay off the accelerators, which belong to the training process.
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Processes tokenize side by side, each in one thread.
+# Tokenizing processes run in parallel, each with one thread.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from t5x_like.data.cache import checks as cache_checks
 from t5x_like.data.cache import pool as tokenizer_pool
 from t5x_like.data.cache import token_cache
 from t5x_like.data.cache import writer as cache_writer
-from t5x_like.data.cache.journal import JOURNAL, Writer, naming_full_disk
-from t5x_like.data.cache.progress import Speed
+from t5x_like.data.cache.journal import JOURNAL, CacheWriter, explain_full_disk
+from t5x_like.data.cache.progress import BuildProgress
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.data.cache.tokenizing import BadDocument, Texts, Tokens
 from t5x_like.tasks.caching import seqio_mixtures, task_inputs
 from t5x_like.tasks.caching.documents import Chunk, Documents
 from t5x_like.types import Vocabulary
 
-PART_SECONDS = 5.0  # between two points that a killed build can go on from
+PART_SECONDS = 5.0  # between two points from which a killed build can resume
 
-
-Filler = Callable[[Path, Documents, dict], None]
+Filler = Callable[[Path, Documents, dict], None]  # (folder, documents, inputs): writes the files of a cache
+GetTokens = Callable[[], dict[str, Tokens]]
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Only one process at a time; a lock dies with its process."""
+def lock(path: Path) -> Iterator[None]:
+    """Holds an exclusive lock on a file; it is released when the process dies."""
     with open(path, "w") as f:
         fcntl.flock(f, fcntl.LOCK_EX)
         yield
 
 
 def make_folder(root: str, name: str) -> Path:
-    """The folder of a task's caches.
+    """Creates the folder of a task's caches.
 
     Raises:
       OSError: it cannot be written.
@@ -56,7 +56,7 @@ def make_folder(root: str, name: str) -> Path:
     except OSError as error:
         raise type(error)(
             f"root={root} cannot be written ({error.strerror}); set token_cache.TokenCache.root or $T5X_LIKE_CACHE to a "
-            "folder that can"
+            "writable folder"
         ) from error
     return parent
 
@@ -70,71 +70,70 @@ def build(
     workers: int | None = None,
     part_seconds: float = PART_SECONDS,
     everything_in_tf: bool = False,
-    filled: Filler | None = None,
+    filler: Filler | None = None,
 ) -> Path:
-    """Tokenizes one split of a task unless a fresh cache is there; a cache appears whole or not at all.
+    """Tokenizes one split of a task unless a fresh cache exists; returns its folder, which appears complete or not at all.
 
-    `workers` processes tokenize (all cores by default), or `filled` writes the files in another way; neither they nor a
-    kill on the way change a byte of the cache.
-
-    Of a mixture all tasks are built, and its rates are written for `seqio_mixtures`.
+    `workers` processes tokenize (default: one per core), unless `filler` writes the files instead. Neither they nor a kill
+    and resume change a byte of the cache. For a mixture, all its tasks are built and its rates written.
 
     Raises:
-      ValueError: unknown task or split, ids outside the vocabulary, no example, a source that cannot be read.
-      OSError: the cache folder cannot be written, or is full.
+      ValueError: unknown task or split, an id outside the vocabulary, no example, or an unreadable source.
+      OSError: the cache folder cannot be written, or the disk is full.
     """
     task_inputs.import_tasks(name, module, arguments)
     if seqio_mixtures.is_mixture(name):
-        options = {"module": module, "root": root, "arguments": arguments, "workers": workers}
+        build_part = functools.partial(build, module=module, root=root, arguments=arguments, workers=workers)
         for part in seqio_mixtures.tasks_of(name):
-            build(part, split, **options)
-        return seqio_mixtures.write(name, module, make_folder(root, name), functools.partial(documents_of, **options))
+            build_part(part, split)
+        folder = make_folder(root, name)
+        return seqio_mixtures.write_rates(name, module, folder, functools.partial(count_documents, build_part))
     task = task_inputs.find_task(name, module)
     if split not in task.splits:
         raise ValueError(f"task {name!r} has no split {split!r}; it has {', '.join(task.splits)}")
     task_inputs.check_vocabularies(task)
     parent = make_folder(root, name)
-    with locked(parent / f".{split}.lock"):
+    with lock(parent / f".{split}.lock"):
         fresh = TokenCache(name, split, module, root, arguments=arguments or {}).find()
         if fresh is not None:
             return fresh
-        inputs = task_inputs.inputs_of(task, module, arguments)
+        inputs = task_inputs.cache_inputs(task, module, arguments)
         target = parent / token_cache.fingerprint_of(inputs) / split
         folder = parent / f".building_{split}_{token_cache.fingerprint_of(inputs)}"
-        for left in parent.glob(f".building_{split}_*"):
-            if left != folder:
-                shutil.rmtree(left, ignore_errors=True)  # of sources that are no more; the lock is ours
-        folder.mkdir(exist_ok=True)  # with the user's umask: caches are shared
+        for leftover in parent.glob(f".building_{split}_*"):
+            if leftover != folder:
+                shutil.rmtree(leftover, ignore_errors=True)  # of older sources; we hold the lock
+        folder.mkdir(exist_ok=True)  # with the user's umask, since caches are shared
         documents = Documents(task, split, everything_in_tf)
         workers = workers or len(os.sched_getaffinity(0))
-        filled = filled or functools.partial(fill, workers=workers, part_seconds=part_seconds)
-        with discarding(folder):
-            filled(folder, documents, inputs)
-        if token_cache.current(inputs) != inputs:
+        filler = filler or functools.partial(fill, workers=workers, part_seconds=part_seconds)
+        with discard_if_empty(folder):
+            filler(folder, documents, inputs)
+        if token_cache.current_inputs(inputs) != inputs:
             shutil.rmtree(folder)
             raise ValueError(f"the sources of task {name!r} changed while they were read; run it again")
-        put(folder, target)
+        move_into_place(folder, target)
     return target
 
 
-def documents_of(task: str, **options) -> int:
-    """How many documents the training split of a task has, which is built for that."""
-    folder = build(task, "train", **options)
+def count_documents(build_split: Callable[[str, str], Path], task: str) -> int:
+    """The number of documents in the training split of a task, which is built for the count."""
+    folder = build_split(task, "train")
     return json.loads((folder / token_cache.MANIFEST).read_text())["documents"]
 
 
-def put(folder: Path, target: Path) -> None:
-    """Moves a cache that is whole to its place, as checked."""
+def move_into_place(folder: Path, target: Path) -> None:
+    """Moves a complete cache to its final folder and records it as verified."""
     target.parent.mkdir(exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)
     folder.rename(target)
     files = json.loads((target / token_cache.MANIFEST).read_text())["files"]
-    cache_checks.put_stamp(target, files, token_cache.default_root())
+    cache_checks.write_stamp(target, files, token_cache.default_root())
 
 
 @contextlib.contextmanager
-def discarding(folder: Path) -> Iterator[None]:
-    """Leaves nothing of a build that failed before its first part was whole."""
+def discard_if_empty(folder: Path) -> Iterator[None]:
+    """Deletes the folder of a build that fails before its first part is complete."""
     try:
         yield
     except BaseException:
@@ -144,19 +143,19 @@ def discarding(folder: Path) -> Iterator[None]:
 
 
 def fill(folder: Path, documents: Documents, inputs: dict, workers: int, part_seconds: float) -> None:
-    """Writes the files of a cache into a folder, going on after what is whole there."""
+    """Writes the files of a cache into `folder`, resuming after the last complete part."""
     task, vocabulary = documents.task, task_inputs.vocabulary_of(documents.task)
-    evaluation = task_inputs.evaluation_of(task)
+    evaluation = task_inputs.describe_evaluation(task)
     writer = cache_writer.open_writer(folder, list(task.output_features), vocabulary, evaluation)
-    with naming_full_disk(folder):
+    with explain_full_disk(folder):
         vocabulary.save(folder / "vocabulary")
     total = task.source.num_input_examples(documents.split)
     what = f"tokenizing {task.name}/{documents.split}"
-    with contextlib.closing(writer), Speed(what, total, writer.documents) as speed:
+    with contextlib.closing(writer), BuildProgress(what, total, writer.documents) as progress:
         last = time.monotonic()
-        coming = documents.chunks(writer.place, writer.documents)
-        for chunk, tokens in tokenized(coming, folder, vocabulary, workers):
-            speed.advance(chunk.documents, add(writer, chunk, tokens))
+        chunks = documents.chunks(writer.place, writer.documents)
+        for chunk, get_tokens in tokenize_chunks(chunks, folder, vocabulary, workers):
+            progress.advance(chunk.documents, append_chunk(writer, chunk, get_tokens))
             if time.monotonic() - last >= part_seconds:
                 writer.end_part()
                 last = time.monotonic()
@@ -165,37 +164,37 @@ def fill(folder: Path, documents: Documents, inputs: dict, workers: int, part_se
     cache_writer.finish(writer, task.name, documents.split, inputs, vocabulary, evaluation)
 
 
-Ready = Callable[[], dict[str, Tokens]]
+def tokenize_chunks(
+    chunks: Iterator[Chunk], folder: Path, vocabulary: Vocabulary, workers: int
+) -> Iterator[tuple[Chunk, GetTokens]]:
+    """Yields the chunks in order, each with a function that returns its tokens.
 
-
-def tokenized(
-    coming: Iterator[Chunk], folder: Path, vocabulary: Vocabulary, workers: int
-) -> Iterator[tuple[Chunk, Ready]]:
-    """The chunks in order, each with what gives its ids; a chunk alone is not worth a process."""
-    first = list(itertools.islice(coming, 2))
-    chunks = itertools.chain(first, coming)
+    With one worker, a single chunk, or no texts left to tokenize, no processes are started.
+    """
+    first = list(itertools.islice(chunks, 2))
+    chunks = itertools.chain(first, chunks)
     if workers == 1 or len(first) < 2 or not texts_of(first[0]):
         for chunk in chunks:
-            yield chunk, functools.partial(tokenizer_pool.all_tokenized, texts_of(chunk), vocabulary)
+            yield chunk, functools.partial(tokenizer_pool.tokenize_features, texts_of(chunk), vocabulary)
         return
-    with tokenizer_pool.Pool(folder / "vocabulary", workers) as pool:
+    with tokenizer_pool.TokenizerPool(folder / "vocabulary", workers) as pool:
         yield from pool.map(chunks, texts_of)
 
 
 def texts_of(chunk: Chunk) -> dict[str, Texts]:
-    """The features that are to be tokenized."""
-    return {name: x for name, x in chunk.features.items() if isinstance(x, Texts)}
+    """The features of a chunk that remain to be tokenized."""
+    return {name: feature for name, feature in chunk.features.items() if isinstance(feature, Texts)}
 
 
-def add(writer: Writer, chunk: Chunk, tokens: Ready) -> int:
-    """Appends a chunk; how many ids it has.
+def append_chunk(writer: CacheWriter, chunk: Chunk, get_tokens: GetTokens) -> int:
+    """Appends a chunk; returns its number of ids.
 
     Raises:
-      ValueError: a document that cannot be tokenized, by its number.
+      ValueError: a document cannot be tokenized; the message has its number.
     """
     try:
-        features = chunk.features | tokens()
+        features = {name: x for name, x in chunk.features.items() if isinstance(x, Tokens)} | get_tokens()
     except BadDocument as error:
-        raise error.at(writer.documents) from error
+        raise error.with_offset(writer.documents) from error
     writer.append({name: features[name] for name in writer.features}, chunk.lines, chunk.place)
-    return sum(len(x.ids) for x in features.values())
+    return sum(len(tokens.ids) for tokens in features.values())

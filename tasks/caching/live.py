@@ -1,4 +1,4 @@
-"""Tasks read as they are, without a token cache: for a quick look at what a configuration makes of its data."""
+"""Tokenizes the first documents of a task in memory, without a token cache, to inspect the data of a configuration."""
 
 import dataclasses
 import itertools
@@ -13,35 +13,33 @@ from t5x_like.tasks.caching.documents import Documents
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixed:
-    """A mixture of seqio's registry: numbers as they are, rates by size as 1."""
+class MixtureRates:
+    """The rates of a seqio mixture; rates that depend on the size of tasks are 1."""
 
     rates: dict[str, float]
 
 
-def cache(of: Callable[..., TokenCache], task: str, documents: int = 256) -> MemoryCache | Mixed:
-    """The first documents of what the token cache `of(task=task)` would hold, tokenized now and kept in memory.
+def read_task(token_cache: Callable[..., TokenCache], task: str, documents: int = 256) -> MemoryCache | MixtureRates:
+    """Tokenizes the first documents that the cache `token_cache(task=task)` would hold.
 
     Raises:
       ValueError: no such task or split, or no example.
     """
-    wanted = of(task=task)
-    task_inputs.import_tasks(task, wanted.module, dict(wanted.arguments))
+    cache = token_cache(task=task)
+    task_inputs.import_tasks(task, cache.module, dict(cache.arguments))
     if seqio_mixtures.is_mixture(task):
         mixture = seqio.MixtureRegistry.get(task)
-        return Mixed(
-            {one.name: 1.0 if seqio_mixtures.by_size(mixture) else mixture.get_rate(one) for one in mixture.tasks}
-        )
-    found = task_inputs.find_task(task, wanted.module)
-    if wanted.split not in found.splits:
-        raise ValueError(f"task {task!r} has no split {wanted.split!r}; it has {', '.join(found.splits)}")
-    task_inputs.check_vocabularies(found)
-    read = Documents(found, wanted.split, everything_in_tf=True)
-    shards = (read.prepared(number)[0].as_numpy_iterator() for number in range(len(read.shards)))
+        by_size = seqio_mixtures.has_rates_by_size(mixture)
+        return MixtureRates({part.name: 1.0 if by_size else mixture.get_rate(part) for part in mixture.tasks})
+    seqio_task = task_inputs.find_task(task, cache.module)
+    if cache.split not in seqio_task.splits:
+        raise ValueError(f"task {task!r} has no split {cache.split!r}; it has {', '.join(seqio_task.splits)}")
+    task_inputs.check_vocabularies(seqio_task)
+    source = Documents(seqio_task, cache.split, everything_in_tf=True)
+    shards = (source.prepare(number)[0].as_numpy_iterator() for number in range(len(source.shards)))
     examples = itertools.islice(itertools.chain.from_iterable(shards), documents)
-    made = MemoryCache.of(
-        wanted.task, wanted.split, task_inputs.vocabulary_of(found), list(found.output_features), examples
-    )
-    if len(made) == 0:
-        raise ValueError(f"task {task!r} has no example in split {wanted.split!r}")
-    return made
+    vocabulary = task_inputs.vocabulary_of(seqio_task)
+    memory = MemoryCache.from_examples(cache.task, cache.split, vocabulary, list(seqio_task.output_features), examples)
+    if len(memory) == 0:
+        raise ValueError(f"task {task!r} has no example in split {cache.split!r}")
+    return memory

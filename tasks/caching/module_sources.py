@@ -1,62 +1,64 @@
-"""Which source files a task's examples depend on: the modules that define it, and what those import of their own package."""
+"""Finds the source files that a task's examples depend on: its modules, and what they import of their own package."""
 
 import ast
 import importlib.util
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-# Followed wherever they are imported; the rest of t5x_like makes no examples.
-MAKE_EXAMPLES = ("t5x_like.tasks", "t5x_like.cleaning", "t5x_like.prompting", "t5x_like.data.tokenizers.chat")
+# Imports of these packages are followed from any module; the rest of t5x_like does not change examples.
+EXAMPLE_PACKAGES = ("t5x_like.tasks", "t5x_like.cleaning", "t5x_like.prompting", "t5x_like.data.tokenizers.chat")
 
 
 def with_imports(modules: Iterable[str]) -> set[str]:
-    """The modules, and all that they import, directly or not, of their own packages and of those that make examples."""
-    found: set[str] = set()
-    left = list(modules)
-    followed = (*MAKE_EXAMPLES, *map(package_of, left))
-    while left:
-        name = left.pop()
-        if name not in found:
-            found.add(name)
-            left += imported(name, followed)
-    return found
+    """The modules and their direct and indirect imports of their own packages and of `EXAMPLE_PACKAGES`."""
+    visited: set[str] = set()
+    pending = list(modules)
+    packages = (*EXAMPLE_PACKAGES, *map(package_of, pending))
+    while pending:
+        name = pending.pop()
+        if name not in visited:
+            visited.add(name)
+            pending += imported_modules(name, packages)
+    return visited
 
 
 def package_of(module: str) -> str:
     """The package that a module's tasks are defined in: its top-level one, or `t5x_like.tasks`."""
-    return "t5x_like.tasks" if inside(module, ["t5x_like"]) else module.partition(".")[0]
+    return "t5x_like.tasks" if is_inside(module, ["t5x_like"]) else module.partition(".")[0]
 
 
-def inside(name: str, packages: Iterable[str]) -> bool:
+def is_inside(name: str, packages: Iterable[str]) -> bool:
+    """Whether a module is one of the packages or in one of them."""
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-def imported(name: str, followed: tuple[str, ...]) -> Iterator[str]:
-    """The modules of the followed packages that a module's source imports, inside functions too; none without a source."""
-    path = origin(name)
+def imported_modules(name: str, packages: tuple[str, ...]) -> Iterator[str]:
+    """The modules in `packages` that a module imports, inside functions too; none if it has no Python source."""
+    path = source_path(name)
     if path is None or path.suffix != ".py":
         return
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if inside(alias.name, followed))
+            yield from (alias.name for alias in node.names if is_inside(alias.name, packages))
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
-            modules = (submodule(base, alias.name) or base for alias in node.names)
-            yield from (module for module in modules if inside(module, followed))
+            modules = (find_submodule(base, alias.name) or base for alias in node.names)
+            yield from (module for module in modules if is_inside(module, packages))
 
 
-def submodule(package: str, name: str) -> str | None:
-    """The module `name` of a package, if it is one."""
-    path = origin(package)
-    there = path is not None and path.name == "__init__.py"
-    found = there and any((path.parent / file).exists() for file in (f"{name}.py", f"{name}/__init__.py"))
-    return f"{package}.{name}" if found else None
+def find_submodule(package: str, name: str) -> str | None:
+    """The full name of the module `name` of a package, or None if it has no such module."""
+    path = source_path(package)
+    if path is None or path.name != "__init__.py":
+        return None
+    exists = any((path.parent / file).exists() for file in (f"{name}.py", f"{name}/__init__.py"))
+    return f"{package}.{name}" if exists else None
 
 
-def origin(name: str) -> Path | None:
-    """The file of a module, found without running it (its packages are imported)."""
+def source_path(name: str) -> Path | None:
+    """The file of a module, located without importing it (its parent packages are imported); None if it has none."""
     try:
         spec = importlib.util.find_spec(name)
     except (ModuleNotFoundError, ValueError):

@@ -1,4 +1,4 @@
-"""Mixtures of seqio's registry as rates by task, so that training reads them without seqio."""
+"""Writes the rates of mixtures in seqio's registry, so that training reads them without seqio."""
 
 import json
 import os
@@ -19,45 +19,45 @@ def is_mixture(name: str) -> bool:
 
 
 def tasks_of(name: str) -> list[str]:
-    """The tasks of a mixture and of the mixtures in it."""
+    """The tasks of a mixture, those of nested mixtures included."""
     return [task.name for task in seqio.MixtureRegistry.get(name).tasks]
 
 
-def write(name: str, module: str, folder: Path, documents: Callable[[str], int]) -> Path:
-    """Writes the rates of a mixture below `folder`; `documents(task)` counts what a rate by size is worked out from.
+def write_rates(name: str, module: str, folder: Path, count_documents: Callable[[str], int]) -> Path:
+    """Writes the rates of a mixture into `folder`; rates by size are computed from `count_documents(task)`.
 
     Raises:
-      ValueError: a rate that cannot be worked out, or is not positive.
+      ValueError: a rate cannot be computed, or is not positive.
     """
     mixture = seqio.MixtureRegistry.get(name)
-    counted = {task.name: documents(task.name) for task in mixture.tasks} if by_size(mixture) else {}
-    for task in mixture.tasks if counted else ():
-        # seqio's rates by size ask the task, which has no count of its own: what it reads is counted in our cache.
-        task.num_input_examples = lambda split, count=counted[task.name]: count
+    counts = {task.name: count_documents(task.name) for task in mixture.tasks} if has_rates_by_size(mixture) else {}
+    for task in mixture.tasks if counts else ():
+        # seqio's rates by size read the task's count, which our tasks lack: supply that of the cache.
+        task.num_input_examples = lambda split, count=counts[task.name]: count
     try:
         rates = {task.name: float(mixture.get_rate(task)) for task in mixture.tasks}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"mixture {name!r}: a rate cannot be worked out ({error}); use numbers or seqio.mixing_rate_num_examples"
+            f"mixture {name!r}: a rate cannot be computed ({error}); use numbers or seqio.mixing_rate_num_examples"
         ) from error
     if wrong := {task: rate for task, rate in rates.items() if not rate > 0}:
-        raise ValueError(f"mixture {name!r} has the rates {wrong}; they must be positive, or the tasks left out")
+        raise ValueError(f"mixture {name!r} has the rates {wrong}; they must be positive, or leave these tasks out")
     path = folder / seqio_mixtures.RECORD
-    content = {"rates": rates, "documents": counted, "modules": sources_of(module)}
+    content = {"rates": rates, "documents": counts, "modules": hash_sources(module)}
     partial = path.with_suffix(f".{os.getpid()}")
     partial.write_text(json.dumps(content, indent=1) + "\n")
     partial.replace(path)
     return path
 
 
-def by_size(mixture: seqio.Mixture) -> bool:
-    """Whether a rate of a mixture, or of one in it, is a function of the task."""
+def has_rates_by_size(mixture: seqio.Mixture) -> bool:
+    """Whether a rate of a mixture, or of a nested one, is a function of the task."""
     functions = any(callable(rate) for rate in mixture.rate_per_task_name.values())
-    return functions or any(by_size(inner) for inner in mixture._sub_mixtures)
+    return functions or any(has_rates_by_size(nested) for nested in mixture._sub_mixtures)
 
 
-def sources_of(module: str) -> dict[str, str | None]:
-    """Hashes of the loaded modules of the package that registers a mixture."""
+def hash_sources(module: str) -> dict[str, str | None]:
+    """Hashes of the imported modules of the package that registers a mixture."""
     package = package_of(module)
     names = sorted(name for name in sys.modules if name == package or name.startswith(f"{package}."))
     return {name: token_cache.source_hash(name) for name in {*names, module}}

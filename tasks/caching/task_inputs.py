@@ -1,4 +1,4 @@
-"""What of a seqio task stands in a token cache: its steps up to the cache placeholder, and all that they depend on."""
+"""What a token cache of a seqio task depends on: its source, its steps before the cache placeholder, its vocabularies."""
 
 import difflib
 import functools
@@ -7,6 +7,9 @@ import inspect
 import json
 import os
 import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 import seqio
 
@@ -14,16 +17,17 @@ from t5x_like.data.cache import token_cache
 from t5x_like.data.cache.tokenizing import is_mask
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.tasks.caching.module_sources import with_imports
+from t5x_like.types import Vocabulary
 
-# Told apart by version; every other module that defines a task by the hash of its source.
-TOLD_APART = {"seqio", *sys.stdlib_module_names}
+# Identified by version; other modules that define a task are identified by the hash of their source.
+VERSIONED_PACKAGES = {"seqio", *sys.stdlib_module_names}
 
 
 def import_tasks(name: str, module: str, arguments: dict | None = None) -> None:
-    """Imports `module`, which registers tasks; where there are arguments, `module.define(name, **arguments)` does.
+    """Imports `module`, which registers tasks; with arguments, `module.define(name, **arguments)` registers one.
 
     Raises:
-      ValueError: arguments that the module does not take.
+      ValueError: the module does not take these arguments.
     """
     imported = importlib.import_module(module)
     if arguments:
@@ -34,7 +38,7 @@ def find_task(name: str, module: str, arguments: dict | None = None) -> seqio.Ta
     """The task `name`, after `import_tasks`.
 
     Raises:
-      ValueError: no such task, with those of similar names; arguments that the module does not take.
+      ValueError: no such task (the message lists similar names), or the module does not take these arguments.
     """
     import_tasks(name, module, arguments)
     if name not in seqio.TaskRegistry.names():
@@ -44,11 +48,15 @@ def find_task(name: str, module: str, arguments: dict | None = None) -> seqio.Ta
     return seqio.TaskRegistry.get(name)
 
 
-def define(module, name: str, arguments: dict) -> None:
-    """Has a module register a task to order, unless it did before."""
+def define(module: ModuleType, name: str, arguments: dict) -> None:
+    """Calls `module.define(name, **arguments)` unless the task is registered.
+
+    Raises:
+      ValueError: the module has no `define`, or it does not take these arguments.
+    """
     if not hasattr(module, "define"):
         raise ValueError(
-            f"arguments={arguments}: module {module.__name__!r} has no `define(name, **arguments)` to make a task with them"
+            f"arguments={arguments}: module {module.__name__!r} has no `define(name, **arguments)` that takes them"
         )
     try:
         inspect.signature(module.define).bind(name, **arguments)
@@ -59,30 +67,30 @@ def define(module, name: str, arguments: dict) -> None:
         module.define(name, **arguments)
 
 
-def steps_of(task: seqio.Task) -> list:
-    """The preprocessors before the cache placeholder; all of them when there is none."""
+def cached_steps(task: seqio.Task) -> list:
+    """The preprocessors before the cache placeholder, or all of them if there is none."""
     steps = list(task.preprocessors)
     places = [i for i, step in enumerate(steps) if isinstance(step, seqio.CacheDatasetPlaceholder)]
     return steps[: places[0]] if places else steps
 
 
-def vocabulary_of(task: seqio.Task):
-    """The vocabulary of a task's tokens, as training reads it."""
+def vocabulary_of(task: seqio.Task) -> Vocabulary:
+    """The TensorFlow-free vocabulary of a task's tokens."""
     return next(feature.vocabulary.plain for name, feature in task.output_features.items() if not is_mask(name))
 
 
 def check_vocabularies(task: seqio.Task) -> None:
-    """Training needs the vocabulary without TensorFlow, and one for all features; a mask beside them is 0 or 1.
+    """Checks that all features share one TensorFlow-free vocabulary, and that masks are 0 or 1.
 
     Raises:
-      ValueError: the feature whose vocabulary is another one.
+      ValueError: a feature has another vocabulary; the message names it.
     """
     tokens = {name: feature for name, feature in task.output_features.items() if not is_mask(name)}
     for name in task.output_features.keys() - tokens.keys():
         vocabulary = task.output_features[name].vocabulary
         if not isinstance(vocabulary, seqio.PassThroughVocabulary) or vocabulary.vocab_size != 2:
             raise ValueError(
-                f"feature {name!r} of task {task.name!r} is a mask by its name, and has a {type(vocabulary).__name__} of "
+                f"feature {name!r} of task {task.name!r} is named as a mask, but has a {type(vocabulary).__name__} of "
                 f"{vocabulary.vocab_size} ids; give it seqio.PassThroughVocabulary(2), or another name"
             )
     if not tokens:
@@ -99,50 +107,52 @@ def check_vocabularies(task: seqio.Task) -> None:
         raise ValueError(f"the features of task {task.name!r} have different vocabularies; give them the same one")
 
 
-def described(value) -> tuple[object, set[str]]:
-    """A value as JSON that says what it does, and the modules whose source it depends on."""
+def describe_value(value: Any) -> tuple[object, set[str]]:
+    """(JSON that identifies a value, the modules whose source defines it)."""
     if isinstance(value, functools.partial):
-        parts = [described(x) for x in (value.func, *value.args, *(x for _, x in sorted(value.keywords.items())))]
+        values = (value.func, *value.args, *(x for _, x in sorted(value.keywords.items())))
+        parts = [describe_value(x) for x in values]
         return [text for text, _ in parts] + sorted(value.keywords), set().union(*(names for _, names in parts))
     if callable(value):
-        plain = inspect.unwrap(value)
-        return getattr(plain, "__qualname__", type(plain).__qualname__), {plain.__module__}
+        function = inspect.unwrap(value)
+        return getattr(function, "__qualname__", type(function).__qualname__), {function.__module__}
     return repr(value), set()
 
 
-def source_of(source: seqio.DataSource) -> tuple[object, set[str], list[str]]:
-    """What a source reads: as JSON, the modules that it depends on, and patterns of its files, of all splits."""
-    if hasattr(source, "inputs"):  # those of t5x_like.tasks.sources.files say it themselves
+def describe_source(source: seqio.DataSource) -> tuple[object, set[str], list[str]]:
+    """(JSON that identifies a source, the modules that define it, patterns of its files in all splits)."""
+    if hasattr(source, "inputs"):  # the sources in t5x_like.tasks.sources.files describe themselves
         inputs = source.inputs()
-        parts = [described(x) for x in (type(source), *inputs["functions"])]
+        parts = [describe_value(x) for x in (type(source), *inputs["functions"])]
         modules = {base.__module__ for base in type(source).__mro__}.union(*(names for _, names in parts))
         return [*(text for text, _ in parts), inputs["options"]], modules, inputs["data"]
-    text, modules = described(getattr(source, "_dataset_fn", type(source)))
-    given = source._split_to_filepattern.values() if isinstance(source, seqio.FileDataSource) else ()
-    return text, modules, [str(p) for one in given for p in ([one] if isinstance(one, str | os.PathLike) else one)]
+    text, modules = describe_value(getattr(source, "_dataset_fn", type(source)))
+    splits = source._split_to_filepattern.values() if isinstance(source, seqio.FileDataSource) else ()
+    patterns = [str(p) for paths in splits for p in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
+    return text, modules, patterns
 
 
-def feature_of(name: str, feature: seqio.Feature) -> dict:
-    """A feature as JSON."""
+def describe_feature(name: str, feature: seqio.Feature) -> dict:
+    """JSON that identifies a feature."""
     return {"vocabulary": "mask" if is_mask(name) else feature.vocabulary.plain.fingerprint, "add_eos": feature.add_eos}
 
 
-def inputs_of(task: seqio.Task, module: str, arguments: dict | None = None) -> dict:
+def cache_inputs(task: seqio.Task, module: str, arguments: dict | None = None) -> dict:
     """Everything a cache of the task depends on, as JSON: see `token_cache`."""
-    source, defining, data = source_of(task.source)
-    steps = [described(step) for step in steps_of(task)]
+    source, defining, data = describe_source(task.source)
+    steps = [describe_value(step) for step in cached_steps(task)]
     vocabularies = [feature.vocabulary for feature in task.output_features.values()]
     defining |= {module}.union(*(names for _, names in steps))
     data = sorted({*data, *(pattern for v in vocabularies for pattern in getattr(v, "files", ()))})
     defining |= {type(x).__module__ for v in vocabularies for x in (v, getattr(v, "plain", v))}
-    modules = sorted(with_imports(name for name in defining if name.split(".")[0] not in TOLD_APART))
+    modules = sorted(with_imports(name for name in defining if name.split(".")[0] not in VERSIONED_PACKAGES))
     libraries = ["tokenizers"] if isinstance(vocabulary_of(task), TokenizerVocabulary) else []
     return {
         "format": token_cache.FORMAT,
         "task": task.name,
         **({"arguments": arguments} if arguments else {}),
         "source": source,
-        "features": {name: feature_of(name, feature) for name, feature in task.output_features.items()},
+        "features": {name: describe_feature(name, feature) for name, feature in task.output_features.items()},
         "preprocessors": [text for text, _ in steps],
         "modules": {name: token_cache.source_hash(name) for name in modules},
         "data": {pattern: token_cache.data_hash(pattern) for pattern in data},
@@ -150,41 +160,46 @@ def inputs_of(task: seqio.Task, module: str, arguments: dict | None = None) -> d
     }
 
 
-def evaluation_of(task: seqio.Task) -> dict:
-    """How answers are judged, by the names of functions: `metrics` and `postprocess`; {} of a task without metrics.
+def describe_evaluation(task: seqio.Task) -> dict:
+    """The names of a task's `metrics` and `postprocess` functions; {} if it has no metrics.
 
     Raises:
-      ValueError: a function that cannot be found by name.
+      ValueError: a function cannot be imported by name.
     """
     if not task.metric_fns:
         return {}
     postprocess = task.postprocessor
     return {
-        "metrics": [named(function, f"metric_fns of task {task.name!r}") for function in task.metric_fns],
-        "postprocess": postprocess and named(postprocess, f"postprocess_fn of task {task.name!r}"),
+        "metrics": [describe_function(function, f"metric_fns of task {task.name!r}") for function in task.metric_fns],
+        "postprocess": postprocess and describe_function(postprocess, f"postprocess_fn of task {task.name!r}"),
     }
 
 
-def named(function, where: str) -> dict:
-    """A function, or a functools.partial of one with keyword options: {"function": "module:qualname", "options"}."""
-    options = {}
+def describe_function(function: Callable, where: str) -> dict:
+    """A function, or a functools.partial of one with keyword options, as {"function": "module:qualname", "options"}.
+
+    Raises:
+      ValueError: it cannot be imported by that name, or its options are not JSON.
+    """
+    options: dict[str, Any] = {}
     while isinstance(function, functools.partial):
         if function.args:
             raise ValueError(f"{where}: a partial with positional arguments {function.args}; give them by keyword")
-        function, options = function.func, function.keywords | options
+        options = function.keywords | options
+        function = function.func
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
     try:
-        found = functools.reduce(getattr, (name or "").split("."), importlib.import_module(module or ""))
+        imported = functools.reduce(getattr, (name or "").split("."), importlib.import_module(module or ""))
     except (ImportError, AttributeError, ValueError):
-        found = None
-    if found is not function:
+        imported = None
+    if imported is not function:
         raise ValueError(
-            f"{where}: {function!r} cannot be found again as {module}:{name}; a cache names its functions, so define it at "
-            "the top level of a module, and give options by functools.partial"
+            f"{where}: {function!r} cannot be imported as {module}:{name}; a cache stores functions by name, so define it "
+            "at the top level of a module, and give options by functools.partial"
         )
     try:
         return {"function": f"{module}:{name}", "options": json.loads(json.dumps(options))}
     except TypeError as error:
         raise ValueError(
-            f"{where}: options {options} of {name} are not JSON ({error}); give texts and numbers"
+            f"{where}: options {options} of {name} are not JSON ({error}); use strings and numbers"
         ) from error

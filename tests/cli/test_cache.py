@@ -17,7 +17,7 @@ FILES += ["--gin.LENGTH=16", "--gin.RUN_DIR=unused", "--gin.TASK=tiny"]
 @pytest.fixture
 def at_root(tiny_root, monkeypatch):
     monkeypatch.setenv("T5X_LIKE_CACHE", str(tiny_root))
-    monkeypatch.setenv(token_cache.FLAGS, "")
+    monkeypatch.setenv(token_cache.FLAGS_VARIABLE, "")
     return tiny_root
 
 
@@ -38,12 +38,12 @@ def test_a_run_file_is_reported_split_by_split_and_row_by_row(at_root, capsys):
 def test_a_task_needs_no_run_file(at_root, capsys):
     assert command.main(["--task=pairs", "--split=train", "--workers=2"]) == 0
     assert re.search(r"^pairs/train +90 +[\d,]+ inputs \+ [\d,]+ targets", capsys.readouterr().out, re.MULTILINE)
-    assert os.environ[token_cache.FLAGS] == "--workers=2"
+    assert os.environ[token_cache.FLAGS_VARIABLE] == "--workers=2"
 
 
 def test_options_of_the_pipeline_go_to_the_building_program(at_root):
     command.main(["--task=pairs", "--split=train", "--runner=DirectRunner", "--", "--a=b c", "--gin.x=1"])
-    assert os.environ[token_cache.FLAGS] == "--runner=DirectRunner -- '--a=b c' --gin.x=1"
+    assert os.environ[token_cache.FLAGS_VARIABLE] == "--runner=DirectRunner -- '--a=b c' --gin.x=1"
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_trains_and_reports(kind, size, text, tmp_path, capsys):
     [
         (["--kind=bpe", "--vocab_size=400", "--input=/nowhere/*.txt"], "input=/nowhere/*.txt matches no file"),
         (["--kind=bpe", "--vocab_size=100", "--input=TEXT"], "vocab_size=100 is too small"),
-        (["--kind=bpe", "--vocab_size=400", "--input=EMPTY"], "holds no text"),
+        (["--kind=bpe", "--vocab_size=400", "--input=EMPTY"], "has no text"),
         (["--kind=words", "--vocab_size=400", "--input=TEXT"], "kind='words' is not known"),
         (["--kind=bpe", "--vocab_size=400", "--input=TEXT", "--lowercase"], "--lowercase is for --kind=wordpiece"),
         (["--kind=bpe", "--vocab_size=400", "--input=TEXT", "--field=no"], "has no text field='no'"),

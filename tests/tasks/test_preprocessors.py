@@ -101,11 +101,11 @@ def test_a_live_look_is_the_cache_of_the_first_documents(register, tmp_path):
 
     name = register("looked_at")
     of = functools.partial(TokenCache, split="train", module="t5x_like.tasks.pretraining", root=str(tmp_path))
-    cache = live.cache(of, name, documents=10)
+    cache = live.read_task(of, name, documents=10)
     want = expected(MAKES["causal_lm"], TEXTS[:10], 0, 0)
     made = MAKES["causal_lm"](cache)
     got = made.fetch(np.arange(len(made)), np.zeros(len(made), int), 0)
     np.testing.assert_array_equal(got["decoder_target_tokens"], want["decoder_target_tokens"])
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="has no split 'test'"):
-        live.cache(functools.partial(of, split="test"), name)
+        live.read_task(functools.partial(of, split="test"), name)

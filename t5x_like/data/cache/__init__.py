@@ -1,1 +1,1 @@
-"""Token caches: a task's split, tokenized once into flat files that are read by memory map."""
+"""Token caches: the splits of tasks, tokenized once into flat files that are memory-mapped."""

@@ -1,7 +1,7 @@
-"""The growing files of a token cache, written in parts, and the journal by which a build that was killed goes on.
+"""The append-only files of a token cache under construction, and the journal from which a killed build resumes.
 
-A part is whole when the journal has its line: where the source was read to, how long every file is, and the checksum of
-what the part added. Reading it back keeps all whole parts and cuts off what came after them.
+Files are written in parts. A part is complete once the journal has its line, which holds the position in the source, the
+size of each file and the checksum of the bytes that the part added. Resuming keeps all complete parts and truncates the rest.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -20,13 +21,13 @@ from t5x_like.data.cache.token_cache import EXAMPLES
 from t5x_like.data.cache.tokenizing import Tokens
 
 JOURNAL = "journal.jsonl"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_SIZE = 2**22
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """How far a source was read: `examples` of shard `shard`, and what the shards before it dropped, by rule."""
+    """A position in a source: `examples` read of shard `shard`, and how many the earlier shards dropped, by rule."""
 
     shard: int = 0
     examples: int = 0
@@ -35,7 +36,7 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A line of the journal: everything up to the end of a part; `sums` are of what it added to each file."""
+    """A line of the journal: totals up to the end of a part; `sums` are crc32 of the bytes it added to each file."""
 
     place: Place
     documents: int
@@ -44,13 +45,18 @@ class Part:
     max_id: dict[str, int]
     sums: dict[str, int]
 
-    def line(self) -> str:
+    def to_line(self) -> str:
+        """The line, preceded by its own crc32."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)
         return f"{zlib.crc32(text.encode()):08x} {text}\n"
 
     @classmethod
-    def parsed(cls, line: str) -> "Part":
-        """Raises ValueError where the line is not whole."""
+    def from_line(cls, line: str) -> "Part":
+        """Parses a line.
+
+        Raises:
+          ValueError: the line is incomplete.
+        """
         digest, _, text = line.rstrip("\n").partition(" ")
         if digest != f"{zlib.crc32(text.encode()):08x}":
             raise ValueError("torn line")
@@ -58,106 +64,118 @@ class Part:
         return cls(**fields | {"place": Place(**fields["place"])})
 
 
-def whole_parts(folder: Path) -> list[Part]:
-    """The parts of a journal that are whole, in all files, up to the first that is not."""
+def read_complete_parts(folder: Path) -> list[Part]:
+    """The parts in a journal that are complete in all files, up to the first that is not."""
     parts: list[Part] = []
     with contextlib.suppress(ValueError, OSError):
         for line in (folder / JOURNAL).read_text().splitlines(keepends=True):
-            part = Part.parsed(line)
+            part = Part.from_line(line)
             before = parts[-1].sizes if parts else dict.fromkeys(part.sizes, 0)
-            if any(sum_of(folder / name, before[name], size) != part.sums[name] for name, size in part.sizes.items()):
+            ranges = ((name, before[name], size) for name, size in part.sizes.items())
+            if any(range_checksum(folder / name, start, stop) != part.sums[name] for name, start, stop in ranges):
                 break
             parts.append(part)
     return parts
 
 
-def sum_of(path: Path, start: int, stop: int) -> int | None:
-    """crc32 of bytes of a file; None where it is shorter."""
-    sum_, left = 0, stop - start
+def range_checksum(path: Path, start: int, stop: int) -> int | None:
+    """crc32 of the bytes [start, stop) of a file, or None if the file is shorter."""
+    checksum, remaining = 0, stop - start
     with open(path, "rb") as f:
         f.seek(start)
-        while left and (block := f.read(min(left, READ_SIZE))):
-            sum_, left = zlib.crc32(block, sum_), left - len(block)
-    return None if left else sum_
+        while remaining and (block := f.read(min(remaining, READ_SIZE))):
+            checksum, remaining = zlib.crc32(block, checksum), remaining - len(block)
+    return None if remaining else checksum
 
 
 @contextlib.contextmanager
-def naming_full_disk(folder: Path) -> Iterator[None]:
-    """Says what to do when there is no room for a cache's files."""
+def explain_full_disk(folder: Path) -> Iterator[None]:
+    """Rewords the errors of a full disk: they name the folder, the free bytes and the remedy.
+
+    Raises:
+      OSError: the disk is full, or any other error of the body, unchanged.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL:
             raise
         free = shutil.disk_usage(folder).free
         raise OSError(
             error.errno,
-            f"{error.strerror} for {folder}: {free:,} bytes are free, {getattr(error, 'wanted', 'more')} were to be "
-            "written; make room (or raise the quota) and run it again: it goes on from the last whole part",
+            f"{error.strerror} for {folder}: {free:,} bytes are free, {getattr(error, 'unwritten', 'more')} are needed; "
+            "free some space (or raise the quota) and run it again: it resumes after the last complete part",
         ) from error
 
 
-class Growing:
-    """A file that only grows, and the checksum of what was added since the last part."""
+class AppendOnlyFile:
+    """A file that only grows, and the crc32 of the bytes added since the last part."""
 
     def __init__(self, path: Path, size: int):
         self.file = open(path, "r+b" if path.exists() else "w+b", buffering=0)  # noqa: SIM115
         self.file.truncate(size)
         self.file.seek(size)
-        self.size, self.sum = size, 0
+        self.size, self.checksum = size, 0
 
-    def write(self, data) -> None:
-        left = memoryview(data).cast("B")
-        self.sum, self.size = zlib.crc32(left, self.sum), self.size + len(left)
+    def write(self, data: bytes | np.ndarray) -> None:
+        """Appends all of `data`; an OSError gets the number of unwritten bytes as its attribute `unwritten`."""
+        left = memoryview(cast(Any, data)).cast("B")
+        self.checksum, self.size = zlib.crc32(left, self.checksum), self.size + len(left)
         try:
             while left:
                 left = left[self.file.write(left) :]
         except OSError as error:
-            error.wanted = f"{len(left):,}"
+            cast(Any, error).unwritten = f"{len(left):,}"
             raise
 
     def sync(self) -> int:
-        """The checksum since the last part, which is on the disk now."""
+        """Flushes the file to disk and returns the checksum since the last part."""
         os.fsync(self.file.fileno())
-        last, self.sum = self.sum, 0
+        last, self.checksum = self.checksum, 0
         return last
 
 
-class Writer:
-    """The files of a cache that is being built; `features` are the types of their ids.
+class CacheWriter:
+    """The files of a cache under construction; `features` maps names to the dtypes of their ids.
 
-    Goes on after the last whole part that it finds in `folder`.
+    Resumes after the last complete part in `folder`.
     """
 
     def __init__(self, folder: Path, features: Mapping[str, np.dtype], examples: bool):
         self.folder, self.features = folder, dict(features)
         names = [f"{name}.{kind}" for name in features for kind in ("tokens", "offsets")] + [EXAMPLES] * examples
-        parts = whole_parts(folder)
+        parts = read_complete_parts(folder)
         zero = dict.fromkeys(features, 0)
         self.part = parts[-1] if parts else Part(Place(), 0, dict.fromkeys(names, 0), zero, zero, {})
-        with naming_full_disk(folder):
-            self.files = {name: Growing(folder / name, self.part.sizes[name]) for name in names}
-            self.journal = Growing(folder / JOURNAL, sum(len(part.line().encode()) for part in parts))
+        with explain_full_disk(folder):
+            self.files = {name: AppendOnlyFile(folder / name, self.part.sizes[name]) for name in names}
+            self.journal = AppendOnlyFile(folder / JOURNAL, sum(len(part.to_line().encode()) for part in parts))
             for name in features:
                 if not self.files[f"{name}.offsets"].size:
                     self.files[f"{name}.offsets"].write(np.zeros(1, np.int64))
 
     @property
     def documents(self) -> int:
+        """The number of documents written."""
         return self.part.documents
 
     @property
     def place(self) -> Place:
+        """The position in the source up to which documents were written."""
         return self.part.place
 
     def tokens(self, feature: str) -> int:
-        """Ids of a feature so far."""
+        """The number of ids written of a feature."""
         return self.files[f"{feature}.tokens"].size // self.features[feature].itemsize
 
     def append(self, features: Mapping[str, Tokens], examples: bytes, place: Place) -> None:
-        """Adds documents; the source was read up to `place`."""
+        """Appends documents, and the lines of their other fields; `place` is the position in the source after them.
+
+        Raises:
+          OSError: the disk is full.
+        """
         text_bytes, max_id, documents = {}, {}, 0
-        with naming_full_disk(self.folder):
+        with explain_full_disk(self.folder):
             for name, tokens in features.items():
                 ends = self.tokens(name) + np.cumsum(tokens.lengths, dtype=np.int64)
                 self.files[f"{name}.tokens"].write(tokens.ids)
@@ -172,20 +190,21 @@ class Writer:
         )
 
     def end_part(self) -> None:
-        """Makes everything so far a whole part."""
-        with naming_full_disk(self.folder):
+        """Flushes all files and completes a part in the journal."""
+        with explain_full_disk(self.folder):
             sums = {name: file.sync() for name, file in self.files.items()}
             sizes = {name: file.size for name, file in self.files.items()}
             self.part = dataclasses.replace(self.part, sizes=sizes, sums=sums)
-            self.journal.write(self.part.line().encode())
+            self.journal.write(self.part.to_line().encode())
             self.journal.sync()
 
     def close(self) -> None:
+        """Closes all files."""
         for file in (*self.files.values(), self.journal):
             file.file.close()
 
-    def described(self) -> dict[str, dict]:
-        """The features as the manifest lists them."""
+    def describe_features(self) -> dict[str, dict]:
+        """The manifest's entries for the features."""
         return {
             name: {
                 "dtype": dtype.name,

@@ -1,4 +1,4 @@
-"""Token caches in memory: what rows are made from where nothing is kept, as in a live look at a task."""
+"""Token caches in memory, for rows of a task that is not written to disk."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ from t5x_like.types import Vocabulary
 
 @dataclasses.dataclass(frozen=True)
 class MemoryCache:
-    """Reads as a `TokenCache` does; `ids` are the tokens of every document, by feature."""
+    """Has the interface of `TokenCache`; `ids` are the tokens of every document, by feature."""
 
     task: str
     split: str
@@ -19,34 +19,37 @@ class MemoryCache:
     ids: Mapping[str, Sequence[np.ndarray]]
 
     @classmethod
-    def of(cls, task: str, split: str, vocabulary: Vocabulary, features: Sequence[str], examples: Iterable[Mapping]):
-        """The cache of some tokenized examples."""
-        kept = list(examples)
-        return cls(task, split, vocabulary, {name: [np.asarray(x[name]) for x in kept] for name in features})
+    def from_examples(
+        cls, task: str, split: str, vocabulary: Vocabulary, features: Sequence[str], examples: Iterable[Mapping]
+    ) -> "MemoryCache":
+        """The cache of tokenized examples, {feature: ids}; other fields are ignored."""
+        examples = list(examples)
+        return cls(task, split, vocabulary, {name: [np.asarray(x[name]) for x in examples] for name in features})
 
     @property
     def features(self) -> list[str]:
+        """The names of the features."""
         return list(self.ids)
 
     @property
     def manifest(self) -> dict:
-        """As that of a cache on disk, as far as rows ask for it."""
+        """The entries of a manifest that rows read."""
         return {"fingerprint": f"memory/{len(self)}", "documents": len(self)}
 
     def __len__(self) -> int:
-        """Documents."""
+        """The number of documents."""
         return len(next(iter(self.ids.values())))
 
     @functools.cached_property
     def _arrays(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """(tokens, offsets) by feature."""
         dtype = np.uint16 if self.vocabulary.vocab_size <= 2**16 else np.uint32
-        joined = {name: np.concatenate([np.zeros(0, dtype), *ids]).astype(dtype) for name, ids in self.ids.items()}
-        ends = {name: np.cumsum([0, *map(len, ids)], dtype=np.int64) for name, ids in self.ids.items()}
-        return {name: (joined[name], ends[name]) for name in self.ids}
+        tokens = {name: np.concatenate([np.zeros(0, dtype), *ids]).astype(dtype) for name, ids in self.ids.items()}
+        offsets = {name: np.cumsum([0, *map(len, ids)], dtype=np.int64) for name, ids in self.ids.items()}
+        return {name: (tokens[name], offsets[name]) for name in self.ids}
 
     def tokens(self, feature: str) -> np.ndarray:
-        """All ids of a feature."""
+        """All ids of a feature, concatenated."""
         return self._arrays[feature][0]
 
     def offsets(self, feature: str) -> np.ndarray:

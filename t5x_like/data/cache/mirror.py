@@ -1,7 +1,7 @@
-"""Token caches on another machine: what is read of them is fetched block by block, checked, and kept in sparse files here.
+"""Remote token caches: blocks are fetched when they are read, verified, and kept in sparse local files.
 
-A cache is a URL of any file system that fsspec knows (gs://, s3://, https://, ...). A block that was fetched once is read
-from this machine's disk from then on, by this run and others; processes may fetch side by side, for what they write is the same.
+The URL may be of any file system that fsspec supports (gs://, s3://, https://, ...). A block that was fetched once is read
+from the local disk from then on, by this run and others. Processes may fetch concurrently: they write the same bytes.
 """
 
 import functools
@@ -9,25 +9,27 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import numpy as np
+import numpy.typing as npt
 
 from t5x_like.data.cache import checks as cache_checks
 from t5x_like.data.cache.checks import BLOCK
 
-TOGETHER = 16  # blocks that are fetched at once
+BLOCKS_PER_FETCH = 16
 ATTEMPTS = 5
 
 
-def is_url(root) -> bool:
-    """Whether a root is on another machine."""
+def is_url(root: object) -> TypeGuard[str]:
+    """Whether a cache root is remote."""
     return isinstance(root, str) and "://" in root
 
 
-def file_system(url: str):
-    """(fsspec's file system, path in it) of a URL.
+def open_file_system(url: str) -> tuple[Any, str]:
+    """(fsspec file system, path in it) of a URL.
 
     Raises:
       ImportError: the package that reads such URLs is missing.
@@ -39,19 +41,19 @@ def file_system(url: str):
     return url_to_fs(url)
 
 
-def manifests(url: str, pattern: str) -> Iterator[tuple[str, bytes]]:
-    """(path, content) of the manifests below a URL."""
-    system, base = file_system(url)
-    path = f"{base.rstrip('/')}/{pattern}"
-    for found in sorted(system.glob(path)) if "*" in pattern else [path] * system.exists(path):
-        yield found, system.cat_file(found)
+def read_manifests(url: str, pattern: str) -> Iterator[tuple[str, bytes]]:
+    """Yields (path, content) of each manifest below a URL that matches `pattern`."""
+    system, base = open_file_system(url)
+    pattern = f"{base.rstrip('/')}/{pattern}"
+    for path in sorted(system.glob(pattern)) if "*" in pattern else [pattern] * system.exists(pattern):
+        yield path, system.cat_file(path)
 
 
 class Mirror:
-    """A remote cache as far as it was read: a folder here, with files of the right size that have holes."""
+    """The local copy of a remote cache: sparse files of full size, filled in block by block."""
 
     def __init__(self, url: str, path: str, manifest: bytes, home: Path):
-        self.system, self.path = file_system(url)[0], path.rpartition("/")[0]
+        self.system, self.path = open_file_system(url)[0], path.rpartition("/")[0]
         self.url, self.manifest = f"{url} ({self.path})", json.loads(manifest)
         key = hashlib.sha256(f"{url}\n{path}\n".encode() + manifest).hexdigest()[:24]
         self.folder = home / "mirror" / key
@@ -59,62 +61,67 @@ class Mirror:
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
 
     @functools.cache  # noqa: B019 (a mirror lives as long as its run)
-    def opened(self, name: str) -> tuple[int, np.ndarray]:
-        """(descriptor of a file, which of its blocks are here)."""
+    def open_file(self, name: str) -> tuple[int, np.ndarray]:
+        """(file descriptor, uint8[blocks] with 1 for each block that is here)."""
         file = self.manifest["files"][name]
-        descriptor = sized(self.folder / name, file["bytes"])
+        descriptor = open_sized(self.folder / name, file["bytes"])
         blocks = f"{name}.blocks"
-        os.close(sized(self.folder / blocks, len(file["blocks"])))
+        os.close(open_sized(self.folder / blocks, len(file["blocks"])))
         return descriptor, np.memmap(self.folder / blocks, np.uint8, "r+") if file["blocks"] else np.zeros(0, np.uint8)
 
     def fetch(self, name: str, number_N: np.ndarray) -> None:
-        """Makes sure that blocks of a file are here.
+        """Fetches the blocks `number_N` of a file that are not here yet.
 
         Raises:
-          ValueError: a block that is not what was written, by URL and bytes.
+          ValueError: a block does not match its checksum; the message names URL and bytes.
         """
-        descriptor, here = self.opened(name)
-        missing = number_N[here[number_N] == 0]
+        descriptor, is_local = self.open_file(name)
+        missing = number_N[is_local[number_N] == 0]
         file = self.manifest["files"][name]
-        for start in range(0, len(missing), TOGETHER):
-            some = missing[start : start + TOGETHER].tolist()
-            begins = [number * BLOCK for number in some]
+        for start in range(0, len(missing), BLOCKS_PER_FETCH):
+            numbers = missing[start : start + BLOCKS_PER_FETCH].tolist()
+            begins = [number * BLOCK for number in numbers]
             ends = [min(begin + BLOCK, file["bytes"]) for begin in begins]
-            for number, begin, block in zip(some, begins, self.ranges(name, begins, ends), strict=True):
+            for number, begin, block in zip(numbers, begins, self.read_ranges(name, begins, ends), strict=True):
                 cache_checks.check_block(f"{self.url}: {name}", number, block, file["blocks"])
                 os.pwrite(descriptor, block, begin)
             os.fsync(descriptor)
-            here[some] = 1  # after the block itself, so that a kill between them costs a block at most
+            is_local[numbers] = 1  # set after the data is on disk, so that a kill in between costs only a second fetch
 
-    def ranges(self, name: str, begins: list[int], ends: list[int]) -> list[bytes]:
-        """Ranges of a remote file; a network that fails is asked again, later and later."""
+    def read_ranges(self, name: str, begins: list[int], ends: list[int]) -> list[bytes]:
+        """Ranges of bytes of a remote file; network errors are retried with exponential backoff.
+
+        Raises:
+          FileNotFoundError: there is no such file.
+          Exception: the file system's own error, after the last attempt.
+        """
         for attempt in range(ATTEMPTS):
             try:
                 return self.system.cat_ranges([f"{self.path}/{name}"] * len(begins), begins, ends, on_error="raise")
             except FileNotFoundError:
                 raise
-            except Exception:  # every file system has its own errors
+            except Exception:  # each file system has its own error types
                 if attempt == ATTEMPTS - 1:
                     raise
                 time.sleep(2**attempt / 4)
         raise AssertionError
 
-    def whole(self, name: str) -> Path:
-        """A file, all of which is here."""
+    def fetch_file(self, name: str) -> Path:
+        """Fetches a whole file and returns its local path."""
         self.fetch(name, np.arange(len(self.manifest["files"][name]["blocks"])))
         return self.folder / name
 
     def ids(self, name: str, dtype: str) -> "RemoteIds | np.ndarray":
         """The ids in a file, fetched when they are read."""
-        self.opened(name)
+        self.open_file(name)
         if not self.manifest["files"][name]["bytes"]:
             return np.empty(0, dtype)
         flat = np.memmap(self.folder / name, dtype, "r").view(np.ndarray)
         return RemoteIds(functools.partial(self.fetch, name), flat, 0)
 
 
-def sized(path: Path, size: int) -> int:
-    """The descriptor of a file of `size` bytes, made of a hole where there is none."""
+def open_sized(path: Path, size: int) -> int:
+    """Opens a file of `size` bytes for reading and writing; a new file is one hole. Returns the descriptor."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     if os.fstat(descriptor).st_size != size:
         os.truncate(descriptor, size)
@@ -122,24 +129,25 @@ def sized(path: Path, size: int) -> int:
 
 
 class RemoteIds:
-    """Reads as the array `x` does, a contiguous part of a file from byte `begin` on: what is indexed is fetched first."""
+    """Has the interface of the array `x`, a contiguous part of a file from byte `begin`: indexing fetches what it reads."""
 
-    def __init__(self, fetch, x: np.ndarray, begin: int):
+    def __init__(self, fetch: Callable[[np.ndarray], None], x: np.ndarray, begin: int):
         self._fetch, self._x, self._begin = fetch, x, begin
         self.shape, self.dtype, self.size, self.ndim = x.shape, x.dtype, x.size, x.ndim
 
     def __len__(self) -> int:
         return len(self._x)
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         self._ensure(np.zeros(1, np.int64), self._x.nbytes)
         return np.array(self._x, dtype, copy=copy)
 
-    def reshape(self, *shape) -> "RemoteIds":
+    def reshape(self, *shape: int) -> "RemoteIds":
+        """A view of another shape; fetches nothing."""
         return RemoteIds(self._fetch, self._x.reshape(*shape), self._begin)
 
-    def __getitem__(self, index):
-        """A part, fetched when it is read, of a slice; the ids themselves of an integer, or of an array of them."""
+    def __getitem__(self, index: Any) -> Any:
+        """For a slice of step 1, a view that fetches when it is read; for any other index, the ids."""
         if isinstance(index, slice):
             start, stop, step = index.indices(len(self))
             if step == 1:
@@ -152,8 +160,8 @@ class RemoteIds:
         self._ensure(np.where(index < 0, index + len(self), index).reshape(-1), self._width)
         return self._x[index]
 
-    def take(self, index, mode: str = "raise") -> np.ndarray:
-        """As numpy's, of one dimension."""
+    def take(self, index: npt.ArrayLike, mode: str = "raise") -> np.ndarray:
+        """`numpy.take` along the first axis."""
         index = np.asarray(index)
         return self[np.clip(index, 0, len(self) - 1) if mode == "clip" else index]
 
@@ -163,7 +171,7 @@ class RemoteIds:
         return self._x.strides[0]
 
     def _ensure(self, index_N: np.ndarray, width: int) -> None:
-        """Fetches entries of the first axis, each of `width` bytes."""
+        """Fetches the blocks that hold entries `index_N` of the first axis, each of `width` bytes."""
         if not len(index_N) or not width:
             return
         first_N = self._begin + index_N.astype(np.int64) * self._width

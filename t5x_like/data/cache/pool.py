@@ -1,6 +1,6 @@
-"""Processes that tokenize: each loads the vocabulary alone, without TensorFlow, and ends with the process that asked.
+"""A pool of tokenizing processes. Each loads only the vocabulary, without TensorFlow, and ends with its parent.
 
-Started as a program: python -m t5x_like.data.cache.pool DESCRIPTOR FOLDER
+The worker program: python -m t5x_like.data.cache.pool DESCRIPTOR FOLDER
 """
 
 import collections
@@ -16,27 +16,33 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TypeVar
 
-from t5x_like.data.cache.tokenizing import BadDocument, Texts, Tokens, tokenized
+from t5x_like.data.cache.tokenizing import BadDocument, Texts, Tokens, tokenize
 from t5x_like.data.tokenizers import loading
+from t5x_like.types import Vocabulary
 
 Item = TypeVar("Item")
-AHEAD = 2  # items in hand for every process
+ITEMS_PER_WORKER = 2  # submitted ahead
 
 
-def all_tokenized(features: dict[str, Texts], vocabulary) -> dict[str, Tokens]:
-    """The ids of all features of some documents."""
-    return {name: tokenized(name, texts, vocabulary) for name, texts in features.items()}
+def tokenize_features(features: dict[str, Texts], vocabulary: Vocabulary) -> dict[str, Tokens]:
+    """Tokenizes all features of some documents.
+
+    Raises:
+      BadDocument: a text cannot be tokenized.
+    """
+    return {name: tokenize(name, texts, vocabulary) for name, texts in features.items()}
 
 
-class Pool:
-    """Processes with the vocabulary of a folder; to be used in a `with`."""
+class TokenizerPool:
+    """Processes that load the vocabulary in `folder`; a context manager."""
 
     def __init__(self, folder: Path, workers: int):
         self.folder, self.workers = folder, workers
 
-    def __enter__(self) -> "Pool":
+    def __enter__(self) -> "TokenizerPool":
         self.idle: queue.SimpleQueue[Connection] = queue.SimpleQueue()
-        self.connections, self.processes = [], []
+        self.connections: list[Connection] = []
+        self.processes: list[subprocess.Popen] = []
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             "TOKENIZERS_PARALLELISM": "false",
@@ -50,17 +56,17 @@ class Pool:
             self.idle.put(ours)
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for connection in self.connections:
             connection.close()
         for process in self.processes:
             process.wait()
 
-    def ask(self, features: dict[str, Texts]) -> dict[str, Tokens]:
-        """What a process makes of texts.
+    def tokenize(self, features: dict[str, Texts]) -> dict[str, Tokens]:
+        """`tokenize_features` in one of the processes.
 
         Raises:
-          BadDocument: a text that cannot be tokenized.
+          BadDocument: a text cannot be tokenized.
           RuntimeError: the process died.
         """
         connection = self.idle.get()
@@ -69,7 +75,7 @@ class Pool:
             answer = connection.recv()
         except (EOFError, ConnectionError) as error:
             raise RuntimeError(
-                "a tokenizing process died, perhaps for want of memory; look at its messages above, or use fewer --workers"
+                "a tokenizing process died, possibly for lack of memory; see its messages above, or use fewer --workers"
             ) from error
         finally:
             self.idle.put(connection)
@@ -78,26 +84,27 @@ class Pool:
         return answer
 
     def map(self, items: Iterable[Item], texts: Callable[[Item], dict]) -> Iterator[tuple[Item, Callable]]:
-        """The items in order, each with a function that gives its tokens; some are worked on ahead."""
-        waiting: collections.deque = collections.deque()
+        """Yields the items in order, each with a function that returns its tokens; some are submitted ahead."""
+        pending: collections.deque = collections.deque()
         with ThreadPoolExecutor(self.workers) as threads:
             for item in items:
-                waiting.append((item, threads.submit(self.ask, texts(item)).result))
-                if len(waiting) > AHEAD * self.workers:
-                    yield waiting.popleft()
-            yield from waiting
+                pending.append((item, threads.submit(self.tokenize, texts(item)).result))
+                if len(pending) > ITEMS_PER_WORKER * self.workers:
+                    yield pending.popleft()
+            yield from pending
 
 
-def work(connection: Connection, folder: str) -> None:
-    """Answers until the other side is gone."""
+def serve(connection: Connection, folder: str) -> None:
+    """Answers requests until the parent closes the connection."""
     vocabulary = loading.load(folder)
     while True:
         try:
             features = connection.recv()
         except (EOFError, ConnectionError):
             return
+        answer: dict[str, Tokens] | BadDocument
         try:
-            answer = all_tokenized(features, vocabulary)
+            answer = tokenize_features(features, vocabulary)
         except BadDocument as error:
             answer = error
         try:
@@ -107,5 +114,5 @@ def work(connection: Connection, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asked hears it, and then the pipe closes
-    work(Connection(int(sys.argv[1])), sys.argv[2])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it, and then closes the pipe
+    serve(Connection(int(sys.argv[1])), sys.argv[2])

@@ -1,15 +1,15 @@
-"""Token caches: a task's split, tokenized once, as flat files that are read by memory map.
+"""Token caches: a split of a task, tokenized once into flat files that are memory-mapped.
 
-    <root>/<task>/<fingerprint>/<split>/manifest.json      what it is made of, counts and checksums
-                                       /<feature>.tokens   ids of all documents, one after the other (uint16 or uint32)
-                                       /<feature>.offsets  int64, where each document begins, and the end
-                                       /examples.jsonl     the other fields of each document, of a task with metrics
+    <root>/<task>/<fingerprint>/<split>/manifest.json      inputs, counts and checksums
+                                       /<feature>.tokens   ids of all documents, concatenated (uint16 or uint32)
+                                       /<feature>.offsets  int64[documents + 1], start of each document, and the end
+                                       /examples.jsonl     the other fields of each document, if the task has metrics
                                        /vocabulary/
 
 The fingerprint is a hash of everything the tokens depend on: the task, the source files that define it, the data files
-it reads, its vocabularies and the versions of Python (whose library is the embedded corpus) and seqio. It is worked out
-again at every opening, from the list in the manifest and without importing anything, so that a stale cache is never read.
-Files that were not written or checked on this machine are compared with their checksums when they are opened first.
+it reads, its vocabularies and the versions of Python (whose library is the embedded corpus) and seqio. It is recomputed
+each time a cache is opened, from the list in the manifest and without imports, so that a stale cache is never read.
+Files that were not written or verified on this machine are compared with their checksums when they are first opened.
 """
 
 import dataclasses
@@ -26,21 +26,19 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from t5x_like.data.cache import checks as cache_checks
 from t5x_like.data.cache import mirror as cache_mirror
 from t5x_like.data.tokenizers import loading
-from t5x_like.types import Vocabulary
+from t5x_like.types import PathLike, Vocabulary
 
-FORMAT = 2  # part of the fingerprint; to be raised when the same task comes to mean other files
+FORMAT = 2  # part of the fingerprint; raise it when the same task produces different files
 MANIFEST, EXAMPLES = "manifest.json", "examples.jsonl"
-
-
-FLAGS = "T5X_LIKE_CACHE_FLAGS"  # more flags for the program that builds caches
-PROGRESS = ("tokenizing ", "joining ")  # how the lines of its progress begin
+FLAGS_VARIABLE = "T5X_LIKE_CACHE_FLAGS"  # extra flags for the program that builds caches
+PROGRESS_PREFIXES = ("tokenizing ", "joining ")  # of its progress lines
 
 
 def default_root() -> Path:
@@ -49,24 +47,24 @@ def default_root() -> Path:
 
 
 def fingerprint_of(inputs: dict) -> str:
-    """Hash of what a cache is made of."""
+    """The fingerprint: a hash of the inputs of a cache."""
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def as_json(values: Mapping[str, Any]) -> dict:
-    """Values as they come back from JSON (tuples as lists).
+    """Values after a round trip through JSON (tuples become lists).
 
     Raises:
-      ValueError: a value that JSON has no form for.
+      ValueError: a value that JSON cannot represent.
     """
     try:
         return json.loads(json.dumps(dict(values)))
     except TypeError as error:
-        raise ValueError(f"arguments={values!r}: {error}; give texts, numbers, lists and dictionaries") from error
+        raise ValueError(f"arguments={values!r}: {error}; use only strings, numbers, lists and dictionaries") from error
 
 
 def source_hash(module: str) -> str | None:
-    """sha256 of a module's source file, found without running it; None where there is no such module."""
+    """sha256 of a module's source file, located without importing the module; None if there is no such module."""
     try:
         spec = importlib.util.find_spec(module)
     except ModuleNotFoundError:
@@ -74,20 +72,20 @@ def source_hash(module: str) -> str | None:
     return None if spec is None or spec.origin is None else file_hash(spec.origin)
 
 
-def file_hash(path) -> str:
+def file_hash(path: PathLike) -> str:
     """sha256 of a file."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def data_hash(pattern: str) -> str:
-    """Hash of the names, sizes and times of the local files a pattern matches; their content is not read."""
-    found = ((path, os.stat(path)) for path in sorted(glob.glob(pattern, recursive=True)))
-    return fingerprint_of({path: [state.st_size, state.st_mtime_ns] for path, state in found})
+    """Hash of the names, sizes and modification times of the local files that match a pattern."""
+    stats = ((path, os.stat(path)) for path in sorted(glob.glob(pattern, recursive=True)))
+    return fingerprint_of({path: [stat.st_size, stat.st_mtime_ns] for path, stat in stats})
 
 
 def package_version(name: str) -> str | None:
-    """Version of an installed package, without importing it; "python" is the interpreter's."""
+    """Version of an installed package, without importing it; "python" is the interpreter. None if not installed."""
     if name == "python":
         return platform.python_version()
     try:
@@ -96,8 +94,8 @@ def package_version(name: str) -> str | None:
         return None
 
 
-def current(inputs: dict) -> dict:
-    """The inputs as they are now: the same task and vocabularies, today's source files, data files and versions."""
+def current_inputs(inputs: dict) -> dict:
+    """The inputs with the hashes of modules and data, and the versions, recomputed."""
     probes = {"modules": source_hash, "data": data_hash, "versions": package_version}
     return inputs | {
         kind: {name: probe(name) for name in inputs[kind]} for kind, probe in probes.items() if kind in inputs
@@ -106,17 +104,17 @@ def current(inputs: dict) -> dict:
 
 @dataclasses.dataclass(frozen=True)
 class TokenCache:
-    """One split of a task; opened at first use, and built then if it is missing or stale.
+    """One split of a task; opened at first use, and then built if it is missing or stale.
 
-    `module` is what to import so that the task is registered; where there are `arguments` (plain values by name),
-    `module.define(task, **arguments)` registers it. `fingerprint` pins a cache that was carried from another machine: it
-    is read as it is, whatever the sources here say. `root` may be a URL that fsspec knows (gs://, s3://, https://, ...):
-    tokens are then fetched by blocks, and kept under $T5X_LIKE_CACHE/mirror. Building runs in a process of its own, so
-    that TensorFlow is never loaded beside a training run.
+    Importing `module` registers the task; with `arguments` (plain values by name), `module.define(task, **arguments)`
+    registers it. `fingerprint` pins a cache that was copied from another machine: it is read as it is, even if the local
+    sources differ. `root` may be a URL that fsspec supports (gs://, s3://, https://, ...): tokens are then fetched in
+    blocks and kept under $T5X_LIKE_CACHE/mirror. A separate process builds the cache, so that TensorFlow is never loaded
+    into a training run.
 
     Raises (at first use):
-      FileNotFoundError: a pinned cache that is not there, or no way to build it here.
-      ValueError: a file that is not what its manifest says.
+      FileNotFoundError: a pinned cache is missing, or the cache cannot be built here.
+      ValueError: a file differs from its manifest.
     """
 
     task: str
@@ -127,80 +125,92 @@ class TokenCache:
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
-    def folder_of_task(self) -> Path:
+    def task_folder(self) -> Path:
+        """The folder of all caches of the task."""
         return Path(self.root or default_root()) / self.task
 
     @functools.cached_property
     def mirror(self) -> cache_mirror.Mirror | None:
-        """What is here of a fresh (or the pinned) cache whose root is a URL, or None."""
+        """The local copy of the fresh (or pinned) cache if the root is a URL, else None."""
         if not cache_mirror.is_url(self.root):
             return None
         pattern = f"{self.task}/{self.fingerprint or '*'}/{self.split}/{MANIFEST}"
-        for path, content in cache_mirror.manifests(self.root, pattern):
+        for path, content in cache_mirror.read_manifests(self.root, pattern):
             if self.fingerprint or self.is_fresh(json.loads(content)):
                 return cache_mirror.Mirror(self.root, path, content, default_root())
         raise FileNotFoundError(
-            f"no token cache {pattern} at {self.root} is of this task as it is defined here; copy one there, or pin the "
-            "one to read with token_cache.TokenCache.fingerprint (which web servers without listings need too)"
+            f"no token cache {pattern} at {self.root} matches this task as it is defined here; copy one there, or pin one "
+            "with token_cache.TokenCache.fingerprint (required for web servers that do not list folders)"
         )
 
     def find(self) -> Path | None:
-        """The folder of a fresh (or the pinned) cache, or None; what is here of it where the root is a URL."""
+        """The folder of the fresh (or pinned) cache, or None; the folder of its local copy if the root is a URL."""
         if self.mirror is not None:
             return self.mirror.folder
         pattern = f"{self.fingerprint or '*'}/{self.split}/{MANIFEST}"
-        for manifest in sorted(self.folder_of_task.glob(pattern)):
+        for manifest in sorted(self.task_folder.glob(pattern)):
             content = json.loads(manifest.read_text())
             if self.fingerprint or self.is_fresh(content):
                 return manifest.parent
         return None
 
     def is_fresh(self, manifest: dict) -> bool:
-        """Whether a cache is of this task as it is defined here and now."""
+        """Whether a cache matches the task as it is defined now."""
         inputs = manifest["inputs"]
         same = inputs.get("arguments", {}) == as_json(self.arguments)
         same &= inputs.get("format", FORMAT) == FORMAT
-        return same and fingerprint_of(current(inputs)) == manifest["fingerprint"]
+        return same and fingerprint_of(current_inputs(inputs)) == manifest["fingerprint"]
 
     def ensure(self) -> Path:
-        """The folder of the cache, which is built first where there is none."""
-        found = self.find()
-        if found is None and self.fingerprint is None:
+        """The folder of the cache, which is built if it is missing.
+
+        Raises:
+          FileNotFoundError: a pinned cache is missing, or seqio or TensorFlow is not installed.
+          RuntimeError: the program that builds it failed.
+        """
+        folder = self.find()
+        if folder is None and self.fingerprint is None:
             self.build()
-            found = self.find()
-        if found is None:
-            there = [p.parent.parent.name for p in self.folder_of_task.glob(f"*/{self.split}/{MANIFEST}")]
+            folder = self.find()
+        if folder is None:
+            others = [p.parent.parent.name for p in self.task_folder.glob(f"*/{self.split}/{MANIFEST}")]
             raise FileNotFoundError(
                 f"no token cache of task {self.task!r}, split {self.split!r}"
                 + (f" with fingerprint {self.fingerprint!r}" if self.fingerprint else "")
-                + f" under {self.folder_of_task.parent} (found: {there or 'none'}); build it with "
+                + f" under {self.task_folder.parent} (found: {others or 'none'}); build it with "
                 "`t5x_like cache` on a machine that has seqio and TensorFlow, copy its folder here, and pin it with "
                 "token_cache.TokenCache.fingerprint"
             )
-        return found
+        return folder
 
     def build(self) -> None:
-        """Runs the program that tokenizes this split."""
+        """Runs the program that tokenizes this split; does nothing if seqio or TensorFlow is not installed.
+
+        Raises:
+          RuntimeError: the program failed.
+        """
         if importlib.util.find_spec("seqio") is None or importlib.util.find_spec("tensorflow") is None:
             return
-        flags = {"task": self.task, "split": self.split, "module": self.module, "root": str(self.folder_of_task.parent)}
+        flags = {"task": self.task, "split": self.split, "module": self.module, "root": str(self.task_folder.parent)}
         flags["arguments"] = json.dumps(as_json(self.arguments))
         command = [sys.executable, "-m", "t5x_like.tasks.caching", *(f"--{k}={v}" for k, v in flags.items())]
-        command += shlex.split(os.environ.get(FLAGS, ""))
+        command += shlex.split(os.environ.get(FLAGS_VARIABLE, ""))
         path = os.pathsep.join(p for p in sys.path if p)
-        code, said = followed(command, os.environ | {"PYTHONPATH": path})
+        code, message = run_with_progress(command, os.environ | {"PYTHONPATH": path})
         if code:
             raise RuntimeError(
                 f"tokenizing task {self.task!r}, split {self.split!r} failed (exit {code})"
-                + (f": {said}" if said else "; its messages are above")
+                + (f": {message}" if message else "; see its messages above")
             )
 
     @functools.cached_property
     def folder(self) -> Path:
+        """The folder of the cache, or of its local copy."""
         return self.ensure()
 
     @functools.cached_property
     def manifest(self) -> dict:
+        """The manifest; the files are verified first, unless they were on this machine before."""
         if self.mirror is not None:
             return self.mirror.manifest
         content = json.loads((self.folder / MANIFEST).read_text())
@@ -209,34 +219,36 @@ class TokenCache:
 
     @property
     def features(self) -> list[str]:
+        """The names of the features."""
         return list(self.manifest["features"])
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
+        """The vocabulary of the ids."""
         for name in self.manifest["files"]:
             if name.startswith("vocabulary/"):
                 self.file(name)
         return loading.load(self.folder / "vocabulary")
 
     def file(self, name: str) -> Path:
-        """A file of the cache, all of which is on this machine."""
-        return self.folder / name if self.mirror is None else self.mirror.whole(name)
+        """The local path of a file; a remote file is fetched as a whole."""
+        return self.folder / name if self.mirror is None else self.mirror.fetch_file(name)
 
     @functools.cached_property
     def _maps(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """(tokens, offsets) by feature."""
         return {
             name: (
-                mapped(self.folder / f"{name}.tokens", described["dtype"])
+                open_memmap(self.folder / f"{name}.tokens", feature["dtype"])
                 if self.mirror is None
-                else self.mirror.ids(f"{name}.tokens", described["dtype"]),
-                mapped(self.file(f"{name}.offsets"), "int64"),
+                else cast(np.ndarray, self.mirror.ids(f"{name}.tokens", feature["dtype"])),
+                open_memmap(self.file(f"{name}.offsets"), "int64"),
             )
-            for name, described in self.manifest["features"].items()
+            for name, feature in self.manifest["features"].items()
         }
 
     def tokens(self, feature: str) -> np.ndarray:
-        """All ids of a feature, memory-mapped; of a remote cache what reads as an array, and is fetched when it is read."""
+        """All ids of a feature, memory-mapped; for a remote cache a `RemoteIds`, which fetches what is read."""
         return self._map(feature)[0]
 
     def offsets(self, feature: str) -> np.ndarray:
@@ -249,15 +261,13 @@ class TokenCache:
         return self._maps[feature]
 
     def examples(self) -> Iterator[dict]:
-        """The fields of every document beside its tokens, read one by one: what metrics and post-processing need.
+        """Yields the fields of each document other than its tokens, which metrics and postprocessors read.
 
         Raises:
-          ValueError: the task has no metrics, so that none were kept.
+          ValueError: the task has no metrics, so these fields were not written.
         """
         if "metrics" not in self.manifest:
-            raise ValueError(
-                f"task {self.task!r} has no metric_fns, so its cache keeps nothing but tokens; add a metric"
-            )
+            raise ValueError(f"task {self.task!r} has no metric_fns, so its cache holds only tokens; add a metric")
         with open(self.file(EXAMPLES), "rb") as f:
             yield from map(json.loads, f)
 
@@ -265,29 +275,29 @@ class TokenCache:
         """Reads every file and compares its checksums.
 
         Raises:
-          ValueError: the file and bytes that differ.
+          ValueError: a file differs; the message names it and the range of bytes.
         """
         for name in self.manifest["files"]:
             self.file(name)
-        cache_checks.check(self.folder, self.manifest["files"])
+        cache_checks.check_files(self.folder, self.manifest["files"])
 
 
-def mapped(path: Path, dtype: str) -> np.ndarray:
-    """A file's numbers, memory-mapped for reading."""
+def open_memmap(path: Path, dtype: str) -> np.ndarray:
+    """Memory-maps a file read-only as a flat array."""
     return np.memmap(path, dtype, "r").view(np.ndarray) if path.stat().st_size else np.empty(0, dtype)
 
 
-def followed(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
-    """Runs the building program: its exit code, and what it said last where that was not seen on a terminal.
+def run_with_progress(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    """Runs the program that builds caches. Returns its exit code, and its last message if stderr is not a terminal.
 
-    Where there is no terminal its progress is handed on line by line, and TensorFlow's greetings are not.
+    On a terminal its stderr is shown unchanged. Otherwise only its progress lines are passed on, not TensorFlow's messages.
     """
     if sys.stderr.isatty():
         return subprocess.run(command, env=environment).returncode, ""
     last = ""
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, errors="replace") as program:
-        for line in program.stderr:
+        for line in program.stderr or ():
             last = line.strip() or last
-            if line.startswith(PROGRESS):
+            if line.startswith(PROGRESS_PREFIXES):
                 print(line, end="", file=sys.stderr, flush=True)
     return program.returncode, last

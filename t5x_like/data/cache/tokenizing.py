@@ -1,4 +1,4 @@
-"""Texts and ids as a token cache holds them: the documents of a feature joined, checked and counted."""
+"""Tokenizes documents into the arrays that a token cache holds: concatenated, validated and counted ids."""
 
 import dataclasses
 import itertools
@@ -9,24 +9,24 @@ import numpy as np
 from t5x_like.data.tokenizers import vocabularies
 from t5x_like.types import Vocabulary
 
-MASK_SIZE = 2  # ids of a mask: 0 and 1
+MASK_VOCAB_SIZE = 2  # a mask has the ids 0 and 1
 
 
 class BadDocument(ValueError):
-    """A document, by its place among those given, and what is wrong with it."""
+    """A document, by its index in its batch, and what is wrong with it."""
 
     def __init__(self, index: int, reason: str):
         super().__init__(index, reason)
         self.index, self.reason = index, reason
 
-    def at(self, before: int) -> ValueError:
-        """The error with the document's number, `before` documents having come before those given."""
-        return ValueError(f"document {before + self.index} {self.reason}")
+    def with_offset(self, offset: int) -> ValueError:
+        """The error with the document's number in the split; `offset` documents precede the batch."""
+        return ValueError(f"document {offset + self.index} {self.reason}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Texts:
-    """A feature's texts of some documents, in UTF-8, and the ids that end each of them."""
+    """The texts of a feature of some documents, in UTF-8, and the ids to append to each."""
 
     texts: Sequence[bytes]
     ending: tuple[int, ...] = ()
@@ -34,7 +34,7 @@ class Texts:
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """A feature's ids of some documents, joined, and the length of each."""
+    """The ids of a feature of some documents, concatenated, and the length of each document."""
 
     ids: np.ndarray
     lengths: np.ndarray
@@ -43,29 +43,34 @@ class Tokens:
 
 
 def is_mask(feature: str) -> bool:
-    """Whether a feature says something of another one's tokens, by 0 and 1, and is none itself."""
+    """Whether a feature is a mask: zeros and ones aligned with the tokens of another feature."""
     return feature.endswith("_mask")
 
 
 def id_type(feature: str, vocab_size: int) -> np.dtype:
-    """The smallest type that a feature's ids fit in."""
+    """The smallest dtype that holds a feature's ids."""
     if is_mask(feature):
         return np.dtype(np.uint8)
     return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
 
 
-def joined(feature: str, documents: Sequence[Sequence[int]], vocabulary: Vocabulary, ending=()) -> Tokens:
-    """The ids of documents, each with `ending` behind it.
+def join_documents(
+    feature: str,
+    documents: Sequence[Sequence[int] | np.ndarray],
+    vocabulary: Vocabulary,
+    ending: tuple[int, ...] = (),
+) -> Tokens:
+    """Concatenates the ids of documents, each followed by `ending`.
 
     Raises:
-      BadDocument: one has an id that is not of the vocabulary.
+      BadDocument: a document has an id outside the vocabulary.
     """
     lengths = np.fromiter(map(len, documents), np.int64, len(documents))
     if documents and isinstance(documents[0], np.ndarray):
         ids = np.concatenate(documents)
     else:
         ids = np.fromiter(itertools.chain.from_iterable(documents), np.int64, int(lengths.sum()))
-    size = MASK_SIZE if is_mask(feature) else vocabulary.vocab_size
+    size = MASK_VOCAB_SIZE if is_mask(feature) else vocabulary.vocab_size
     check_ids(feature, ids, lengths, size)
     max_id = int(ids.max(initial=0))
     text_bytes = 0 if is_mask(feature) else int(vocabulary.bytes_per_token_V[ids].sum(dtype=np.int64))
@@ -76,36 +81,40 @@ def joined(feature: str, documents: Sequence[Sequence[int]], vocabulary: Vocabul
 
 
 def check_ids(feature: str, ids: np.ndarray, lengths: np.ndarray, size: int) -> None:
-    """Refuses an id that is not below `size`."""
+    """Checks that all ids are in [0, size).
+
+    Raises:
+      BadDocument: a document has an id outside that range.
+    """
     if not len(ids) or (ids.min() >= 0 and ids.max() < size):
         return
     wrong = np.flatnonzero((ids < 0) | (ids >= size))[0]
     raise BadDocument(
         int(np.searchsorted(np.cumsum(lengths), wrong, side="right")),
-        f"has the id {ids[wrong]} in feature {feature!r}, its vocabulary has {size} ids; the preprocessors and the "
-        "vocabulary do not fit together",
+        f"has the id {ids[wrong]} in feature {feature!r}, its vocabulary has {size} ids; use the vocabulary that the "
+        "preprocessors tokenize with",
     )
 
 
-def tokenized(feature: str, given: Texts, vocabulary: Vocabulary) -> Tokens:
-    """The ids of texts; bytes that are no UTF-8 are read as U+FFFD, as seqio reads them.
+def tokenize(feature: str, batch: Texts, vocabulary: Vocabulary) -> Tokens:
+    """Tokenizes texts; bytes that are not UTF-8 become U+FFFD, as in seqio.
 
     Raises:
-      BadDocument: the tokenizer refuses a text.
+      BadDocument: the tokenizer rejects a text.
     """
-    texts = [text.decode("utf-8", errors="replace") for text in given.texts]
+    texts = [text.decode("utf-8", errors="replace") for text in batch.texts]
     try:
         documents = vocabularies.encode_batch(vocabulary, texts)
     except Exception as error:  # tokenizers raises Exception itself
-        raise refused(feature, texts, vocabulary, error) from error
-    return joined(feature, documents, vocabulary, given.ending)
+        raise find_bad_document(feature, texts, vocabulary, error) from error
+    return join_documents(feature, documents, vocabulary, batch.ending)
 
 
-def refused(feature: str, texts: list[str], vocabulary: Vocabulary, error: Exception) -> BadDocument:
-    """Which text the tokenizer refuses."""
+def find_bad_document(feature: str, texts: list[str], vocabulary: Vocabulary, error: Exception) -> BadDocument:
+    """The error of the first text that the tokenizer rejects; `error` is that of the whole batch."""
     for index, text in enumerate(texts):
         try:
             vocabulary.encode(text)
-        except Exception as own:
-            return BadDocument(index, f"cannot be tokenized: {own} (feature {feature!r}: {text[:60]!r})")
-    return BadDocument(0, f"or one of the {len(texts) - 1} after it cannot be tokenized: {error} (feature {feature!r})")
+        except Exception as own_error:
+            return BadDocument(index, f"cannot be tokenized: {own_error} (feature {feature!r}: {text[:60]!r})")
+    return BadDocument(0, f"or one of the next {len(texts) - 1} cannot be tokenized: {error} (feature {feature!r})")

@@ -1,146 +1,166 @@
-"""tokenizer.json files made of older ones: BERT's vocab.txt, GPT-2's vocab.json with merges.txt, a GGUF file's tables."""
+"""Converts older formats to tokenizer.json: BERT's vocab.txt, GPT-2's vocab.json with merges.txt, a GGUF file's tables."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-# Llama 3's and Qwen 2's, as their tokenizer.json files have them; they differ in how many digits stand together.
+from t5x_like.data.tokenizers.settings import BYTE_LEVEL_CLASSES, Settings
+
+if TYPE_CHECKING:
+    from tokenizers import AddedToken, Tokenizer
+    from tokenizers.pre_tokenizers import PreTokenizer
+    from tokenizers.processors import PostProcessor
+
+# Regular expressions from the tokenizer.json files of Llama 3 and Qwen 2; they differ in how they group digits.
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 
-BYTE_LEVEL_CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast", "gpt2", "gptj", "gpt_neo", "opt")
 ROBERTA_CLASSES = ("RobertaTokenizer", "RobertaTokenizerFast", "BartTokenizer", "BartTokenizerFast", "roberta", "bart")
 QWEN2_CLASSES = ("Qwen2Tokenizer", "Qwen2TokenizerFast", "qwen2", "qwen3")
+ROBERTA_NAMES = {
+    "pad": "<pad>",
+    "eos": "</s>",
+    "unk": "<unk>",
+    "bos": "<s>",
+    "cls": "<s>",
+    "sep": "</s>",
+    "mask": "<mask>",
+}
 BERT_NAMES = {kind: f"[{kind.upper()}]" for kind in ("pad", "unk", "cls", "sep", "mask")}
 
 
-def wordpiece(path: Path, settings, added: dict) -> str:
-    """The tokenizer.json of BERT's vocab.txt, a token a line."""
+def wordpiece_json(path: Path, settings: Settings, added: dict[AddedToken, int]) -> str:
+    """The tokenizer.json of BERT's vocab.txt, which has one token per line.
+
+    Raises:
+      ValueError: the file lacks a special token that BERT needs.
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     lines = path.read_text(encoding="utf-8").split("\n")
     table = {token: index for index, token in enumerate(lines[:-1] if lines[-1] == "" else lines)}
-    names = {kind: settings.text(kind) or usual for kind, usual in BERT_NAMES.items()}
+    names = {kind: settings.token(kind) or default for kind, default in BERT_NAMES.items()}
     missing = [names[kind] for kind in ("unk", "cls", "sep") if names[kind] not in table]
     if missing:
-        raise ValueError(f"{path} has no {', '.join(missing)}; name its own in tokenizer_config.json")
+        raise ValueError(f"{path} has no {', '.join(missing)}; name the file's own tokens in tokenizer_config.json")
     options = settings.tokenizer
-    made = Tokenizer(models.WordPiece(table, unk_token=names["unk"], max_input_chars_per_word=100))
-    made.normalizer = normalizers.BertNormalizer(
+    tokenizer = Tokenizer(models.WordPiece(table, unk_token=names["unk"], max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(
         clean_text=True,
         handle_chinese_chars=options.get("tokenize_chinese_chars", True),
         strip_accents=options.get("strip_accents"),
         lowercase=options.get("do_lower_case", True),
     )
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.decoder = decoders.WordPiece(prefix="##")
-    made.post_processor = processors.TemplateProcessing(
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{names['cls']}:0 $A:0 {names['sep']}:0",
         pair=f"{names['cls']}:0 $A:0 {names['sep']}:0 $B:1 {names['sep']}:1",
         special_tokens=[(names[kind], table[names[kind]]) for kind in ("cls", "sep")],
     )
     special = {AddedToken(n, special=True, normalized=False): table[n] for n in names.values() if n in table}
-    return finished(made, special | added)
+    return to_json(tokenizer, special | added)
 
 
 def read_merges(path: Path) -> list[tuple[str, str]]:
-    """The pairs of a merges.txt.
+    """The pairs of tokens in a merges.txt.
 
     Raises:
-      ValueError: a line that is no pair, with its number.
+      ValueError: a line is not a pair; the message has its number.
     """
     pairs = []
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip() or (number == 1 and line.startswith("#version")):
             continue
-        pair = tuple(line.split(" "))
-        if len(pair) != 2:
-            raise ValueError(f"{path}, line {number}: need two tokens with a space between them, got {line[:60]!r}")
-        pairs.append(pair)
+        tokens = line.split(" ")
+        if len(tokens) != 2:
+            raise ValueError(f"{path}, line {number}: need two tokens separated by a space, got {line[:60]!r}")
+        pairs.append((tokens[0], tokens[1]))
     return pairs
 
 
-def byte_level(table: dict[str, int], merges: list[tuple[str, str]], settings, added: dict) -> str:
+def byte_level_json(
+    table: dict[str, int], merges: list[tuple[str, str]], settings: Settings, added: dict[AddedToken, int]
+) -> str:
     """The tokenizer.json of a byte-level BPE of GPT-2's, RoBERTa's or Qwen 2's class.
 
     Raises:
-      ValueError: another class of tokenizer.
+      ValueError: the tokenizer is of another class, or the tables are inconsistent.
     """
     from tokenizers import AddedToken, processors
 
     kind = settings.kind or "gpt2"
     if kind not in BYTE_LEVEL_CLASSES + ROBERTA_CLASSES + QWEN2_CLASSES:
         raise ValueError(
-            f"vocab.json and merges.txt of a {kind} do not say how it splits text; save its tokenizer.json with "
+            f"vocab.json and merges.txt of a {kind} do not define its pre-tokenizer; save its tokenizer.json with "
             "transformers (AutoTokenizer.from_pretrained(folder).save_pretrained(folder))"
         )
-    made = bpe(table, merges, "qwen2" if kind in QWEN2_CLASSES else "gpt-2", settings.tokenizer.get("add_prefix_space"))
-    names = {kind: settings.text(kind) for kind in ("pad", "eos", "unk", "bos", "cls", "sep", "mask")}
+    split = "qwen2" if kind in QWEN2_CLASSES else "gpt-2"
+    tokenizer = build_bpe(table, merges, split, settings.tokenizer.get("add_prefix_space"))
+    names: dict[str, Any] = {name: settings.token(name) for name in ROBERTA_NAMES}
     if kind in ROBERTA_CLASSES:
-        usual = {
-            "pad": "<pad>",
-            "eos": "</s>",
-            "unk": "<unk>",
-            "bos": "<s>",
-            "cls": "<s>",
-            "sep": "</s>",
-            "mask": "<mask>",
-        }
-        names = {kind: text or usual[kind] for kind, text in names.items()}
+        names = {name: text or ROBERTA_NAMES[name] for name, text in names.items()}
     elif kind in BYTE_LEVEL_CLASSES + QWEN2_CLASSES:
         names["eos"] = names["eos"] or "<|endoftext|>"
     texts = [n for n in dict.fromkeys(names.values()) if n in table]
-    # RoBERTa's mask takes the space before it.
+    # RoBERTa's mask absorbs the space before it.
     special = {
         AddedToken(n, special=True, normalized=False, lstrip=kind in ROBERTA_CLASSES and n == names["mask"]): table[n]
         for n in texts
     }
     if kind in ROBERTA_CLASSES:
-        around = ((names[k], table[names[k]]) for k in ("sep", "cls"))
+        sep, cls = ((names[name], table[names[name]]) for name in ("sep", "cls"))
         prefix = bool(settings.tokenizer.get("add_prefix_space"))
-        made.post_processor = processors.RobertaProcessing(*around, trim_offsets=True, add_prefix_space=prefix)
+        tokenizer.post_processor = processors.RobertaProcessing(sep, cls, trim_offsets=True, add_prefix_space=prefix)
     elif settings.tokenizer.get("add_bos_token"):
-        made.post_processor = begun_with(names["bos"], table[names["bos"]])
-    return finished(made, special | added)
+        tokenizer.post_processor = prepend_token(names["bos"], table[names["bos"]])
+    return to_json(tokenizer, special | added)
 
 
-def bpe(table: dict[str, int], merges: list[tuple[str, str]], split: str, add_prefix_space: bool | None = False):
-    """The library's byte-level BPE with a way of splitting text, one of `SPLITS`.
+def build_bpe(
+    table: dict[str, int], merges: list[tuple[str, str]], split: str, add_prefix_space: bool | None = False
+) -> Tokenizer:
+    """The library's byte-level BPE with the pre-tokenizer `split`, one of `SPLITS`.
 
     Raises:
-      ValueError: a merge of tokens that are not in the table.
+      ValueError: a merge has tokens that are not in the table.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, processors
 
     try:
-        made = Tokenizer(models.BPE(table, merges, ignore_merges=split == "llama-bpe"))
+        tokenizer = Tokenizer(models.BPE(table, merges, ignore_merges=split == "llama-bpe"))
     except Exception as error:  # the library raises Exception itself
         raise ValueError(
             f"the table of {len(table)} tokens and its {len(merges)} merges do not fit together: {error}"
         ) from error
-    made.pre_tokenizer = SPLITS[split](bool(add_prefix_space))
+    tokenizer.pre_tokenizer = SPLITS[split](bool(add_prefix_space))
     if split == "qwen2":
-        made.normalizer = normalizers.NFC()
-    made.decoder = decoders.ByteLevel()
-    made.post_processor = processors.ByteLevel(trim_offsets=False)
-    return made
+        tokenizer.normalizer = normalizers.NFC()
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    return tokenizer
 
 
-def by_gpt2(prefix: bool):
+def split_gpt2(prefix: bool) -> PreTokenizer:
+    """GPT-2's pre-tokenizer; `prefix` adds a space before the text."""
     from tokenizers import pre_tokenizers
 
     return pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=True)
 
 
-def by_digit(prefix: bool):
-    """Every digit for itself, the rest as GPT-2."""
+def split_digits(prefix: bool) -> PreTokenizer:
+    """Isolates each digit, then splits as GPT-2."""
     from tokenizers import pre_tokenizers
 
-    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), by_gpt2(prefix)])
+    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), split_gpt2(prefix)])
 
 
-def by_pattern(pattern: str):
-    """Splits by a regular expression."""
+def split_by(pattern: str) -> Callable[[bool], PreTokenizer]:
+    """A pre-tokenizer that isolates the matches of a regular expression."""
 
-    def build(prefix: bool):
+    def build(prefix: bool) -> PreTokenizer:
         from tokenizers import Regex, pre_tokenizers
 
         split = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
@@ -149,10 +169,15 @@ def by_pattern(pattern: str):
     return build
 
 
-SPLITS = {"gpt-2": by_gpt2, "smollm": by_digit, "llama-bpe": by_pattern(LLAMA3), "qwen2": by_pattern(QWEN2)}
+SPLITS: dict[str, Callable[[bool], PreTokenizer]] = {
+    "gpt-2": split_gpt2,
+    "smollm": split_digits,
+    "llama-bpe": split_by(LLAMA3),
+    "qwen2": split_by(QWEN2),
+}
 
 
-def begun_with(token: str, index: int):
+def prepend_token(token: str, index: int) -> PostProcessor:
     """A post-processor that puts one token before a text."""
     from tokenizers import processors
 
@@ -161,18 +186,18 @@ def begun_with(token: str, index: int):
     )
 
 
-def finished(tokenizer, added: dict) -> str:
-    """tokenizer.json with the tokens added, each of which has to get its id.
+def to_json(tokenizer: Tokenizer, added: dict[AddedToken, int]) -> str:
+    """The tokenizer.json of a tokenizer after adding tokens, given as {token: id}.
 
     Raises:
-      ValueError: a token that would get another id.
+      ValueError: the library gives a token another id.
     """
     unique = {token.content: (token, index) for token, index in added.items()}
     for text, (token, index) in sorted(unique.items(), key=lambda item: item[1][1]):
         (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
         if tokenizer.token_to_id(text) != index:
             raise ValueError(
-                f"the added token {text!r} is to be id {index}, tokenizers makes it {tokenizer.token_to_id(text)}: ids "
-                "between are missing; save a tokenizer.json with transformers"
+                f"the added token {text!r} must have id {index}, tokenizers gives it {tokenizer.token_to_id(text)}: the ids "
+                "in between are missing; save a tokenizer.json with transformers"
             )
     return tokenizer.to_str()

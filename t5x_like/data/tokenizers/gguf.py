@@ -1,14 +1,15 @@
-"""The tokenizer of a GGUF file, from its metadata: byte-level BPE, and SentencePiece BPE."""
+"""The tokenizer of a GGUF file, from its metadata: byte-level BPE and SentencePiece BPE."""
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from t5x_like.data.tokenizers import conversion
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.data.tokenizers.sentencepiece import SentencePieceModel
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # GGUF's token types, which are SentencePiece's
-# The names of llama.cpp for ways of splitting text. "default" is what files before them were taken for.
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # token types of GGUF and SentencePiece
+# llama.cpp's names of pre-tokenizers. "default" is assumed for files older than these names.
 SPLITS = {
     "gpt-2": "gpt-2",
     "default": "gpt-2",
@@ -22,27 +23,34 @@ SPLITS = {
 
 
 def from_gguf(fields: Mapping, vocab_size: int | None = None) -> TokenizerVocabulary | SentencePieceModel:
-    """The vocabulary that a GGUF file describes; `fields` are its metadata, name -> Python value.
+    """The vocabulary in the metadata `fields` of a GGUF file, {name: Python value}.
 
     Raises:
-      ValueError: a kind of tokenizer or a way of splitting text that is not known here, or a field that is missing.
+      ValueError: the kind of tokenizer or its pre-tokenizer is not supported, or a field is missing.
     """
-    kind = needed(fields, "model")
-    makers = {"gpt2": of_bpe, "llama": of_sentencepiece}
+    kind = require_field(fields, "model")
+    makers: dict[str, Callable[..., TokenizerVocabulary | SentencePieceModel]] = {
+        "gpt2": make_bpe,
+        "llama": make_sentencepiece,
+    }
     if kind not in makers:
         raise ValueError(
-            f"tokenizer.ggml.model={kind!r} is not read here, only {' and '.join(makers)}; use the tokenizer.json of the "
+            f"tokenizer.ggml.model={kind!r} is not supported, only {' and '.join(makers)}; use the tokenizer.json of the "
             "model's own folder"
         )
-    tokens = needed(fields, "tokens")
+    tokens = require_field(fields, "tokens")
     types = fields.get("tokenizer.ggml.token_type") or [NORMAL] * len(tokens)
     if len(types) != len(tokens):
-        raise ValueError(f"{len(tokens)} tokens, but {len(types)} token types; the file is damaged: fetch it again")
+        raise ValueError(f"{len(tokens)} tokens, but {len(types)} token types; the file is damaged: download it again")
     return makers[kind](fields, list(tokens), list(types), len(tokens) if vocab_size is None else vocab_size)
 
 
-def needed(fields: Mapping, name: str):
-    """The field tokenizer.ggml.`name`."""
+def require_field(fields: Mapping, name: str) -> Any:
+    """The field tokenizer.ggml.`name`.
+
+    Raises:
+      ValueError: it is missing.
+    """
     value = fields.get(f"tokenizer.ggml.{name}")
     if value is None:
         raise ValueError(
@@ -51,8 +59,8 @@ def needed(fields: Mapping, name: str):
     return value
 
 
-def special_ids(fields: Mapping, adds_bos: bool) -> dict:
-    """Special ids by field of a vocabulary; `adds_bos` is what holds where the file does not say."""
+def special_ids(fields: Mapping, add_bos: bool) -> dict[str, Any]:
+    """Special ids by field of a vocabulary; `add_bos` is the default of tokenizer.ggml.add_bos_token."""
 
     def index(name: str) -> int | None:
         value = fields.get(f"tokenizer.ggml.{name}_token_id")
@@ -66,56 +74,72 @@ def special_ids(fields: Mapping, adds_bos: bool) -> dict:
         "unk": index("unknown"),
         "bos": bos,
         "mask": index("mask"),
-        "add_bos": bool(fields.get("tokenizer.ggml.add_bos_token", adds_bos)) and bos is not None,
+        "add_bos": bool(fields.get("tokenizer.ggml.add_bos_token", add_bos)) and bos is not None,
         "stop_ids": tuple(dict.fromkeys(i for i in stops if i is not None)),
         "chat_template": fields.get("tokenizer.chat_template"),
     }
 
 
-def of_bpe(fields: Mapping, tokens: list[str], types: list[int], vocab_size: int) -> TokenizerVocabulary:
-    """Byte-level BPE, with the split that tokenizer.ggml.pre names."""
+def make_bpe(fields: Mapping, tokens: list[str], types: list[int], vocab_size: int) -> TokenizerVocabulary:
+    """Byte-level BPE with the pre-tokenizer that tokenizer.ggml.pre names.
+
+    Raises:
+      ValueError: the pre-tokenizer is not supported, or a field is missing.
+    """
     from tokenizers import AddedToken
 
     name = fields.get("tokenizer.ggml.pre")
     if name not in SPLITS:
         raise ValueError(
-            f"tokenizer.ggml.pre={name!r} is no way of splitting text that is known here ({', '.join(SPLITS)}); use the "
-            "tokenizer.json of the model's own folder, or add the split to gguf_tokenizer.SPLITS"
+            f"tokenizer.ggml.pre={name!r} is not a supported pre-tokenizer ({', '.join(SPLITS)}); use the tokenizer.json "
+            "of the model's own folder, or add the pre-tokenizer to gguf.SPLITS"
         )
     split = SPLITS[name]
-    # Unused tokens pad the table; a text must not find them.
+    # Unused tokens pad the table; they must not match in a text.
     table = {token: i for i, token in enumerate(tokens) if types[i] != UNUSED}
-    merges = [tuple(merge.split(" ", 1)) for merge in needed(fields, "merges")]
-    made = conversion.bpe(table, merges, split, fields.get("tokenizer.ggml.add_space_prefix"))
-    ids = special_ids(fields, adds_bos=split == "llama-bpe")
+    merges = [tuple(merge.split(" ", 1)) for merge in require_field(fields, "merges")]
+    tokenizer = conversion.build_bpe(table, merges, split, fields.get("tokenizer.ggml.add_space_prefix"))
+    ids = special_ids(fields, add_bos=split == "llama-bpe")
     if ids["add_bos"]:
-        made.post_processor = conversion.begun_with(tokens[ids["bos"]], ids["bos"])
+        tokenizer.post_processor = conversion.prepend_token(tokens[ids["bos"]], ids["bos"])
     added = {
         AddedToken(token, normalized=False, special=types[i] == CONTROL): i
         for i, token in enumerate(tokens)
         if types[i] in (CONTROL, USER_DEFINED)
     }
-    return TokenizerVocabulary(conversion.finished(made, added), vocab_size, **ids)
+    return TokenizerVocabulary(conversion.to_json(tokenizer, added), vocab_size, **ids)
 
 
-def of_sentencepiece(fields: Mapping, tokens: list[str], types: list[int], vocab_size: int) -> SentencePieceModel:
-    """SentencePiece BPE: the tables are put together to a model file, which the library reads."""
-    scores = needed(fields, "scores")
-    ids = special_ids(fields, adds_bos=True)
+def make_sentencepiece(fields: Mapping, tokens: list[str], types: list[int], vocab_size: int) -> SentencePieceModel:
+    """SentencePiece BPE: the tables are serialized as a model file, which the library reads.
+
+    Raises:
+      ValueError: a field is missing.
+    """
+    scores = require_field(fields, "scores")
+    ids = special_ids(fields, add_bos=True)
     if ids["unk"] is None:
         ids["unk"] = types.index(UNKNOWN) if UNKNOWN in types else None
     if ids["unk"] is None:
-        raise ValueError("the GGUF metadata name no tokenizer.ggml.unknown_token_id; SentencePiece needs one")
+        raise ValueError(
+            "the GGUF metadata have no tokenizer.ggml.unknown_token_id, which SentencePiece needs; use the "
+            "tokenizer.model of the model's own folder"
+        )
     types[ids["unk"]] = UNKNOWN
     prefix = bool(fields.get("tokenizer.ggml.add_space_prefix", True))
     shrink = bool(fields.get("tokenizer.ggml.remove_extra_whitespaces", False))
-    model = model_file(tokens, scores, types, ids, prefix, shrink)
+    model = serialize_model(tokens, scores, types, ids, prefix, shrink)
     added = tuple((token, i) for i, token in enumerate(tokens) if types[i] in (CONTROL, UNKNOWN))
     return SentencePieceModel(model, vocab_size, **ids, added=added)
 
 
-def model_file(tokens, scores, types, ids: dict, prefix: bool, shrink: bool) -> bytes:
-    """A serialised sentencepiece.ModelProto of BPE with no normalisation; field numbers are those of its .proto."""
+def serialize_model(
+    tokens: Sequence[str], scores: Sequence[float], types: Sequence[int], ids: dict, prefix: bool, shrink: bool
+) -> bytes:
+    """A serialized sentencepiece.ModelProto of BPE without normalization; field numbers are those of its .proto.
+
+    `prefix` adds a space before a text; `shrink` removes duplicate spaces.
+    """
     pieces = b"".join(
         chunk(1, chunk(1, token.encode()) + key(2, 5) + struct.pack("<f", score) + number(3, kind))
         for token, score, kind in zip(tokens, scores, types, strict=True)
@@ -123,7 +147,7 @@ def model_file(tokens, scores, types, ids: dict, prefix: bool, shrink: bool) -> 
     special = {40: ids["unk"], 41: ids["bos"], 42: ids["eos"], 43: ids["pad"]}
     trainer = number(3, 2) + number(4, len(tokens)) + number(35, BYTE in types)
     trainer += b"".join(number(field, -1 if index is None else index) for field, index in special.items())
-    # The library wants the names of the special pieces too.
+    # The library also needs the names of the special pieces.
     names = {45: ids["unk"], 46: ids["bos"], 47: ids["eos"], 48: ids["pad"]}
     trainer += b"".join(chunk(field, tokens[i].encode()) for field, i in names.items() if i is not None)
     normalizer = chunk(1, b"identity") + number(3, prefix) + number(4, shrink) + number(5, True)
@@ -131,21 +155,24 @@ def model_file(tokens, scores, types, ids: dict, prefix: bool, shrink: bool) -> 
 
 
 def varint(value: int) -> bytes:
-    """Protobuf's variable-length integer; negative ones are 64 bits of two's complement."""
-    value, made = value % 2**64, bytearray()
+    """Protobuf's variable-length integer; negative values are 64-bit two's complement."""
+    value, output = value % 2**64, bytearray()
     while value > 127:
-        made.append(value & 127 | 128)
+        output.append(value & 127 | 128)
         value >>= 7
-    return bytes([*made, value])
+    return bytes([*output, value])
 
 
 def key(field: int, wire: int) -> bytes:
+    """Protobuf's key of a field and its wire type."""
     return varint(field << 3 | wire)
 
 
 def number(field: int, value: int) -> bytes:
+    """A protobuf field that holds an integer."""
     return key(field, 0) + varint(int(value))
 
 
 def chunk(field: int, content: bytes) -> bytes:
+    """A protobuf field that holds bytes."""
     return key(field, 2) + varint(len(content)) + content

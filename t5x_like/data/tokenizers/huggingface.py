@@ -1,20 +1,27 @@
 """A Hugging Face `tokenizer.json` as a vocabulary: BPE, WordPiece and Unigram, read by the `tokenizers` library.
 
-Every id comes from the library itself; here is only what it does not know: special ids, the size of the model's table,
-sentinels, the chat template, and how many bytes of text a token stands for.
+The library computes all ids. This module adds what it lacks: special ids, the size of the model's embedding table,
+sentinels, the chat template, and the number of bytes of text per token.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import functools
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from t5x_like.data.tokenizers import vocabularies
+from t5x_like.types import PathLike
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 TOKENIZER, TEMPLATE = "tokenizer.json", "chat_template.jinja"
 BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
@@ -22,13 +29,13 @@ BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerVocabulary:
-    """A tokenizer.json, given as its text, with the special ids of its model.
+    """The text of a tokenizer.json, with the special ids of its model.
 
-    `vocab_size` is the size of the model's table, which may be larger than the tokenizer: ids above are never made and
-    decode to nothing. `stop_ids` are all ids that end a text, `eos` the first; they are (eos,) where none are given.
+    `vocab_size` is the size of the model's embedding table, which may be larger than the tokenizer: the extra ids are never
+    produced and decode to nothing. `stop_ids` are all ids that end a text, `eos` first (default: only `eos`).
 
     Raises:
-      ValueError: the text is no tokenizer, has more ids than `vocab_size`, or a special id is outside of it.
+      ValueError: the text is not a tokenizer, it has more than `vocab_size` ids, or a special id is out of range.
     """
 
     json: str = dataclasses.field(repr=False)
@@ -55,19 +62,19 @@ class TokenizerVocabulary:
                     f"{name}={index} is not one of the vocab_size={self.vocab_size} ids; correct one of them"
                 )
         if self.add_bos and self.bos is None:
-            raise ValueError("add_bos=True, but bos=None: name the token that begins a sequence, or leave add_bos out")
+            raise ValueError("add_bos=True, but bos=None: give the id that begins a sequence, or leave add_bos out")
 
     @functools.cached_property
-    def tokenizer(self):
-        """The library's tokenizer, without the cutting and padding that a file may ask for."""
-        made = parsed(self.json)
-        made.no_truncation()
-        made.no_padding()
-        return made
+    def tokenizer(self) -> Tokenizer:
+        """The library's tokenizer, with the file's truncation and padding disabled."""
+        tokenizer = parse_tokenizer(self.json)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
 
     @functools.cached_property
     def size(self) -> int:
-        """One more than the tokenizer's largest id."""
+        """The tokenizer's largest id plus 1."""
         return max(self.tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @functools.cached_property
@@ -77,10 +84,12 @@ class TokenizerVocabulary:
 
     @property
     def first_sentinel(self) -> int:
+        """The id of <extra_id_0>."""
         return self.vocab_size - 1 if self.sentinel is None else self.sentinel
 
     @functools.cached_property
     def fingerprint(self) -> str:
+        """Identifies the ids."""
         ids = {
             f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("json", "chat_template")
         }
@@ -89,29 +98,32 @@ class TokenizerVocabulary:
 
     @functools.cached_property
     def bytes_per_token_V(self) -> np.ndarray:
-        """What a tokenizer drops (WordPiece's spaces, a normaliser's changes) is in no token and not counted."""
+        """UTF-8 bytes of text of each id, int32 [V]; text that a tokenizer drops (WordPiece's spaces) is not counted."""
         return token_bytes(self.tokenizer, json.loads(self.json), self.vocab_size)
 
     def encode(self, text: str) -> list[int]:
-        """The library's ids, none added; special tokens that are written in the text are recognised."""
+        """The library's ids of the text alone; special tokens in the text are recognised."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of every text; in threads unless $TOKENIZERS_PARALLELISM is false."""
-        return [one.ids for one in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        """`encode` of every text; multithreaded unless $TOKENIZERS_PARALLELISM is false."""
+        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def encode_special(self, text: str) -> list[int]:
-        """The library's ids with those its post-processor adds: [CLS] ... [SEP], or a bos."""
+        """The library's ids with those that its post-processor adds: [CLS] ... [SEP], or a bos."""
         return self.tokenizer.encode(text, add_special_tokens=True).ids
 
-    def decode(self, ids) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """The text before the first stop id; special tokens and ids above the tokenizer's are left out."""
-        return self.tokenizer.decode([i for i in vocabularies.until(ids, self.stop_ids) if 0 <= i < self.size])
+        before_stop = vocabularies.take_until_stop(ids, self.stop_ids)
+        return self.tokenizer.decode([i for i in before_stop if 0 <= i < self.size])
 
     def token(self, index: int) -> str:
+        """The token of an id; empty if it is unused."""
         return self.tokenizer.id_to_token(index) or ""
 
-    def save(self, folder) -> None:
+    def save(self, folder: PathLike) -> None:
+        """Writes the vocabulary into `folder`."""
         content = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         files = {TOKENIZER: content.pop("json"), TEMPLATE: content.pop("chat_template")}
         vocabularies.write_json(folder, {"kind": "tokenizer"} | content)
@@ -120,8 +132,8 @@ class TokenizerVocabulary:
                 (Path(folder) / name).write_bytes(text.encode())
 
     @classmethod
-    def restored(cls, folder: Path, content: dict) -> "TokenizerVocabulary":
-        """What `save` wrote."""
+    def from_saved(cls, folder: Path, content: dict) -> TokenizerVocabulary:
+        """Reads what `save` wrote; `content` is that of vocabulary.json."""
         template = folder / TEMPLATE
         return cls(
             (folder / TOKENIZER).read_bytes().decode(),
@@ -130,8 +142,8 @@ class TokenizerVocabulary:
         )
 
 
-def parsed(text: str):
-    """The library's tokenizer of a tokenizer.json.
+def parse_tokenizer(text: str) -> Tokenizer:
+    """The library's tokenizer of the text of a tokenizer.json.
 
     Raises:
       ValueError: the library cannot read it.
@@ -143,31 +155,35 @@ def parsed(text: str):
     except Exception as error:  # the library raises Exception itself
         raise ValueError(
             f"this tokenizer.json cannot be read by tokenizers {tokenizers.__version__}: {error}; "
-            "fetch the file again, or update tokenizers"
+            "download the file again, or update tokenizers"
         ) from error
 
 
 def check_size(size: int, vocab_size: int) -> None:
-    """Refuses a tokenizer that makes ids the model has no row for."""
+    """Checks that the model's embedding table has a row for every id of a tokenizer.
+
+    Raises:
+      ValueError: it has fewer rows.
+    """
     if size > vocab_size:
         raise ValueError(
             f"the tokenizer has {size} ids, the model's vocab_size={vocab_size} has no rows for the last "
-            f"{size - vocab_size}; give vocab_size={size} or more, or the tokenizer that belongs to the model"
+            f"{size - vocab_size}; give vocab_size={size} or more, or use the model's own tokenizer"
         )
 
 
-def part_types(part: dict | None, inner: str) -> set[str]:
-    """Types of a part of a tokenizer.json and of what it is composed of, listed under `inner`."""
-    if not part:
+def component_types(component: dict | None, inner: str) -> set[str]:
+    """The types of a component of a tokenizer.json and of its nested components, listed under `inner`."""
+    if not component:
         return set()
-    return {part["type"]}.union(*(part_types(one, inner) for one in part.get(inner, ())))
+    return {component["type"]}.union(*(component_types(nested, inner) for nested in component.get(inner, ())))
 
 
-def token_bytes(tokenizer, content: dict, vocab_size: int) -> np.ndarray:
-    """UTF-8 bytes of text that each id stands for, int32 [vocab_size]; 0 for special tokens."""
-    model, kinds = content["model"], part_types(content.get("decoder"), "decoders")
-    kinds |= part_types(content.get("pre_tokenizer"), "pretokenizers")
-    alphabet = byte_alphabet() if "ByteLevel" in kinds else frozenset()
+def token_bytes(tokenizer: Tokenizer, content: dict, vocab_size: int) -> np.ndarray:
+    """UTF-8 bytes of text of each id, int32 [vocab_size]; 0 for special tokens. `content` is that of tokenizer.json."""
+    model, types = content["model"], component_types(content.get("decoder"), "decoders")
+    types |= component_types(content.get("pre_tokenizer"), "pretokenizers")
+    alphabet = byte_alphabet() if "ByteLevel" in types else frozenset()
     prefix = model.get("continuing_subword_prefix") or ""
     suffix = model.get("end_of_word_suffix") or ""
 
@@ -190,7 +206,7 @@ def token_bytes(tokenizer, content: dict, vocab_size: int) -> np.ndarray:
 
 @functools.cache
 def byte_alphabet() -> frozenset[str]:
-    """The 256 characters by which byte-level tokens spell bytes."""
+    """The 256 characters that represent bytes in byte-level tokens."""
     from tokenizers import pre_tokenizers
 
     return frozenset(pre_tokenizers.ByteLevel.alphabet())

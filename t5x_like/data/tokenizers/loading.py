@@ -1,28 +1,29 @@
-"""Reads the vocabulary of a token cache or a run directory: the inverse of every vocabulary's `save`."""
+"""Loads the vocabulary of a token cache or a run directory: the inverse of every vocabulary's `save`."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.data.tokenizers.sentencepiece import SentencePieceModel
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary, SentencePieceVocabulary
-from t5x_like.types import Vocabulary
+from t5x_like.types import PathLike, Vocabulary
 
-KINDS = {
+KINDS: dict[str, Callable[[Path, dict], Vocabulary]] = {
     "bytes": lambda folder, content: ByteVocabulary(content["extra_ids"]),
     "sentencepiece": lambda folder, content: SentencePieceVocabulary(
         (folder / "vocabulary.model").read_bytes(), content["extra_ids"]
     ),
-    "tokenizer": TokenizerVocabulary.restored,
-    "sentencepiece_model": SentencePieceModel.restored,
+    "tokenizer": TokenizerVocabulary.from_saved,
+    "sentencepiece_model": SentencePieceModel.from_saved,
 }
 
 
-def load(folder) -> Vocabulary:
+def load(folder: PathLike) -> Vocabulary:
     """The vocabulary that `save` wrote into `folder`.
 
     Raises:
-      ValueError: a kind of vocabulary that this version does not know.
+      ValueError: this version does not know the kind of vocabulary.
     """
     folder = Path(folder)
     content = json.loads((folder / "vocabulary.json").read_text())

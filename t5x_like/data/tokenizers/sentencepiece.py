@@ -1,34 +1,42 @@
 """The SentencePiece file of a pretrained model (T5's spiece.model, LLaMA's tokenizer.model) as a vocabulary.
 
-Ids are those of the `sentencepiece` library, text and special tokens being told apart as transformers does: a special
-token written in the text is its id, and the text on both sides of it is encoded for itself.
+Ids are those of the `sentencepiece` library. Special tokens in a text are handled as in transformers: each becomes its id,
+and the texts before and after it are encoded separately.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import functools
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from t5x_like.data.tokenizers import vocabularies
 from t5x_like.data.tokenizers.huggingface import TEMPLATE, check_size
+from t5x_like.types import PathLike
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
 
 MODEL = "vocabulary.model"
 
 
 @dataclasses.dataclass(frozen=True)
 class SentencePieceModel:
-    """A SentencePiece model, given as its serialised bytes, with the special ids of the model it belongs to.
+    """A serialized SentencePiece model with the special ids of the language model it belongs to.
 
-    `added` are (text, id) of tokens that are recognised in a text, sentinels <extra_id_i> among them, which take the
-    spaces around them; those with ids above the pieces may be longer than the model knows. `legacy` begins the text
-    behind a special token with a space too, as LLaMA's first tokenizers did. `add_eos` is for `encode_special` alone.
+    `added` lists (text, id) of tokens that are recognised in a text. Sentinels <extra_id_i> also absorb the spaces around
+    them. Ids may be above those of the pieces. With `legacy`, the text after a special token begins with a space too, as
+    in LLaMA's first tokenizers. `add_eos` only affects `encode_special`.
 
     Raises:
-      ValueError: bytes that are no model, more ids than `vocab_size`, or a special id outside of it.
+      ValueError: the bytes are not a model, there are more than `vocab_size` ids, or a special id is out of range.
     """
 
     model: bytes = dataclasses.field(repr=False)
@@ -58,40 +66,42 @@ class SentencePieceModel:
                 )
 
     @functools.cached_property
-    def processor(self):
+    def processor(self) -> SentencePieceProcessor:
+        """The library's processor."""
         import sentencepiece
 
         try:
             return sentencepiece.SentencePieceProcessor(model_proto=self.model)
         except Exception as error:  # the library raises RuntimeError or its own
             raise ValueError(
-                f"these {len(self.model)} bytes are no SentencePiece model ({error}); Llama 3's tokenizer.model is none "
-                "either: give its tokenizer.json"
+                f"these {len(self.model)} bytes are not a SentencePiece model ({error}); Llama 3's tokenizer.model is not "
+                "one either: use its tokenizer.json"
             ) from error
 
     @property
     def first_sentinel(self) -> int:
+        """The id of <extra_id_0>."""
         return self.added_ids.get("<extra_id_0>", self.vocab_size - 1)
 
     @functools.cached_property
     def added_ids(self) -> dict[str, int]:
+        """{text: id} of the added tokens."""
         return dict(self.added)
 
     @functools.cached_property
     def added_texts(self) -> dict[int, str]:
+        """{id: text} of the added tokens."""
         return {index: text for text, index in self.added}
 
     @functools.cached_property
     def special_ids(self) -> frozenset[int]:
         """Ids that decode to nothing."""
-        return frozenset({i for i in (self.pad, self.eos, self.unk, self.bos, self.mask) if i is not None}).union(
-            i
-            for i in range(self.processor.vocab_size())
-            if self.processor.is_control(i) or self.processor.is_unknown(i)
-        )
+        named = {i for i in (self.pad, self.eos, self.unk, self.bos, self.mask) if i is not None}
+        return frozenset(named | vocabularies.textless_pieces(self.processor))
 
     @functools.cached_property
     def fingerprint(self) -> str:
+        """Identifies the ids."""
         ids = {
             f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("model", "chat_template")
         }
@@ -100,57 +110,60 @@ class SentencePieceModel:
 
     @functools.cached_property
     def bytes_per_token_V(self) -> np.ndarray:
-        sizes = np.zeros(self.vocab_size, np.int32)
-        for i in range(self.processor.vocab_size()):
-            if self.processor.is_byte(i):
-                sizes[i] = 1
-            elif i not in self.special_ids and not self.processor.is_unused(i):
-                sizes[i] = len(self.processor.id_to_piece(i).replace(vocabularies.SPACE_MARK, " ").encode())
-        return sizes
+        """UTF-8 bytes of text of each id, int32 [V]."""
+        unused = {i for i in range(self.processor.vocab_size()) if self.processor.is_unused(i)}
+        return vocabularies.bytes_per_piece(self.processor, self.vocab_size, self.special_ids | unused)
 
     @functools.cached_property
     def pattern(self) -> re.Pattern:
-        """Finds an added token; a sentinel with the spaces around it."""
+        """Matches an added token; a sentinel together with the spaces around it."""
         longest_first = sorted(self.added_ids, key=len, reverse=True)
         names = [re.escape(text) for text in longest_first]
         return re.compile("|".join(rf"\s*{n}\s*" if n.startswith("<extra_id_") else n for n in names) or r"(?!)")
 
     def encode(self, text: str) -> list[int]:
-        """The library's ids, none added; special tokens that are written in the text are recognised."""
-        ids, begin = [], 0
-        for found in self.pattern.finditer(text):
-            ids += self.encode_part(text[begin : found.start()], begin == 0)
-            ids.append(self.added_ids[found.group().strip() if found.group() not in self.added_ids else found.group()])
-            begin = found.end()
+        """The library's ids of the text alone; special tokens in the text are recognised."""
+        ids: list[int] = []
+        begin = 0
+        for match in self.pattern.finditer(text):
+            ids += self.encode_part(text[begin : match.start()], begin == 0)
+            token = match.group()
+            ids.append(self.added_ids[token if token in self.added_ids else token.strip()])
+            begin = match.end()
         return ids + self.encode_part(text[begin:], begin == 0)
 
     def encode_part(self, text: str, first: bool) -> list[int]:
-        """Ids of text without added tokens; without the space that a model puts first where it is not to."""
+        """The ids of text without added tokens; the model's leading space is omitted after a token unless `legacy`."""
         if not text:
             return []
         if first or self.legacy:
             return self.processor.encode(text)
-        # The library puts its space before the first character, whatever that is: let it be one that is cut off again.
+        # The library always puts a space before the first character, so we encode a dummy first and cut it off.
         unk = self.processor.id_to_piece(self.processor.unk_id())
         return self.processor.encode(unk + text)[len(self.processor.encode(unk)) :]
 
     def encode_special(self, text: str) -> list[int]:
-        """`encode` with bos and eos where the model wants them."""
-        begins = self.add_bos and self.bos != self.pad  # padding that T5's decoders begin with is no token of a text
-        return [self.bos] * begins + self.encode(text) + [self.eos] * self.add_eos
+        """`encode` with the bos and eos that the model expects."""
+        ids = self.encode(text)
+        # If bos is padding, as in T5, it only starts decoders.
+        if self.add_bos and self.bos is not None and self.bos != self.pad:
+            ids = [self.bos, *ids]
+        return [*ids, self.eos] if self.add_eos and self.eos is not None else ids
 
-    def decode(self, ids) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """The text before the first stop id; special tokens, sentinels and unused ids are left out."""
         pieces = self.processor.vocab_size()
-        kept = vocabularies.until(ids, self.stop_ids)
-        return self.processor.decode([i for i in kept if 0 <= i < pieces and i not in self.special_ids])
+        before_stop = vocabularies.take_until_stop(ids, self.stop_ids)
+        return self.processor.decode([i for i in before_stop if 0 <= i < pieces and i not in self.special_ids])
 
     def token(self, index: int) -> str:
+        """The piece or added token of an id; empty if it is unused."""
         if index in self.added_texts:
             return self.added_texts[index]
         return self.processor.id_to_piece(index) if index < self.processor.vocab_size() else ""
 
-    def save(self, folder) -> None:
+    def save(self, folder: PathLike) -> None:
+        """Writes the vocabulary into `folder`."""
         content = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         model, template = content.pop("model"), content.pop("chat_template")
         vocabularies.write_json(folder, {"kind": "sentencepiece_model"} | content)
@@ -159,8 +172,8 @@ class SentencePieceModel:
             (Path(folder) / TEMPLATE).write_bytes(template.encode())
 
     @classmethod
-    def restored(cls, folder: Path, content: dict) -> "SentencePieceModel":
-        """What `save` wrote."""
+    def from_saved(cls, folder: Path, content: dict) -> SentencePieceModel:
+        """Reads what `save` wrote; `content` is that of vocabulary.json."""
         content["added"] = tuple((text, index) for text, index in content["added"])
         content["stop_ids"] = tuple(content["stop_ids"])
         template = folder / TEMPLATE

@@ -1,4 +1,4 @@
-"""The program that builds caches, run in real processes that are forked from one which has TensorFlow already."""
+"""Runs the program that builds caches in processes forked from one that has already imported TensorFlow."""
 
 import contextlib
 import itertools
@@ -16,7 +16,7 @@ warm.set_forkserver_preload(["t5x_like.tasks.caching.build", MODULE])
 
 
 def run(log: Path, environment: dict, file_limit: int | None, options: dict) -> None:
-    """In the process: `build`, its messages going to a file."""
+    """In the child process: `build`, with stderr redirected to a file."""
     os.environ |= environment
     from t5x_like.tasks.caching import build
 
@@ -31,7 +31,7 @@ def run(log: Path, environment: dict, file_limit: int | None, options: dict) -> 
 
 
 def start(root, task: str, split: str = "train", environment=None, file_limit=None, **options):
-    """A process that builds; its log is root/log."""
+    """Starts a process that builds a cache; its log is root/log."""
     Path(root).mkdir(exist_ok=True)
     options = {"name": task, "split": split, "module": MODULE, "root": str(root), "workers": 2} | options
     process = warm.Process(target=run, args=(Path(root) / "log", environment or {}, file_limit, options))
@@ -40,15 +40,15 @@ def start(root, task: str, split: str = "train", environment=None, file_limit=No
 
 
 def built(root, task: str, split: str = "train", **options) -> TokenCache:
-    """The cache, built here."""
+    """Builds a cache and returns it."""
     process = start(root, task, split, **options)
     process.join()
     assert process.exitcode == 0, (Path(root) / "log").read_text()
     return TokenCache(task, split, MODULE, str(root))
 
 
-def complaint(root, task: str, split: str = "train", **options) -> str:
-    """What a build that fails says."""
+def error_of_build(root, task: str, split: str = "train", **options) -> str:
+    """The log of a build that fails."""
     process = start(root, task, split, **options)
     process.join()
     assert process.exitcode == 1, (Path(root) / "log").read_text()
@@ -66,6 +66,6 @@ def documents(cache: TokenCache, feature: str = "targets") -> list[list[int]]:
 
 
 def journal(root, task: str) -> list[dict]:
-    """The parts of a build that is under way."""
-    found = list((Path(root) / task).glob(".building_*/journal.jsonl"))
-    return [json.loads(line[9:]) for line in found[0].read_text().splitlines()] if found else []
+    """The parts of a build in progress."""
+    journals = list((Path(root) / task).glob(".building_*/journal.jsonl"))
+    return [json.loads(line[9:]) for line in journals[0].read_text().splitlines()] if journals else []

@@ -1,4 +1,4 @@
-"""Tasks whose caches the tests build: several shards, bad input, masks, metrics, and steps of every shape."""
+"""Tasks whose caches the tests build: several shards, bad input, masks, metrics, and various preprocessors."""
 
 import collections
 import functools
@@ -20,13 +20,13 @@ def text(number: int, words: int) -> str:
 
 
 def lines(shard: int, words: int = 12):
-    """Documents of a shard, of different lengths."""
+    """The documents of a shard, of various lengths."""
     for number in range(shard * 100, shard * 100 + 5 + 40 * shard):
         yield {"inputs": text(number, words // 2), "targets": text(number, number % words), "answer": f"{number}"}
 
 
 def long_lines(shard: int):
-    """Few documents of some chunks together, read slowly where the test says so."""
+    """A few documents that fill several chunks, read slowly if $SLOWLY is set."""
     for number in range(10):
         time.sleep(float(os.environ.get("SLOWLY", 0)))
         yield {"targets": f"{shard} {number} " + "word " * 60_000}
@@ -52,7 +52,7 @@ def conversation(shard: int):
 
 
 class Shards(seqio.DataSource):
-    """Examples of a function of the shard; every shard drops as many documents as its number."""
+    """Yields `examples(shard)`; shard i drops i documents."""
 
     supports_arbitrary_sharding = False
 
@@ -81,12 +81,12 @@ NO_COPY = functools.partial(TOKENIZE, copy_pretokenized=False)
 
 
 def add(name, source, steps, features=("targets",), metrics=(), vocabulary=vocabularies.BYTES, **options):
-    made = {feature: seqio.Feature(vocabulary) for feature in features}
+    output_features = {feature: seqio.Feature(vocabulary) for feature in features}
     seqio.TaskRegistry.add(
         name,
         source=source,
         preprocessors=[*steps, seqio.CacheDatasetPlaceholder()],
-        output_features=made | options,
+        output_features=output_features | options,
         metric_fns=list(metrics),
         postprocess_fn=answer if metrics else None,
     )
@@ -143,11 +143,11 @@ add(
 
 @functools.cache
 def small():
-    """A SentencePiece model of these documents."""
+    """A SentencePiece model trained on these documents."""
     texts = [example["targets"] for shard in range(SHARDS) for example in lines(shard, 40)]
     return vocabularies.vocabularies.SentencePieceVocabulary(vocabularies.train_sentencepiece(texts, 285, 10), 10)
 
 
 def define(name: str, folder: str) -> None:
-    """A task with the tokenizer of a folder."""
+    """Registers a task with the tokenizer in a folder."""
     add(name, Shards(lines, PAIR), (TOKENIZE, EOS), BOTH, vocabulary=vocabularies.from_folder(folder))

@@ -1,4 +1,4 @@
-"""Remote caches: rows equal those of the local one, a block travels once, damage on the way is named."""
+"""Remote caches: rows equal those of the local cache, a block is fetched once, corruption is reported."""
 
 import functools
 import http.server
@@ -27,7 +27,7 @@ KINDS = {
 
 
 class Ranges(http.server.BaseHTTPRequestHandler):
-    """A web server of a folder that understands `Range`, and remembers what it gave."""
+    """A web server of a folder that supports `Range` and records what it sent."""
 
     def do_HEAD(self):
         self.answer(head=True)
@@ -40,20 +40,20 @@ class Ranges(http.server.BaseHTTPRequestHandler):
         if not path.is_file():
             self.send_error(404)
             return
-        content, given = path.read_bytes(), self.headers.get("Range")
+        content, requested = path.read_bytes(), self.headers.get("Range")
         start, stop = 0, len(content)
-        if given:
-            start, stop = (int(one) for one in given.removeprefix("bytes=").split("-"))
+        if requested:
+            start, stop = (int(bound) for bound in requested.removeprefix("bytes=").split("-"))
             stop = min(stop + 1, len(content))
-        self.send_response(206 if given else 200)
+        self.send_response(206 if requested else 200)
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Length", str(stop - start))
-        if given:
+        if requested:
             self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(content)}")
         self.end_headers()
         if not head:
             self.wfile.write(content[start:stop])
-            self.server.given.append((path.name, start, stop))
+            self.server.sent.append((path.name, start, stop))
 
     def log_message(self, *_):
         pass
@@ -70,11 +70,11 @@ def small_blocks(monkeypatch, tmp_path):
 
 @pytest.fixture
 def server(small_blocks):
-    made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ranges)
-    made.folder, made.given = small_blocks, []
-    threading.Thread(target=made.serve_forever, daemon=True).start()
-    yield made
-    made.shutdown()
+    web_server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ranges)
+    web_server.folder, web_server.sent = small_blocks, []
+    threading.Thread(target=web_server.serve_forever, daemon=True).start()
+    yield web_server
+    web_server.shutdown()
 
 
 def local(folder, task="tiny"):
@@ -88,7 +88,7 @@ def by_http(server, task="tiny"):
 
 
 def in_memory(folder, task="tiny"):
-    """The same cache in fsspec's memory."""
+    """The same cache in fsspec's memory file system."""
     import fsspec
 
     system = fsspec.filesystem("memory")
@@ -96,40 +96,39 @@ def in_memory(folder, task="tiny"):
     return TokenCache(task, "train", root="memory://bucket")
 
 
-def tokens_given(server):
-    return [(start, stop) for name, start, stop in server.given if name == "targets.tokens"]
+def sent_tokens(server):
+    return [(start, stop) for name, start, stop in server.sent if name == "targets.tokens"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rows_of_a_remote_cache_are_those_of_the_local_one(kind, small_blocks):
+def test_rows_of_a_remote_cache_equal_those_of_the_local_one(kind, small_blocks):
     task = "pairs" if kind == "packed" else "tiny"
     here, there = KINDS[kind](local(small_blocks, task)), KINDS[kind](in_memory(small_blocks, task))
     assert here.fingerprint == there.fingerprint and len(here) == len(there)
     index_n = np.arange(len(here))[::-2]
-    ours, theirs = (made.fetch(index_n, np.zeros_like(index_n), 3) for made in (here, there))
+    ours, theirs = (data.fetch(index_n, np.zeros_like(index_n), 3) for data in (here, there))
     assert ours.keys() == theirs.keys()
     for name in ours:
         np.testing.assert_array_equal(ours[name], theirs[name])
 
 
-def test_what_is_read_is_fetched_and_fetched_once(server):
+def test_only_what_is_read_is_fetched_and_only_once(server):
     cache = by_http(server)
-    made = rows.CausalLM(cache, 16)
-    first = made.fetch(np.arange(3), np.zeros(3, int), 0)
-    assert tokens_given(server) == [(0, BLOCK)]
+    first = rows.CausalLM(cache, 16).fetch(np.arange(3), np.zeros(3, int), 0)
+    assert sent_tokens(server) == [(0, BLOCK)]
     again = rows.CausalLM(by_http(server), 16).fetch(np.arange(3), np.zeros(3, int), 0)
-    assert tokens_given(server) == [(0, BLOCK)]
+    assert sent_tokens(server) == [(0, BLOCK)]
     np.testing.assert_array_equal(first["decoder_target_tokens"], again["decoder_target_tokens"])
     assert np.array_equal(np.asarray(cache.tokens("targets")), local(server.folder).tokens("targets"))
     size = local(server.folder).manifest["files"]["targets.tokens"]["bytes"]
-    assert sorted(tokens_given(server)) == [(k, min(k + BLOCK, size)) for k in range(0, size, BLOCK)]
+    assert sorted(sent_tokens(server)) == [(k, min(k + BLOCK, size)) for k in range(0, size, BLOCK)]
     cache.verify()
 
 
-def test_parts_of_a_remote_array_are_those_of_the_array(small_blocks):
+def test_indexing_a_remote_array_equals_indexing_the_array(small_blocks):
     here, there = (of(small_blocks).tokens("targets") for of in (local, in_memory))
     count = len(here) // 7
-    for part in (
+    for index in (
         lambda x: x[5],
         lambda x: x[-3:],
         lambda x: x[100:900:7],
@@ -139,10 +138,10 @@ def test_parts_of_a_remote_array_are_those_of_the_array(small_blocks):
         lambda x: x[np.arange(len(x)) % 1000 == 3],
         lambda x: x.take(np.array([[3, 10**9]]), mode="clip"),
     ):
-        np.testing.assert_array_equal(np.asarray(part(there)), part(here))
+        np.testing.assert_array_equal(np.asarray(index(there)), index(here))
 
 
-def test_damage_is_named_by_address_and_bytes(server):
+def test_a_corrupt_block_is_named_by_url_and_bytes(server):
     path = next(server.folder.glob("tiny/*/train/targets.tokens"))
     cache = by_http(server)
     content = bytearray(path.read_bytes())
@@ -156,12 +155,12 @@ def test_damage_is_named_by_address_and_bytes(server):
         cache.tokens("targets")[np.arange(BLOCK)]
 
 
-def test_processes_may_fetch_side_by_side(server):
+def test_processes_may_fetch_concurrently(server):
     cache = by_http(server)
     program = f"""
 import sys, zlib
 import numpy as np
-from t5x_like.data import cache_checks, cache_mirror
+from t5x_like.data.cache import checks as cache_checks, mirror as cache_mirror
 cache_checks.BLOCK = cache_mirror.BLOCK = {BLOCK}
 from t5x_like.data.cache.token_cache import TokenCache
 cache = TokenCache("tiny", "train", root={cache.root!r}, fingerprint={cache.fingerprint!r})
@@ -172,21 +171,21 @@ print(zlib.crc32(np.asarray(ids)))
 """
     run = functools.partial(subprocess.Popen, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3])
     both = [run([sys.executable, "-c", program]) for _ in range(2)]
-    said = {process.communicate()[0] for process in both}
-    assert len(said) == 1 and all(process.returncode == 0 for process in both)
+    outputs = {process.communicate()[0] for process in both}
+    assert len(outputs) == 1 and all(process.returncode == 0 for process in both)
     assert np.array_equal(np.asarray(cache.tokens("targets")), local(server.folder).tokens("targets"))
 
 
-def test_what_is_not_there_is_said(small_blocks):
+def test_a_missing_remote_cache_is_reported(small_blocks):
     in_memory(small_blocks)
     with pytest.raises(FileNotFoundError, match=r"no token cache absent/\*/train/manifest.json at memory://bucket"):
         TokenCache("absent", "train", root="memory://bucket").ensure()
 
 
-def test_a_copied_cache_is_checked_once(small_blocks, tmp_path, monkeypatch):
+def test_a_copied_cache_is_verified_once(small_blocks, tmp_path, monkeypatch):
     subprocess.run(["cp", "-r", small_blocks, tmp_path / "copy"], check=True)
     checked = []
-    monkeypatch.setattr(cache_checks, "check", lambda folder, files: checked.append(folder))
+    monkeypatch.setattr(cache_checks, "check_files", lambda folder, files: checked.append(folder))
     copies = [local(tmp_path / "copy") for _ in range(2)]
     assert [cache.manifest["task"] for cache in copies] == ["tiny", "tiny"]
     assert checked == [copies[0].folder]

@@ -1,4 +1,4 @@
-"""Token caches: fresh or not read, whole or not there, and usable without TensorFlow. Real seqio tasks build them."""
+"""Token caches: never stale, never partial, and usable without TensorFlow. Real seqio tasks build them."""
 
 import itertools
 import json
@@ -56,7 +56,7 @@ add("ids_too_large", too_large)
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """A folder on the path of this and its child processes, holding the module `made_up_tasks`."""
+    """The module `made_up_tasks`, importable by this process and its children."""
     (tmp_path / "made_up_tasks.py").write_text(TASK)
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path / "made_up_tasks.py"
@@ -118,7 +118,7 @@ def test_two_processes_build_once(module):
     environment = os.environ | {"PYTHONPATH": f"{module.parent}{os.pathsep}{REPOSITORY}"}
     both = [subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
-    assert (module.parent / "made_up_tasks.py.log").read_text() == "xx"  # both came
+    assert (module.parent / "made_up_tasks.py.log").read_text() == "xx"  # both imported it
     assert (module.parent / "made_up_tasks.py.read").read_text() == "x"  # one read the source
     assert texts(cache_of(module)) == ["first text!", "second!"]
 
@@ -137,13 +137,13 @@ def test_a_folder_that_cannot_be_written_is_named(module):
         ("ids_too_large", "train", r"document 0 has the id 1\d\d\d in feature 'targets', its vocabulary has 384 ids"),
     ],
 )
-def test_what_cannot_be_built_says_why_and_leaves_nothing(module, task, split, message):
+def test_a_failed_build_says_why_and_leaves_nothing(module, task, split, message):
     with pytest.raises(RuntimeError, match=message):
         cache_of(module, split, task).ensure()
     assert not list((module.parent / "root").rglob(token_cache.MANIFEST))
 
 
-def test_a_build_that_is_killed_leaves_nothing_that_opens(module):
+def test_a_killed_build_leaves_no_cache(module):
     slow = TASK.replace('["first text", "second"]', 'iter(lambda: "text", None)')
     module.write_text(slow)
     flags = dict(task="made_up", split="train", module="made_up_tasks", root=module.parent / "root")
@@ -170,27 +170,27 @@ def test_a_damaged_file_is_named(tiny_root, tmp_path):
     with pytest.raises(ValueError, match=r"targets.tokens has \d+ bytes, its manifest says \d+: the cache is damaged"):
         _ = TokenCache("tiny", "train", root=str(tmp_path)).manifest
     tokens.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
-    with pytest.raises(ValueError, match=r"targets.tokens, bytes 0-\d+ \(block 0 of 1\), are not what was written"):
+    with pytest.raises(ValueError, match=r"targets.tokens, bytes 0-\d+ \(block 0 of 1\), do not match"):
         TokenCache("tiny", "train", root=str(tmp_path)).verify()
     (cache.folder / "vocabulary" / "vocabulary.json").write_text("{}")
     with pytest.raises(ValueError, match="vocabulary.json has 2 bytes"):
         _ = TokenCache("tiny", "train", root=str(tmp_path)).manifest
 
 
-def test_the_manifest_counts_what_is_there(tiny_root):
+def test_the_manifest_counts_tokens_and_bytes(tiny_root):
     cache = TokenCache("tiny", "train", root=str(tiny_root))
-    described = cache.manifest["features"]["targets"]
-    assert described["tokens"] == len(cache.tokens("targets")) == cache.offsets("targets")[-1]
-    assert described["text_bytes"] == sum(len(text.encode()) for text in texts(cache))
-    assert described["max_id"] == cache.tokens("targets").max()
+    feature = cache.manifest["features"]["targets"]
+    assert feature["tokens"] == len(cache.tokens("targets")) == cache.offsets("targets")[-1]
+    assert feature["text_bytes"] == sum(len(text.encode()) for text in texts(cache))
+    assert feature["max_id"] == cache.tokens("targets").max()
 
 
-def test_a_task_has_the_features_it_has(tiny_root):
+def test_an_unknown_feature_is_rejected(tiny_root):
     with pytest.raises(ValueError, match="task 'tiny' has no feature 'inputs'; it has \\['targets'\\]"):
         TokenCache("tiny", "train", root=str(tiny_root)).tokens("inputs")
 
 
-def test_a_machine_without_tensorflow_trains_from_a_cache_and_says_what_is_missing(tiny_root, tmp_path):
+def test_without_tensorflow_training_reads_caches_and_reports_missing_ones(tiny_root, tmp_path):
     program = f"""
 import sys
 sys.modules["tensorflow"] = sys.modules["seqio"] = sys.modules["tensorflow_datasets"] = None

@@ -121,11 +121,11 @@ def test_a_token_over_the_border_of_a_turn_is_the_assistants():
 
 def test_what_cannot_be_learnt_is_refused(trained):
     bpe = trained["bpe"]
-    with pytest.raises(ValueError, match="the assistant says nothing in these 1 messages"):
+    with pytest.raises(ValueError, match="none of these 1 messages is the assistant's"):
         conversation_ids(bpe, CHATS[0][1:2])
     with pytest.raises(ValueError, match="messages.0. is the assistant's"):
         conversation_ids(bpe, CHATS[0][2:])
-    with pytest.raises(ValueError, match="renders the first 2 of 5 messages otherwise than alone"):
+    with pytest.raises(ValueError, match="renders the first 2 of 5 messages differently on their own"):
         conversation_ids(dataclasses.replace(bpe, chat_template=UNSTABLE), CHATS[2])
     everywhere = "{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}{% endfor %}"
     with pytest.raises(ValueError, match="marks 3 turns by {% generation %}, the assistant has 1"):

@@ -1,4 +1,4 @@
-"""Chats against text written by hand, and what cannot be rendered."""
+"""Rendered chats against text written by hand, and errors of rendering."""
 
 import dataclasses
 
@@ -32,35 +32,35 @@ def vocabulary():
     return TokenizerVocabulary(text, 350, bos=0, eos=2, add_bos=True, chat_template=CHATML)
 
 
-def test_a_chat_is_the_text_written_by_hand(vocabulary):
+def test_a_chat_equals_the_text_written_by_hand(vocabulary):
     assert render_chat(vocabulary, CHAT, add_generation_prompt=False) == TEXT
     assert render_chat(vocabulary, CHAT) == TEXT + "<|im_start|>assistant\n"
     ids = vocabulary.encode(render_chat(vocabulary, CHAT))
     assert ids.count(0) == 1 and ids.count(1) == 3 and ids.count(2) == 2
 
 
-def test_json_and_dates_as_transformers_has_them(vocabulary):
+def test_json_and_dates_are_as_in_transformers(vocabulary):
     template = "{{ messages | tojson }} {{ {'b': 1, 'a': 'é<'} | tojson(indent=1) }} {{ strftime_now('%Y') | length }}"
-    made = dataclasses.replace(vocabulary, chat_template=template)
+    changed = dataclasses.replace(vocabulary, chat_template=template)
     message = '[{"role": "user", "content": "é"}]'
-    assert render_chat(made, [{"role": "user", "content": "é"}]) == message + ' {\n "b": 1,\n "a": "é<"\n} 4'
+    assert render_chat(changed, [{"role": "user", "content": "é"}]) == message + ' {\n "b": 1,\n "a": "é<"\n} 4'
 
 
 @pytest.mark.parametrize(
     "messages, message",
     [
         ([], "messages=.. is empty"),
-        ([{"role": "user"}], "messages.0.=.*is no message"),
-        (["hi"], "messages.0.='hi' is no message"),
+        ([{"role": "user"}], "messages.0.=.*is not a message"),
+        (["hi"], "messages.0.='hi' is not a message"),
         ([{"role": "wizard", "content": ""}], "cannot render these 1 messages: no role wizard"),
     ],
 )
-def test_what_is_no_chat_is_refused(messages, message, vocabulary):
+def test_invalid_chats_are_rejected(messages, message, vocabulary):
     with pytest.raises(ValueError, match=message):
         render_chat(vocabulary, messages)
 
 
-def test_templates_that_are_absent_broken_or_unsafe_are_refused(vocabulary):
+def test_missing_broken_and_unsafe_templates_are_rejected(vocabulary):
     with pytest.raises(ValueError, match="bytes/125 has no chat_template"):
         render_chat(ByteVocabulary(), CHAT)
     for template in ("{% for %}", "{{ messages.append(1) }}", "{{ ''.__class__.__mro__ }}{{ x.y.z }}"):

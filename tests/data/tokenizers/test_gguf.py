@@ -1,4 +1,4 @@
-"""Byte-level tokenizers from GGUF metadata: split as their names say, with the ids of the table."""
+"""Byte-level tokenizers from GGUF metadata: the named pre-tokenizer, and the ids of the table."""
 
 import json
 
@@ -31,18 +31,17 @@ def fields_of(tokenizer, **changes):
         "merges": merges,
         "eos_token_id": 0,
     }
-    made = {f"tokenizer.ggml.{name}": value for name, value in (named | changes).items()}
-    return {name: value for name, value in made.items() if value is not None}
+    return {f"tokenizer.ggml.{name}": value for name, value in (named | changes).items() if value is not None}
 
 
 def split_like(tokenizer, *steps):
-    made = Tokenizer.from_str(tokenizer.to_str())
-    made.pre_tokenizer = pre_tokenizers.Sequence(list(steps))
-    return made
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy.pre_tokenizer = pre_tokenizers.Sequence(list(steps))
+    return copy
 
 
 @pytest.mark.parametrize("pre", SPLITS)
-def test_ids_are_those_of_the_split_it_names(pre, tokenizer):
+def test_ids_are_those_of_the_named_pre_tokenizer(pre, tokenizer):
     import unicodedata
 
     whole = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -54,18 +53,18 @@ def test_ids_are_those_of_the_split_it_names(pre, tokenizer):
         "qwen2": [pre_tokenizers.Split(Regex(QWEN2), "isolated"), parts],
     }
     expected = split_like(tokenizer, *steps[SPLITS[pre]])
-    made = from_gguf(fields_of(tokenizer, pre=pre))
+    vocabulary = from_gguf(fields_of(tokenizer, pre=pre))
     for text in TEXTS + VARIED:
         text = unicodedata.normalize("NFC", text)
-        assert made.encode(text) == expected.encode(text, add_special_tokens=False).ids
+        assert vocabulary.encode(text) == expected.encode(text, add_special_tokens=False).ids
         if "<|" not in text:
-            assert made.decode(made.encode(text)) == text
+            assert vocabulary.decode(vocabulary.encode(text)) == text
 
 
-def test_the_splits_differ_where_they_should(tokenizer):
+def test_the_pre_tokenizers_differ_on_digits(tokenizer):
     def parts(pre, text):
-        made = from_gguf(fields_of(tokenizer, pre=pre)).tokenizer.pre_tokenizer.pre_tokenize_str(text)
-        return [part for part, _ in made]
+        pre_tokenizer = from_gguf(fields_of(tokenizer, pre=pre)).tokenizer.pre_tokenizer
+        return [part for part, _ in pre_tokenizer.pre_tokenize_str(text)]
 
     assert parts("gpt-2", "a 12345's") == ["a", "Ġ12345", "'s"]
     assert parts("smollm", "a 12345's") == ["a", "Ġ", "1", "2", "3", "4", "5", "'s"]
@@ -82,14 +81,25 @@ def test_special_ids_and_unused_tokens(tokenizer, tmp_path):
     fields["tokenizer.ggml.token_type"] = [*fields["tokenizer.ggml.token_type"], 5, 4]
     fields["tokenizer.ggml.token_type"][-2:] = [4, 5]  # the user's token first, so that ids have no gap
     fields["tokenizer.ggml.tokens"][-2:] = ["!!user!!", "[PAD351]"]
-    made = from_gguf(fields)
-    assert (made.bos, made.eos, made.pad, made.unk, made.stop_ids, made.add_bos) == (1, 0, 2, 0, (0, 2), True)
-    assert made.vocab_size == 352 and made.encode("a!!user!!b")[1] == 350 and 351 not in made.encode("[PAD351]")
-    assert made.decode([350, 351]) == "!!user!!"
-    assert made.encode_special("a") == [1, *made.encode("a")]
+    vocabulary = from_gguf(fields)
+    assert (
+        vocabulary.bos,
+        vocabulary.eos,
+        vocabulary.pad,
+        vocabulary.unk,
+        vocabulary.stop_ids,
+        vocabulary.add_bos,
+    ) == (1, 0, 2, 0, (0, 2), True)
+    assert (
+        vocabulary.vocab_size == 352
+        and vocabulary.encode("a!!user!!b")[1] == 350
+        and 351 not in vocabulary.encode("[PAD351]")
+    )
+    assert vocabulary.decode([350, 351]) == "!!user!!"
+    assert vocabulary.encode_special("a") == [1, *vocabulary.encode("a")]
     assert from_gguf(fields, vocab_size=400).vocab_size == 400
-    export(made, tmp_path)
-    assert read_folder(tmp_path, vocab_size=352) == made
+    export(vocabulary, tmp_path)
+    assert read_folder(tmp_path, vocab_size=352) == vocabulary
     assert from_gguf(fields_of(tokenizer, bos_token_id=1, pre="llama-bpe")).add_bos
     assert not from_gguf(fields_of(tokenizer, bos_token_id=1)).add_bos
 
@@ -97,16 +107,16 @@ def test_special_ids_and_unused_tokens(tokenizer, tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"model": "rwkv"}, "tokenizer.ggml.model='rwkv' is not read here, only gpt2 and llama"),
+        ({"model": "rwkv"}, "tokenizer.ggml.model='rwkv' is not supported, only gpt2 and llama"),
         ({"model": None}, "no tokenizer.ggml.model"),
-        ({"pre": "tekken"}, "tokenizer.ggml.pre='tekken' is no way of splitting"),
-        ({"pre": None}, "tokenizer.ggml.pre=None is no way of splitting"),
+        ({"pre": "tekken"}, "tokenizer.ggml.pre='tekken' is not a supported pre-tokenizer"),
+        ({"pre": None}, "tokenizer.ggml.pre=None is not a supported pre-tokenizer"),
         ({"token_type": [1]}, "350 tokens, but 1 token types"),
         ({"merges": None}, "no tokenizer.ggml.merges"),
         ({"merges": ["nothere x"]}, "do not fit together"),
         ({"eos_token_id": 999}, "eos=999 is not one of the vocab_size=350 ids"),
     ],
 )
-def test_what_is_not_known_is_refused(changes, message, tokenizer):
+def test_unsupported_metadata_are_rejected(changes, message, tokenizer):
     with pytest.raises(ValueError, match=message):
         from_gguf(fields_of(tokenizer, **changes))

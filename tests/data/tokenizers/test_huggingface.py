@@ -1,4 +1,4 @@
-"""A tokenizer.json gives the library's own ids, whatever it went through; its special ids are those the files name."""
+"""A tokenizer.json gives the library's ids before and after saving; its special ids are those that the files name."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ def trained():
 
 
 def folder_of(folder, tokenizer, **files):
-    """A Hugging Face folder; files are contents by name without .json."""
+    """Writes a Hugging Face folder; `files` are contents by name without .json."""
     folder.mkdir(exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     for name, content in files.items():
@@ -32,20 +32,19 @@ def folder_of(folder, tokenizer, **files):
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_ids_are_the_librarys_after_every_trip(kind, trained, tmp_path):
+def test_ids_are_the_librarys_after_saving_and_exporting(kind, trained, tmp_path):
     tokenizer = trained[kind]
     read = read_folder(folder_of(tmp_path / "a", tokenizer))
     read.save(tmp_path / "saved")
     export(read, tmp_path / "exported")
-    again = [read, loading.load(tmp_path / "saved"), read_folder(tmp_path / "exported")]
-    for vocabulary in again:
+    for vocabulary in (read, loading.load(tmp_path / "saved"), read_folder(tmp_path / "exported")):
         assert vocabulary == read and vocabulary.fingerprint == read.fingerprint
         for text in TEXTS + VARIED:
             assert vocabulary.encode(text) == tokenizer.encode(text, add_special_tokens=False).ids
             assert vocabulary.encode_special(text) == tokenizer.encode(text).ids
 
 
-def test_bytes_come_back_and_are_counted(trained, tmp_path):
+def test_bytes_are_restored_and_counted(trained, tmp_path):
     vocabulary = read_folder(folder_of(tmp_path, trained["byte_level"]))
     for text in (text for text in TEXTS + VARIED if "<|" not in text):
         ids = vocabulary.encode(text)
@@ -62,7 +61,7 @@ def test_bytes_of_the_other_kinds(trained, tmp_path):
     assert pieces.bytes_per_token_V[pieces.encode("return while")].sum() == len(" return while")
 
 
-def test_cutting_and_padding_of_a_file_are_left_out(trained, tmp_path):
+def test_truncation_and_padding_of_a_file_are_ignored(trained, tmp_path):
     tokenizer = type(trained["wordpiece"]).from_str(trained["wordpiece"].to_str())
     tokenizer.enable_truncation(4)
     tokenizer.enable_padding(length=9)
@@ -96,7 +95,7 @@ def test_the_files_that_name_special_ids(trained, tmp_path):
     assert read_folder(tmp_path / "c") == read
 
 
-def test_a_bos_is_wanted_where_the_post_processor_writes_it(tmp_path):
+def test_add_bos_is_that_of_the_post_processor(tmp_path):
     tokenizer = tiny_tokenizers.byte_level(bos="<|im_start|>")
     settings = {"bos_token": "<|im_start|>"}
     assert read_folder(folder_of(tmp_path / "a", tokenizer, tokenizer_config=settings)).add_bos
@@ -151,21 +150,21 @@ def test_older_files_give_the_same_ids(trained, tmp_path):
         ({"vocab.json": '{"a": 0}', "merges.txt": "a b\n"}, "do not fit together"),
         (
             {"vocab.json": "{}", "merges.txt": "", "tokenizer_config.json": '{"tokenizer_class": "CLIPTokenizer"}'},
-            "vocab.json and merges.txt of a CLIPTokenizer do not say how",
+            "vocab.json and merges.txt of a CLIPTokenizer do not define its",
         ),
-        ({"vocab.json": '{"a": 0}', "merges.txt": "", "added_tokens.json": '{"b": 7}'}, "'b' is to be id 7"),
-        ({"tokenizer.model": "# tiktoken"}, "no SentencePiece model .*Llama 3's tokenizer.model"),
+        ({"vocab.json": '{"a": 0}', "merges.txt": "", "added_tokens.json": '{"b": 7}'}, "'b' must have id 7"),
+        ({"tokenizer.model": "# tiktoken"}, "not a SentencePiece model .*Llama 3's tokenizer.model"),
         ({"spiece.model": "x", "config.json": '{"model_type": "xlnet"}'}, "belongs to a xlnet"),
     ],
 )
-def test_bad_folders_are_refused(files, message, tmp_path):
+def test_bad_folders_are_rejected(files, message, tmp_path):
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         read_folder(tmp_path)
 
 
-def test_too_small_tables_and_unknown_ids_are_refused(trained, tmp_path):
+def test_too_small_tables_and_unknown_ids_are_rejected(trained, tmp_path):
     folder = folder_of(tmp_path, trained["byte_level"], config={"vocab_size": 340})
     with pytest.raises(ValueError, match=r"the tokenizer has 350 ids, the model's vocab_size=340.*vocab_size=350"):
         read_folder(folder)
@@ -183,7 +182,7 @@ def test_too_small_tables_and_unknown_ids_are_refused(trained, tmp_path):
         loading.load(tmp_path)
 
 
-def test_rows_begin_with_the_vocabularys_own_start(trained, tmp_path, tiny_root):
+def test_rows_begin_with_the_vocabularys_start_id(trained, tmp_path, tiny_root):
     from t5x_like.data.cache.token_cache import TokenCache
 
     class Other(TokenCache):
@@ -227,11 +226,12 @@ def test_a_seqio_task_reads_the_same_ids(trained, tmp_path):
     )
 
 
-def test_the_old_vocabularies_are_what_they_were(tmp_path):
-    old = vocabularies.ByteVocabulary()
-    assert old.fingerprint == "bytes/125" and vocabularies.mask_id(old) == 384 - 125
-    assert vocabularies.text_ids(old).tolist() == list(range(3, 259))
-    assert (old.pad, old.eos, old.unk, old.bos, old.stop_ids, old.first_sentinel) == (0, 1, 2, 0, (1,), 383)
-    assert dataclasses.asdict(old) == {"extra_ids": 125}
-    tokenizer_folder.export(old, tmp_path)
-    assert read_folder(tmp_path) == old
+def test_the_byte_vocabulary_has_t5s_ids(tmp_path):
+    bytes_ = vocabularies.ByteVocabulary()
+    assert bytes_.fingerprint == "bytes/125" and vocabularies.mask_id(bytes_) == 384 - 125
+    assert vocabularies.text_ids(bytes_).tolist() == list(range(3, 259))
+    ids = (bytes_.pad, bytes_.eos, bytes_.unk, bytes_.bos, bytes_.stop_ids, bytes_.first_sentinel)
+    assert ids == (0, 1, 2, 0, (1,), 383)
+    assert dataclasses.asdict(bytes_) == {"extra_ids": 125}
+    tokenizer_folder.export(bytes_, tmp_path)
+    assert read_folder(tmp_path) == bytes_

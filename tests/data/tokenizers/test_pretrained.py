@@ -1,4 +1,4 @@
-"""Real tokenizers, where the packages that carry them are: see tests/pretrained.py."""
+"""Tokenizers of pretrained models, if the packages that contain them are installed: see tests/pretrained.py."""
 
 import pytest
 from tokenizers import Tokenizer
@@ -20,7 +20,7 @@ def smollm():
 
 def test_smollm2s_gguf(smollm, tmp_path):
     assert (smollm.vocab_size, smollm.bos, smollm.eos, smollm.pad, smollm.add_bos) == (49152, 1, 2, 2, False)
-    # As llama.cpp has them.
+    # The ids of llama.cpp.
     assert smollm.encode("def f(x):\n    return x**2 + 31.4e-10") == [
         1604,
         275,

@@ -31,7 +31,7 @@ def folder(kind, model, tmp_path):
     return tmp_path
 
 
-def test_ids_are_the_librarys_after_every_trip(folder, model, tmp_path):
+def test_ids_are_the_librarys_after_saving_and_exporting(folder, model, tmp_path):
     read = read_folder(folder)
     read.save(tmp_path / "saved")
     export(read, tmp_path / "exported")
@@ -68,7 +68,7 @@ def test_special_ids(folder, kind, model):
         read_folder(folder, vocab_size=50)
 
 
-def test_without_legacy_no_space_stands_behind_a_special_token(folder, kind):
+def test_without_legacy_no_space_follows_a_special_token(folder, kind):
     if kind != "llama":
         pytest.skip("LLaMA's")
     (folder / "tokenizer_config.json").write_text('{"legacy": false, "tokenizer_class": "LlamaTokenizer"}')
@@ -77,7 +77,7 @@ def test_without_legacy_no_space_stands_behind_a_special_token(folder, kind):
     assert read.token(read.encode("<s>return")[1])[0] != "▁" == read.token(read.encode("return")[0])[0]
 
 
-def test_gguf_metadata_make_the_model_again(kind, model):
+def test_gguf_metadata_give_the_same_model(kind, model):
     if kind != "llama":
         pytest.skip("GGUF has no T5 here")
     library = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -92,11 +92,12 @@ def test_gguf_metadata_make_the_model_again(kind, model):
         "tokenizer.ggml.eos_token_id": 2,
         "tokenizer.ggml.unknown_token_id": 0,
     }
-    made = from_gguf(fields)
-    assert isinstance(made, SentencePieceModel) and (made.bos, made.eos, made.add_bos) == (1, 2, True)
+    vocabulary = from_gguf(fields)
+    assert isinstance(vocabulary, SentencePieceModel)
+    assert (vocabulary.bos, vocabulary.eos, vocabulary.add_bos) == (1, 2, True)
     for text in PLAIN:
-        assert made.encode(text) == library.encode(text)
-        assert made.decode(made.encode(text)) == library.decode(library.encode(text))
+        assert vocabulary.encode(text) == library.encode(text)
+        assert vocabulary.decode(vocabulary.encode(text)) == library.decode(library.encode(text))
     bare = from_gguf(fields | {"tokenizer.ggml.add_space_prefix": False})
     assert bare.decode(bare.encode(" x")) == " x"
     with pytest.raises(ValueError, match="no tokenizer.ggml.scores"):

@@ -1,4 +1,4 @@
-"""Trained tokenizers: the libraries' ids, folders that read back, the same result in another process, named refusals."""
+"""Trained tokenizers: the libraries' ids, saved folders, the same result in another process, and errors."""
 
 import gzip
 import inspect
@@ -27,36 +27,36 @@ MESSAGES = [{"role": "user", "content": "Hi"}]
 def trained(request, tmp_path_factory):
     """(kind, vocabulary, folder) with 4 sentinels and the chat tokens."""
     kind = request.param
-    made = training.train(kind, TEXTS * 3, SIZES[kind], extra_ids=4, chat=True)
+    vocabulary = training.train(kind, TEXTS * 3, SIZES[kind], extra_ids=4, chat=True)
     folder = tmp_path_factory.mktemp("trained") / kind
-    training.save(made, folder)
-    return kind, made, folder
+    training.save(vocabulary, folder)
+    return kind, vocabulary, folder
 
 
 def library(folder: Path):
-    """`text -> ids` of the library alone, on the file that was written."""
+    """`text -> ids` of the library on the saved file."""
     if (folder / "tokenizer.json").exists():
-        made = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        return lambda text: made.encode(text, add_special_tokens=False).ids
+        vocabulary = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        return lambda text: vocabulary.encode(text, add_special_tokens=False).ids
     path = next(path for name in ("spiece.model", "tokenizer.model") if (path := folder / name).exists())
     return sentencepiece.SentencePieceProcessor(model_file=str(path)).encode
 
 
-def test_ids_are_the_librarys_and_the_folder_reads_back(trained):
-    _, made, folder = trained
+def test_ids_are_the_librarys_before_and_after_saving(trained):
+    _, vocabulary, folder = trained
     again, encode = tokenizer_folder.read_folder(folder), library(folder)
     for text in [*TEXTS, "naïve — “quotes” 日本語\n\tx  y"]:
-        assert made.encode(text) == again.encode(text) == encode(text)
-        assert made.encode_special(text) == again.encode_special(text)
+        assert vocabulary.encode(text) == again.encode(text) == encode(text)
+        assert vocabulary.encode_special(text) == again.encode_special(text)
     fields = ("vocab_size", "pad", "eos", "unk", "bos", "mask", "extra_ids", "first_sentinel", "chat_template")
     for field in (*fields, "add_bos", "stop_ids"):
-        assert getattr(again, field) == getattr(made, field), field
+        assert getattr(again, field) == getattr(vocabulary, field), field
 
 
 def test_sentinels_and_chat_tokens_are_one_id(trained):
-    kind, made, folder = trained
+    kind, vocabulary, folder = trained
     again = tokenizer_folder.read_folder(folder)
-    assert made.vocab_size <= SIZES[kind]
+    assert vocabulary.vocab_size <= SIZES[kind]
     for i in range(4):
         assert again.encode(f"<extra_id_{i}>") == [again.first_sentinel - i]
     begin, end = (again.encode(token) for token in training.CHAT)
@@ -66,27 +66,27 @@ def test_sentinels_and_chat_tokens_are_one_id(trained):
 
 
 @pytest.mark.parametrize("split", ["gpt-2", "llama-bpe", "qwen2", "smollm"])
-def test_byte_level_gives_every_text_back(split):
-    made = training.train("bpe", TEXTS, 400, options=training.Options(split=split))
+def test_byte_level_bpe_is_lossless(split):
+    vocabulary = training.train("bpe", TEXTS, 400, options=training.Options(split=split))
     for text in [*TEXTS, *VARIED]:
-        assert made.decode(made.encode(text)) == text
-    assert made.vocab_size == 400
+        assert vocabulary.decode(vocabulary.encode(text)) == text
+    assert vocabulary.vocab_size == 400
 
 
-def test_sentencepiece_bpe_gives_text_back():
-    made = training.train("sentencepiece_bpe", TEXTS * 3, 400)
+def test_sentencepiece_bpe_is_lossless():
+    vocabulary = training.train("sentencepiece_bpe", TEXTS * 3, 400)
     for text in (*TEXTS, "½ ² ٣٤  x\n\n\ty  "):
-        assert made.decode(made.encode(text)) == text
+        assert vocabulary.decode(vocabulary.encode(text)) == text
 
 
 def test_unigram_splits_as_sentencepiece():
-    """The same pieces, chat tokens and sentinels aside, on text that NFKC and white space change."""
+    """The same pieces on text that NFKC and white space change."""
     ours, theirs = (training.train(kind, TEXTS, 160) for kind in ("unigram", "sentencepiece_unigram"))
     for text in (*TEXTS, "  two  spaces\n\tand ﬁ ½"):
         assert ours.encode(text) == theirs.encode(text)
 
 
-def test_lower_case_is_asked_for():
+def test_lower_case_is_optional():
     cased = training.train("wordpiece", TEXTS * 2, 300)
     lower = training.train("wordpiece", TEXTS * 2, 300, options=training.Options(lowercase=True))
     assert lower.encode("Quick") == lower.encode("quick") and cased.encode("Quick") != cased.encode("quick")
@@ -94,21 +94,21 @@ def test_lower_case_is_asked_for():
 
 TRAIN = """
 import hashlib
-from t5x_like.data import tokenizer_training as training
+from t5x_like.data.tokenizers import training
 from tests.data.tokenizers.test_training import TEXTS
 for kind, size in {sizes}.items():
     print(kind, training.train(kind, TEXTS * 3, size, extra_ids=4, chat=True).fingerprint)
 """
 
 
-def test_another_process_learns_the_same():
-    made = {
+def test_another_process_trains_the_same_tokenizer():
+    outputs = {
         subprocess.run(
             [sys.executable, "-c", TRAIN.format(sizes=SIZES)], capture_output=True, text=True, check=True, cwd=root()
         ).stdout
         for _ in range(2)
     }
-    assert len(made) == 1 and len(made.pop().splitlines()) == len(SIZES)
+    assert len(outputs) == 1 and len(outputs.pop().splitlines()) == len(SIZES)
 
 
 def root() -> Path:
@@ -131,18 +131,20 @@ def test_a_text_file_is_read_in_whole_lines(tmp_path):
     assert "".join(parts) == text and len(parts) > 3 and all(part.endswith("\n") for part in parts)
 
 
-def test_long_lines_are_learnt_from():
+def test_long_lines_are_used():
     line = " ".join(f"w{i % 7}ö" for i in range(20_000))
-    made = training.train("sentencepiece_unigram", [line], 14)
-    assert made.unk not in made.encode(line)
+    vocabulary = training.train("sentencepiece_unigram", [line], 14)
+    assert vocabulary.unk not in vocabulary.encode(line)
 
 
 def test_measure():
-    made = training.train("bpe", TEXTS, 300)
-    found = training.measure(made, ["déjà vu\n", ""])
-    ids = made.encode("déjà vu\n")
-    assert found["tokens"] == len(ids) and found["bytes"] == 10 and found["words"] == 2 and found["coverage"] == 1
-    assert found["tokens_per_byte"] == len(ids) / 10 and found["tokens_per_word"] == len(ids) / 2
+    vocabulary = training.train("bpe", TEXTS, 300)
+    metrics = training.measure(vocabulary, ["déjà vu\n", ""])
+    ids = vocabulary.encode("déjà vu\n")
+    assert (
+        metrics["tokens"] == len(ids) and metrics["bytes"] == 10 and metrics["words"] == 2 and metrics["coverage"] == 1
+    )
+    assert metrics["tokens_per_byte"] == len(ids) / 10 and metrics["tokens_per_word"] == len(ids) / 2
     word = training.train("wordpiece", TEXTS * 2, 300)
     assert training.measure(word, ["the ☃"])["unknown"] == 1
 
@@ -154,18 +156,18 @@ def test_measure():
         ("wordpiece", TEXTS, 5, "vocab_size=5 is too small"),
         ("wordpiece", TEXTS, 20, "vocab_size=20 is too small: the text's characters, special"),
         ("sentencepiece_bpe", TEXTS, 100, "vocab_size=100 is too small"),
-        ("unigram", TEXTS, 20, "vocab_size: SentencePiece makes no 20 pieces"),
-        ("sentencepiece_unigram", TEXTS, 90_000, "vocab_size: SentencePiece makes no 90000 pieces"),
-        ("bpe", ["", " \n"], 300, "holds no text"),
+        ("unigram", TEXTS, 20, "vocab_size: SentencePiece cannot train 20 pieces"),
+        ("sentencepiece_unigram", TEXTS, 90_000, "vocab_size: SentencePiece cannot train 90000 pieces"),
+        ("bpe", ["", " \n"], 300, "the input has no text"),
         ("bqe", TEXTS, 300, "kind='bqe' is not known; give one of bpe"),
     ],
 )
-def test_bad_input_is_refused_by_name(kind, texts, size, message):
+def test_bad_arguments_are_named(kind, texts, size, message):
     with pytest.raises(ValueError, match=message):
         training.train(kind, texts, size)
 
 
-def test_bad_files_are_refused_by_name(tmp_path):
+def test_bad_files_are_named(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "x"}\n{"body": "y"}\n')
     (tmp_path / "b.jsonl").write_text("{\n")
     (tmp_path / "c.txt").write_bytes(b"\xff\xfe\x00")
@@ -175,8 +177,8 @@ def test_bad_files_are_refused_by_name(tmp_path):
         "line 2 has no text field='text' .found: body.",
         "line 1 is not JSON",
         "not UTF-8",
-        "no whole",
-        "no whole",
+        "not a complete",
+        "not a complete",
     ]
     for path, message in zip(sorted(tmp_path.iterdir()), messages, strict=True):
         with pytest.raises(ValueError, match=f"{path.name}.*{message}"):

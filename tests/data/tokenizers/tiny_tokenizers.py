@@ -1,4 +1,4 @@
-"""Tokenizers of a few words, trained by the `tokenizers` and `sentencepiece` libraries; one of each kind."""
+"""Small tokenizers of each kind, trained by the `tokenizers` and `sentencepiece` libraries."""
 
 import io
 
@@ -19,54 +19,54 @@ VARIED = [
 
 
 def byte_level(special=("<|end|>", "<|im_start|>", "<|im_end|>"), bos=None) -> Tokenizer:
-    """GPT-2's kind; `bos` is put before a text by the post-processor."""
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
+    """GPT-2's kind; the post-processor puts `bos` before a text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator(
+    tokenizer.train_from_iterator(
         TEXTS,
         trainers.BpeTrainer(
             vocab_size=350, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False
         ),
     )
     if bos:
-        made.post_processor = processors.TemplateProcessing(
-            single=[bos, "$A"], special_tokens=[(bos, made.token_to_id(bos))]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=[bos, "$A"], special_tokens=[(bos, tokenizer.token_to_id(bos))]
         )
-    return made
+    return tokenizer
 
 
 def wordpiece() -> Tokenizer:
     """BERT's kind."""
-    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    made.normalizer = normalizers.BertNormalizer(lowercase=True)
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.decoder = decoders.WordPiece()
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    made.train_from_iterator(
+    tokenizer.train_from_iterator(
         TEXTS, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special, show_progress=False)
     )
-    around = [(name, made.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
-    made.post_processor = processors.TemplateProcessing(
+    around = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=around
     )
-    return made
+    return tokenizer
 
 
 def unigram() -> Tokenizer:
-    """T5's kind, with its sentinels on top."""
-    made = Tokenizer(models.Unigram())
-    made.pre_tokenizer = pre_tokenizers.Metaspace()
-    made.decoder = decoders.Metaspace()
+    """T5's kind, with sentinels at the top."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
     special = ["<pad>", "</s>", "<unk>"]
-    made.train_from_iterator(
+    tokenizer.train_from_iterator(
         TEXTS,
         trainers.UnigramTrainer(vocab_size=120, special_tokens=special, unk_token="<unk>", show_progress=False),
     )
-    made.add_special_tokens([f"<extra_id_{i}>" for i in reversed(range(4))])
-    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return made
+    tokenizer.add_special_tokens([f"<extra_id_{i}>" for i in reversed(range(4))])
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return tokenizer
 
 
 def sentencepiece_file(kind: str) -> bytes:
@@ -77,10 +77,10 @@ def sentencepiece_file(kind: str) -> bytes:
         "t5": {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "model_type": "unigram"},
         "llama": {"unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": -1, "model_type": "bpe", "byte_fallback": True},
     }[kind]
-    made = io.BytesIO()
+    model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXTS * 3),
-        model_writer=made,
+        model_writer=model,
         vocab_size=420 if kind == "llama" else 120,
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
@@ -89,4 +89,4 @@ def sentencepiece_file(kind: str) -> bytes:
         minloglevel=2,
         **ids,
     )
-    return made.getvalue()
+    return model.getvalue()

@@ -1,4 +1,4 @@
-"""Caches from Apache Beam, in its own environment ($T5X_LIKE_BEAM_PYTHON, see requirements-beam.txt)."""
+"""Caches built with Apache Beam, in a separate environment ($T5X_LIKE_BEAM_PYTHON, see requirements-beam.txt)."""
 
 import contextlib
 import os
@@ -21,10 +21,10 @@ def build(python: str, root, task: str, *flags: str) -> subprocess.CompletedProc
 
 
 @pytest.mark.skipif("T5X_LIKE_BEAM_PYTHON" not in os.environ, reason="$T5X_LIKE_BEAM_PYTHON is not set")
-def test_a_cache_from_beam_is_the_local_one_to_the_byte(tmp_path):
+def test_a_cache_from_beam_is_byte_identical_to_a_local_one(tmp_path):
     options = ["--runner=DirectRunner", "--", "--direct_num_workers=1"]
-    made = build(os.environ["T5X_LIKE_BEAM_PYTHON"], tmp_path / "beam", "pairs_judged", *options)
-    assert made.returncode == 0, made.stderr
+    process = build(os.environ["T5X_LIKE_BEAM_PYTHON"], tmp_path / "beam", "pairs_judged", *options)
+    assert process.returncode == 0, process.stderr
     local = built(tmp_path / "local", "pairs_judged")
     theirs = TokenCache("pairs_judged", "train", MODULE, str(tmp_path / "beam"))
     assert content(theirs) == content(local)
@@ -33,7 +33,7 @@ def test_a_cache_from_beam_is_the_local_one_to_the_byte(tmp_path):
 
 
 def without_beam(log: Path, root: Path) -> None:
-    """In a process: the building program's `main` where Beam cannot be imported."""
+    """In a child process: the building program's `main` if Beam cannot be imported."""
     from t5x_like.tasks.caching import __main__ as program
 
     sys.modules["apache_beam"] = None
@@ -42,9 +42,10 @@ def without_beam(log: Path, root: Path) -> None:
         raise SystemExit(program.main(flags))
 
 
-def test_without_beam_it_says_how_to_get_it(tmp_path):
+def test_without_beam_the_error_says_how_to_install_it(tmp_path):
     process = warm.Process(target=without_beam, args=(tmp_path / "log", tmp_path))
     process.start()
     process.join()
-    said = (tmp_path / "log").read_text()
-    assert process.exitcode == 1 and "--runner=DirectRunner needs Apache Beam" in said and "requirements-beam" in said
+    message = (tmp_path / "log").read_text()
+    assert process.exitcode == 1
+    assert "--runner=DirectRunner needs Apache Beam" in message and "requirements-beam" in message

@@ -1,4 +1,4 @@
-"""Mixtures of seqio's registry: training without seqio meets the rates of examples that seqio would."""
+"""Mixtures of seqio's registry: training without seqio samples examples at the rates that seqio would."""
 
 import json
 
@@ -42,43 +42,43 @@ seqio.MixtureRegistry.add("nested", [("sized", 1.0), ("lengthy", 1.0)])
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """Makes token caches of a module of tasks that lies in a temporary folder."""
+    """A function that makes token caches of tasks in a temporary module."""
     name = "registered_tasks"
     (tmp_path / f"{name}.py").write_text(MODULE.replace("RATE", "1.0"))
     monkeypatch.syspath_prepend(str(tmp_path))
-    from t5x_like.tasks.caching import build as seqio_source
+    from t5x_like.tasks.caching import build
 
-    def build(cache):  # here instead of in a process of its own, which takes seconds to import TensorFlow
-        seqio_source.build(cache.task, cache.split, cache.module, cache.root, workers=1)
+    def build_cache(cache):  # in this process, since a new one takes seconds to import TensorFlow
+        build.build(cache.task, cache.split, cache.module, cache.root, workers=1)
 
-    monkeypatch.setattr(TokenCache, "build", build)
+    monkeypatch.setattr(TokenCache, "build", build_cache)
     return lambda task: TokenCache(task, "train", module=name, root=str(tmp_path / "root"))
 
 
 def example_share(mixture) -> float:
-    """Share of the examples of a window that are short ones: those whose end is in it."""
+    """The share of short examples in a window, among the examples that end in it."""
     batch = Stream(mixture, mixture.window)[0]
     ends = (batch["decoder_target_tokens"] == 1).sum(axis=1)
     return float((ends * batch["task_one_hot"][:, list(mixture.parts).index("brief")]).sum() / ends.sum())
 
 
 def test_rates_are_of_examples_as_in_seqio(cache, tmp_path):
-    def made(tasks):
+    def mixture(tasks):
         return mixing.of_tasks(lambda cache: rows.CausalLM(cache, 16), cache, tasks)
 
-    assert example_share(made("fixed")) == pytest.approx(0.75, abs=0.02)
-    sized = made("sized")  # min(90, 60) and min(30, 60)
+    assert example_share(mixture("fixed")) == pytest.approx(0.75, abs=0.02)
+    sized = mixture("sized")  # min(90, 60) and min(30, 60)
     assert example_share(sized) == pytest.approx(60 / 90, abs=0.02)
     nested = seqio_mixtures.rates_of(cache("nested"))
     assert nested["brief"] / nested["lengthy"] == pytest.approx((60 / 90) / (30 / 90 + 1))
-    assert made("brief").cache.task == "brief"
+    assert mixture("brief").cache.task == "brief"
     with pytest.raises(ValueError, match="no seqio task 'fixd'"):
-        made("fixd")
+        mixture("fixd")
 
     record = tmp_path / "root" / "fixed" / "mixture.json"
     before = record.stat().st_mtime_ns
     assert seqio_mixtures.rates_of(cache("fixed")) == {"brief": 3.0, "lengthy": 1.0}
-    assert record.stat().st_mtime_ns == before  # and seqio was not asked again
+    assert record.stat().st_mtime_ns == before  # the rates were not written again
 
     folders = {path: path.stat().st_mtime_ns for path in (tmp_path / "root").glob("*/*/train/targets.tokens")}
     module = tmp_path / "registered_tasks.py"

@@ -165,13 +165,13 @@ def test_what_cannot_be_rendered_is_refused(tasks):
 def test_a_cache_depends_on_templates_chats_and_the_code_that_renders(tasks):
     import seqio
 
-    from t5x_like.tasks.caching.task_inputs import inputs_of
+    from t5x_like.tasks.caching.task_inputs import cache_inputs
 
     instruction, sources, vocabulary, chats = tasks
 
     def inputs(*added, add=instruction.add, **options):
         add("changing", *added, **options)
-        made = inputs_of(seqio.TaskRegistry.get("changing"), "t5x_like.tasks.instructions.instruction")
+        made = cache_inputs(seqio.TaskRegistry.get("changing"), "t5x_like.tasks.instructions.instruction")
         seqio.TaskRegistry.remove("changing")
         return json.dumps(made)
 

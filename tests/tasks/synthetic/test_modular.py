@@ -61,7 +61,7 @@ def test_what_makes_no_task_is_refused(modulus, fraction, message):
 
 def test_the_recipes_rows_have_all_of_their_loss_on_the_sum():
     examples = [{"inputs": np.array([a, b]) + 3, "targets": np.array([c]) + 3} for a, b, c in defined()["train"]]
-    cache = MemoryCache.of("sums", "train", vocabularies.ByteVocabulary(), ("inputs", "targets"), examples)
+    cache = MemoryCache.from_examples("sums", "train", vocabularies.ByteVocabulary(), ("inputs", "targets"), examples)
     rows = runtime.parse(["runs/grokking.gin"], ["--gin.RUN_DIR=/nowhere"]).evaluate("%ROWS")(cache=cache)
     assert len(rows) == len(examples)
     batch = rows.fetch(np.arange(len(rows)), np.zeros(len(rows), np.int64), 0)
