@@ -1,7 +1,8 @@
-"""Tokens a second of building a token cache from JSONL files against the tokenizer's library alone on the same texts.
+"""Tokens per second of building a token cache from JSONL files, compared with the tokenizer's library on the same texts.
 
-The library has the texts in memory and two threads; a cache is built from reading the files to the checksums of what was
-written, by one and by two processes, in turn with it. Importing TensorFlow, once a build, is told apart.
+The library gets the texts in memory and two threads. Building a cache includes reading the files and computing checksums of
+the output; it runs with one and with two processes, interleaved with the library. Importing TensorFlow, once per build, is
+timed separately.
 """
 
 import argparse
@@ -31,37 +32,39 @@ from t5x_like.tasks.vocabularies import SENTENCEPIECE, from_folder
 SHARDS = 4
 
 
-def unigram(texts: list[str]) -> None:
+def encode_unigram(texts: list[str]) -> None:
+    """`sentencepiece` on all texts at once."""
     SENTENCEPIECE.plain.processor.encode(texts, num_threads=2)
 
 
-def bpe_of(folder: Path) -> Callable[[list[str]], None]:
+def bpe_encoder(folder: Path) -> Callable[[list[str]], None]:
     """`tokenizers` on all texts at once."""
-    made = from_folder(folder).plain.tokenizer
+    library = from_folder(folder).plain.tokenizer
 
-    def bpe(texts: list[str]) -> None:
+    def encode(texts: list[str]) -> None:
         os.environ["TOKENIZERS_PARALLELISM"] = "true"
-        for one in made.encode_batch(texts, add_special_tokens=False):
-            _ = one.ids
+        for encoding in library.encode_batch(texts, add_special_tokens=False):
+            _ = encoding.ids
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-    return bpe
+    return encode
 
 
-def as_bytes(texts: list[str]) -> None:
+def encode_bytes(texts: list[str]) -> None:
+    """NumPy on each text."""
     np.concatenate(ByteVocabulary().encode_batch(texts))
 
 
 def write_files(folder: Path, texts: list[str], repeats: int) -> None:
-    """The texts, several times over, as JSONL."""
+    """Writes the texts, repeated, as JSONL files."""
     for shard in range(SHARDS):
         lines = [json.dumps({"text": text}) + "\n" for text in texts[shard::SHARDS]]
         (folder / f"{shard}.jsonl").write_text("".join(lines * repeats))
     (folder / "validation.jsonl").write_text(lines[0])
 
 
-def built(folder: Path, name: str, vocabulary: str, workers: int) -> TokenCache:
-    """A new cache of the files."""
+def build_cache(folder: Path, name: str, vocabulary: str, workers: int) -> TokenCache:
+    """Builds a new cache of the files."""
     files = {"train": str(folder / "[0-9].jsonl"), "validation": str(folder / "validation.jsonl")}
     arguments = files | {"text": "text", "vocabulary": vocabulary}
     shutil.rmtree(folder / "root", ignore_errors=True)
@@ -72,7 +75,7 @@ def built(folder: Path, name: str, vocabulary: str, workers: int) -> TokenCache:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--repeats", type=int, default=8, help="of the embedded corpus, 10 MB (default: %(default)s; for BPE a quarter)"
+        "--repeats", type=int, default=8, help="of the embedded corpus of 10 MB (default: %(default)s; BPE: a quarter)"
     )
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
@@ -83,32 +86,32 @@ def main() -> None:
         flags = ["train", "--kind=bpe", "--vocab_size=8192", "--input", str(folder / "0.jsonl")]
         tokenizer.main([*flags, f"--out={folder / 'bpe'}"])
         kinds = {
-            "SentencePiece unigram": ("sp", unigram, args.repeats),
-            "byte-level BPE": (str(folder / "bpe"), bpe_of(folder / "bpe"), max(args.repeats // 4, 1)),
-            "bytes": ("bytes", as_bytes, args.repeats),
+            "SentencePiece unigram": ("sp", encode_unigram, args.repeats),
+            "byte-level BPE": (str(folder / "bpe"), bpe_encoder(folder / "bpe"), max(args.repeats // 4, 1)),
+            "bytes": ("bytes", encode_bytes, args.repeats),
         }
         figures = {}
         for kind, (vocabulary, library, repeats) in kinds.items():
             write_files(folder, texts, repeats)
-            figures[kind] = measured(folder, kind, vocabulary, library, texts * repeats, args.rounds)
+            figures[kind] = measure(folder, kind, vocabulary, library, texts * repeats, args.rounds)
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import t5x_like.tasks.caching.build"], check=True, stderr=subprocess.DEVNULL)
     importing = time.perf_counter() - started
-    report.show("tokens a second", figures)
-    print(f"importing TensorFlow and seqio, once a build: {importing:.1f} s")
+    report.show("tokens per second", figures)
+    print(f"importing TensorFlow and seqio, once per build: {importing:.1f} s")
     report.finish(figures=figures, importing_seconds=importing, repeats=args.repeats)
 
 
-def measured(folder: Path, kind: str, vocabulary: str, library: Callable, texts: list[str], rounds: int) -> dict:
-    """Medians of the library's rate, of building with one and two processes, and the larger one's share of the library."""
+def measure(folder: Path, kind: str, vocabulary: str, library: Callable, texts: list[str], rounds: int) -> dict:
+    """Median tokens per second of the library and of builds with one and two processes, and the best build's share."""
     task = kind.lower().replace(" ", "_").replace("-", "_")
-    cache = built(folder, task, vocabulary, 2)
+    cache = build_cache(folder, task, vocabulary, 2)
     feature = cache.manifest["features"]["targets"]
-    tokens = feature["tokens"] - cache.manifest["documents"]  # without the ends of sequences
+    tokens = feature["tokens"] - cache.manifest["documents"]  # without eos
     sides = {
         "library": lambda: library(texts),
-        "1 worker": lambda: built(folder, task, vocabulary, 1),
-        "2 workers": lambda: built(folder, task, vocabulary, 2),
+        "1 worker": lambda: build_cache(folder, task, vocabulary, 1),
+        "2 workers": lambda: build_cache(folder, task, vocabulary, 2),
     }
     seconds = report.interleaved(sides, rounds, warmup=0)
     rates = {name: tokens / report.spread([wall for wall, _ in times])["median"] for name, times in seconds.items()}
