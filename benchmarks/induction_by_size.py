@@ -50,10 +50,10 @@ def measured(run_dir: Path) -> tuple[dict[str, float], dict[str, float]]:
     batch, period_B = rows.fetch(index, 0 * index, 0), rows.periods(index, 0 * index, 0)
     for run.step in sorted(complete_steps(RunDir(run_dir).checkpoints)):
         params = run.params(batches.abstract(rows, len(rows)))
-        logp_BL, right_BL = map(np.asarray, in_context.token_results(run.model.apply, params, batch))
+        logp_BL, right_BL = map(np.asarray, in_context.score_tokens(run.model.apply, params, batch))
         scores[f"step {run.step}"] = in_context.in_context_score(logp_BL, period_B)
     size = {"n_params": sum(x.size for x in jax.tree.leaves(params["decoder"]))}
-    return scores, size | emergence.measured(logp_BL, right_BL, answers(period_B, rows.length))
+    return scores, size | emergence.measure_answers(logp_BL, right_BL, answers(period_B, rows.length))
 
 
 def main() -> None:
@@ -71,13 +71,13 @@ def main() -> None:
     names = {(width, layers): f"width {width}, {layers} layer{'s' * (layers > 1)}" for width, layers in shapes}
     report.show("in-context score, nats per token", {names[key]: scores for key, (scores, _) in found.items()})
     last = {
-        key: row | {"p^L": float(emergence.foretold([row["token_accuracy"]], COPIED)[0])}
+        key: row | {"p^L": float(emergence.predict_exact_match([row["token_accuracy"]], COPIED)[0])}
         for key, (_, row) in found.items()
     }
     report.show(f"copying {COPIED} tokens, at the end of training", {names[key]: row for key, row in last.items()})
     table = from_rows(row for (_, layers), row in last.items() if layers == 2)
     items = int(table["items"][0])
-    judged = emergence.emergence(table, COPIED, items) if len(table) >= 2 * emergence.SIDE else None
+    judged = emergence.analyze_emergence(table, COPIED, items) if len(table) >= 2 * emergence.MIN_SIDE else None
     if judged:
         print(f"\n{judged.verdict}; above chance from (parameters): {judged.threshold}")
         print(

@@ -87,7 +87,7 @@ def register(args: argparse.Namespace, runs: table.Table, flops: float) -> tuple
         n_params = count_params(args, shape)
         at = {"n_params": n_params, "tokens": flops / 6 / n_params, "flops_6nd": flops}
         inputs = {name: at[name] for name in fitted.law.inputs}
-        prediction = forecast.forecast(fitted, inputs, note=f"target of {args.dir.name}")
+        prediction = forecast.make_forecast(fitted, inputs, note=f"target of {args.dir.name}")
         shape_path.write_text(json.dumps(shape) + "\n")
         print(f"forecast registered: sha256 {forecast.register(prediction, path)}")
         time.sleep(1.5)  # times have a resolution of a second, and the forecast must be older than the run
@@ -143,7 +143,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"forecast for {shape}: {prediction.value:.4f}, {interval}")
     result = train_target(args, shape, flops)
     row = result.rows()[0]
-    outcome = forecast.settle(prediction, row["loss"], row["started"])
+    outcome = forecast.score(prediction, row["loss"], row["started"])
     table.from_rows([*runs.rows(), row]).write(args.dir / "table.csv")
     print(outcome)
     epochs = row["tokens"] / row["unique_tokens"]

@@ -26,7 +26,7 @@ COMMANDS = {
     "predict": "t5x_like.cli.forecasting.predict",
     "plan": "t5x_like.cli.forecasting.plan",
     "register": "t5x_like.cli.forecasting.register",
-    "settle": "t5x_like.cli.forecasting.settle",
+    "score": "t5x_like.cli.forecasting.score",
     "report": "t5x_like.cli.forecasting.report",
 }
 

@@ -229,7 +229,7 @@ def test_score_laws_read_a_sweeps_table(tmp_path, capsys):
     assert rows["accuracy"].tolist() == [1 / loss for loss in truth.values()]
     assert rows["accuracy/sums"].tolist() == [0.5 / loss for loss in truth.values()]
     assert rows["bleu/sums"].tolist() == [100 * share for share in shares.values()]
-    curves = emergence.by_size(table.read(tmp_path / "runs.csv"), ("exact_match/sums", "accuracy", "loss/sums"))
+    curves = emergence.average_by_size(table.read(tmp_path / "runs.csv"), ("exact_match/sums", "accuracy", "loss/sums"))
     assert curves["n_params"].tolist() == list(truth) and curves["loss/sums"] == pytest.approx(list(truth.values()))
     assert curves["exact_match/sums"] == pytest.approx(list(shares.values()))
 

@@ -1,1 +1,1 @@
-"""The commands that fit scaling laws to a table of runs, predict and plan runs, and write reports."""
+"""Commands that fit scaling laws to a table of runs, predict and plan runs, score forecasts, and write reports."""

@@ -1,7 +1,7 @@
-"""Fits scaling laws to a table of runs: intervals, a certificate, what is not identified, and how it predicts larger runs.
+"""Fits scaling laws to a table of runs, with intervals, a certificate, identifiability, and the error on larger runs.
 
 Laws of single runs: chinchilla, chinchilla_tied, kaplan_n, kaplan_d, kaplan_c, kaplan_nd, loss_vs_compute, data_constrained,
-broken, sigmoid (accuracy by loss). Laws of optima: isoflop, envelope (training curves), lr, batch. `shape` says whether a score
+broken, sigmoid (accuracy by loss). Laws of optima: isoflop, envelope (training curves), lr, batch. `shape` tests whether a score
 (--target) rises, falls or turns with --inputs (default: n_params). --compare ranks laws by their error on larger runs.
 """
 
@@ -9,10 +9,15 @@ import argparse
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from t5x_like.cli.forecasting import flags
 from t5x_like.cli.gin.runtime import ConfigError
+
+if TYPE_CHECKING:
+    from t5x_like.scaling.laws.fit import Estimate, Fit
+    from t5x_like.scaling.laws.optima import Analysis
 
 EXAMPLES = """examples:
   t5x_like fit runs.csv --out=fit.json
@@ -21,10 +26,11 @@ EXAMPLES = """examples:
   t5x_like fit runs.csv --law=isoflop
   t5x_like fit runs.csv --law=sigmoid --target=accuracy_arc --inputs=loss/code
 """
-FEW = 0.02  # a smaller share of starts in the best basin certifies nothing
+MIN_BASIN_SHARE = 0.02  # a smaller share of starts in the best basin is no certificate
 
 
 def main(argv: Sequence[str]) -> int:
+    """Runs the command with these arguments; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="t5x_like fit", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -35,162 +41,169 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
     if args.out and not args.out.endswith(".json"):
-        raise ConfigError(f"--out={args.out} must end in .json, as predict and plan tell fits from tables by it")
+        raise ConfigError(f"--out={args.out} must end in .json, which tells fits from tables in predict and plan")
     if args.compare is not None:
-        compare(args)
+        compare_laws(args)
     elif args.law == "shape":
         if args.out:
-            raise ConfigError(
-                f"--out={args.out}: --law=shape fits no law that could be written; leave --out out, or take --json"
-            )
-        shape(args)
-    elif args.law in analyses():
-        of_optima(args, analyses()[args.law])
+            raise ConfigError(f"--out={args.out}: --law=shape fits no law to write; drop --out, or use --json")
+        classify_shape(args)
+    elif args.law in analyses_by_name():
+        fit_optima(args, analyses_by_name()[args.law])
     else:
-        of_runs(args)
+        fit_runs(args)
     return 0
 
 
-def analyses() -> dict:
+def analyses_by_name() -> "dict[str, Analysis]":
+    """Returns the analyses of optima by name."""
     from t5x_like.scaling.laws import optima
 
     return {each.name: each for each in optima.ALL_ANALYSES}
 
 
-def of_runs(args: argparse.Namespace) -> None:
-    """One law, and its score."""
+def fit_runs(args: argparse.Namespace) -> None:
+    """Fits a law to single runs and prints the fit with its backtest."""
     from t5x_like.scaling.laws import backtest, fit
 
-    rows, law = flags.table(args), flags.law(args)
-    found = fit.fit(rows, law, **flags.settings(args))
-    future = backtest.leave_future_out(rows, law, flags.objective(args), args.seed)
-    show(args, [found], page(found) + f"\nfuture      {future}", {"leave_future_out": future.error})
+    runs, law = flags.load_table(args), flags.select_law(args)
+    result = fit.fit(runs, law, **flags.fit_settings(args))
+    future = backtest.leave_future_out(runs, law, flags.select_objective(args), args.seed)
+    text = format_fit(result) + f"\nfuture      {future}"
+    print_fits(args, [result], text, {"leave_future_out": future.error})
 
 
-def of_optima(args: argparse.Namespace, analysis) -> None:
-    """Power laws of the minima of a table."""
+def fit_optima(args: argparse.Namespace, analysis: "Analysis") -> None:
+    """Fits power laws to the optima of a table and prints both."""
     from t5x_like.scaling.laws import fit
 
-    reduced = analysis.reduce(flags.table(args), args.target or "loss")
-    found = [fit.fit(reduced, law, **flags.settings(args)) for law in analysis.laws(reduced)]
+    reduced = analysis.reduce(flags.load_table(args), args.target or "loss")
+    fits = [fit.fit(reduced, law, **flags.fit_settings(args)) for law in analysis.laws(reduced)]
     names = list(reduced.columns)
     rows = ["  ".join(f"{name:>12}" for name in names)]
     rows += ["  ".join(f"{reduced[name][i]:12.5g}" for name in names) for i in range(len(reduced))]
-    text = "\n".join([f"{analysis.name}: {analysis.summary}", *rows, "", "\n\n".join(map(page, found))])
-    show(args, found, text, {"minima": reduced.rows()})
+    text = "\n".join([f"{analysis.name}: {analysis.summary}", *rows, "", "\n\n".join(map(format_fit, fits))])
+    print_fits(args, fits, text, {"optima": reduced.rows()})
 
 
-def show(args: argparse.Namespace, found: list, text: str, more: dict) -> None:
-    """Prints fits, and writes the first."""
+def print_fits(args: argparse.Namespace, fits: "Sequence[Fit]", text: str, more: Mapping[str, Any]) -> None:
+    """Prints fits as text or JSON, and writes the first to --out."""
     if args.out:
-        found[0].write(args.out)
-    facts = {each.law.name: summary(each) for each in found} | more
+        fits[0].write(args.out)
+    facts = {each.law.name: fit_facts(each) for each in fits} | dict(more)
     print(json.dumps(facts, indent=2) if args.json else text)
     if args.out and not args.json:
-        print(f"written     {args.out}" + (f" ({found[0].law.name})" if len(found) > 1 else ""))
+        print(f"written     {args.out}" + (f" ({fits[0].law.name})" if len(fits) > 1 else ""))
 
 
-def compare(args: argparse.Namespace) -> None:
-    """Ranks laws on the rows all of them can use."""
+def compare_laws(args: argparse.Namespace) -> None:
+    """Ranks laws by their backtests on the rows that all of them can use."""
     from t5x_like.scaling.laws import backtest, laws
 
-    rows = flags.table(args)
-    forms = [flags.law(args, name) for name in args.compare or ()]
-    target = args.target or flags.law(args).target
-    known = [law for law in laws.ALL_LAWS if law.target == target and all(name in rows for name in law.inputs)]
-    forms = forms or [law for law in known if len(rows) >= law.min_rows]
-    if not forms or len({law.target for law in forms}) > 1:
+    runs = flags.load_table(args)
+    candidates = [flags.select_law(args, name) for name in args.compare or ()]
+    target = args.target or flags.select_law(args).target
+    applicable = [law for law in laws.ALL_LAWS if law.target == target and all(name in runs for name in law.inputs)]
+    candidates = candidates or [law for law in applicable if len(runs) >= law.min_rows]
+    if not candidates or len({law.target for law in candidates}) > 1:
         raise ConfigError(
-            f"--compare takes laws of one target, not {', '.join(law.name for law in forms) or 'none'}: name those of "
-            f"{target}, or give the table the columns and rows that they take"
+            f"--compare needs laws of one target, not {', '.join(law.name for law in candidates) or 'none'}: name those of "
+            f"{target}, or add the columns and rows that they need to the table"
         )
-    ranked = backtest.compare(rows, forms, flags.objective(args), args.seed)
+    ranking = backtest.compare(runs, candidates, flags.select_objective(args), args.seed)
     if args.json:
-        print(json.dumps({each.law.name: number(each.error) for each in ranked}, indent=2))
+        print(json.dumps({each.law.name: finite_or_none(each.error) for each in ranking}, indent=2))
         return
     print("by the error on runs larger than those fitted:")
-    for each in ranked:
+    for each in ranking:
         print(f"  {each.law.name:<18}{each}")
 
 
-def shape(args: argparse.Namespace) -> None:
-    """Prints which way a score goes with scale, in the rows that a law could be fitted to."""
+def classify_shape(args: argparse.Namespace) -> None:
+    """Prints how a score changes with scale, in the rows that a law could be fitted to."""
     from t5x_like.scaling.laws import checks, laws, trend
 
-    (by, *more), target = flags.inputs(args) or ("n_params",), args.target or "accuracy"
+    (by, *more), target = flags.parse_inputs(args) or ("n_params",), args.target or "accuracy"
     if more:
         raise ConfigError(f"--inputs={args.inputs} are {1 + len(more)}, shape is over one column; name one of them")
     law = dataclasses.replace(laws.power_law(target, by), log_target=False)
-    rows = checks.select_usable(flags.table(args), law)
-    found = trend.classify_trend(rows[by], rows[target], args.level)
-    way = found.shape.value
-    if any(name.startswith(("loss", "bits_per_byte")) for name in (target, by)):  # a loss is to fall, a score with it
-        way = way.removesuffix(" (inverse scaling)")
+    rows = checks.select_usable(flags.load_table(args), law)
+    result = trend.classify_trend(rows[by], rows[target], args.level)
+    shape = result.shape.value
+    if any(
+        name.startswith(("loss", "bits_per_byte")) for name in (target, by)
+    ):  # a falling loss is not inverse scaling
+        shape = shape.removesuffix(" (inverse scaling)")
     if args.json:
-        facts = {"target": target, "over": by, "rows": len(rows), "shape": way, "tau": found.tau, "p": found.p}
-        facts |= {"turn": found.turn, "sides_p": found.sides, "steps": [str(step) for step in rows.steps]}
+        facts = {"target": target, "over": by, "rows": len(rows), "shape": shape, "tau": result.tau, "p": result.p}
+        facts |= {"turn": result.turn, "sides_p": result.sides, "steps": [str(step) for step in rows.steps]}
         print(json.dumps(facts, indent=2))
         return
     for step in rows.steps:
         if step.dropped:
-            print(f"left out    {step}")
-    print(f"{target} over {by}, {len(rows)} rows: {way}")
-    print(f"Kendall's tau {found.tau:+.3f}, p {found.p:.2g}")
-    if found.turn is not None:
-        print(f"turns near {by} {found.turn:.4g}: p {found.sides[0]:.2g} before, {found.sides[1]:.2g} after")
+            print(f"dropped     {step}")
+    print(f"{target} over {by}, {len(rows)} rows: {shape}")
+    print(f"Kendall's tau {result.tau:+.3f}, p {result.p:.2g}")
+    if result.turn is not None and result.sides is not None:
+        print(f"turns near {by} {result.turn:.4g}: p {result.sides[0]:.2g} before, {result.sides[1]:.2g} after")
 
 
-def page(found) -> str:
-    """A fit as text."""
+def format_fit(fit: "Fit") -> str:
+    """Formats a fit as text."""
     from t5x_like.scaling.planning import plan
 
-    sure, law = found.certificate, found.law
+    certificate, law = fit.certificate, fit.law
     lines = [f"{law.name}: {law.equation}" + (f" ({law.source})" if law.source else "")]
-    lines += [f"rows        {found.rows} used", *(f"            {step}" for step in found.steps)]
-    on = f"log {law.target}" if law.log_target else law.target
-    lines += [f"objective   {sure.objective:.8g} ({found.objective.name}, on {on})"]
-    lines += [f"certificate {sure.share:.1%} of {sure.starts} starts end in the best basin"]
-    if sure.share < FEW and sure.starts > 1:
-        lines[-1] += ": too few to be sure of it; more or other starts may find a better one"
-    percent = f"{100 * found.level:g}%"
+    lines += [f"rows        {fit.rows} used", *(f"            {step}" for step in fit.steps)]
+    scale = f"log {law.target}" if law.log_target else law.target
+    lines += [f"objective   {certificate.objective:.8g} ({fit.objective.name}, on {scale})"]
+    lines += [f"certificate {certificate.share:.1%} of {certificate.starts} starts end in the best basin"]
+    if certificate.share < MIN_BASIN_SHARE and certificate.starts > 1:
+        lines[-1] += ": too few for confidence; more or other starts may find a better one"
+    percent = f"{100 * fit.level:g}%"
     lines += [
-        f"{'':12}{'value':>12}{'std. error':>12}   {percent} interval ({len(found.draws)} bootstraps, {found.bootstrap})"
+        f"{'':12}{'value':>12}{'std. error':>12}   {percent} interval ({len(fit.draws)} bootstraps, {fit.bootstrap})"
     ]
-    lines += [line(name, each) for name, each in found.parameters.items()]
-    if (a := plan.exponent(found)) is not None and all(found.parameters[x].identified for x in law.exponents):
+    lines += [format_parameter(name, each) for name, each in fit.parameters.items()]
+    if (a := plan.size_exponent(fit)) is not None and all(fit.parameters[x].identified for x in law.exponents):
         lines += [f"N_opt ~ C^a {a.value:12.4g}{'':15}{a.low:.4g} to {a.high:.4g}"]
     unit = "of the target" if law.log_target else "in the target's unit"
-    size = f"{found.noise:.3%}" if law.log_target else f"{found.noise:.4g}"
-    lines += [f"scatter     {size} {unit}, a run", f"condition   {found.identification.condition:.3g} of the curvature"]
+    scatter = f"{fit.noise:.3%}" if law.log_target else f"{fit.noise:.4g}"
+    lines += [f"scatter     {scatter} {unit}, per run"]
+    lines += [f"condition   {fit.identification.condition:.3g} of the curvature"]
     return "\n".join(lines)
 
 
-def line(name: str, each) -> str:
-    if not each.identified:
-        return f"{name:<12}not identified: {each.why}"
-    return f"{name:<12}{each.value:12.5g}{each.standard_error:12.3g}   {each.low:.5g} to {each.high:.5g}"
+def format_parameter(name: str, estimate: "Estimate") -> str:
+    """Formats a parameter as a line of text."""
+    if not estimate.identified:
+        return f"{name:<12}not identified: {estimate.why}"
+    interval = f"{estimate.low:.5g} to {estimate.high:.5g}"
+    return f"{name:<12}{estimate.value:12.5g}{estimate.standard_error:12.3g}   {interval}"
 
 
-def summary(found) -> dict:
-    """A fit as plain numbers; what is not identified has none."""
-    shown = ("value", "standard_error", "low", "high")
+def fit_facts(fit: "Fit") -> dict[str, Any]:
+    """Returns a fit as plain numbers; parameters that are not identified have none."""
+    keys = ("value", "standard_error", "low", "high")
     parameters = {
-        name: {key: number(getattr(each, key)) for key in shown} if each.identified else {"not_identified": each.why}
-        for name, each in found.parameters.items()
+        name: {key: finite_or_none(getattr(each, key)) for key in keys}
+        if each.identified
+        else {"not_identified": each.why}
+        for name, each in fit.parameters.items()
     }
     return {
-        "law": found.law.equation,
-        "rows": found.rows,
-        "steps": [str(step) for step in found.steps],
-        "objective": found.certificate.objective,
-        "starts": found.certificate.starts,
-        "share_in_best_basin": found.certificate.share,
+        "law": fit.law.equation,
+        "rows": fit.rows,
+        "steps": [str(step) for step in fit.steps],
+        "objective": fit.certificate.objective,
+        "starts": fit.certificate.starts,
+        "share_in_best_basin": fit.certificate.share,
         "parameters": parameters,
-        "condition": number(found.identification.condition),
-        "scatter": found.noise,
+        "condition": finite_or_none(fit.identification.condition),
+        "scatter": fit.noise,
     }
 
 
-def number(value: float) -> float | None:
-    """JSON has no infinity."""
+def finite_or_none(value: float) -> float | None:
+    """Returns None for infinity and NaN, which JSON lacks."""
     return value if math.isfinite(value) else None

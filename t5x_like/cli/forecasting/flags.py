@@ -1,136 +1,166 @@
-"""Flags that the commands of scaling laws share: a table with its columns and rules, a law, an objective."""
+"""Flags shared by the commands of scaling laws: a table with its columns and rules, a law, and an objective."""
 
 import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from t5x_like.cli.gin.runtime import ConfigError
 
+if TYPE_CHECKING:
+    from t5x_like.scaling.laws.fit import Fit
+    from t5x_like.scaling.laws.laws import Law
+    from t5x_like.scaling.laws.solver import Objective
+    from t5x_like.scaling.laws.table import Table
 
-def add_table(parser: argparse.ArgumentParser, what: str = "table of runs, .csv or .parquet", nargs=None) -> None:
-    parser.add_argument("table", metavar="TABLE", nargs=nargs, help=what)
+Value = TypeVar("Value")
+
+
+def add_table(
+    parser: argparse.ArgumentParser, table_help: str = "table of runs, .csv or .parquet", nargs: str | None = None
+) -> None:
+    """Adds the flags of a table of runs."""
+    parser.add_argument("table", metavar="TABLE", nargs=nargs, help=table_help)
     parser.add_argument(
         "--columns",
         action="append",
         default=[],
         metavar="OURS=THEIRS,...",
-        help='columns of a foreign file: n_params="Model Size",flops_6nd="Training FLOP"; may be given again',
+        help='column names of another project\'s file: n_params="Model Size",flops_6nd="Training FLOP"; repeatable',
     )
     parser.add_argument(
         "--drop",
         action="append",
         default=[],
         metavar="RULE",
-        help="leave rows out: highest_loss=5, lowest_loss=5, 'n_params<1e8'",
+        help="drop rows: highest_loss=5, lowest_loss=5, 'n_params<1e8'; repeatable",
     )
 
 
 def add_fitting(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of a fit."""
     parser.add_argument(
-        "--law", default="chinchilla", help="a law's name (default: %(default)s); fit --help lists them"
+        "--law", default="chinchilla", help="name of a law (default: %(default)s); fit --help lists them"
     )
-    parser.add_argument("--target", help="column to fit (default: the law's, mostly loss)")
-    parser.add_argument("--inputs", metavar="COLUMN,...", help="the law's inputs, where they are other columns")
+    parser.add_argument("--target", help="column to fit (default: the law's own, usually loss)")
+    parser.add_argument("--inputs", metavar="COLUMN,...", help="input columns (default: the law's own)")
     parser.add_argument(
         "--objective", choices=("huber", "l1"), default="huber", help="default: huber, delta 1e-3, on log loss"
     )
-    parser.add_argument("--starts", type=int, help="points of the law's grid to start from (default: all)")
+    parser.add_argument("--starts", type=int, help="starting points from the law's grid (default: all)")
     parser.add_argument("--bootstraps", type=int, default=2000, help="refits for the intervals (default: %(default)s)")
-    parser.add_argument("--level", type=float, default=0.95, help="probability of intervals (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstraps (default: %(default)s)")
+    parser.add_argument("--level", type=float, default=0.95, help="coverage of the intervals (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstraps (default: %(default)s)")
 
 
-def table(args: argparse.Namespace):
-    """The rows that the flags name."""
+def load_table(args: argparse.Namespace) -> "Table":
+    """Reads the table, derives its columns, and applies the rules of --drop.
+
+    Raises:
+      ConfigError: the file does not exist.
+    """
     from t5x_like.scaling.laws import checks, filters
     from t5x_like.scaling.laws.table import read
 
     if not Path(args.table).exists():
-        raise ConfigError(f"TABLE={args.table} is not there; give a .csv or .parquet file")
-    found = checks.derive_columns(read(args.table, mapping(args.columns)))
+        raise ConfigError(f"TABLE={args.table} does not exist; give a .csv or .parquet file")
+    table = checks.derive_columns(read(args.table, parse_columns(args.columns)))
     for rule in args.drop:
-        found = filters.apply_rule(found, rule)
-    return found
+        table = filters.apply_rule(table, rule)
+    return table
 
 
-def mapping(texts: Sequence[str]) -> dict[str, str]:
-    """{"n_params": "Model Size"} of 'n_params=Model Size,...', from every --columns."""
+def parse_columns(texts: Sequence[str]) -> dict[str, str]:
+    """Parses all --columns, 'n_params=Model Size,...', to {"n_params": "Model Size"}.
+
+    Raises:
+      ConfigError: a part is not a pair, or a name occurs twice.
+    """
     text = ",".join(texts)
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     if wrong := [name for name, sign, theirs in pairs if not (name.strip() and sign and theirs.strip())]:
         raise ConfigError(f'--columns={text}: {wrong[0]!r} maps to nothing; write n_params="Model Size",loss=loss')
-    return once([(name.strip(), theirs.strip().strip("\"'")) for name, _, theirs in pairs], f"--columns={text}")
+    return unique_pairs([(name.strip(), theirs.strip().strip("\"'")) for name, _, theirs in pairs], f"--columns={text}")
 
 
-def numbers(text: str, flag: str) -> dict[str, float]:
-    """{"n_params": 7e10} of 'n_params=7e10,...'."""
+def parse_numbers(text: str, flag: str) -> dict[str, float]:
+    """Parses 'n_params=7e10,...' to {"n_params": 7e10}.
+
+    Raises:
+      ConfigError: a part is not a number, or a name occurs twice.
+    """
     try:
         pairs = [(name.strip(), float(value)) for name, value in (part.split("=") for part in text.split(","))]
     except ValueError:
-        raise ConfigError(f"{flag}={text} is no list of numbers; write n_params=7e10,tokens=1.4e12") from None
-    return once(pairs, f"{flag}={text}")
+        raise ConfigError(f"{flag}={text} is not a list of numbers; write n_params=7e10,tokens=1.4e12") from None
+    return unique_pairs(pairs, f"{flag}={text}")
 
 
-def once(pairs: Sequence[tuple], flag: str) -> dict:
-    """A mapping of pairs; two values for one name are refused."""
-    found: dict = {}
+def unique_pairs(pairs: Sequence[tuple[str, Value]], flag: str) -> dict[str, Value]:
+    """Returns the pairs as a mapping; raises ConfigError if a name occurs twice."""
+    values: dict[str, Value] = {}
     for name, value in pairs:
-        if name in found:
-            raise ConfigError(f"{flag} names {name} twice, as {found[name]} and {value}; keep one of them")
-        found[name] = value
-    return found
+        if name in values:
+            raise ConfigError(f"{flag} names {name} twice, as {values[name]} and {value}; keep one of them")
+        values[name] = value
+    return values
 
 
-def inputs(args: argparse.Namespace) -> tuple[str, ...]:
-    """The columns of --inputs; none where it is not given."""
+def parse_inputs(args: argparse.Namespace) -> tuple[str, ...]:
+    """Returns the columns of --inputs, or ()."""
     return tuple(name.strip() for name in args.inputs.split(",")) if args.inputs else ()
 
 
-def law(args: argparse.Namespace, name: str | None = None):
-    """The law of a name, on the columns the flags name."""
+def select_law(args: argparse.Namespace, name: str | None = None) -> "Law":
+    """Returns the law `name` (None: --law) with the target and inputs of the flags.
+
+    Raises:
+      ConfigError: the law is unknown, or has another number of inputs.
+    """
     from t5x_like.scaling.laws import laws
 
     name = name or args.law
     known = {law.name: law for law in laws.ALL_LAWS}
     if name not in known:
-        raise ConfigError(f"--law={name} is no law; take one of {', '.join(known)}")
-    found = known[name]
-    columns = inputs(args) or found.inputs
-    if len(columns) != len(found.inputs):
+        raise ConfigError(f"--law={name} is unknown; use one of {', '.join(known)}")
+    law = known[name]
+    columns = parse_inputs(args) or law.inputs
+    if len(columns) != len(law.inputs):
         raise ConfigError(
-            f"--inputs={args.inputs} are {len(columns)}, {name} has {len(found.inputs)}: {', '.join(found.inputs)}"
+            f"--inputs={args.inputs} are {len(columns)}, {name} has {len(law.inputs)}: {', '.join(law.inputs)}"
         )
-    return dataclasses.replace(found, inputs=columns, target=args.target or found.target)
+    return dataclasses.replace(law, inputs=columns, target=args.target or law.target)
 
 
-def objective(args: argparse.Namespace):
+def select_objective(args: argparse.Namespace) -> "Objective":
+    """Returns the objective of --objective."""
     from t5x_like.scaling.laws import solver
 
     return {"huber": solver.HUBER, "l1": solver.L1}[args.objective]
 
 
-def settings(args: argparse.Namespace) -> dict:
-    """Arguments of `fit.fit` behind the law.
+def fit_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the keyword arguments of `fit.fit`.
 
     Raises:
-      ConfigError: numbers that cannot be.
+      ConfigError: a number is out of range.
     """
     if args.bootstraps < 20 or (args.starts is not None and args.starts < 1) or not 0 < args.level < 1:
         raise ConfigError(
-            f"--bootstraps={args.bootstraps} must be 20 at least, --starts={args.starts} 1 at least, --level={args.level} "
+            f"--bootstraps={args.bootstraps} must be at least 20, --starts={args.starts} at least 1, --level={args.level} "
             "between 0 and 1"
         )
     return {
-        "objective": objective(args),
+        "objective": select_objective(args),
         **{name: getattr(args, name) for name in ("starts", "bootstraps", "level", "seed")},
     }
 
 
-def fitted(args: argparse.Namespace):
-    """The fit in a .json file, or of a law to a table."""
+def load_fit(args: argparse.Namespace) -> "Fit":
+    """Reads the fit in a .json file, or fits a law to a table."""
     from t5x_like.scaling.laws import fit
 
     if Path(args.table).suffix == ".json":
         return fit.read(args.table)
-    return fit.fit(table(args), law(args), **settings(args))
+    return fit.fit(load_table(args), select_law(args), **fit_settings(args))

@@ -1,4 +1,4 @@
-"""Plans a run: parameters, tokens, shape, learning rate, batch, loss and cost of a budget, from one's own table or a paper.
+"""Plans a run: parameters, tokens, shape, learning rate, batch, loss and cost of a budget, from a table of runs or a paper.
 
 `plan runs.csv --flops=1e21`, `plan fit.json --flops=1e21`, `plan --preset=besiroglu --flops=1e21 --unique_tokens=1e10`.
 """
@@ -8,118 +8,124 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from t5x_like.cli.forecasting import flags, predict
 from t5x_like.cli.gin.runtime import ConfigError
 
+if TYPE_CHECKING:
+    from t5x_like.scaling.laws.fit import Fit
+    from t5x_like.scaling.planning.plan import Plan, Quantity
+
 
 def main(argv: Sequence[str]) -> int:
+    """Runs the command with these arguments; returns the exit code."""
     parser = argparse.ArgumentParser(prog="t5x_like plan", description=__doc__)
-    flags.add_table(parser, f"{predict.WHAT}; none with --preset", nargs="?")
+    flags.add_table(parser, f"{predict.TABLE_HELP}; none with --preset", nargs="?")
     flags.add_fitting(parser)
     parser.add_argument(
         "--preset", help="a paper's law: besiroglu, hoffmann, hoffmann_1, hoffmann_2, kaplan, muennighoff"
     )
     parser.add_argument(
-        "--flops", type=float, required=True, help="6 N D of training, and inference if there are tokens for it"
+        "--flops", type=float, required=True, help="6 N D of training, plus inference with --inference_tokens"
     )
-    parser.add_argument("--unique_tokens", type=float, help="different tokens there are; beyond them the data repeats")
+    parser.add_argument("--unique_tokens", type=float, help="distinct tokens available; beyond them the data repeats")
     parser.add_argument(
-        "--inference_tokens", type=float, default=0.0, help="to be served from the same FLOPs, 2 N each"
+        "--inference_tokens", type=float, default=0.0, help="tokens to serve from the same FLOPs, 2 N each"
     )
     parser.add_argument("--max_params", type=float, help="largest N")
-    parser.add_argument(
-        "--flops_per_second", type=float, help="what the machine sustains: says how long training takes"
-    )
-    parser.add_argument("--cost_per_hour", type=float, help="of that machine: says what training costs")
+    parser.add_argument("--flops_per_second", type=float, help="sustained speed of the machine: gives the hours")
+    parser.add_argument("--cost_per_hour", type=float, help="cost of that machine: gives the cost of training")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
-    check(args)
-    made = planned(args)
-    print(json.dumps(facts(made, args), indent=2) if args.json else page(made, args))
+    check_flags(args)
+    plan = make_plan(args)
+    print(json.dumps(plan_facts(plan, args), indent=2) if args.json else format_plan(plan, args))
     return 0
 
 
-def check(args: argparse.Namespace) -> None:
-    """Refuses flags that contradict each other."""
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises ConfigError for flags that contradict each other."""
     from t5x_like.scaling.planning import presets
 
     if (args.table is None) == (args.preset is None):
         raise ConfigError(f"TABLE={args.table} and --preset={args.preset}: give one of them")
     if args.preset and args.preset not in presets.PRESETS:
-        raise ConfigError(f"--preset={args.preset} is none; take one of {', '.join(presets.PRESETS)}")
+        raise ConfigError(f"--preset={args.preset} is unknown; use one of {', '.join(presets.PRESETS)}")
     if args.cost_per_hour is not None and args.flops_per_second is None:
-        raise ConfigError(f"--cost_per_hour={args.cost_per_hour:g} needs --flops_per_second, to know the hours")
+        raise ConfigError(f"--cost_per_hour={args.cost_per_hour:g} needs --flops_per_second, to compute the hours")
     for name in ("flops_per_second", "cost_per_hour"):
         if (value := getattr(args, name)) is not None and not value > 0:
             raise ConfigError(f"--{name}={value:g} must be above 0")
 
 
-def planned(args: argparse.Namespace):
-    """The plan that the flags ask for."""
+def make_plan(args: argparse.Namespace) -> "Plan":
+    """Returns the plan for the flags."""
     from t5x_like.scaling.planning import plan, presets
 
     budget = plan.Budget(args.flops, args.unique_tokens, args.inference_tokens, args.max_params)
     if args.preset:
         return plan.from_preset(budget, presets.PRESETS[args.preset])
-    found = flags.fitted(args)
-    lr, batch, why = (None, None, ()) if Path(args.table).suffix == ".json" else tuned(args)
-    made = plan.from_fit(budget, found, lr, batch)
-    return dataclasses.replace(made, sources=(*made.sources, *why))
+    fit = flags.load_fit(args)
+    lr, batch, notes = (None, None, ()) if Path(args.table).suffix == ".json" else fit_tuning(args)
+    result = plan.from_fit(budget, fit, lr, batch)
+    return dataclasses.replace(result, sources=(*result.sources, *notes))
 
 
-def tuned(args: argparse.Namespace) -> tuple:
-    """(power law of the best lr, of the best batch, why there is none): fitted where the table tried several."""
+def fit_tuning(args: argparse.Namespace) -> "tuple[Fit | None, Fit | None, tuple[str, ...]]":
+    """Fits power laws of the best lr and batch if the table tries several; returns (lr, batch, notes)."""
     from t5x_like.scaling.laws import fit, optima
 
-    rows, found, why = flags.table(args), [], []
+    runs, notes = flags.load_table(args), []
+    fits: list[Fit | None] = []
     for analysis, column in ((optima.LR, "lr"), (optima.BATCH, "batch_tokens")):
-        found.append(None)
-        if column not in rows:
+        fits.append(None)
+        if column not in runs:
             continue
         try:
-            reduced = analysis.reduce(rows, args.target or "loss")
-            found[-1] = fit.fit(reduced, analysis.laws(reduced)[0], **flags.settings(args))
-            why.append(f"{column}: minima of the table")
+            reduced = analysis.reduce(runs, args.target or "loss")
+            fits[-1] = fit.fit(reduced, analysis.laws(reduced)[0], **flags.fit_settings(args))
+            notes.append(f"{column}: optima of the table")
         except ValueError as error:
-            why.append(f"{column} is not fitted: {error}")
-    return *found, tuple(why)
+            notes.append(f"{column} is not fitted: {error}")
+    lr, batch = fits
+    return lr, batch, tuple(notes)
 
 
-def facts(made, args: argparse.Namespace) -> dict:
-    """The plan as plain numbers."""
-    found = {name: dataclasses.asdict(value) for name, value in quantities(made).items()}
-    found |= {"shape": made.shape, "training_flops": made.training_flops, "sources": list(made.sources)}
+def plan_facts(plan: "Plan", args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the plan as plain numbers."""
+    facts: dict[str, Any] = {name: dataclasses.asdict(value) for name, value in plan_quantities(plan).items()}
+    facts |= {"shape": plan.shape, "training_flops": plan.training_flops, "sources": list(plan.sources)}
     if args.flops_per_second:
-        found["hours"] = made.hours(args.flops_per_second)
+        facts["hours"] = plan.hours(args.flops_per_second)
         if args.cost_per_hour:
-            found["cost"] = found["hours"] * args.cost_per_hour
-    return found
+            facts["cost"] = facts["hours"] * args.cost_per_hour
+    return facts
 
 
-def quantities(made) -> dict:
+def plan_quantities(plan: "Plan") -> "dict[str, Quantity]":
+    """Returns the quantities that the plan has, by name."""
     names = ("n_params", "tokens", "loss", "lr", "batch_tokens")
-    return {name: value for name in names if (value := getattr(made, name)) is not None}
+    return {name: value for name in names if (value := getattr(plan, name)) is not None}
 
 
-def page(made, args: argparse.Namespace) -> str:
-    """The plan as text."""
-    lines = [f"{name:<14}{interval(value, made.level)}" for name, value in quantities(made).items()]
-    lines.insert(2, f"{'tokens / N':<14}{made.tokens.value / made.n_params.value:.4g}")
-    shape = ", ".join(f"{name} {value}" for name, value in made.shape.items())
+def format_plan(plan: "Plan", args: argparse.Namespace) -> str:
+    """Formats the plan as text."""
+    lines = [f"{name:<14}{format_interval(value, plan.level)}" for name, value in plan_quantities(plan).items()]
+    lines.insert(2, f"{'tokens / N':<14}{plan.tokens.value / plan.n_params.value:.4g}")
+    shape = ", ".join(f"{name} {value}" for name, value in plan.shape.items())
     lines.append(f"{'shape':<14}{shape} (width / depth near 100; gated MLP of 8/3 the width)")
-    lines.append(f"{'training':<14}{made.training_flops:.4g} FLOPs")
+    lines.append(f"{'training':<14}{plan.training_flops:.4g} FLOPs")
     if args.inference_tokens:
-        lines.append(f"{'inference':<14}{2 * made.n_params.value * args.inference_tokens:.4g} FLOPs")
-    numbers = facts(made, args)
-    if "hours" in numbers:
-        lines.append(
-            f"{'hours':<14}{numbers['hours']:.4g}" + (f", cost {numbers['cost']:.4g}" if "cost" in numbers else "")
-        )
-    return "\n".join([*lines, *(f"{'from':<14}{source}" for source in made.sources)])
+        lines.append(f"{'inference':<14}{2 * plan.n_params.value * args.inference_tokens:.4g} FLOPs")
+    facts = plan_facts(plan, args)
+    if "hours" in facts:
+        lines.append(f"{'hours':<14}{facts['hours']:.4g}" + (f", cost {facts['cost']:.4g}" if "cost" in facts else ""))
+    return "\n".join([*lines, *(f"{'from':<14}{source}" for source in plan.sources)])
 
 
-def interval(value, level: float) -> str:
+def format_interval(value: "Quantity", level: float) -> str:
+    """Formats a quantity with its interval, if it has one."""
     if value.low is None:
         return f"{value.value:.4g}"
     return f"{value.value:.4g}   {100 * level:g}% {value.low:.4g} to {value.high:.4g}"

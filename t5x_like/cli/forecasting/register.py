@@ -1,7 +1,7 @@
-"""Writes a dated, hashed forecast of a run before it starts; `t5x_like settle` scores it afterwards.
+"""Writes a dated, hashed forecast of a run before it starts; `t5x_like score` scores it afterwards.
 
-`register fit.json --at n_params=7e10,tokens=1.4e12 --out=forecast.json`. Make the printed hash known before the run: it is
-what shows others that the forecast came first.
+`register fit.json --at n_params=7e10,tokens=1.4e12 --out=forecast.json`. Publish the printed hash before the run: it proves
+to others that the forecast came first.
 """
 
 import argparse
@@ -11,19 +11,20 @@ from t5x_like.cli.forecasting import flags, predict
 
 
 def main(argv: Sequence[str]) -> int:
+    """Runs the command with these arguments; returns the exit code."""
     parser = argparse.ArgumentParser(prog="t5x_like register", description=__doc__)
-    flags.add_table(parser, predict.WHAT)
+    flags.add_table(parser, predict.TABLE_HELP)
     flags.add_fitting(parser)
-    parser.add_argument("--at", required=True, metavar="COLUMN=NUMBER,...", help="the run to come")
+    parser.add_argument("--at", required=True, metavar="COLUMN=NUMBER,...", help="inputs of the future run")
     parser.add_argument("--out", required=True, metavar="FORECAST.json", help="a new file")
-    parser.add_argument("--note", default="", help="kept with the forecast")
+    parser.add_argument("--note", default="", help="text stored with the forecast")
     args = parser.parse_args(argv)
     from t5x_like.scaling.planning import forecast
 
-    at = flags.numbers(args.at, "--at")
-    found = flags.fitted(args)
-    made = forecast.forecast(found, predict.inputs(found, at), args.note)
-    sha256 = forecast.register(made, args.out)
-    print(f"{made.target} {made.value:.5g}, {100 * made.level:g}% {made.low:.5g} to {made.high:.5g}")
-    print(f"{args.out}  {made.created}  sha256 {sha256}")
+    at = flags.parse_numbers(args.at, "--at")
+    fit = flags.load_fit(args)
+    new = forecast.make_forecast(fit, predict.resolve_inputs(fit, at), args.note)
+    sha256 = forecast.register(new, args.out)
+    print(f"{new.target} {new.value:.5g}, {100 * new.level:g}% {new.low:.5g} to {new.high:.5g}")
+    print(f"{args.out}  {new.created}  sha256 {sha256}")
     return 0

@@ -1,7 +1,7 @@
-"""Writes a report on a table of runs and a law fitted to it: one HTML page with its figures inside.
+"""Writes a report on a table of runs and a law fitted to it: one HTML page with its figures embedded.
 
-`report runs.csv --law=chinchilla --out=report.html --forecast=forecast.json`: IsoFLOP curves, contours, envelope, profile of E,
-residuals, forecasts against what came out, and every run with the rule that dropped it. The page needs no network.
+`report runs.csv --law=chinchilla --out=report.html --forecast=forecast.json` shows IsoFLOP curves, contours, the envelope, the
+profile of E, residuals, forecasts and results, and every run with the rule that dropped it. The page needs no network.
 """
 
 import argparse
@@ -12,13 +12,14 @@ from t5x_like.cli.gin.runtime import ConfigError
 
 
 def main(argv: Sequence[str]) -> int:
+    """Runs the command with these arguments; returns the exit code."""
     parser = argparse.ArgumentParser(prog="t5x_like report", description=__doc__)
     flags.add_table(parser)
     flags.add_fitting(parser)
     parser.add_argument("--out", metavar="REPORT.html", default="report.html", help="default: %(default)s")
-    parser.add_argument("--png", action="store_true", help="write the figures beside the page too")
+    parser.add_argument("--png", action="store_true", help="write the figures as PNG files too")
     parser.add_argument(
-        "--forecast", action="append", default=[], metavar="FORECAST.json", help="of t5x_like register; may be repeated"
+        "--forecast", action="append", default=[], metavar="FORECAST.json", help="file of t5x_like register; repeatable"
     )
     args = parser.parse_args(argv)
     if not args.out.endswith(".html"):
@@ -27,13 +28,13 @@ def main(argv: Sequence[str]) -> int:
     from t5x_like.scaling.reports import page, report
 
     rules, args.drop = args.drop, []
-    made = report.make(
-        flags.table(args),
-        flags.law(args),
+    result = report.build(
+        flags.load_table(args),
+        flags.select_law(args),
         rules,
         [forecast.read(path) for path in args.forecast],
-        **flags.settings(args),
+        **flags.fit_settings(args),
     )
-    for path in page.write(made, args.out, args.png):
+    for path in page.write(result, args.out, args.png):
         print(f"written     {path}")
     return 0

@@ -65,7 +65,7 @@ def known_columns(config: Config, counts: Counts) -> dict[str, Any]:
     """The columns of a run that its configuration determines, and its steps."""
     steps, batch, seed = (config.evaluate(f"trainer.train.{name}") for name in ("steps", "batch_size", "seed"))
     peak, decay = peak_and_decay(learning_rate_of(config), steps)
-    row: dict[str, Any] = recipes.columns(counts, {"BATCH_SIZE": batch, "STEPS": steps})
+    row: dict[str, Any] = recipes.run_columns(counts, {"BATCH_SIZE": batch, "STEPS": steps})
     row |= {"lr": peak, "decay": decay, "sequence": counts.row_tokens, "steps": steps, "seed": seed}
     names = {"WIDTH": "width", "LAYERS": "depth", "VOCAB_SIZE": "vocab", "WARMUP_STEPS": "warmup_steps"}
     return row | {column: config.evaluate(f"%{macro}") for macro, column in names.items() if sets_macro(config, macro)}

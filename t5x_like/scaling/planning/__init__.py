@@ -1,1 +1,1 @@
-"""Plans and forecasts of runs from fitted or published laws."""
+"""Plans, recipes, shapes and forecasts of runs, from fitted or published laws."""

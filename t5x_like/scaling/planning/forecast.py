@@ -1,8 +1,8 @@
-"""Forecasts that can be held against their author: written and dated before a run, scored after it.
+"""Forecasts that are registered and dated before a run, and scored after it.
 
 A forecast is a JSON object with the SHA-256 of its own content. The hash shows that a file was not edited since it was
-written; that it was written *before* the run, others can only believe if the hash was made known then: print it in a
-commit, an issue or a mail.
+written. It shows others that the file was written *before* the run only if it was published then: put it into a commit, an
+issue or a mail.
 """
 
 import dataclasses
@@ -14,13 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from t5x_like.scaling.laws.fit import Fit
+from t5x_like.types import PathLike
 
-SAME = 0.01  # a run within this share of a forecast's inputs is the run that was forecast
+INPUT_TOLERANCE = 0.01  # a run whose inputs are within this share of a forecast's is the run that was forecast
 
 
 @dataclasses.dataclass(frozen=True)
 class Forecast:
-    """The target of a run to come, and what says so. `created` is UTC in ISO 8601."""
+    """The predicted target of a future run, its interval, and the law it comes from. `created` is UTC in ISO 8601."""
 
     created: str
     target: str
@@ -36,13 +37,13 @@ class Forecast:
 
     @property
     def sha256(self) -> str:
-        """Of the content, as canonical JSON."""
+        """The SHA-256 of the content as canonical JSON."""
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
-class Settlement:
-    """A forecast against what came out; `error` is relative."""
+class ForecastScore:
+    """A forecast, the run's actual result, the relative error, and whether the interval contains the result."""
 
     forecast: Forecast
     actual: float
@@ -58,82 +59,89 @@ class Settlement:
         )
 
 
-def forecast(found: Fit, at: Mapping[str, float], note: str = "") -> Forecast:
-    """What `found` says of the run at these inputs, dated now."""
+def make_forecast(fit: Fit, at: Mapping[str, float], note: str = "") -> Forecast:
+    """Forecasts the run with these inputs, dated now.
+
+    Raises:
+      ValueError: an input is not positive.
+    """
     for name, value in at.items():
         if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name}={value:g}: a run has a positive number there; correct it")
-    predicted = found.predict({name: [value] for name, value in at.items()})
+            raise ValueError(f"{name}={value:g}: a run has a positive number here; correct it")
+    prediction = fit.predict({name: [value] for name, value in at.items()})
     return Forecast(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        target=found.law.target,
+        target=fit.law.target,
         at=dict(at),
-        value=float(predicted.value[0]),
-        low=float(predicted.low[0]),
-        high=float(predicted.high[0]),
-        level=predicted.level,
-        law=found.law.equation,
-        constants=found.constants,
-        rows=found.rows,
+        value=float(prediction.value[0]),
+        low=float(prediction.low[0]),
+        high=float(prediction.high[0]),
+        level=prediction.level,
+        law=fit.law.equation,
+        constants=fit.constants,
+        rows=fit.rows,
         note=note,
     )
 
 
-def register(made: Forecast, path) -> str:
-    """Writes a forecast, never over another; returns its hash.
+def register(forecast: Forecast, path: PathLike) -> str:
+    """Writes a forecast to a new file; returns its hash.
 
     Raises:
-      FileExistsError: the file is there already.
+      FileExistsError: the file exists.
     """
     try:
         with open(path, "x", encoding="utf-8") as file:
-            json.dump(dataclasses.asdict(made) | {"sha256": made.sha256}, file, indent=2)
+            json.dump(dataclasses.asdict(forecast) | {"sha256": forecast.sha256}, file, indent=2)
             file.write("\n")
     except FileExistsError:
-        raise FileExistsError(f"{path} is there already, and a forecast is written once; name a new file") from None
-    return made.sha256
+        raise FileExistsError(f"{path} exists, and a forecast is written only once; name a new file") from None
+    return forecast.sha256
 
 
-def read(path) -> Forecast:
-    """A registered forecast.
+def read(path: PathLike) -> Forecast:
+    """Reads a registered forecast.
 
     Raises:
-      ValueError: the file is none, or was edited since it was written.
+      ValueError: the file is not a forecast, or was edited since it was registered.
     """
     try:
-        kept = json.loads(Path(path).read_text(encoding="utf-8"))
-        written = kept.pop("sha256")
-        found = Forecast(**kept)
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        sha256 = content.pop("sha256")
+        forecast = Forecast(**content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no forecast ({error!r}); t5x_like register writes them") from None
-    if found.sha256 != written:
-        raise ValueError(f"{path} was edited after it was registered: its sha256 is {found.sha256}, it says {written}")
-    return found
+        raise ValueError(f"{path} is not a forecast ({error!r}); write one with t5x_like register") from None
+    if forecast.sha256 != sha256:
+        raise ValueError(
+            f"{path} was edited after it was registered: its sha256 is {forecast.sha256}, the file says {sha256}"
+        )
+    return forecast
 
 
-def settle(made: Forecast, actual: float, started: str) -> Settlement:
-    """Scores a forecast by the run's result; `started` is when the run began, in ISO 8601 (UTC where it names no zone).
+def score(forecast: Forecast, actual: float, started: str) -> ForecastScore:
+    """Scores a forecast by the run's result; `started` is when the run began, in ISO 8601 (UTC without a zone).
 
     Raises:
-      ValueError: the forecast is not older than the run's start, `started` is no time, or `actual` is no result.
+      ValueError: the forecast is not older than the run's start, `started` is not a time, or `actual` is not a result.
     """
     if not math.isfinite(actual) or actual == 0:
-        raise ValueError(f"actual={actual} is no {made.target} that a run ends at; give the number the run came to")
+        raise ValueError(f"actual={actual} is not a {forecast.target} that a run can reach; give the run's result")
     try:
-        begin = utc(started)
+        begin = parse_utc(started)
     except ValueError:
         raise ValueError(
-            f"started={started!r} is no time in ISO 8601; write it like 2026-01-31T12:00:00+00:00"
+            f"started={started!r} is not a time in ISO 8601; write it like 2026-01-31T12:00:00+00:00"
         ) from None
-    if utc(made.created) >= begin:
+    if parse_utc(forecast.created) >= begin:
         raise ValueError(
-            f"the forecast was made {made.created}, the run started {started}: a forecast made after the start settles nothing; "
-            "register one before the next run"
+            f"the forecast was made {forecast.created}, the run started {started}: a forecast made after the start cannot be "
+            "scored; register one before the next run"
         )
-    error = (made.value - actual) / actual
-    return Settlement(made, float(actual), float(error), made.low <= actual <= made.high)
+    error = (forecast.value - actual) / actual
+    return ForecastScore(forecast, float(actual), float(error), forecast.low <= actual <= forecast.high)
 
 
-def utc(time: str) -> datetime.datetime:
-    found = datetime.datetime.fromisoformat(time)
-    return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
+def parse_utc(time: str) -> datetime.datetime:
+    """Parses a time in ISO 8601, UTC without a zone."""
+    moment = datetime.datetime.fromisoformat(time)
+    return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)

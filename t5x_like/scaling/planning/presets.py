@@ -1,11 +1,12 @@
-"""Published scaling laws, named by paper: what to plan with where there is no table of one's own.
+"""Published scaling laws by paper, to plan without a table of runs.
 
-The papers print no covariances of their constants, so plans made from these carry no intervals.
+The papers print no covariances of their constants, so plans from presets have no intervals.
 """
 
 import dataclasses
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from t5x_like.scaling.laws import laws
 from t5x_like.scaling.laws.laws import PF_DAY, Law
@@ -13,7 +14,7 @@ from t5x_like.scaling.laws.laws import PF_DAY, Law
 
 @dataclasses.dataclass(frozen=True)
 class LossLaw:
-    """A loss of N and D with its constants."""
+    """A law of the loss over N and D, with its constants."""
 
     paper: str
     law: Law
@@ -21,19 +22,21 @@ class LossLaw:
 
     @property
     def theta(self) -> np.ndarray:
+        """The constants as theta [P]."""
         return self.law.theta(self.constants)
 
 
 @dataclasses.dataclass(frozen=True)
 class Allocation:
-    """N = k C^a, and D = C / (6 N); C in FLOPs. The loss on that line, where the paper has one, is (c / C)^alpha."""
+    """N = k C^a and D = C / (6 N), C in FLOPs. The loss on that line, if the paper gives one, is (c / C)^alpha."""
 
     paper: str
     k: float
     a: float
     loss: tuple[float, float] | None = None  # (c, alpha)
 
-    def n_params(self, flops):
+    def n_params(self, flops: ArrayLike) -> np.ndarray:
+        """Returns N for a budget."""
         return self.k * np.asarray(flops, np.float64) ** self.a
 
 
@@ -52,7 +55,7 @@ MUENNIGHOFF = LossLaw(
     laws.DATA_CONSTRAINED,
     {"E": 1.87, "A": 521.0, "B": 1488.0, "alpha": 0.353, "beta": 0.353, "R_D": 15.387756, "R_N": 5.309743},
 )
-# Lines through the papers' own tables: 67e9 parameters at 5.76e23 FLOPs, 1e9 at 1.20e20.
+# Lines through the tables of the papers: 67e9 parameters at 5.76e23 FLOPs, 1e9 at 1.20e20.
 HOFFMANN_1 = Allocation("Hoffmann et al. 2022, approach 1 (envelope)", 67e9 / 5.76e23**0.50, 0.50)
 HOFFMANN_2 = Allocation("Hoffmann et al. 2022, approach 2 (IsoFLOP)", 1e9 / 1.20e20**0.49, 0.49)
 KAPLAN = Allocation(
@@ -62,7 +65,7 @@ KAPLAN = Allocation(
     (3.1e8 * PF_DAY, 0.050),
 )
 
-PRESETS = {
+PRESETS: dict[str, LossLaw | Allocation] = {
     "hoffmann": HOFFMANN,
     "hoffmann_1": HOFFMANN_1,
     "hoffmann_2": HOFFMANN_2,
@@ -74,11 +77,11 @@ PRESETS = {
 OPTIMIZER_PAPER = "Bi et al. 2024 (DeepSeek LLM): lr = 0.3118 C^-0.1250, batch = 0.2920 C^0.3271 tokens"
 
 
-def lr(flops: float) -> float:
-    """Peak learning rate of AdamW by OPTIMIZER_PAPER."""
+def deepseek_lr(flops: float) -> float:
+    """Returns the peak learning rate of AdamW by OPTIMIZER_PAPER."""
     return 0.3118 * flops**-0.1250
 
 
-def batch_tokens(flops: float) -> float:
-    """Tokens of an optimizer step by OPTIMIZER_PAPER."""
+def deepseek_batch_tokens(flops: float) -> float:
+    """Returns the tokens per optimizer step by OPTIMIZER_PAPER."""
     return 0.2920 * flops**0.3271

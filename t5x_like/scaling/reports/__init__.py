@@ -1,1 +1,1 @@
-"""Reports on a table of runs, as one HTML page with its figures."""
+"""Reports on a table of runs: one HTML page with its figures."""

@@ -1,7 +1,7 @@
-"""A report on a table of runs and a law fitted to it: what the page and its figures are drawn from.
+"""Builds a report on a table of runs and a law fitted to it: the data behind the page and its figures.
 
-made = report.make(table, laws.CHINCHILLA, rules=("flops_6nd>1e20",), forecasts=[forecast.read("forecast.json")])
-report_page.write(made, "report.html", png=True)
+result = report.build(runs, laws.CHINCHILLA, ("flops_6nd>1e20",), [forecast.read("forecast.json")])
+page.write(result, "report.html", png=True)
 """
 
 import dataclasses
@@ -20,21 +20,22 @@ from t5x_like.scaling.planning.forecast import Forecast
 
 
 @dataclasses.dataclass(frozen=True)
-class Tracked(Table):
-    """A table that notes in `fates` which rule dropped which row, by its first number."""
+class TrackedTable(Table):
+    """A table that records in `drop_rules` which rule dropped which row, by the row's index in the source table."""
 
-    fates: dict[int, str] = dataclasses.field(default_factory=dict)
+    drop_rules: dict[int, str] = dataclasses.field(default_factory=dict)
 
-    def drop(self, rule: str, mask: np.ndarray, why: str) -> "Tracked":
-        self.fates.update(dict.fromkeys(self.row_indices[np.asarray(mask, bool)].tolist(), rule))
+    def drop(self, rule: str, mask: np.ndarray, why: str) -> "TrackedTable":
+        """Drops rows and records the rule."""
+        self.drop_rules.update(dict.fromkeys(self.row_indices[np.asarray(mask, bool)].tolist(), rule))
         return super().drop(rule, mask, why)
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A registered forecast and a run at its inputs; `actual` is None where there is no such run yet.
+    """A registered forecast and a run at its inputs; `actual` is None if there is no such run yet.
 
-    `fitted`: the run is one of those that the report's own law was fitted to, which says nothing of the forecast.
+    `fitted` tells whether the report's own law was fitted to the run, in which case the law is no test of the forecast.
     """
 
     forecast: Forecast
@@ -43,73 +44,80 @@ class Outcome:
     fitted: bool = False
 
     @property
-    def settled(self) -> bool:
-        return self.actual is not None and not self.verdict.startswith("not settled")
+    def scored(self) -> bool:
+        """Whether the forecast could be scored."""
+        return self.actual is not None and not self.verdict.startswith("not scored")
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """`every` row of the table, those that rules left (`rows`), and those the law was fitted to (`used`)."""
+    """The source table, the rows that the rules left (`rows`), and those the law was fitted to (`used`)."""
 
-    every: Table
-    rows: Table
-    used: Tracked
-    found: Fit
-    future: Backtest
+    source: Table
+    rows: TrackedTable
+    used: TrackedTable
+    fit: Fit
+    backtest: Backtest
     outcomes: tuple[Outcome, ...]
 
 
-def make(
+def build(
     table: Table,
     law: Law,
     rules: Sequence[str] = (),
     forecasts: Sequence[Forecast] = (),
     objective: Objective = HUBER,
-    **settings: float | None,
+    starts: int | None = None,
+    bootstraps: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> Report:
-    """Applies `rules` (filters.apply_rule), fits `law` (`settings` are those of fit.fit), and looks for the runs forecast.
+    """Applies `rules` (see filters.apply_rule), fits `law` (see fit.fit), and looks for the runs of `forecasts`.
 
     Raises:
-      ValueError: a rule is none, or the rows that are left cannot be fitted.
+      ValueError: a rule has no known form, or the remaining rows cannot be fitted.
     """
-    every = checks.derive_columns(table)
-    rows = Tracked(every.columns, every.steps, np.arange(len(every)))
+    source = checks.derive_columns(table)
+    rows = TrackedTable(source.columns, source.steps, np.arange(len(source)))
     for rule in rules:
         rows = filters.apply_rule(rows, rule)
     used = checks.prepare(rows, law)
-    found = fit(rows, law, objective, **settings)
+    result = fit(rows, law, objective, starts, bootstraps, seed, level)
     future = backtest.leave_future_out(rows, law, objective)
-    outcomes = tuple(each for made in forecasts for each in outcome(made, every, used.row_indices.tolist()))
-    return Report(every, rows, used, found, future, outcomes)
+    outcomes = tuple(each for one in forecasts for each in find_outcomes(one, source, used.row_indices.tolist()))
+    return Report(source, rows, used, result, future, outcomes)
 
 
-def outcome(made: Forecast, table: Table, fitted: Sequence[int] = ()) -> list[Outcome]:
-    """What became of a forecast: an outcome for every finished run at its inputs, or one that says there is none.
+def find_outcomes(registered: Forecast, table: Table, fitted_rows: Sequence[int] = ()) -> list[Outcome]:
+    """Returns an outcome for every finished run at a forecast's inputs, or one open outcome if there is no such run.
 
-    `fitted` are the numbers of the rows that the report's law was fitted to.
+    `fitted_rows` are the indices of the rows that the report's law was fitted to.
     """
-    if any(name not in table for name in (made.target, *made.at)):
-        return [Outcome(made, None, "open: the table lacks a column of the forecast")]
-    numbered = dataclasses.replace(table, source_rows=np.arange(len(table)))
-    finished = checks.keep_last_rows(optima.select_finished(numbered, made.target))
-    near = [np.abs(finished[name] / value - 1) <= forecast.SAME for name, value in made.at.items()]
-    runs = np.flatnonzero(np.all(near, axis=0))
-    if not len(runs):
-        return [Outcome(made, None, "open: no finished run at these inputs in the table")]
+    if any(name not in table for name in (registered.target, *registered.at)):
+        return [Outcome(registered, None, "open: the table lacks a column of the forecast")]
+    indexed = dataclasses.replace(table, source_rows=np.arange(len(table)))
+    finished = checks.keep_last_rows(optima.select_finished(indexed, registered.target))
+    near = [np.abs(finished[name] / value - 1) <= forecast.INPUT_TOLERANCE for name, value in registered.at.items()]
+    runs = np.flatnonzero(np.all(near, axis=0)).tolist()
+    if not runs:
+        return [Outcome(registered, None, "open: no finished run at these inputs in the table")]
     return [
         Outcome(
-            made, float(finished[made.target][i]), verdict(made, finished, i), int(finished.row_indices[i]) in fitted
+            registered,
+            float(finished[registered.target][i]),
+            describe_score(registered, finished, i),
+            int(finished.row_indices[i]) in fitted_rows,
         )
         for i in runs
     ]
 
 
-def verdict(made: Forecast, table: Table, i: int) -> str:
-    """The settlement of a forecast by row i, or why it settles nothing."""
+def describe_score(registered: Forecast, table: Table, i: int) -> str:
+    """Scores a forecast by row i and returns the result as text, or the reason why it cannot be scored."""
     started = str(table["started"][i]) if "started" in table else ""
     if not started:
-        return "not settled: the table does not say when the run started"
+        return "not scored: the table does not say when the run started"
     try:
-        return str(forecast.settle(made, float(table[made.target][i]), started))
+        return str(forecast.score(registered, float(table[registered.target][i]), started))
     except ValueError as error:
-        return f"not settled: {error}"
+        return f"not scored: {error}"

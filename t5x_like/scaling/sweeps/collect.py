@@ -4,7 +4,7 @@ Beside the known columns, a row has those of the last evaluation: `accuracy` (sh
 and `accuracy/TASK` of each task of a mixture, and METRIC/TASK of each task in EVAL_TASKS:
 
     fit runs.csv --law=sigmoid --target=exact_match/gsm8k --inputs=loss/gsm8k
-    emergence.by_size(table, ("exact_match/gsm8k", "loss/gsm8k"))
+    emergence.average_by_size(table, ("exact_match/gsm8k", "loss/gsm8k"))
 """
 
 import math

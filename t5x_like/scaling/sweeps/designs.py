@@ -65,7 +65,7 @@ class Ladder:
 
     def points(self) -> Iterator[Point]:
         """Yields a point for every size, ratio and seed."""
-        sizes = shapes.of_sizes(self.n_params, self.rule)
+        sizes = shapes.from_sizes(self.n_params, self.rule)
         for shape, ratio, seed in itertools.product(sizes, self.tokens_per_param, range(self.seeds)):
             yield Point(shape | {"SEED": seed}, tokens_per_param=ratio)
 

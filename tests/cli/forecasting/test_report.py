@@ -7,7 +7,7 @@ from tests.scaling.laws import planted
 QUICK = ["--starts=32", "--bootstraps=32"]
 
 
-def test_a_foreign_table_becomes_a_page_and_its_pictures(tmp_path, capsys):
+def test_report_writes_the_page_and_its_figures(tmp_path, capsys):
     planted.table(laws.LOSS_VS_COMPUTE, 12).write(tmp_path / "runs.csv")
     out = tmp_path / "page.html"
     argv = [
@@ -25,6 +25,6 @@ def test_a_foreign_table_becomes_a_page_and_its_pictures(tmp_path, capsys):
     assert len(printed) > 1
 
 
-def test_an_output_that_is_no_page_is_refused(tmp_path, capsys):
+def test_an_output_that_is_not_html_is_rejected(tmp_path, capsys):
     assert main.main(["report", str(tmp_path / "runs.csv"), f"--out={tmp_path / 'report.pdf'}"]) == 2
     assert "must end in .html" in capsys.readouterr().err

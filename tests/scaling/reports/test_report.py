@@ -1,4 +1,4 @@
-"""Reports: the page stands alone, says what the fit says, and leaves nothing out in silence."""
+"""Reports: the page is self-contained, shows the fit's numbers, and names every omission."""
 
 import html.parser
 import re
@@ -18,7 +18,7 @@ EVIL = "<script>alert(1)</script>"
 
 
 class Parsed(html.parser.HTMLParser):
-    """Tags that were opened, and whether each was closed in order."""
+    """Parses HTML and checks that tags are closed in order."""
 
     def __init__(self):
         super().__init__()
@@ -34,16 +34,16 @@ class Parsed(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
 
-def parsed(text: str) -> Parsed:
-    found = Parsed()
-    found.feed(text)
-    found.close()
-    assert not found.open
-    return found
+def parse_page(text: str) -> Parsed:
+    parser = Parsed()
+    parser.feed(text)
+    parser.close()
+    assert not parser.open
+    return parser
 
 
 def isoflop_table():
-    """4 budgets of 5 sizes, the last run failed, and a run named like a script."""
+    """Returns 4 budgets of 5 sizes; the last run failed, and the first is named like a script."""
     c, n = np.meshgrid(np.geomspace(1e18, 1e20, 4), np.geomspace(0.2, 5, 5), indexing="ij")
     n = (n * np.sqrt(c / 120)).ravel()
     columns = {"n_params": n, "tokens": c.ravel() / (6 * n)}
@@ -54,90 +54,93 @@ def isoflop_table():
 
 
 @pytest.fixture(scope="module")
-def made():
-    """A report without the largest budget, one run of which was forecast; another forecast is open."""
+def result():
+    """A report with two forecasts: one of a run in the table, and an open one."""
     table = isoflop_table()
-    first = report.make(table, laws.CHINCHILLA, starts=64, bootstraps=64)
+    first = report.build(table, laws.CHINCHILLA, starts=64, bootstraps=64)
     at = {name: float(table[name][16]) for name in ("n_params", "tokens")}
-    said = [forecast.forecast(first.found, at), forecast.forecast(first.found, {"n_params": 1e12, "tokens": 1e13})]
-    return report.make(table, laws.CHINCHILLA, ("highest_loss=1",), said, starts=64, bootstraps=64)
+    forecasts = [
+        forecast.make_forecast(first.fit, at),
+        forecast.make_forecast(first.fit, {"n_params": 1e12, "tokens": 1e13}),
+    ]
+    return report.build(table, laws.CHINCHILLA, ("highest_loss=1",), forecasts, starts=64, bootstraps=64)
 
 
 @pytest.fixture(scope="module")
-def written(made, tmp_path_factory):
-    return page.write(made, tmp_path_factory.mktemp("report") / "report.html", png=True)
+def written(result, tmp_path_factory):
+    return page.write(result, tmp_path_factory.mktemp("report") / "report.html", png=True)
 
 
 def test_the_page_is_whole_and_alone(written):
     text = written[0].read_text()
-    found = parsed(text)
-    assert {"headline", "parameters", "runs", *figures.EVERY} == set(found.ids)
+    parser = parse_page(text)
+    assert {"headline", "parameters", "runs", *figures.FIGURES} == set(parser.ids)
     assert not re.search(r"https?://|<link|url\(|@import", text)
     assert set(re.findall(r'src="(.{22})', text)) == {"data:image/png;base64,"}
 
 
-def test_what_comes_from_the_table_is_escaped(written):
+def test_cells_of_the_table_are_escaped(written):
     text = written[0].read_text()
-    assert "script" not in parsed(text).seen
+    assert "script" not in parse_page(text).seen
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
 
 
-def test_every_figure_is_drawn_and_written_beside_the_page(written):
-    assert [path.stem for path in written[1:]] == [f"report_{name}" for name in figures.EVERY]
+def test_every_figure_is_written_next_to_the_page(written):
+    assert [path.stem for path in written[1:]] == [f"report_{name}" for name in figures.FIGURES]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[1:])
 
 
-def test_parameters_are_those_of_the_fit(made, written):
-    shown = page.parameters(made)
+def test_parameters_match_the_fit(result, written):
+    shown = page.parameters_section(result)
     assert shown in written[0].read_text()
-    for name, each in made.found.parameters.items():
+    for name, each in result.fit.parameters.items():
         row = re.search(rf"<tr><td>{name}</td><td>(.*?)</td>.*?</tr>", shown)
         assert row.group(1) == (f"{each.value:.5g}" if each.identified else "not identified")
         assert each.identified or each.why in row.group(0)
 
 
-def test_every_row_has_its_fate(made):
-    fates = made.used.fates
-    highest = int(made.every["loss"].argmax())
-    assert fates == {19: "failed or running", highest: "highest_loss=1"}
-    assert sorted([*fates, *made.used.row_indices]) == list(range(20))
-    assert len(made.found.residuals) == len(made.used)
-    shown = page.runs(made)
+def test_every_dropped_row_has_its_rule(result):
+    rules = result.used.drop_rules
+    highest = int(result.source["loss"].argmax())
+    assert rules == {19: "failed or running", highest: "highest_loss=1"}
+    assert sorted([*rules, *result.used.row_indices]) == list(range(20))
+    assert len(result.fit.residuals) == len(result.used)
+    shown = page.runs_section(result)
     assert shown.count('<td class="words">used</td>') == 18
     assert "dropped: highest_loss=1" in shown and "dropped: failed or running" in shown
 
 
-def test_forecasts_are_settled_by_their_run_or_open(made):
-    settled, waiting = made.outcomes
-    assert settled.actual == made.every["loss"][16] and "error" in settled.verdict
+def test_forecasts_are_scored_by_their_run_or_open(result):
+    scored, waiting = result.outcomes
+    assert scored.actual == result.source["loss"][16] and "error" in scored.verdict
     assert waiting.actual is None and waiting.verdict.startswith("open")
-    assert settled.settled and not waiting.settled
-    assert settled.fitted == (16 in made.used.row_indices)
-    assert page.settled(made).count(f"forecast {settled.forecast.value:.5g}") == 1
+    assert scored.scored and not waiting.scored
+    assert scored.fitted == (16 in result.used.row_indices)
+    assert page.forecast_list(result).count(f"forecast {scored.forecast.value:.5g}") == 1
 
 
-def test_a_forecast_made_after_the_start_settles_nothing(made):
-    late = made.every.with_column("started", ["2001-01-01T00:00:00"] * 20)
-    (found,) = report.outcome(made.outcomes[0].forecast, late)
-    assert found.verdict.startswith("not settled")
+def test_a_forecast_made_after_the_start_is_not_scored(result):
+    late = result.source.with_column("started", ["2001-01-01T00:00:00"] * 20)
+    (outcome,) = report.find_outcomes(result.outcomes[0].forecast, late)
+    assert outcome.verdict.startswith("not scored")
 
 
-def test_what_the_table_cannot_give_is_left_out_with_a_sentence():
+def test_missing_figures_are_explained():
     table = planted.table(laws.LOSS_VS_COMPUTE, 12)
-    text = bare(report.make(table, laws.LOSS_VS_COMPUTE, starts=32, bootstraps=32))
-    found = parsed(text)
-    assert set(figures.EVERY) <= set(found.ids)
+    text = render_page(report.build(table, laws.LOSS_VS_COMPUTE, starts=32, bootstraps=32))
+    parser = parse_page(text)
+    assert set(figures.FIGURES) <= set(parser.ids)
     assert text.count("Left out: ") == 3
     for sentence in ("which a parabola needs", "not one of N and D alone", "No forecast was given"):
         assert sentence in text
 
 
-def bare(made) -> str:
-    return page.page(made, *page.figures(made))
+def render_page(result) -> str:
+    return page.render_page(result, *page.render_figures(result))
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no headless Chromium here")
-def test_a_browser_shows_it(written, tmp_path):
+def test_a_browser_renders_the_page(written, tmp_path):
     shot = tmp_path / "shot.png"
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
     flags += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=400,900", f"--screenshot={shot}"]

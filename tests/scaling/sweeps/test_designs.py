@@ -13,14 +13,14 @@ COUNTS = Counts(n_params=50_000, n_total=60_000, n_active=60_000, row_tokens=128
 RULE = shapes.FixedDepth(layers=2, head_dim=8)
 
 
-@pytest.mark.parametrize("count", [recipes.six_nd, recipes.with_embeddings, recipes.exact])
+@pytest.mark.parametrize("count", [recipes.flops_6n, recipes.flops_6n_total, recipes.flops_exact])
 @pytest.mark.parametrize("budget", [1e11, 3.3e12])
 def test_budgets_are_met_within_a_step(count, budget):
     recipe = Recipe(PowerLaw(0.01), PowerLaw(2.0, d=0.5), count=count)
     macros = recipe.macros(COUNTS, budget)
     per_step = macros["BATCH_SIZE"] * COUNTS.row_tokens * count(COUNTS)
     assert abs(macros["STEPS"] * per_step - budget) <= per_step
-    row = recipes.columns(COUNTS, macros)
+    row = recipes.run_columns(COUNTS, macros)
     assert row["flops_6nd"] == 6 * COUNTS.n_params * row["tokens"]
 
 
