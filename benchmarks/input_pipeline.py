@@ -91,7 +91,7 @@ def packing_speed(made: rows.PackedExamples) -> dict[str, float]:
     lengths_NF = np.tile(made.lengths_NF, (REPEATS, 1))
     order_N = np.random.default_rng(0).permutation(len(lengths_NF))
     started = time.perf_counter()
-    packing.first_fit(lengths_NF, tuple(made.capacity.values()), order_N)
+    packing.pack_first_fit(lengths_NF, tuple(made.capacity.values()), order_N)
     spent = time.perf_counter() - started
     share = {f"fill {side}": x for side, x in made.fill.items()}
     return {"examples/s": len(lengths_NF) / spent, "tokens/s": lengths_NF.sum() / spent, **share}

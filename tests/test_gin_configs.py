@@ -132,7 +132,7 @@ def test_encoder_decoders_mix_spans_and_instructions(tiny_root):
     }
     files = ["sizes/t5_1_1/tiny.gin", "optimizers/adamw.gin", "runs/multitask.gin"]
     mixture = runtime.parse(files, [f"--gin.{name}={value}" for name, value in macros.items()]).evaluate("%TRAIN_ROWS")
-    assert list(mixture.parts) == ["tiny", "pairs"] and mixture.lengths == {"encoder": 128, "decoder": 64}
+    assert list(mixture.components) == ["tiny", "pairs"] and mixture.lengths == {"encoder": 128, "decoder": 64}
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (CONFIGS / "decoding").glob("*.gin")))

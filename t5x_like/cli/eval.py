@@ -53,5 +53,5 @@ def evaluate(args: argparse.Namespace) -> dict[str, float]:
     measure = Evaluator(run.model.apply, objective, rows, size, run.mesh, run.rules, args.batches)
     params = run.params(batches.abstract(rows, size))
     metrics = measure(params, lambda batches: track(batches, "eval", len(measure)))
-    tasks = " + ".join(mixing.parts(rows)) if len(rows.caches) > 1 else rows.caches[0].task
+    tasks = " + ".join(mixing.components(rows)) if len(rows.caches) > 1 else rows.caches[0].task
     return {"step": run.step, "task": tasks, "split": rows.caches[0].split} | metrics

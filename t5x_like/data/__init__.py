@@ -1,6 +1,6 @@
-"""Token caches and the stream of batches made from them, in plain numpy: training needs no TensorFlow.
+"""Token caches and the stream of batches made from them, in plain NumPy: training needs no TensorFlow.
 
-A token cache holds a task's split as flat files of token ids (`token_cache`), rows are made from it on the fly (`rows`,
-with `noise` and `packing`), a stream puts them in order (`stream`): batch k depends on nothing but k. Only
-`build`, which fills caches and is run as a program of its own, imports seqio and TensorFlow.
+`cache/` holds a task's split as flat files of token ids, `rows/` makes rows from a cache on the fly (with `noise/`),
+`mixing` mixes rows of several tasks, and `stream` orders them: batch k is a function of k alone. Only the program that
+fills caches, `t5x_like/tasks/caching/build.py`, imports seqio and TensorFlow.
 """

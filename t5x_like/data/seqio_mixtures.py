@@ -1,8 +1,9 @@
-"""Mixtures that are registered with seqio: their rates, read without seqio, as rates of rows."""
+"""Rates of mixtures registered with seqio, read without seqio and converted to rates of rows."""
 
 import dataclasses
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,8 +14,8 @@ RECORD = "mixture.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class ByExamples:
-    """seqio's rates, which are of examples, as rates of rows: rate * rows / documents of each task."""
+class ExampleRates:
+    """seqio's rates, which count examples, converted to rates of rows: rate * rows / documents of each task."""
 
     rates: tuple[float, ...]
     documents: tuple[int, ...]
@@ -23,35 +24,34 @@ class ByExamples:
         return np.asarray(self.rates) * np.asarray(sizes) / np.asarray(self.documents)
 
 
-def rates_of(cache) -> dict[str, float] | None:
-    """{task: rate} where a cache's task is a mixture of seqio's registry, None where it is a task.
+def ensure_rates(cache: Any) -> dict[str, float] | None:
+    """{task: rate} if the cache's task is a mixture registered with seqio, None if it is a task.
 
-    What is not built yet is built here: the cache of a task, or of all tasks of a mixture together, which is quicker than
-    one by one.
+    Builds what is missing: the cache of a task, or of all tasks of a mixture together, which is faster than one by one.
     """
     if not isinstance(cache, TokenCache):
         return getattr(cache, "rates", None)
     if cache.fingerprint or cache.find():
         return None
-    recorded = read(cache)
-    if recorded is None or not all(dataclasses.replace(cache, task=task).find() for task in recorded):
+    rates = read_rates(cache)
+    if rates is None or not all(dataclasses.replace(cache, task=task).find() for task in rates):
         cache.build()
-        recorded = read(cache)
-    return recorded
+        rates = read_rates(cache)
+    return rates
 
 
-def read(cache: TokenCache) -> dict[str, float] | None:
-    """The recorded rates, unless the sources or sizes they are of have changed."""
+def read_rates(cache: TokenCache) -> dict[str, float] | None:
+    """The recorded rates; None if there are none, or if the sources or sizes behind them have changed."""
     path = cache.task_folder / RECORD
     if not path.exists():
         return None
     content = json.loads(path.read_text())
-    fresh = all(token_cache.source_hash(name) == digest for name, digest in content["modules"].items())
-    return content["rates"] if fresh and sizes_are(cache, content["documents"]) else None
+    current = all(token_cache.source_hash(name) == digest for name, digest in content["modules"].items())
+    return content["rates"] if current and sizes_match(cache, content["documents"]) else None
 
 
-def sizes_are(cache: TokenCache, documents: dict[str, int]) -> bool:
-    """Whether the tasks' training splits have as many documents as were counted."""
+def sizes_match(cache: TokenCache, documents: dict[str, int]) -> bool:
+    """Whether the tasks' training splits have the recorded numbers of documents."""
     splits = (dataclasses.replace(cache, task=task, split="train") for task in documents)
     return all(
         (folder := split.find()) and json.loads((folder / token_cache.MANIFEST).read_text())["documents"] == count

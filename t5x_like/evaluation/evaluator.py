@@ -54,7 +54,7 @@ class Evaluator:
     @functools.cached_property
     def parts(self) -> dict[str, Any]:
         """The rows by task; the tasks of a mixture are evaluated one after the other."""
-        return mixing.parts(self.rows)
+        return mixing.components(self.rows)
 
     def __len__(self) -> int:
         """The number of batches that one evaluation reads."""

@@ -153,7 +153,7 @@ def metered(model: nn.Module, layout, rows, batch_size: int, mesh: Mesh) -> tupl
     """What measures the speed of steps; what becomes of the data, and how MFU is worked out."""
     row = flops.per_row(model, layout.boxed.params, rows.lengths)
     peak, source = flops.peak_per_device()
-    meter = Meter(row.train * batch_size, peak * mesh.size, tuple(mixing.parts(rows)))
+    meter = Meter(row.train * batch_size, peak * mesh.size, tuple(mixing.components(rows)))
     about = format_rows_report(mixing.reports(rows))
     return meter, f"{about}\nMFU = model FLOP/s / peak; {flops.FORMULA}; peak: {source}"
 

@@ -136,7 +136,7 @@ def test_the_features_of_a_group_are_checked_on_a_whole_group():
         (lambda: Stream(Grouped(4), 6), r"batch_size=6 is not a multiple of 4 .* use 4 or 8"),
         (lambda: Stream(Grouped(4, 10), 8), r"Grouped has 10 rows per epoch in groups of 4"),
         (lambda: Stream(Grouped(0), 8), r"in groups of 0"),
-        (lambda: Mixture([Grouped(4), Grouped(2)]), r"differ in their group: 4, 2"),
+        (lambda: Mixture([Grouped(4), Grouped(2)]), r"differ in group: 4, 2"),
         (lambda: Mixture([Grouped(4), Grouped(4)], (1, 1), window=10), r"window=10 is not a multiple .* 4 rows; use 8"),
         (lambda: Mixture([Grouped(4), Grouped(4, 10)], (1, 1), window=8), r"Grouped has 10 rows per epoch"),
     ],

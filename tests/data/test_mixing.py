@@ -75,7 +75,7 @@ def test_batches_say_which_task_a_row_is_of(parts):
     batch = Stream(mixture, batch_size=64)[2]
     np.testing.assert_array_equal(batch["task_one_hot"].sum(axis=1), 1)
     np.testing.assert_array_equal(batch["task_one_hot"].argmax(axis=1), task_of(batch, parts))
-    assert list(mixture.parts) == ["many", "few"]
+    assert list(mixture.components) == ["many", "few"]
 
 
 def test_a_mixture_of_mixtures_is_one_of_its_parts(parts):
@@ -83,11 +83,11 @@ def test_a_mixture_of_mixtures_is_one_of_its_parts(parts):
     outer = Mixture([inner, parts[0]], (1.0, 1.0), window=32)
     batch = Stream(outer, batch_size=32)[0]
     assert batch["task_one_hot"].shape == (32, 2) and task_of(batch, parts).sum() == 8
-    assert list(outer.parts) == ["many+few", "many"] and len(outer.caches) == 3
+    assert list(outer.components) == ["many+few", "many"] and len(outer.caches) == 3
 
 
 def test_the_same_task_twice_keeps_two_names(parts):
-    assert list(Mixture([parts[0]] * 3, (1, 1, 1)).parts) == ["many", "many_2", "many_3"]
+    assert list(Mixture([parts[0]] * 3, (1, 1, 1)).components) == ["many", "many_2", "many_3"]
 
 
 def test_tasks_are_one_several_or_several_with_rates(parts):
@@ -108,11 +108,11 @@ def test_tasks_are_one_several_or_several_with_rates(parts):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda parts: Mixture([]), "at least one kind of rows"),
+        (lambda parts: Mixture([]), "at least one component"),
         (lambda parts: Mixture(parts, (1.0,)), r"rates=\[1.0\] are not 2 positive numbers"),
         (lambda parts: Mixture(parts, (1.0, -1.0)), r"rates=\[1.0, -1.0\] are not 2 positive numbers"),
         (lambda parts: Mixture(parts, (1.0, 1e-9)), r"window=8192 gives the components \[8192, 0\] rows"),
-        (lambda parts: Mixture([parts[0], rows.CausalLM(parts[1].cache, 8)]), r"differ in their lengths"),
+        (lambda parts: Mixture([parts[0], rows.CausalLM(parts[1].cache, 8)]), r"differ in lengths"),
         (lambda parts: Mixture(parts, mixing.Proportional(temperature=0.0)), "must be positive"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from t5x_like.data import rows
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.data.prefetch import Prefetch
-from t5x_like.data.stream import Stream, permuted
+from t5x_like.data.stream import Stream, permute
 from tests.data.rows import kinds
 
 
@@ -79,18 +79,18 @@ def test_once_gives_every_row_in_order_and_fills_up_with_rows_that_do_not_count(
 @pytest.mark.parametrize("size", [1, 2, 3, 17, 64, 1000, 4099])
 def test_the_order_of_an_epoch_is_a_permutation(size):
     for seed, epoch in itertools.product((0, 1), (0, 5)):
-        order = permuted(np.arange(size), size, seed, np.full(size, epoch))
+        order = permute(np.arange(size), size, seed, np.full(size, epoch))
         assert sorted(order.tolist()) == list(range(size))
 
 
 def test_every_order_of_a_small_epoch_comes_up():
-    orders = {tuple(permuted(np.arange(4), 4, 0, np.full(4, epoch))) for epoch in range(600)}
+    orders = {tuple(permute(np.arange(4), 4, 0, np.full(4, epoch))) for epoch in range(600)}
     assert len(orders) == 24
 
 
 def test_the_order_looks_random():
     size = 20_000
-    order = permuted(np.arange(size), size, 0, np.zeros(size, int))
+    order = permute(np.arange(size), size, 0, np.zeros(size, int))
     assert abs(np.corrcoef(np.arange(size), order)[0, 1]) < 0.03
     assert abs(np.mean(np.abs(np.diff(order))) / size - 1 / 3) < 0.01
 
@@ -123,7 +123,7 @@ def test_prefetch_counts_the_wait_and_ends_its_thread():
     [
         (dict(batch_size=0), "batch_size=0"),
         (dict(batch_size=4, seed=-1), "seed=-1"),
-        (dict(batch_size=4, rows=10**6), "has no row: its data is shorter than one row"),
+        (dict(batch_size=4, rows=10**6), "has no rows: its data is shorter than one row"),
     ],
 )
 def test_streams_that_could_give_no_batch_are_refused(tiny_root, options, message):

@@ -1,1 +1,1 @@
-"""The random choices behind denoising objectives, as pure functions on numpy arrays."""
+"""The random choices of denoising objectives, as pure functions on NumPy arrays."""

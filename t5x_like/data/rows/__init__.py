@@ -1,6 +1,6 @@
-"""Rows of a batch: each class turns a token cache into rows, one class per objective.
+"""Rows of batches: each class turns a token cache into the rows of one objective.
 
-`rows.fetch(index_n, epoch_n, seed) -> {name: [n, L]}` gives rows `index_n` of epochs `epoch_n`, by the names of
+`rows.fetch(index_n, epoch_n, seed)` returns rows `index_n` of epochs `epoch_n` as {feature: [n, ...]}, with the names of
 `t5x_like.batches`; `len(rows)` is the number of rows per epoch. Randomness depends on (seed, epoch, row) alone.
 """
 

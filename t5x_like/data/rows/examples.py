@@ -1,29 +1,30 @@
-"""Rows of whole examples, packed: inputs and targets for encoder-decoders, targets alone for decoders."""
+"""Rows of complete examples, packed: inputs and targets for encoder-decoders, targets alone for decoders."""
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 
 import numpy as np
 
 from t5x_like.data.rows import packing
 from t5x_like.data.rows.arrays import Batch
 from t5x_like.data.rows.base import Rows, check_length
-from t5x_like.data.stream import permuted
+from t5x_like.data.stream import permute
 from t5x_like.data.tokenizers import vocabularies
 
 
 @dataclasses.dataclass(frozen=True)
 class PackedExamples(Rows):
-    """Inputs and targets of whole examples, several to a row; what is longer than a row is cut, and counted.
+    """Inputs and targets of complete examples, several per row; examples longer than a row are truncated, and counted.
 
-    The packing is the same in every epoch, the order of the rows is not. Tasks without `inputs` make decoder-only rows.
+    The packing is the same in every epoch; the order of the rows differs. Tasks without `inputs` give decoder-only rows.
     """
 
     inputs_length: int
     targets_length: int
     packing_seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_length("inputs_length", self.inputs_length)
         check_length("targets_length", self.targets_length)
 
@@ -37,47 +38,47 @@ class PackedExamples(Rows):
         }
 
     @functools.cached_property
-    def whole_lengths_NF(self) -> np.ndarray:
-        """Tokens of every example, before cutting."""
+    def full_lengths_NF(self) -> np.ndarray:
+        """Tokens of every example before truncation."""
         return np.stack([np.diff(self.cache.offsets(name)) for name in self.capacity], axis=1)
 
     @functools.cached_property
     def lengths_NF(self) -> np.ndarray:
-        """Tokens of every example that are kept."""
-        return np.minimum(self.whole_lengths_NF, list(self.capacity.values()))
+        """Tokens of every example after truncation."""
+        return np.minimum(self.full_lengths_NF, list(self.capacity.values()))
 
     @property
-    def features(self) -> tuple[str, ...]:
+    def task_features(self) -> tuple[str, ...]:
         return tuple(self.capacity)
 
     @functools.cached_property
-    def used(self) -> int:
+    def used_tokens(self) -> int:
         return int(self.lengths_NF.sum())
 
     @functools.cached_property
     def fill(self) -> dict[str, float]:
-        """Share of all positions of an epoch that are no padding, by side."""
+        """Share of all positions of an epoch that are not padding, by side."""
         real = self.lengths_NF.sum(axis=0).tolist()
         return {
             side: count / (len(self) * length) for (side, length), count in zip(self.lengths.items(), real, strict=True)
         }
 
     @functools.cached_property
-    def truncated(self) -> dict[str, int]:
-        cut = (self.whole_lengths_NF - self.lengths_NF).sum(axis=0)
+    def truncated_tokens(self) -> dict[str, int]:
+        cut = (self.full_lengths_NF - self.lengths_NF).sum(axis=0)
         return dict(zip(self.capacity, cut.tolist(), strict=True))
 
     @functools.cached_property
     def packing(self) -> packing.Packing:
         count = len(self.lengths_NF)
-        order = permuted(np.arange(count), count, self.packing_seed, np.zeros(count, np.int64))
-        return packing.first_fit(self.lengths_NF, tuple(self.capacity.values()), order)
+        order = permute(np.arange(count), count, self.packing_seed, np.zeros(count, np.int64))
+        return packing.pack_first_fit(self.lengths_NF, tuple(self.capacity.values()), order)
 
     def __len__(self) -> int:
         return len(self.packing)
 
     @property
-    def lengths(self) -> dict[str, int]:
+    def lengths(self) -> Mapping[str, int]:
         sides = {"inputs": "encoder", "targets": "decoder"}
         return {sides[name]: length for name, length in self.capacity.items()}
 
@@ -85,7 +86,7 @@ class PackedExamples(Rows):
         example_K, row_K, nth_K = self.packing.pieces(index_n)
         batch: Batch = {}
         for column, (feature, length) in enumerate(self.capacity.items()):
-            tokens, positions, segments = packing.gathered(
+            tokens, positions, segments = packing.gather_pieces(
                 self.cache.tokens(feature),
                 self.cache.offsets(feature)[example_K],
                 self.lengths_NF[example_K, column],

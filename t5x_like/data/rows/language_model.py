@@ -7,22 +7,22 @@ import numpy as np
 
 from t5x_like.batches import Feature
 from t5x_like.data.noise import base as noise
-from t5x_like.data.rows.arrays import Batch, pieces, segment_sizes
-from t5x_like.data.rows.base import Joined
+from t5x_like.data.rows.arrays import Batch, cut_documents, segment_sizes
+from t5x_like.data.rows.base import FullTextRows
 from t5x_like.data.tokenizers import vocabularies
 
 
 @dataclasses.dataclass(frozen=True)
-class CausalLM(Joined):
-    """Documents joined and cut into rows of `length`; every token is a target."""
+class CausalLM(FullTextRows):
+    """Documents joined and cut into rows of `length` tokens; every token is a target."""
 
     @property
-    def lengths(self) -> dict[str, int]:
+    def lengths(self) -> Mapping[str, int]:
         return {"decoder": self.length}
 
     def fetch(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> Batch:
         start = vocabularies.start_id(self.vocabulary)
-        inputs, targets, positions, segments = pieces(self.cache, self.length, index_n, start)
+        inputs, targets, positions, segments = cut_documents(self.cache, self.length, index_n, start)
         return {
             "decoder_input_tokens": inputs,
             "decoder_target_tokens": targets,
@@ -34,7 +34,7 @@ class CausalLM(Joined):
 
 @dataclasses.dataclass(frozen=True)
 class PrefixLM(CausalLM):
-    """As CausalLM, but a random beginning of every segment is read bidirectionally and is no target."""
+    """As CausalLM, but a random prefix of every segment is read bidirectionally and has no loss."""
 
     @property
     def extra_features(self) -> Mapping[str, Feature]:
@@ -45,9 +45,11 @@ class PrefixLM(CausalLM):
         positions, segments = batch["decoder_positions"], batch["decoder_segment_ids"]
         most = int(segments.max(initial=0))
         size_nS = segment_sizes(segments)[:, 1 : most + 1]
-        length_nS = 1 + noise.below(noise.bits(seed, epoch_n, index_n, most, purpose=1), size_nS).astype(np.int32)
+        length_nS = 1 + noise.integers_below(
+            noise.random_bits(seed, epoch_n, index_n, most, purpose=1), size_nS
+        ).astype(np.int32)
         prefix_nL = length_nS.reshape(-1).take(segments + (np.arange(len(segments)) * most - 1)[:, None])
-        # The input after the prefix's last one is the first that is not shown, so its target is the first that counts.
+        # The target of the prefix's last input is the first token after the prefix, and the first with a loss.
         batch["decoder_prefix"] = (positions < prefix_nL).astype(np.int32)
         batch["decoder_loss_weights"] = (positions >= prefix_nL - 1).astype(np.float32)
         return batch

@@ -21,7 +21,7 @@ def noised(*noisers, rows=ROWS, length=40, short=0):
     text = 1000 + np.stack([np.random.default_rng(row).permutation(length) for row in range(rows)]).astype(np.int32)
     count = length - short * (np.arange(rows) % 2)
     text *= np.arange(length) < count[:, None]
-    draw = bart.drawer(0, np.zeros(rows, int), np.arange(rows))
+    draw = bart.make_draw(0, np.zeros(rows, int), np.arange(rows))
     made, left = text, count
     for noiser in noisers:
         made, left = noiser(made, left, draw, VOCABULARY)
@@ -86,7 +86,7 @@ def test_infilling_hides_its_share_in_spans_with_poisson_lengths():
 
 def test_infilling_chooses_all_places_equally_often():
     text = np.tile(np.arange(1000, 1006, dtype=np.int32), (6000, 1))
-    draw = bart.drawer(1, np.zeros(6000, int), np.arange(6000))
+    draw = bart.make_draw(1, np.zeros(6000, int), np.arange(6000))
     made, count = bart.TextInfilling(0.1, 3.0)(text, np.full(6000, 6), draw, VOCABULARY)
     assert (count == 6).all()  # one token becomes one mask
     found = (made == MASK).mean(axis=0)
@@ -94,7 +94,7 @@ def test_infilling_chooses_all_places_equally_often():
 
 
 def test_poisson_is_poisson():
-    draw = bart.drawer(0, np.zeros(50, int), np.arange(50))(2000)
+    draw = bart.make_draw(0, np.zeros(50, int), np.arange(50))(2000)
     for mean in (0.5, 3.0, 20.0):
         found = bart.poisson(draw, mean)
         assert abs(found.mean() - mean) < 4 * math.sqrt(mean / 1e5)
@@ -129,7 +129,7 @@ def test_sentences_are_permuted_whole():
 
 
 def test_sentences_end_where_their_texts_do():
-    ends = bart.SentencePermutation().end_ids_of(VOCABULARY)
+    ends = bart.SentencePermutation().all_end_ids(VOCABULARY)
     assert ends.tolist() == sorted([EOS, *(ord(c) + 3 for c in ".!?\n")])
 
 

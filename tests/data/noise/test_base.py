@@ -12,7 +12,7 @@ ROWS, WIDTH = 2000, 64
 
 
 def bits(seed=0, epoch=0, purpose=0, width=WIDTH, rows=ROWS):
-    return noise.bits(seed, np.full(rows, epoch), np.arange(rows), width, purpose)
+    return noise.random_bits(seed, np.full(rows, epoch), np.arange(rows), width, purpose)
 
 
 def test_every_bit_is_set_half_of_the_time_and_neighbours_are_independent():
@@ -36,17 +36,17 @@ def test_every_part_of_the_key_changes_all_numbers_and_the_width_none():
 
 
 def test_whole_numbers_below_a_limit_are_equally_likely():
-    found = np.bincount(noise.below(bits(), 7).reshape(-1), minlength=7)
+    found = np.bincount(noise.integers_below(bits(), 7).reshape(-1), minlength=7)
     n = found.sum()
     assert len(found) == 7 and (abs(found / n - 1 / 7) < 4.5 * math.sqrt(6 / 49 / n)).all()
     limits = np.arange(1, WIDTH + 1)
-    assert (noise.below(bits(), limits) < limits).all()
+    assert (noise.integers_below(bits(), limits) < limits).all()
 
 
 def test_every_choice_of_places_is_equally_likely():
     n = 30_000
     for count in range(6):
-        made = noise.chosen_places(bits(width=6, rows=n), count)
+        made = noise.choose_places(bits(width=6, rows=n), count)
         found = collections.Counter(map(tuple, made.tolist()))
         choices = set(itertools.combinations(range(6), count))
         assert set(found) == choices
@@ -56,7 +56,7 @@ def test_every_choice_of_places_is_equally_likely():
 
 def test_spans_hide_exactly_their_share_and_their_lengths_are_those_of_uniform_splits():
     length, density, mean_span = 568, 0.15, 3.0
-    kept, hidden = noise.spans(bits(width=length), density, mean_span)
+    kept, hidden = noise.draw_spans(bits(width=length), density, mean_span)
     count, spans = noise.span_counts(length, density, mean_span)
     assert hidden.shape == kept.shape == (ROWS, spans) and min(kept.min(), hidden.min()) >= 1
     assert (hidden.sum(axis=1) == count).all() and (kept.sum(axis=1) == length - count).all()

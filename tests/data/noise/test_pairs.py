@@ -28,7 +28,7 @@ def documents(cache):
 def pairs(made, epoch=0):
     """(A, B, label) of every row, by its types."""
     batch = made.fetch(np.arange(len(made)), np.full(len(made), epoch), 0)
-    cls, sep = rows_pairs.around(made.vocabulary)
+    cls, sep = rows_pairs.special_ids(made.vocabulary)
     for row in range(len(made)):
         real = batch["encoder_segment_ids"][row] > 0
         tokens, types = batch["encoder_target_tokens"][row], batch["encoder_token_types"][row]
@@ -41,7 +41,7 @@ def pairs(made, epoch=0):
 
 
 def test_pieces_are_the_documents(cache):
-    begin, size, document = rows_pairs.chunks(cache, 20)
+    begin, size, document = rows_pairs.cut_chunks(cache, 20)
     whole, flat = documents(cache), np.asarray(cache.tokens("targets"))
     for number, text in enumerate(whole):
         mine = document == number
@@ -86,7 +86,7 @@ def test_what_does_not_follow_is_any_other_documents_piece_equally_often(cache):
     document = made.chunks[2]
     n, row = 200_000, 3
     uniform = (np.arange(n) + 0.5) / n
-    found = np.bincount(made.elsewhere(np.full(n, row), uniform), minlength=len(made))
+    found = np.bincount(made.choose_other_documents(np.full(n, row), uniform), minlength=len(made))
     other = document != document[row]
     assert (found[~other] == 0).all() and np.ptp(found[other]) <= 1
 
@@ -101,13 +101,13 @@ def test_one_document_has_no_other(tmp_path):
 def test_a_vocabulary_with_special_tokens_of_its_own_uses_them():
     made = tiny_tokenizers.wordpiece()
     vocabulary = TokenizerVocabulary(made.to_str(), 200)
-    assert rows_pairs.around(vocabulary) == (made.token_to_id("[CLS]"), made.token_to_id("[SEP]"))
+    assert rows_pairs.special_ids(vocabulary) == (made.token_to_id("[CLS]"), made.token_to_id("[SEP]"))
 
 
 @pytest.mark.parametrize("make, message", [
     (lambda cache: rows_pairs.NextSentence(cache, 4), "length=4 is too short for two texts"),
     (lambda cache: rows_pairs.SentenceOrder(cache, 16, 1.0), "mask_rate=1.0"),
-    (lambda cache: rows_pairs.around(vocabularies.ByteVocabulary(1)), "extra_ids=1; pairs need"),
+    (lambda cache: rows_pairs.special_ids(vocabularies.ByteVocabulary(1)), "extra_ids=1; pairs need"),
 ])  # fmt: skip
 def test_bad_choices_are_refused(cache, make, message):
     with pytest.raises(ValueError, match=message):

@@ -38,9 +38,9 @@ def test_orders_of_segments_and_what_of_them_is_predicted(cache, partial):
 
 def test_all_orders_are_equally_likely():
     n = 24_000
-    draw = noise.bits(0, np.zeros(n, int), np.arange(n), 6, purpose=30)
+    draw = noise.random_bits(0, np.zeros(n, int), np.arange(n), 6, purpose=30)
     positions, segments = np.tile([0, 1, 2, 3, 0, 1], (n, 1)), np.tile([1, 1, 1, 1, 2, 2], (n, 1))
-    rank, size = permutation.orders(draw, positions, segments)
+    rank, size = permutation.rank_tokens(draw, positions, segments)
     assert (size == [4, 4, 4, 4, 2, 2]).all()
     found = collections.Counter(map(tuple, rank[:, :4].tolist()))
     assert len(found) == 24 and all(abs(count - 1000) < 4.5 * np.sqrt(1000) for count in found.values())

@@ -97,7 +97,7 @@ def test_which_denoiser_a_row_gets_has_the_given_rates():
     denoisers = (Denoiser("R", 0.15, 3.0, rate=1), Denoiser("S", 0.25, rate=2), Denoiser("X", 0.5, 3.0, rate=5))
     n = 20_000
     draw = noise.uniform(0, np.zeros(n, int), np.arange(n), 1, purpose=10)[:, 0]
-    found = np.bincount(ul2.chosen(draw, denoisers), minlength=3) / n
+    found = np.bincount(ul2.choose_denoisers(draw, denoisers), minlength=3) / n
     rates = np.array([1, 2, 5]) / 8
     assert (abs(found - rates) < 4 * np.sqrt(rates * (1 - rates) / n)).all()
 
@@ -105,7 +105,7 @@ def test_which_denoiser_a_row_gets_has_the_given_rates():
 @pytest.mark.parametrize("denoiser", ul2.PAPER)
 def test_a_denoiser_hides_its_share_in_spans_of_its_length(denoiser):
     rows, length = 400, 512
-    kept, hidden = denoiser.spans(noise.bits(0, np.zeros(rows, int), np.arange(rows), length, purpose=11))
+    kept, hidden = denoiser.draw_spans(noise.random_bits(0, np.zeros(rows, int), np.arange(rows), length, purpose=11))
     count = hidden.sum(axis=1)
     assert (kept.sum(axis=1) + count == length).all() and min(kept.min(), hidden.min()) >= 1
     if denoiser.mean_span is None:  # uniform on 1 .. 2 * density * length - 1
@@ -138,7 +138,7 @@ def test_corruption_equals_a_slow_loop_whatever_the_spans():
         length = (kept + noised).sum(axis=1)
         begin = np.cumsum(length) - length
         flat = random.integers(3, 50, length.sum()).astype(np.uint16)
-        made = noise.corrupted(flat, begin, kept, noised, 99, (40, 30))
+        made = noise.corrupt(flat, begin, kept, noised, 99, (40, 30))
         for row in range(30):
             hidden = np.repeat(np.tile([0, 1], spans), np.stack([kept[row], noised[row]], axis=1).reshape(-1))
             expected = slow_split(flat[begin[row] :][: length[row]].tolist(), hidden, 99)

@@ -26,7 +26,7 @@ def test_words_are_those_of_the_text(name):
     vocabulary = VOCABULARIES[name]
     ids = np.array([vocabulary.encode(TEXT)])
     text_V = vocabulary.bytes_per_token_V > 0
-    word = words.words(ids, np.ones_like(ids), words.word_starts(vocabulary), text_V)[0]
+    word = words.number_words(ids, np.ones_like(ids), words.find_word_starts(vocabulary), text_V)[0]
     found = [vocabulary.decode(ids[0][word == number]).strip() for number in range(word[-1] + 1)]
     assert found == TEXT.split()
 
@@ -35,10 +35,10 @@ def test_a_given_array_wins_and_special_tokens_and_segments_end_words():
     class Given:
         word_start_V = (1, 1, 0, 0, 1)
 
-    start_V, text_V = words.word_starts(Given()), np.array([False, False, True, True, True])
+    start_V, text_V = words.find_word_starts(Given()), np.array([False, False, True, True, True])
     tokens = np.array([[2, 3, 4, 2, 0, 3, 2, 2]])
     segments = np.array([[1, 1, 1, 1, 1, 1, 1, 2]])
-    assert words.words(tokens, segments, start_V, text_V)[0].tolist() == [0, 0, 1, 1, 2, 3, 3, 4]
+    assert words.number_words(tokens, segments, start_V, text_V)[0].tolist() == [0, 0, 1, 1, 2, 3, 3, 4]
 
 
 def test_whole_words_are_chosen_at_the_rate_and_masked_80_10_10(tiny_root):
@@ -50,7 +50,7 @@ def test_whole_words_are_chosen_at_the_rate_and_masked_80_10_10(tiny_root):
         for name in ("input_tokens", "target_tokens", "loss_weights", "segment_ids")
     )
     chosen, text = chosen > 0, tokens > vocabularies.UNK
-    word = words.words(tokens, segments, words.word_starts(vocabulary), vocabulary.bytes_per_token_V > 0)
+    word = words.number_words(tokens, segments, words.find_word_starts(vocabulary), vocabulary.bytes_per_token_V > 0)
     same = (word[:, 1:] == word[:, :-1]) & text[:, 1:] & text[:, :-1]
     assert (chosen[:, 1:] == chosen[:, :-1])[same].all() and not (chosen & ~text).any()
     np.testing.assert_array_equal(inputs[~chosen], tokens[~chosen])
@@ -66,4 +66,4 @@ def test_a_vocabulary_without_words_is_refused():
     vocabulary = TokenizerVocabulary(tiny_tokenizers.byte_level().to_str().replace("Ġ", "ł"), 400)
     vocabulary.__dict__["bytes_per_token_V"] = np.zeros(400, int)
     with pytest.raises(ValueError, match="give it a word_start_V"):
-        words.word_starts(vocabulary)
+        words.find_word_starts(vocabulary)

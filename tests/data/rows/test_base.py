@@ -30,7 +30,7 @@ def test_causal_rows_are_the_documents_joined(cache):
     targets = batch["decoder_target_tokens"].reshape(-1)
     flat = np.asarray(cache.tokens("targets"))
     np.testing.assert_array_equal(targets, flat[: len(targets)])
-    assert rows.CausalLM(cache, 16).left_out == len(flat) - len(targets) < 16
+    assert rows.CausalLM(cache, 16).unused_tokens == len(flat) - len(targets) < 16
     assert (batch["decoder_loss_weights"] == 1).all()
 
 
@@ -108,8 +108,8 @@ def test_t5s_lengths():
 
 
 def test_span_lengths_are_every_split_equally_often():
-    bits = noise.bits(0, np.zeros(60_000, int), np.arange(60_000), 4, 0)
-    made = collections.Counter(map(tuple, noise.span_lengths(bits, 5, 3).tolist()))
+    bits = noise.random_bits(0, np.zeros(60_000, int), np.arange(60_000), 4, 0)
+    made = collections.Counter(map(tuple, noise.draw_span_lengths(bits, 5, 3).tolist()))
     assert len(made) == 6 and all(abs(count - 10_000) < 500 for count in made.values())
 
 
@@ -160,7 +160,7 @@ def test_packing_loses_and_invents_no_example(pairs):
             cut[feature] += max(0, b - a - length)
         expected[tuple(pair)] += 1
     assert found == expected
-    assert made.truncated == cut and cut["targets"] > 0
+    assert made.truncated_tokens == cut and cut["targets"] > 0
     assert len(made) < pairs.manifest["documents"]
 
 

@@ -119,14 +119,16 @@ def test_every_segment_is_one_example_as_if_it_were_alone(caches, kind, length, 
     slow = list(alone(cache, length, loss_on_inputs))
     kept = [one for one in slow if one]
     assert collections.Counter(segments(everything(rows))) == collections.Counter(one[:3] for one in kept)
-    assert rows.dropped == len(slow) - len(kept) == int(not loss_on_inputs)
+    assert rows.dropped_examples == len(slow) - len(kept) == int(not loss_on_inputs)
     left, right = (sum(one[place] for one in kept) for place in (3, 4))
-    assert rows.truncated == ({"inputs": left, "targets": right} if kind == "pairs" else {"targets": left + right})
+    assert rows.truncated_tokens == (
+        {"inputs": left, "targets": right} if kind == "pairs" else {"targets": left + right}
+    )
     assert (left > 0) == (length < 400)
-    tokens = sum(len(cache.tokens(name)) for name in rows.features)
-    assert rows.used + rows.left_out + sum(rows.truncated.values()) == tokens
-    assert rows.left_out == (0 if loss_on_inputs else {"pairs": 2, "plain": 3, "template": 3}[kind])
-    assert rows.report["dropped"] == rows.dropped
+    tokens = sum(len(cache.tokens(name)) for name in rows.task_features)
+    assert rows.used_tokens + rows.unused_tokens + sum(rows.truncated_tokens.values()) == tokens
+    assert rows.unused_tokens == (0 if loss_on_inputs else {"pairs": 2, "plain": 3, "template": 3}[kind])
+    assert rows.report["dropped"] == rows.dropped_examples
 
 
 @pytest.mark.parametrize("kind", ["plain", "template"])

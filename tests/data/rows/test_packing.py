@@ -30,7 +30,7 @@ def test_windows_side_by_side_pack_as_a_loop_does(count, capacity_F, monkeypatch
     random = np.random.default_rng(count)
     lengths_NF = random.integers(0, 129, (count, len(capacity_F)))
     order_N = random.permutation(count)
-    made = packing.first_fit(lengths_NF, capacity_F, order_N)
+    made = packing.pack_first_fit(lengths_NF, capacity_F, order_N)
     found = [made.examples[a:b].tolist() for a, b in itertools.pairwise(made.starts)]
     assert len(made) == len(found) and found == slow_first_fit(lengths_NF, capacity_F, order_N)
 
@@ -42,7 +42,7 @@ def test_pieces_stand_side_by_side_and_nothing_else_does():
     row, nth = np.repeat(np.arange(shape[0]), count), np.concatenate([np.arange(n) for n in count])
     length = random.integers(0, 5, len(row))  # some are empty
     begin = random.integers(0, 190, len(row))
-    made = packing.gathered(tokens, begin, length, (row, nth), shape)
+    made = packing.gather_pieces(tokens, begin, length, (row, nth), shape)
     expected = np.zeros((3, *shape), int)
     column = dict.fromkeys(range(shape[0]), 0)
     for piece in range(len(row)):

@@ -42,7 +42,7 @@ def test_all_tokens_are_used_left_out_or_truncated(made):
     report = made.report
     cut = sum(count for name, count in report.items() if name.startswith("truncated_"))
     assert report["rows"] == len(made)
-    assert report["tokens"] == sum(len(made.cache.tokens(name)) for name in made.features)
+    assert report["tokens"] == sum(len(made.cache.tokens(name)) for name in made.task_features)
     assert report["tokens"] == report["used"] + report["left_out"] + cut
     assert min(report.values()) >= 0
 
@@ -51,8 +51,8 @@ def test_all_tokens_are_used_left_out_or_truncated(made):
 def test_an_epoch_shows_every_token_that_is_used_once_and_no_other(kind, tiny_root):
     made = kinds.make(kind, tiny_root)
     flat = np.asarray(made.cache.tokens("targets"))
-    assert 0 <= made.left_out < made.text_length
-    assert shown(made) == text(made, flat[: made.used])
+    assert 0 <= made.unused_tokens < made.text_length
+    assert shown(made) == text(made, flat[: made.used_tokens])
 
 
 @pytest.mark.parametrize("kind", ["packed", "packed_documents"])
@@ -60,18 +60,18 @@ def test_packed_rows_hold_what_is_used_and_are_as_full_as_they_say(kind, tiny_ro
     made = kinds.make(kind, tiny_root)
     batch = everything(made)
     real = {side: batch[f"{side}_segment_ids"] > 0 for side in made.lengths}
-    assert sum(x.sum() for x in real.values()) == made.used and made.left_out == 0
+    assert sum(x.sum() for x in real.values()) == made.used_tokens and made.unused_tokens == 0
     assert made.fill == {side: pytest.approx(x.mean()) for side, x in real.items()}
-    whole = sum((text(made, made.cache.tokens(name)) for name in made.features), collections.Counter())
+    whole = sum((text(made, made.cache.tokens(name)) for name in made.task_features), collections.Counter())
     lost = whole - shown(made)
-    assert not shown(made) - whole and lost.total() <= sum(made.truncated.values())
+    assert not shown(made) - whole and lost.total() <= sum(made.truncated_tokens.values())
 
 
 def test_pairs_hold_all_texts_of_two_tokens_or_more(tiny_root):
     made = kinds.make("sentence_order", tiny_root)
-    assert shown(made).total() == made.used
+    assert shown(made).total() == made.used_tokens
     ends = made.cache.manifest["documents"]
-    assert made.left_out - ends == (np.diff(made.cache.offsets("targets")) - 1).sum() - made.used
+    assert made.unused_tokens - ends == (np.diff(made.cache.offsets("targets")) - 1).sum() - made.used_tokens
 
 
 def test_fill_is_the_share_of_what_is_no_padding(made):

@@ -59,7 +59,7 @@ def example_share(mixture) -> float:
     """The share of short examples in a window, among the examples that end in it."""
     batch = Stream(mixture, mixture.window)[0]
     ends = (batch["decoder_target_tokens"] == 1).sum(axis=1)
-    return float((ends * batch["task_one_hot"][:, list(mixture.parts).index("brief")]).sum() / ends.sum())
+    return float((ends * batch["task_one_hot"][:, list(mixture.components).index("brief")]).sum() / ends.sum())
 
 
 def test_rates_are_of_examples_as_in_seqio(cache, tmp_path):
@@ -69,7 +69,7 @@ def test_rates_are_of_examples_as_in_seqio(cache, tmp_path):
     assert example_share(mixture("fixed")) == pytest.approx(0.75, abs=0.02)
     sized = mixture("sized")  # min(90, 60) and min(30, 60)
     assert example_share(sized) == pytest.approx(60 / 90, abs=0.02)
-    nested = seqio_mixtures.rates_of(cache("nested"))
+    nested = seqio_mixtures.ensure_rates(cache("nested"))
     assert nested["brief"] / nested["lengthy"] == pytest.approx((60 / 90) / (30 / 90 + 1))
     assert mixture("brief").cache.task == "brief"
     with pytest.raises(ValueError, match="no seqio task 'fixd'"):
@@ -77,7 +77,7 @@ def test_rates_are_of_examples_as_in_seqio(cache, tmp_path):
 
     record = tmp_path / "root" / "fixed" / "mixture.json"
     before = record.stat().st_mtime_ns
-    assert seqio_mixtures.rates_of(cache("fixed")) == {"brief": 3.0, "lengthy": 1.0}
+    assert seqio_mixtures.ensure_rates(cache("fixed")) == {"brief": 3.0, "lengthy": 1.0}
     assert record.stat().st_mtime_ns == before  # the rates were not written again
 
     folders = {path: path.stat().st_mtime_ns for path in (tmp_path / "root").glob("*/*/train/targets.tokens")}
@@ -85,11 +85,11 @@ def test_rates_are_of_examples_as_in_seqio(cache, tmp_path):
     module.write_text(MODULE.replace("RATE", "9.0"))
     content = json.loads(record.read_text())
     assert module.stem in content["modules"]
-    assert seqio_mixtures.read(cache("fixed")) is None
-    assert seqio_mixtures.read(cache("sized")) is None
+    assert seqio_mixtures.read_rates(cache("fixed")) is None
+    assert seqio_mixtures.read_rates(cache("sized")) is None
     assert len(folders) == 2
 
 
 def test_shares_of_rows_follow_the_lengths_of_documents():
-    rates = seqio_mixtures.ByExamples((1.0, 1.0), (100, 10))([50, 50])
+    rates = seqio_mixtures.ExampleRates((1.0, 1.0), (100, 10))([50, 50])
     np.testing.assert_allclose(rates / rates.sum(), [1 / 11, 10 / 11])
