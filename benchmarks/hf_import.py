@@ -36,7 +36,7 @@ def write(folder: Path) -> None:
     )
     decoder = stack.Stack(block=block, repeats=LAYERS, position=positions.Rope(64), norm=norms.RMSNorm())
     model = architectures.DecoderOnly(linear.Embed(VOCAB, WIDTH), decoder, heads.Untied())
-    batch = {name: jax.numpy.zeros(x.shape, x.dtype) for name, x in families.example(model).items()}
+    batch = {name: jax.numpy.zeros(x.shape, x.dtype) for name, x in families.example_batch(model).items()}
     params = nn.unbox(jax.jit(model.init)(jax.random.key(0), batch)["params"])
     hf.save(model, params, folder, shard_bytes=300 * 10**6)
 
@@ -86,7 +86,7 @@ def load(folder: Path) -> dict[str, float]:
     jax.block_until_ready(params)
     seconds = time.perf_counter() - started
     size = sum(x.nbytes for x in jax.tree.leaves(params))
-    largest = max(tensors.size(x) for x in tensors.stored(folder).values())
+    largest = max(tensors.byte_size(x) for x in tensors.list_tensors(folder).values())
     return {"seconds": seconds, "extra": (memory("VmHWM") - before - size) / largest, "bytes": size}
 
 

@@ -103,7 +103,7 @@ def from_folder(source: Path, options: dict[str, Any]) -> tuple:
     from t5x_like.data.tokenizers import folder as tokenizer_folder
     from t5x_like.hf import fields
 
-    config, vocabulary = fields.read(source), None
+    config, vocabulary = fields.read_config(source), None
     if tokenizer_folder.has_tokenizer(source):
         vocabulary = tokenizer_folder.read_folder(source, config.get("vocab_size"))
     else:
@@ -117,9 +117,9 @@ def from_gguf(source: Path, options: dict[str, Any]) -> tuple:
     from t5x_like.data.tokenizers import gguf as gguf_tokenizer
     from t5x_like.hf import gguf
 
-    reader = gguf.opened(source)
-    values = gguf.metadata(reader)
-    config = gguf.config_of(values, [tensor.name for tensor in reader.tensors], str(source))
+    reader = gguf.open_file(source)
+    values = gguf.read_metadata(reader)
+    config = gguf.convert_config(values, [tensor.name for tensor in reader.tensors], str(source))
     return *hf.load(source, **options), config, gguf_tokenizer.from_gguf(values, config["vocab_size"])
 
 
@@ -133,7 +133,7 @@ def write_run(folder: Path, model, params, config: dict[str, Any], vocabulary) -
     run_dir = RunDir(folder)
     run_dir.config.write_text(text)
     again = runtime.parse([str(run_dir.config)], ()).evaluate("%MODEL")
-    if wrong := list(modules.differences(model, again)):
+    if wrong := list(modules.find_differences(model, again)):
         raise RuntimeError(f"config.gin would not be the imported model: {'; '.join(wrong[:3])}")
     (folder / ORIGINAL).write_text(json.dumps(config, indent=2) + "\n")
     if vocabulary is not None:
@@ -155,13 +155,13 @@ def export_model(args: argparse.Namespace, out: Path) -> None:
     original = Path(args.source) / ORIGINAL
     extra = json.loads(original.read_text()) if original.exists() else {}
     model_type = args.model_type or extra.get("model_type")
-    family, _ = families.config_of(run.model, model_type)
+    family, _ = families.build_config(run.model, model_type)
     vocabulary = run.vocabulary
     if not extra and vocabulary is not None:
         extra = {f"{kind}_token_id": getattr(vocabulary, kind) for kind in ("bos", "eos", "pad")}
     hf.save(
         run.model,
-        run.stored_params(families.example(run.model)),
+        run.stored_params(families.example_batch(run.model)),
         out,
         model_type=family.model_type,
         extra=extra,

@@ -1,6 +1,6 @@
-"""Hugging Face in and out: `load(folder) -> (model, params)`, `save(model, params, folder)`; a mapping table a family."""
+"""Hugging Face import and export: `load(folder) -> (model, params)` and `save(model, params, folder)`."""
 
 from t5x_like.hf.convert import load, save
-from t5x_like.hf.families import config_of, model_of
+from t5x_like.hf.families import build_config, build_model
 
-__all__ = ["config_of", "load", "model_of", "save"]
+__all__ = ["build_config", "build_model", "load", "save"]

@@ -1,29 +1,38 @@
-"""BERT, RoBERTa, ALBERT and ELECTRA. Which heads a checkpoint has is read from its tensors' names."""
+"""BERT, RoBERTa, ALBERT and ELECTRA. The names of the tensors determine the heads of a checkpoint."""
 
 from collections.abc import Callable
+from typing import Any
 
 from flax import linen as nn
 
 from t5x_like.hf import ops
 from t5x_like.hf.family import Family
 from t5x_like.hf.fields import Fields, activation_name
-from t5x_like.hf.modules import Describe, at, kind, stacked, unstacked
-from t5x_like.hf.table import Rules, Table, norm, weights, without_prefix
+from t5x_like.hf.modules import Description, class_name, get_path, stack_layers, unstack_layers
+from t5x_like.hf.table import Rules, Table, linear_rules, norm_rules, remove_prefix
 from t5x_like.models import architectures, attention, blocks, heads, linear, masks, mlp, norms, positions, stack
 
 FIRST = "encoder.layers.0"
-# Multilingual BERT's configuration describes a pooler that its code does not have.
+# Multilingual BERT's configuration describes a pooler that its code does not implement.
 BERT_POOLER = ("fc_size", "num_attention_heads", "num_fc_layers", "size_per_head")
 
 
-def body(f: Fields, head: Callable, narrow: int, offset: int = 0, shared: bool = False, **rows):
-    """A post-norm encoder whose tables are `narrow` wide; `rows` are a pooler and a classifier."""
+def build_encoder(
+    f: Fields,
+    head: Callable,
+    embed_width: int,
+    offset: int = 0,
+    shared: bool = False,
+    pooler: nn.Module | None = None,
+    classifier: nn.Module | None = None,
+) -> architectures.EncoderOnly:
+    """Builds a post-norm encoder with embedding tables of width `embed_width`."""
     width, num_heads, epsilon = f("hidden_size"), f("num_attention_heads"), f("layer_norm_eps", 1e-12)
-    f.only("position_embedding_type", "absolute")
+    f.expect("position_embedding_type", "absolute")
     for name in ("is_decoder", "add_cross_attention"):
-        f.only(name, False)
-    f.only("chunk_size_feed_forward", 0)
-    f.unused("chunk_size_feed_forward", "embedding_size")
+        f.expect(name, False)
+    f.expect("chunk_size_feed_forward", 0)
+    f.ignore("chunk_size_feed_forward", "embedding_size")
 
     def layer() -> nn.Module:
         mixer = attention.SelfAttention(num_heads, width // num_heads, use_bias=True, mask=masks.full)
@@ -31,8 +40,8 @@ def body(f: Fields, head: Callable, narrow: int, offset: int = 0, shared: bool =
         return blocks.Block(mixer=mixer, mlp=dense, norm=norms.LayerNorm(epsilon), placement=blocks.post)
 
     count = f("num_hidden_layers")
-    widened = narrow != width or shared
-    options = {
+    widened = embed_width != width or shared
+    options: dict[str, Any] = {
         "position": positions.Learned(f("max_position_embeddings") - offset, offset),
         "input_norm": norms.LayerNorm(epsilon),
         "projection": linear.Dense((width,), ("embed", "mlp"), use_bias=True) if widened else None,
@@ -41,20 +50,21 @@ def body(f: Fields, head: Callable, narrow: int, offset: int = 0, shared: bool =
     tower = (
         stack.Stack(block=layer(), repeats=count, shared=True, **options)
         if shared
-        else stacked([layer() for _ in range(count)], **options)
+        else stack_layers([layer() for _ in range(count)], **options)
     )
     types = f("type_vocab_size", 2)
     return architectures.EncoderOnly(
-        linear.Embed(f("vocab_size"), narrow),
+        linear.Embed(f("vocab_size"), embed_width),
         tower,
         head,
-        linear.Embed(types, narrow) if types else None,
-        **rows,
+        linear.Embed(types, embed_width) if types else None,
+        pooler=pooler,
+        classifier=classifier,
     )
 
 
-def architecture(f: Fields) -> str:
-    """The task that `architectures` names: "MaskedLM", "PreTraining", "SequenceClassification" or "Model"."""
+def read_task(f: Fields) -> str:
+    """Returns the task in `architectures`: "MaskedLM", "PreTraining", "SequenceClassification" or "Model"."""
     name = (f("architectures", ["Model"]) or ["Model"])[0]
     for task in ("MaskedLM", "LMHead", "PreTraining", "SequenceClassification", "Model"):
         if task in name:
@@ -63,217 +73,231 @@ def architecture(f: Fields) -> str:
                      "MaskedLM, PreTraining, SequenceClassification, or none")  # fmt: skip
 
 
-def rows(f: Fields, pooler: str, classifier: str) -> dict[str, nn.Module | None]:
-    """What the checkpoint has to say about a row as a whole, by fragments of the names of its tensors."""
-    task = architecture(f)
-    known = bool(f.names)
-    pools = f.holds(pooler) if known else task in ("PreTraining", "SequenceClassification", "Model")
-    classifies = f.holds(classifier) if known else task in ("PreTraining", "SequenceClassification")
+def row_heads(f: Fields, pooler: str, classifier: str) -> tuple[nn.Module | None, nn.Module | None]:
+    """Returns the pooler and the classifier of the checkpoint, given fragments of the names of their tensors."""
+    task = read_task(f)
+    pools = f.has_tensor(pooler) if f.names else task in ("PreTraining", "SequenceClassification", "Model")
+    classifies = f.has_tensor(classifier) if f.names else task in ("PreTraining", "SequenceClassification")
     labels = len(f.values.get("id2label") or {}) or f.values.get("num_labels", 2)
     classes = labels if task == "SequenceClassification" else 2
-    return {
-        "pooler": heads.Pooler() if pools else None,
-        "classifier": linear.Dense((classes,), ("embed", "router"), use_bias=True) if classifies else None,
-    }
+    return (
+        heads.Pooler() if pools else None,
+        linear.Dense((classes,), ("embed", "router"), use_bias=True) if classifies else None,
+    )
 
 
-def masked(f: Fields, fragment: str, activation: Callable | None = None) -> Callable:
-    """The masked-LM head where the checkpoint has one, otherwise none."""
-    there = f.holds(fragment) if f.names else architecture(f) in ("MaskedLM", "PreTraining")
-    if not there:
+def masked_lm_head(f: Fields, fragment: str, activation: Callable | None = None) -> Callable:
+    """Returns the masked-LM head if the checkpoint has one, else no head."""
+    present = f.has_tensor(fragment) if f.names else read_task(f) in ("MaskedLM", "PreTraining")
+    if not present:
         return heads.states
     activation = activation or f.activation("hidden_act", "gelu")
     return heads.MaskedLM(activation, norms.LayerNorm(f("layer_norm_eps", 1e-12)))
 
 
 def build_bert(f: Fields) -> nn.Module:
-    classifier = "classifier" if architecture(f) == "SequenceClassification" else "seq_relationship"
-    tied(f)
-    f.unused("directionality", *(f"pooler_{x}" for x in BERT_POOLER))
-    f.only("pooler_type", "first_token_transform")
-    return body(f, masked(f, "cls.predictions."), f("hidden_size"), **rows(f, "pooler.", classifier))
+    """Builds BERT."""
+    expect_tied(f)
+    f.ignore("directionality", *(f"pooler_{x}" for x in BERT_POOLER))
+    f.expect("pooler_type", "first_token_transform")
+    head = masked_lm_head(f, "cls.predictions.")
+    classifier_name = "classifier" if read_task(f) == "SequenceClassification" else "seq_relationship"
+    pooler, classifier = row_heads(f, "pooler.", classifier_name)
+    return build_encoder(f, head, f("hidden_size"), pooler=pooler, classifier=classifier)
 
 
-def tied(f: Fields) -> None:
-    f.only("tie_word_embeddings", True)
+def expect_tied(f: Fields) -> None:
+    """Rejects an untied head."""
+    f.expect("tie_word_embeddings", True)
 
 
 def build_roberta(f: Fields) -> nn.Module:
-    """RoBERTa counts positions from the padding id + 1, and pads with id 1."""
-    tied(f)
-    head = masked(f, "lm_head.", mlp.gelu)
-    pooler = {"pooler": heads.Pooler() if f.holds("pooler.") else None}
-    return body(f, head, f("hidden_size"), offset=f("pad_token_id", 1) + 1, **pooler)
+    """Builds RoBERTa, whose positions start at the padding id + 1."""
+    expect_tied(f)
+    head = masked_lm_head(f, "lm_head.", mlp.gelu)
+    pooler = heads.Pooler() if f.has_tensor("pooler.") else None
+    return build_encoder(f, head, f("hidden_size"), offset=f("pad_token_id", 1) + 1, pooler=pooler)
 
 
 def build_albert(f: Fields) -> nn.Module:
-    tied(f)
+    """Builds ALBERT, whose layers share their parameters."""
+    expect_tied(f)
     for name in ("num_hidden_groups", "inner_group_num"):
-        f.only(name, 1)
-    f.defaults(hidden_act="gelu_new")
-    f.unused("layers_to_keep", "down_scale_factor", "net_structure_type", "gap_size", "num_memory_blocks")
-    classifier = "classifier."
-    return body(f, masked(f, "predictions."), f("embedding_size", 128), shared=True, **rows(f, "pooler.", classifier))
+        f.expect(name, 1)
+    f.set_defaults(hidden_act="gelu_new")
+    f.ignore("layers_to_keep", "down_scale_factor", "net_structure_type", "gap_size", "num_memory_blocks")
+    head = masked_lm_head(f, "predictions.")
+    pooler, classifier = row_heads(f, "pooler.", "classifier.")
+    return build_encoder(f, head, f("embedding_size", 128), shared=True, pooler=pooler, classifier=classifier)
 
 
 def build_electra(f: Fields) -> nn.Module:
-    tied(f)
-    if f.holds("discriminator_predictions.") or (not f.names and architecture(f) == "PreTraining"):
+    """Builds an ELECTRA discriminator or generator."""
+    expect_tied(f)
+    if f.has_tensor("discriminator_predictions.") or (not f.names and read_task(f) == "PreTraining"):
         head: Callable = heads.Detector(f.activation("hidden_act", "gelu"))
     else:
-        head = masked(f, "generator_predictions.", mlp.gelu)
-    return body(f, head, f("embedding_size", 128))
+        head = masked_lm_head(f, "generator_predictions.", mlp.gelu)
+    return build_encoder(f, head, f("embedding_size", 128))
 
 
-def task_name(family: str) -> Callable[[nn.Module], list[str]]:
-    """The architecture that has the model's heads."""
+def architecture_field(family: str) -> Description:
+    """The field `architectures`: the class of the family with the model's heads."""
 
     def name(model: nn.Module) -> list[str]:
-        head = "" if kind(model.head) == "function" else kind(model.head)
+        head = "" if class_name(model.head) == "function" else class_name(model.head)
         if head == "Detector" or (head and model.classifier is not None):
             return [f"{family}ForPreTraining"]
         if head:
             return [f"{family}ForMaskedLM"]
         return [f"{family}ForSequenceClassification" if model.classifier is not None else f"{family}Model"]
 
-    return name
+    return {"architectures": name}
 
 
-def labels(model: nn.Module) -> dict[str, str]:
+def label_names(model: nn.Module) -> dict[str, str]:
+    """id2label of the classifier."""
     classes = 2 if model.classifier is None else model.classifier.features[0]
     return {str(i): f"LABEL_{i}" for i in range(classes)}
 
 
-DESCRIBE: Describe = {
+DESCRIPTION: Description = {
     "vocab_size": "embed.vocab_size",
-    "hidden_size": lambda model: at(model, f"{FIRST}.mixer.num_heads") * at(model, f"{FIRST}.mixer.head_dim"),
-    "num_hidden_layers": lambda model: len(unstacked(model.encoder)),
+    "hidden_size": lambda model: (
+        get_path(model, f"{FIRST}.mixer.num_heads") * get_path(model, f"{FIRST}.mixer.head_dim")
+    ),
+    "num_hidden_layers": lambda model: len(unstack_layers(model.encoder)),
     "num_attention_heads": f"{FIRST}.mixer.num_heads",
     "intermediate_size": f"{FIRST}.mlp.hidden_dim",
-    "hidden_act": lambda model: activation_name(at(model, FIRST).mlp.activation),
+    "hidden_act": lambda model: activation_name(get_path(model, FIRST).mlp.activation),
     "layer_norm_eps": "encoder.input_norm.epsilon",
     "max_position_embeddings": lambda model: model.encoder.position.max_length + model.encoder.position.offset,
     "type_vocab_size": lambda model: 0 if model.token_types is None else model.token_types.vocab_size,
     "tie_word_embeddings": lambda model: True,
-    "id2label": labels,
+    "id2label": label_names,
 }
-NARROW: Describe = {"embedding_size": "embed.width"}
-PADDED: Describe = {"pad_token_id": lambda model: model.encoder.position.offset - 1}
+EMBEDDING_SIZE: Description = {"embedding_size": "embed.width"}
+PAD_TOKEN: Description = {"pad_token_id": lambda model: model.encoder.position.offset - 1}
 
 
-def tables(prefix: str) -> Rules:
-    """Words, positions, types and the norm behind them."""
+def embedding_rules(prefix: str) -> Rules:
+    """The rules of the word, position and type embeddings and of the norm after them."""
     theirs = f"{prefix}.embeddings"
     return {
-        f"{theirs}.word_embeddings.weight": ("embed.table", ops.same),
-        f"{theirs}.position_embeddings.weight": ("encoder.position.table", ops.same),
-        f"{theirs}.token_type_embeddings.weight": ("token_types.table", ops.same),
-        **norm(f"{theirs}.LayerNorm", "encoder.input_norm"),
+        f"{theirs}.word_embeddings.weight": ("embed.table", ops.identity),
+        f"{theirs}.position_embeddings.weight": ("encoder.position.table", ops.identity),
+        f"{theirs}.token_type_embeddings.weight": ("token_types.table", ops.identity),
+        **norm_rules(f"{theirs}.LayerNorm", "encoder.input_norm"),
     }
 
 
-def layers(prefix: str) -> Rules:
-    """BERT's layer, which RoBERTa and ELECTRA share."""
+def layer_rules(prefix: str) -> Rules:
+    """The rules of the layers of BERT, RoBERTa and ELECTRA."""
     theirs, ours = f"{prefix}.encoder.layer.{{}}.", "encoder.{}."
     return {
-        **weights(theirs + "attention.self.query", ours + "mixer.query"),
-        **weights(theirs + "attention.self.key", ours + "mixer.key"),
-        **weights(theirs + "attention.self.value", ours + "mixer.value"),
-        **weights(theirs + "attention.output.dense", ours + "mixer.out", ops.linear(2)),
-        **norm(theirs + "attention.output.LayerNorm", ours + "mixer_norm"),
-        **weights(theirs + "intermediate.dense", ours + "mlp.up"),
-        **weights(theirs + "output.dense", ours + "mlp.down"),
-        **norm(theirs + "output.LayerNorm", ours + "mlp_norm"),
+        **linear_rules(theirs + "attention.self.query", ours + "mixer.query"),
+        **linear_rules(theirs + "attention.self.key", ours + "mixer.key"),
+        **linear_rules(theirs + "attention.self.value", ours + "mixer.value"),
+        **linear_rules(theirs + "attention.output.dense", ours + "mixer.out", ops.linear(2)),
+        **norm_rules(theirs + "attention.output.LayerNorm", ours + "mixer_norm"),
+        **linear_rules(theirs + "intermediate.dense", ours + "mlp.up"),
+        **linear_rules(theirs + "output.dense", ours + "mlp.down"),
+        **norm_rules(theirs + "output.LayerNorm", ours + "mlp_norm"),
     }
 
 
-def lm_head(dense: str, normed: str, bias: str) -> Rules:
+def lm_head_rules(dense: str, normed: str, bias: str) -> Rules:
+    """The rules of a masked-LM head."""
     return {
-        **weights(dense, "head.transform"),
-        **norm(normed, "head.norm"),
-        bias: ("head.output.bias", ops.same),
+        **linear_rules(dense, "head.transform"),
+        **norm_rules(normed, "head.norm"),
+        bias: ("head.output.bias", ops.identity),
     }
 
 
 BERT: Rules = {
-    **tables("bert"),
-    **layers("bert"),
-    **weights("bert.pooler.dense", "pooler.transform"),
-    **lm_head("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"),
+    **embedding_rules("bert"),
+    **layer_rules("bert"),
+    **linear_rules("bert.pooler.dense", "pooler.transform"),
+    **lm_head_rules("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"),
 }
-NEXT = weights("cls.seq_relationship", "classifier")
-LABELS = weights("classifier", "classifier")
+NEXT_SENTENCE = linear_rules("cls.seq_relationship", "classifier")
+SENTENCE_ORDER = linear_rules("sop_classifier.classifier", "classifier")
+LABELS = linear_rules("classifier", "classifier")
 ROBERTA: Rules = {
-    **tables("roberta"),
-    **layers("roberta"),
-    **weights("roberta.pooler.dense", "pooler.transform"),
-    **lm_head("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
+    **embedding_rules("roberta"),
+    **layer_rules("roberta"),
+    **linear_rules("roberta.pooler.dense", "pooler.transform"),
+    **lm_head_rules("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
 }
-GROUP = "albert.encoder.albert_layer_groups.0.albert_layers.{}."
+ALBERT_LAYER = "albert.encoder.albert_layer_groups.0.albert_layers.{}."
 ALBERT: Rules = {
-    **tables("albert"),
-    **weights("albert.encoder.embedding_hidden_mapping_in", "encoder.projection"),
-    **weights(GROUP + "attention.query", "encoder.{}.mixer.query"),
-    **weights(GROUP + "attention.key", "encoder.{}.mixer.key"),
-    **weights(GROUP + "attention.value", "encoder.{}.mixer.value"),
-    **weights(GROUP + "attention.dense", "encoder.{}.mixer.out", ops.linear(2)),
-    **norm(GROUP + "attention.LayerNorm", "encoder.{}.mixer_norm"),
-    **weights(GROUP + "ffn", "encoder.{}.mlp.up"),
-    **weights(GROUP + "ffn_output", "encoder.{}.mlp.down"),
-    **norm(GROUP + "full_layer_layer_norm", "encoder.{}.mlp_norm"),
-    **weights("albert.pooler", "pooler.transform"),
-    **lm_head("predictions.dense", "predictions.LayerNorm", "predictions.bias"),
+    **embedding_rules("albert"),
+    **linear_rules("albert.encoder.embedding_hidden_mapping_in", "encoder.projection"),
+    **linear_rules(ALBERT_LAYER + "attention.query", "encoder.{}.mixer.query"),
+    **linear_rules(ALBERT_LAYER + "attention.key", "encoder.{}.mixer.key"),
+    **linear_rules(ALBERT_LAYER + "attention.value", "encoder.{}.mixer.value"),
+    **linear_rules(ALBERT_LAYER + "attention.dense", "encoder.{}.mixer.out", ops.linear(2)),
+    **norm_rules(ALBERT_LAYER + "attention.LayerNorm", "encoder.{}.mixer_norm"),
+    **linear_rules(ALBERT_LAYER + "ffn", "encoder.{}.mlp.up"),
+    **linear_rules(ALBERT_LAYER + "ffn_output", "encoder.{}.mlp.down"),
+    **norm_rules(ALBERT_LAYER + "full_layer_layer_norm", "encoder.{}.mlp_norm"),
+    **linear_rules("albert.pooler", "pooler.transform"),
+    **lm_head_rules("predictions.dense", "predictions.LayerNorm", "predictions.bias"),
 }
 ELECTRA: Rules = {
-    **tables("electra"),
-    **layers("electra"),
-    **weights("electra.embeddings_project", "encoder.projection"),
-    **lm_head("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias"),
-    **weights("discriminator_predictions.dense", "head.transform"),
-    **weights("discriminator_predictions.dense_prediction", "head.output"),
+    **embedding_rules("electra"),
+    **layer_rules("electra"),
+    **linear_rules("electra.embeddings_project", "encoder.projection"),
+    **lm_head_rules("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias"),
+    **linear_rules("discriminator_predictions.dense", "head.transform"),
+    **linear_rules("discriminator_predictions.dense_prediction", "head.output"),
 }
-IDS = r".*embeddings\.position_ids|.*embeddings\.token_type_ids"
+IGNORED = r".*embeddings\.position_ids|.*embeddings\.token_type_ids"
 
 
-def copies(prefix: str, decoder: str, bias: str) -> dict[str, str]:
-    """A masked-LM head's table and bias, stored once more."""
+def head_aliases(prefix: str, decoder: str, bias: str) -> dict[str, str]:
+    """The aliases of a masked-LM head: copies of its table and bias."""
     return {rf"{decoder}\.weight": f"{prefix}.embeddings.word_embeddings.weight", rf"{decoder}\.bias": bias}
 
 
-def named_by(model: nn.Module, table: Table) -> Table:
-    """The table; without the prefix for a model that has no head."""
-    return without_prefix(table, ()) if kind(model.head) == "function" and model.classifier is None else table
+def match_prefix(model: nn.Module, table: Table) -> Table:
+    """Returns the table, without the prefix if the model has no head."""
+    return remove_prefix(table, ()) if class_name(model.head) == "function" and model.classifier is None else table
 
 
 def bert_table(model: nn.Module) -> Table:
-    has_lm = kind(model.head) == "MaskedLM"
-    rules = BERT | (NEXT if has_lm else LABELS)
-    return named_by(
-        model, Table(rules, copies("bert", r"cls\.predictions\.decoder", "cls.predictions.bias"), IDS, "bert.")
-    )
+    """BERT's table."""
+    rules = BERT | (NEXT_SENTENCE if class_name(model.head) == "MaskedLM" else LABELS)
+    aliases = head_aliases("bert", r"cls\.predictions\.decoder", "cls.predictions.bias")
+    return match_prefix(model, Table(rules, aliases, IGNORED, "bert."))
 
 
 def albert_table(model: nn.Module) -> Table:
-    has_lm = kind(model.head) == "MaskedLM"
-    rules = ALBERT | (weights("sop_classifier.classifier", "classifier") if has_lm else LABELS)
-    return named_by(model, Table(rules, copies("albert", r"predictions\.decoder", "predictions.bias"), IDS, "albert."))
+    """ALBERT's table."""
+    rules = ALBERT | (SENTENCE_ORDER if class_name(model.head) == "MaskedLM" else LABELS)
+    aliases = head_aliases("albert", r"predictions\.decoder", "predictions.bias")
+    return match_prefix(model, Table(rules, aliases, IGNORED, "albert."))
 
 
 def roberta_table(model: nn.Module) -> Table:
-    return named_by(model, Table(ROBERTA, copies("roberta", r"lm_head\.decoder", "lm_head.bias"), IDS, "roberta."))
+    """RoBERTa's table."""
+    aliases = head_aliases("roberta", r"lm_head\.decoder", "lm_head.bias")
+    return match_prefix(model, Table(ROBERTA, aliases, IGNORED, "roberta."))
 
 
 def electra_table(model: nn.Module) -> Table:
-    unwanted = "generator" if kind(model.head) == "Detector" else "discriminator"
-    rules = {name: rule for name, rule in ELECTRA.items() if not name.startswith(unwanted)}
-    table = "electra.embeddings.word_embeddings.weight"
-    return named_by(model, Table(rules, {r"generator_lm_head\.weight": table}, IDS, "electra."))
+    """The table of ELECTRA's discriminator or generator."""
+    other = "generator" if class_name(model.head) == "Detector" else "discriminator"
+    rules = {name: rule for name, rule in ELECTRA.items() if not name.startswith(other)}
+    aliases = {r"generator_lm_head\.weight": "electra.embeddings.word_embeddings.weight"}
+    return match_prefix(model, Table(rules, aliases, IGNORED, "electra."))
 
 
 FAMILIES = (
-    Family("bert", build_bert, DESCRIBE | {"architectures": task_name("Bert")}, bert_table),
-    Family("roberta", build_roberta, DESCRIBE | PADDED | {"architectures": task_name("Roberta")}, roberta_table),
-    Family("xlm-roberta", build_roberta, DESCRIBE | PADDED | {"architectures": task_name("XLMRoberta")}, roberta_table),
-    Family("albert", build_albert, DESCRIBE | NARROW | {"architectures": task_name("Albert")}, albert_table),
-    Family("electra", build_electra, DESCRIBE | NARROW | {"architectures": task_name("Electra")}, electra_table),
+    Family("bert", build_bert, DESCRIPTION | architecture_field("Bert"), bert_table),
+    Family("roberta", build_roberta, DESCRIPTION | PAD_TOKEN | architecture_field("Roberta"), roberta_table),
+    Family("xlm-roberta", build_roberta, DESCRIPTION | PAD_TOKEN | architecture_field("XLMRoberta"), roberta_table),
+    Family("albert", build_albert, DESCRIPTION | EMBEDDING_SIZE | architecture_field("Albert"), albert_table),
+    Family("electra", build_electra, DESCRIPTION | EMBEDDING_SIZE | architecture_field("Electra"), electra_table),
 )

@@ -1,4 +1,4 @@
-"""What a family is: how its config.json becomes a model, how a model becomes its config.json, and its tensors' names."""
+"""A family of Hugging Face models: config.json to model, model to config.json, and the names of the tensors."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,15 +6,19 @@ from collections.abc import Callable
 from flax import linen as nn
 
 from t5x_like.hf.fields import Fields
-from t5x_like.hf.modules import Describe
+from t5x_like.hf.modules import Description
 from t5x_like.hf.table import Table
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """One `model_type`. An export is right where `build` of what `describe` says is the model again; that is checked."""
+    """One `model_type`.
+
+    `build` makes the model of a config.json, `description` gives the fields of a model's config.json, and `table` the mapping
+    table. An export is correct if `build` of the described fields is the model again, which is checked.
+    """
 
     model_type: str
     build: Callable[[Fields], nn.Module]
-    describe: Describe
+    description: Description
     table: Callable[[nn.Module], Table]

@@ -1,4 +1,4 @@
-"""config.json read strictly: every field is used, known to change nothing, or refused by name."""
+"""Strict reading of config.json: every field is used, known not to matter, or rejected by name."""
 
 import json
 import re
@@ -9,6 +9,7 @@ from typing import Any
 from flax import linen as nn
 
 from t5x_like.models import mlp
+from t5x_like.types import PathLike
 
 ACTIVATIONS: Mapping[str, Callable] = {
     "gelu": mlp.gelu,
@@ -20,8 +21,8 @@ ACTIVATIONS: Mapping[str, Callable] = {
     "swish": nn.silu,
 }
 
-# Fields of every family that do not change what a model computes: bookkeeping, training, generation.
-NO_MATHEMATICS = re.compile(
+# Fields that do not change what a model of any family computes: metadata, training, generation.
+METADATA = re.compile(
     r"_.*|architectures|torch_dtype|dtype|transformers_version|model_type|auto_map|use_cache|cache_implementation"
     r"|initializer_(range|factor)|init_std|.*dropout(_rate|_prob)?|.*pdrop|layerdrop|.*layerdrop|router_jitter_noise"
     r"|router_aux_loss_coef|router_z_loss_coef|output_(attentions|hidden_states|router_logits|past)|return_dict\w*"
@@ -36,29 +37,33 @@ NO_MATHEMATICS = re.compile(
 
 
 class Fields:
-    """The fields of a config.json; `finish` refuses those that nobody asked for.
+    """The fields of a config.json; `check_unread` rejects those that were never read.
 
-    `where` names the file in errors. `names` are those of the tensors that come with it: a checkpoint may have heads that
-    its configuration does not mention.
+    `where` names the file in errors. `names` are the names of the tensors in the checkpoint, which may have heads that the
+    configuration does not mention.
     """
 
     def __init__(self, values: Mapping[str, Any], where: str = "config.json", names: Iterable[str] = ()):
         self.values, self.where, self.names = dict(values), where, tuple(names)
         self.used: set[str] = set()
 
-    def __call__(self, name: str, *default) -> Any:
-        """The value of a field; one that is null or absent has the default, or is refused where there is none."""
+    def __call__(self, name: str, *default: Any) -> Any:
+        """Returns the value of a field, or the default if it is null or absent.
+
+        Raises:
+          ValueError: the value has the wrong type, or there is neither a value nor a default.
+        """
         self.used.add(name)
         value = self.values.get(name)
         if value is not None:
-            self.check(name, value, *default)
+            self.check_type(name, value, *default)
             return value
         if default:
             return default[0]
-        raise ValueError(f"{self.where} has no {name!r}, which a {self.values.get('model_type')} needs")
+        raise ValueError(f"{self.where} has no {name!r}, which model_type {self.values.get('model_type')!r} requires")
 
-    def check(self, name: str, value: Any, *default) -> None:
-        """Refuses a value of another kind than the default's; what has no default is a name or a size."""
+    def check_type(self, name: str, value: Any, *default: Any) -> None:
+        """Raises ValueError if a value has another type than the default; fields without a default are names or sizes."""
         like = default[0] if default else "" if name == "model_type" else 1
         if like is None:
             return
@@ -66,83 +71,84 @@ class Fields:
         kinds = (int, float) if number else type(like)
         fits = isinstance(value, kinds) and isinstance(value, bool) == isinstance(like, bool)
         if not fits or (number and not default and (value < 1 or value != int(value))):
-            wanted = "a size" if not default else "a number" if number else f"a {type(like).__name__}"
-            raise ValueError(f"{self.where}: {name}={json.dumps(value)} is not {wanted}")
+            expected = "a size" if not default else "a number" if number else f"a {type(like).__name__}"
+            raise ValueError(f"{self.where}: {name}={json.dumps(value)} is not {expected}")
 
-    def defaults(self, **values: Any) -> None:
-        """What fields that are absent (null is not) have in this family."""
+    def set_defaults(self, **values: Any) -> None:
+        """Sets the family's defaults of absent fields; null is not absent."""
         self.used |= set(values) - set(self.values)
         self.values = values | self.values
 
-    def either(self, name: str, other: str, *default) -> Any:
-        """The value of a field that has two names.
+    def either(self, name: str, other: str, *default: Any) -> Any:
+        """Returns the value of a field that has two names.
 
         Raises:
-          ValueError: both are there and differ, or none is and there is no default.
+          ValueError: both are present and differ, or neither is present and there is no default.
         """
-        found = [x for x in (self(name, None), self(other, None)) if x is not None]
-        if len(set(found)) > 1:
-            raise ValueError(f"{self.where}: {name}={found[0]!r} and {other}={found[1]!r} should be the same")
-        return found[0] if found else self(name, *default)
+        values = [x for x in (self(name, None), self(other, None)) if x is not None]
+        if len(set(values)) > 1:
+            raise ValueError(f"{self.where}: {name}={values[0]!r} and {other}={values[1]!r} must be equal")
+        return values[0] if values else self(name, *default)
 
-    def holds(self, fragment: str) -> bool:
-        """Whether a tensor has this in its name."""
+    def has_tensor(self, fragment: str) -> bool:
+        """Whether the name of some tensor contains `fragment`."""
         return any(fragment in name for name in self.names)
 
-    def only(self, name: str, *allowed: Any) -> None:
-        """Refuses a field that has another value than those allowed; absent is allowed."""
+    def expect(self, name: str, *allowed: Any) -> None:
+        """Raises ValueError if a field has a value other than those allowed; null and absent are allowed."""
         self.used.add(name)
         value = self.values.get(name)
         if value is not None and value not in allowed:
-            shown = " or ".join(json.dumps(x) for x in allowed)
-            raise ValueError(f"{self.where}: {name}={json.dumps(value)} is not supported; supported is {shown}")
+            supported = " or ".join(json.dumps(x) for x in allowed)
+            raise ValueError(f"{self.where}: {name}={json.dumps(value)} is not supported; supported is {supported}")
 
-    def unused(self, *names: str) -> None:
-        """Fields that change nothing in this family."""
+    def ignore(self, *names: str) -> None:
+        """Marks fields that change nothing in this family."""
         self.used |= set(names)
 
     def activation(self, name: str, *default: str) -> Callable:
-        """The activation that a field names."""
+        """Returns the activation that a field names."""
         value = self(name, *default)
         if value not in ACTIVATIONS:
             raise ValueError(f"{self.where}: {name}={value!r} is not supported; supported are {', '.join(ACTIVATIONS)}")
         return ACTIVATIONS[value]
 
-    def finish(self, ignore: Iterable[str] = ()) -> None:
-        """Refuses fields that may change the mathematics and were not asked for.
+    def check_unread(self, ignore: Iterable[str] = ()) -> None:
+        """Checks that every field that may change the mathematics was read.
 
         Raises:
-          ValueError: by name, with their values.
+          ValueError: some were not; the message has their names and values.
         """
-        left = {
+        unread = {
             name: value
             for name, value in self.values.items()
-            if not (name in self.used or name in ignore or NO_MATHEMATICS.fullmatch(name) or value in (None, {}, []))
+            if not (name in self.used or name in ignore or METADATA.fullmatch(name) or value in (None, {}, []))
         }
-        if left:
-            shown = ", ".join(f"{name}={json.dumps(value)}" for name, value in left.items())
+        if unread:
+            values = ", ".join(f"{name}={json.dumps(value)}" for name, value in unread.items())
             raise ValueError(
-                f"{self.where} has fields that are not understood and may change what the model computes: {shown}; "
-                "if you know that they do not, ignore them by name"
+                f"{self.where} has unknown fields that may change what the model computes: {values}; "
+                "if they do not, ignore them by name"
             )
 
 
-def without_mathematics(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a config.json that say nothing of what the model computes, for another one."""
+def metadata_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a config.json that do not change what the model computes, to copy to another one."""
     public = {name: value for name, value in values.items() if not name.startswith("_")}
-    kept = {name: value for name, value in public.items() if NO_MATHEMATICS.fullmatch(name)}
-    return kept | {name: public[name] for name in ("max_position_embeddings",) if name in public}
+    metadata = {name: value for name, value in public.items() if METADATA.fullmatch(name)}
+    return metadata | {name: public[name] for name in ("max_position_embeddings",) if name in public}
 
 
-def read(folder) -> dict[str, Any]:
-    """The content of folder/config.json.
+def read_config(folder: PathLike) -> dict[str, Any]:
+    """Reads folder/config.json.
 
     Raises:
-      FileNotFoundError, ValueError: no such file, or no JSON object with a model_type.
+      FileNotFoundError: the file does not exist.
+      ValueError: it is not a JSON object with a model_type.
     """
     path = Path(folder) / "config.json"
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there; give the folder that a model was saved into")
+        raise FileNotFoundError(f"{path} does not exist; give the folder of a saved model")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         values["model_type"]
@@ -152,13 +158,13 @@ def read(folder) -> dict[str, Any]:
 
 
 def activation_name(activation: Callable) -> str:
-    """What a config.json calls an activation.
+    """Returns the name of an activation in a config.json.
 
     Raises:
       ValueError: it has no name there.
     """
-    wanted = getattr(activation, "__name__", None)
+    function = getattr(activation, "__name__", None)
     for name, known in ACTIVATIONS.items():
-        if known.__name__ == wanted:
+        if known.__name__ == function:
             return name
     raise ValueError(f"the activation {activation} has no name in config.json")

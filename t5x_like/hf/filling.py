@@ -1,4 +1,4 @@
-"""Parameters filled from stored tensors: what every tensor holds, checked, and put in its place on a mesh."""
+"""Fills parameters from stored tensors: matches and checks every tensor, and places it on a mesh."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,15 +14,16 @@ from t5x_like import checkpoints, parameters, partitioning
 from t5x_like.hf import families, placing, table
 from t5x_like.hf.placing import Progress
 from t5x_like.hf.table import Entry, Table
-from t5x_like.hf.tensors import Stored
+from t5x_like.hf.tensors import StoredTensor
 from t5x_like.models.stack import Stack
 from t5x_like.precision import Precision
+from t5x_like.types import Params
 
 
-def filled(
+def fill_parameters(
     family: families.Family,
     model: nn.Module,
-    stored: Mapping[str, Stored],
+    stored: Mapping[str, StoredTensor],
     where: str,
     mesh: Mesh | None = None,
     rules: partitioning.Rules = partitioning.RULES,
@@ -30,13 +31,19 @@ def filled(
     scan: bool = True,
     progress: Progress = lambda names, total: names,
 ) -> tuple[nn.Module, Any]:
-    """(model, params) with the stored tensors in their places; everything is checked before the first is read."""
+    """Returns (model, params) with the values of the stored tensors. All names and shapes are checked before any data is read.
+
+    `where` names the source in errors; the other arguments are those of `convert.load`.
+
+    Raises:
+      ValueError: the tensors do not fit the model, or a copy of a tied tensor differs from it.
+    """
     mesh = partitioning.make_mesh() if mesh is None else mesh
-    model = model if scan else unrolled(model)
-    boxed = parameters.boxed(model, families.example(model), mesh, rules, Precision())
+    model = model if scan else unroll_layers(model)
+    boxed = parameters.boxed(model, families.example_batch(model), mesh, rules, Precision())
     shardings = partitioning.shardings(boxed, mesh, rules)
     abstract = parameters.abstract(boxed, shardings)
-    entries, copies, stored = matched(family.table(model), model, abstract, stored, where)
+    entries, copies, stored = match_tensors(family.table(model), model, abstract, stored, where)
     dtypes = {
         target.path: np.dtype(dtype or stored[name].dtype)
         for name, entry in entries.items()
@@ -46,41 +53,44 @@ def filled(
         name: jax.ShapeDtypeStruct(x.shape, dtypes[name], sharding=x.sharding)
         for name, x in checkpoints.named(abstract).items()
     }
-    arrays = placing.arrays(entries, stored, placed, mesh, progress)
+    arrays = placing.place_tensors(entries, stored, placed, mesh, progress)
     for copy, original in copies.items():
         if not np.array_equal(stored[copy].read(), stored[original].read()):
-            raise ValueError(f"{where}: {copy} should be the same as {original} (they are tied), and is not")
+            raise ValueError(f"{where}: {copy} differs from {original}, but the configuration ties them")
     return model, jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in placed])
 
 
-def matched(
-    rules: Table, model: nn.Module, abstract, stored: Mapping[str, Stored], where: str
-) -> tuple[dict[str, Entry], dict[str, str], dict[str, Stored]]:
-    """What every stored tensor holds, which are only copies of others, and the tensors by the names that we have for them.
+def match_tensors(
+    rules: Table, model: nn.Module, abstract: Params, stored: Mapping[str, StoredTensor], where: str
+) -> tuple[dict[str, Entry], dict[str, str], dict[str, StoredTensor]]:
+    """Matches stored tensors with parameters.
+
+    Returns ({name: contents}, {name of a copy: name of its original}, {name: tensor}), all by the names of the table.
 
     Raises:
-      ValueError: tensors that are missing, left over, or of another shape, by name.
+      ValueError: tensors are missing, unexpected, or of another shape; the message names them.
     """
     shapes = {name: x.shape for name, x in checkpoints.named(abstract).items()}
-    rules = table.without_prefix(rules, stored)
-    entries = table.expand(rules, model, shapes)
-    stored = table.under_our_names(rules, entries, stored)
-    left = [name for name in stored if name not in entries and not table.is_ignored(rules, name)]
-    copies = {name: original for name in left if (original := table.original_of(rules, name)) in stored}
+    rules = table.remove_prefix(rules, stored)
+    entries = table.expand_table(rules, model, shapes)
+    stored = table.rename_tensors(rules, entries, stored)
+    unknown = [name for name in stored if name not in entries and not table.is_ignored(rules, name)]
+    copies = {name: original for name in unknown if (original := table.find_original(rules, name)) in stored}
     problems = [f"{name}: missing" for name in entries if name not in stored]
-    problems += [f"{name}: {stored[name].shape}, not a tensor of this model" for name in left if name not in copies]
+    problems += [f"{name}: {stored[name].shape}, not a tensor of this model" for name in unknown if name not in copies]
     for name, entry in entries.items():
-        if name in stored and stored[name].shape != (wanted := entry.shape()):
-            problems.append(f"{name}: shape {stored[name].shape} in the file, {wanted} by the configuration")
+        if name in stored and stored[name].shape != (expected := entry.shape()):
+            problems.append(f"{name}: shape {stored[name].shape} in the file, {expected} by the configuration")
         elif name in stored and not jnp.issubdtype(stored[name].dtype, jnp.floating):
-            problems.append(f"{name}: stored as {stored[name].dtype}; quantized models are not read")
+            problems.append(f"{name}: stored as {stored[name].dtype}; quantized tensors are not supported")
     if problems:
-        shown = "\n  ".join(problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
-        raise ValueError(f"{where}: the tensors do not fit the configuration:\n  {shown}")
+        summary = "\n  ".join(problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
+        raise ValueError(f"{where}: the tensors do not fit the configuration:\n  {summary}")
     return entries, copies, stored
 
 
-def unrolled(model: nn.Module) -> nn.Module:
-    """The model with its layers one by one instead of scanned."""
-    parts = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
-    return model.copy(**{name: part.copy(scan=False) for name, part in parts.items() if isinstance(part, Stack)})
+def unroll_layers(model: nn.Module) -> nn.Module:
+    """Returns the model with unrolled layers instead of scanned ones."""
+    parts: dict[str, Any] = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+    unrolled: dict[str, Any] = {name: x.copy(scan=False) for name, x in parts.items() if isinstance(x, Stack)}
+    return model.copy(**unrolled)

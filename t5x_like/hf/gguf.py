@@ -1,6 +1,6 @@
-"""GGUF files of LLaMA models: metadata as a LLaMA's config.json, tensors dequantized as they are read."""
+"""GGUF files of LLaMA models: the metadata become a LLaMA's config.json; tensors are dequantized when they are read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ from jax.sharding import Mesh
 
 from t5x_like import partitioning
 from t5x_like.hf import families, filling, placing
-from t5x_like.hf.tensors import Stored
+from t5x_like.hf.tensors import StoredTensor
+from t5x_like.types import Params, PathLike
 
-# GGUF's name of a field, and config.json's.
+# GGUF's field names to those of config.json.
 FIELDS = {
     "llama.block_count": "num_hidden_layers",
     "llama.embedding_length": "hidden_size",
@@ -25,13 +26,13 @@ FIELDS = {
     "llama.context_length": "max_position_embeddings",
     "llama.vocab_size": "vocab_size",
 }
-CHECKED = ("llama.rope.dimension_count", "llama.attention.value_length")
+HEAD_DIM_FIELDS = ("llama.rope.dimension_count", "llama.attention.value_length")
 TENSORS = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
 }
-LAYER = {
+LAYER_TENSORS = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -45,70 +46,76 @@ LAYER = {
 
 
 def load(
-    path,
+    path: PathLike,
     mesh: Mesh | None = None,
     rules: partitioning.Rules = partitioning.RULES,
     dtype: Any = None,
     scan: bool = True,
     progress: placing.Progress = lambda names, total: names,
-) -> tuple[nn.Module, Any]:
-    """(model, params) of a GGUF file, dequantized to float32 (or `dtype`).
+) -> tuple[nn.Module, Params]:
+    """Loads a GGUF file, dequantized to float32 (or `dtype`); the arguments are those of `convert.load`.
 
     Raises:
-      ImportError: the `gguf` package is missing. ValueError: no GGUF file, another architecture than llama, or metadata
-        and tensors that are not understood, by name.
+      ImportError: the package `gguf` is not installed.
+      ValueError: the file is not GGUF, the architecture is not llama, or metadata or tensors are unknown; the message names
+        them.
     """
-    reader = opened(path)
-    config = config_of(metadata(reader), [tensor.name for tensor in reader.tensors], str(path))
-    family, model = families.model_of(config, str(path))
-    stored = dict(tensors(reader, config, str(path)))
-    return filling.filled(family, model, stored, str(path), mesh, rules, dtype, scan, progress)
+    reader = open_file(path)
+    config = convert_config(read_metadata(reader), [tensor.name for tensor in reader.tensors], str(path))
+    family, model = families.build_model(config, str(path))
+    stored = dict(list_tensors(reader, config, str(path)))
+    return filling.fill_parameters(family, model, stored, str(path), mesh, rules, dtype, scan, progress)
 
 
-def opened(path) -> Any:
-    """An open GGUF file."""
+def open_file(path: PathLike) -> Any:
+    """Opens a GGUF file; returns a gguf.GGUFReader.
+
+    Raises:
+      ImportError: the package `gguf` is not installed.
+      ValueError: the file is damaged or not GGUF.
+    """
     try:
         import gguf
     except ImportError as error:
-        raise ImportError("reading GGUF needs the package gguf; pip install 't5x_like[gguf]'") from error
+        raise ImportError("reading GGUF files needs the package gguf; pip install 't5x_like[gguf]'") from error
     try:
         return gguf.GGUFReader(Path(path))
     except (ValueError, IndexError, KeyError) as error:
-        raise ValueError(f"{path} is damaged or no GGUF file ({error}); fetch it again") from error
+        raise ValueError(f"{path} is damaged or not a GGUF file ({error}); download it again") from error
 
 
-def metadata(reader) -> dict[str, Any]:
-    """Every field of the file's header, as plain Python values."""
+def read_metadata(reader: Any) -> dict[str, Any]:
+    """Returns every field of the file's header as a plain Python value."""
     return {name: field.contents() for name, field in reader.fields.items()}
 
 
-def config_of(values: Mapping[str, Any], names: list[str], where: str) -> dict[str, Any]:
-    """What a LLaMA's config.json would say.
+def convert_config(values: Mapping[str, Any], names: list[str], where: str) -> dict[str, Any]:
+    """Returns a LLaMA's config.json for metadata and tensor names.
 
     Raises:
-      ValueError: another architecture, or a field of the architecture that is not understood.
+      ValueError: the architecture is not llama, or a field of the architecture is unknown.
     """
     kind = values.get("general.architecture")
     if kind != "llama":
         raise ValueError(
-            f"{where}: general.architecture={kind!r} is not read here, only 'llama'; use the model's own folder"
+            f"{where}: general.architecture={kind!r} is not supported, only 'llama'; use the model's Hugging Face folder"
         )
     config = {theirs: values[ours] for ours, theirs in FIELDS.items() if ours in values}
     config |= {"model_type": "llama", "tie_word_embeddings": "output.weight" not in names}
     config.setdefault("vocab_size", len(values.get("tokenizer.ggml.tokens", ())))
     head_dim = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
-    left = {name for name in values if name.startswith("llama.")} - set(FIELDS)
-    for name in CHECKED:
+    unknown = {name for name in values if name.startswith("llama.")} - set(FIELDS)
+    for name in HEAD_DIM_FIELDS:
         if values.get(name, head_dim) == head_dim:
-            left.discard(name)
-    if left:
-        shown = ", ".join(f"{name}={values[name]!r}" for name in sorted(left))
-        raise ValueError(f"{where} has fields that are not understood and may change what the model computes: {shown}")
+            unknown.discard(name)
+    if unknown:
+        fields = ", ".join(f"{name}={values[name]!r}" for name in sorted(unknown))
+        raise ValueError(f"{where} has unknown fields that may change what the model computes: {fields}")
     return config
 
 
-def tensors(reader, config: Mapping[str, Any], where: str) -> Iterator[tuple[str, Stored]]:
-    """(name in a LLaMA's folder, tensor); a tensor is dequantized when it is read."""
+def list_tensors(reader: Any, config: Mapping[str, Any], where: str) -> Iterator[tuple[str, StoredTensor]]:
+    """Yields (name in a LLaMA's folder, tensor); a tensor is dequantized when it is read."""
     heads = {"attn_q": config["num_attention_heads"]}
     heads["attn_k"] = config.get("num_key_value_heads", heads["attn_q"])
     for tensor in reader.tensors:
@@ -117,14 +124,14 @@ def tensors(reader, config: Mapping[str, Any], where: str) -> Iterator[tuple[str
         name, part = TENSORS.get(tensor.name), ""
         if name is None and block == "blk":
             number, part, kind = rest.split(".")
-            name = f"model.layers.{number}.{LAYER[part]}.{kind}" if part in LAYER else None
+            name = f"model.layers.{number}.{LAYER_TENSORS[part]}.{kind}" if part in LAYER_TENSORS else None
         if name is None:
-            raise ValueError(f"{where}: the tensor {tensor.name} {shape} is not understood")
-        yield name, Stored(shape, np.dtype(np.float32), make=maker(tensor, shape, heads.get(part)))
+            raise ValueError(f"{where}: the tensor {tensor.name} {shape} is unknown")
+        yield name, StoredTensor(shape, np.dtype(np.float32), make=make_dequantizer(tensor, shape, heads.get(part)))
 
 
-def maker(tensor, shape: tuple[int, ...], heads: int | None):
-    """A function that dequantizes a tensor, and puts rotary pairs that are neighbours there (`heads`) into halves."""
+def make_dequantizer(tensor: Any, shape: tuple[int, ...], heads: int | None) -> Callable[[], np.ndarray]:
+    """Returns a function that dequantizes a tensor and, with `heads`, changes rotary pairs from neighbours to halves."""
 
     def make() -> np.ndarray:
         from gguf.quants import dequantize

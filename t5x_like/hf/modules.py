@@ -1,4 +1,4 @@
-"""Trees of modules compared and put together: what every family's builder needs."""
+"""Trees of modules: comparing, stacking and describing them, for the builders of all families."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -8,8 +8,8 @@ from flax import linen as nn
 
 from t5x_like.models import blocks, stack
 
-# Fields that change how a model is computed, initialised or regularised, but not what it computes from its parameters.
-NO_MATHEMATICS = {
+# Fields that change how a model is computed, initialised or regularised, but not its function of the parameters.
+IGNORED_FIELDS = {
     "parent",
     "name",
     "scan",
@@ -25,55 +25,57 @@ NO_MATHEMATICS = {
     "load_balance_weight",
     "z_weight",
     "axes",
-    "dispatch",  # ways to bring tokens to experts differ in speed, and in what is dropped where an expert is full
+    "dispatch",  # dispatch methods differ in speed, and in the tokens dropped if an expert is full
 }
 
 
-def stacked(layers: Sequence[nn.Module], **options: Any) -> stack.Stack:
-    """The stack of these layers, as the smallest pattern that repeats, with a tail for what does not fill a repetition."""
+def stack_layers(layers: Sequence[nn.Module], **options: Any) -> stack.Stack:
+    """Returns a Stack of layers: the smallest repeating pattern, with a tail for an incomplete repetition."""
     count = len(layers)
-    period = next(p for p in range(1, count + 1) if all(alike(layers[i], layers[i - p]) for i in range(p, count)))
+    period = next(
+        p for p in range(1, count + 1) if all(is_equivalent(layers[i], layers[i - p]) for i in range(p, count))
+    )
     if period == 1:
         return stack.Stack(block=layers[0], repeats=count, **options)
     tail = blocks.Pattern(list(layers[-(count % period) :])) if count % period else None
     return stack.Stack(blocks.Pattern(list(layers[:period])), repeats=count // period, tail=tail, **options)
 
 
-def unstacked(tower: stack.Stack) -> list[nn.Module]:
-    """The layers of a stack, in order, patterns taken apart."""
+def unstack_layers(tower: stack.Stack) -> list[nn.Module]:
+    """Returns the layers of a stack in order, with patterns flattened."""
 
-    def inner(block):
-        return [x for b in block.blocks for x in inner(b)] if kind(block) == "Pattern" else [block]
+    def inner(block: Any) -> list[nn.Module]:
+        return [x for b in block.blocks for x in inner(b)] if class_name(block) == "Pattern" else [block]
 
     return inner(tower.block) * tower.repeats + ([] if tower.tail is None else inner(tower.tail))
 
 
-def kind(x: Any) -> str:
-    """The name of a module's class; gin makes subclasses of the same name."""
+def class_name(x: Any) -> str:
+    """The name of an object's class. Classes are compared by name, because gin makes subclasses of the same name."""
     return type(x).__name__
 
 
-def alike(a: Any, b: Any) -> bool:
+def is_equivalent(a: Any, b: Any) -> bool:
     """Whether two modules compute the same function of the same parameters."""
-    return next(differences(a, b), None) is None
+    return next(find_differences(a, b), None) is None
 
 
-def differences(a: Any, b: Any, where: str = "model") -> Iterator[str]:
-    """Where two trees of modules differ in what they compute."""
+def find_differences(a: Any, b: Any, where: str = "model") -> Iterator[str]:
+    """Yields the differences between the functions that two trees of modules compute."""
     if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
         for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            yield from differences(x, y, f"{where}[{i}]")
-    elif dataclasses.is_dataclass(a) and dataclasses.is_dataclass(b) and kind(a) == kind(b):
+            yield from find_differences(x, y, f"{where}[{i}]")
+    elif dataclasses.is_dataclass(a) and dataclasses.is_dataclass(b) and class_name(a) == class_name(b):
         for field in dataclasses.fields(a):
-            if field.name not in NO_MATHEMATICS:
-                x, y = settled(a, field.name), settled(b, field.name)
-                yield from differences(x, y, f"{where}.{field.name}")
-    elif not equal(a, b):
-        yield f"{where} is {shown(a)}, and {shown(b)}"
+            if field.name not in IGNORED_FIELDS:
+                x, y = resolve_default(a, field.name), resolve_default(b, field.name)
+                yield from find_differences(x, y, f"{where}.{field.name}")
+    elif not is_equal(a, b):
+        yield f"{where} is {format_value(a)} and {format_value(b)}"
 
 
-def settled(module: Any, field: str) -> Any:
-    """A field's value, or what the module takes for None there."""
+def resolve_default(module: Any, field: str) -> Any:
+    """Returns a field's value, with the module's own default in place of None."""
     value = getattr(module, field)
     if value is not None or not hasattr(module, "head_dim"):
         return value
@@ -83,26 +85,28 @@ def settled(module: Any, field: str) -> Any:
     return getattr(module, defaults[field]) if field in defaults else None
 
 
-def equal(a: Any, b: Any) -> bool:
+def is_equal(a: Any, b: Any) -> bool:
+    """Whether two values are equal; functions are compared by name."""
     names = {getattr(a, "__name__", ""), getattr(b, "__name__", "")}
     if callable(a) and callable(b) and "" not in names:
         return len(names) == 1
     return type(a) is type(b) and a == b
 
 
-def shown(x: Any) -> str:
-    return kind(x) if isinstance(x, nn.Module) else getattr(x, "__name__", repr(x))
+def format_value(x: Any) -> str:
+    """Returns a field's value as text for a message."""
+    return class_name(x) if isinstance(x, nn.Module) else getattr(x, "__name__", repr(x))
 
 
-def at(model: Any, path: str) -> Any:
-    """The value at a dotted path of fields; `layers.0` are the layers of a stack, its patterns taken apart.
+def get_path(model: Any, path: str) -> Any:
+    """Returns the value at a dotted path of fields; `layers` are the layers of a stack, with patterns flattened.
 
     Raises:
-      AttributeError, IndexError: there is none.
+      AttributeError, IndexError: the path does not exist.
     """
     for part in path.split("."):
         if part == "layers":
-            model = unstacked(model)
+            model = unstack_layers(model)
         elif part.isdigit():
             model = model[int(part)]
         else:
@@ -110,16 +114,18 @@ def at(model: Any, path: str) -> Any:
     return model
 
 
-Describe = dict[str, str | Callable[[nn.Module], Any]]
-OMIT = object()  # a described field that is left out of the config.json
+Description = dict[
+    str, str | Callable[[nn.Module], Any]
+]  # field of config.json -> path in the model, or a function of it
+OMIT = object()  # value of a field that is left out of config.json
 
 
-def described(model: nn.Module, fields: Describe) -> dict[str, Any]:
-    """The fields of a config.json: each read at a path of the model, or worked out."""
-    values = {name: at(model, how) if isinstance(how, str) else how(model) for name, how in fields.items()}
+def describe_model(model: nn.Module, fields: Description) -> dict[str, Any]:
+    """Returns the fields of a config.json, each read at a path of the model or computed from it."""
+    values = {name: get_path(model, how) if isinstance(how, str) else how(model) for name, how in fields.items()}
     return {name: value for name, value in values.items() if value is not OMIT}
 
 
 def constant(value: Any) -> Callable[[nn.Module], Any]:
-    """A described field that is the same in every model of a family."""
+    """Returns a function that gives the same field value for every model."""
     return lambda model: value

@@ -1,88 +1,92 @@
-"""OPT (and Galactica, which comes as one): learned positions from 2 on; the 350M norms after and has a narrower table."""
+"""OPT (and Galactica, of the same model_type): learned positions from 2; the 350M is post-norm with a narrower table."""
 
 from flax import linen as nn
 
 from t5x_like.hf import ops
 from t5x_like.hf.family import Family
 from t5x_like.hf.fields import Fields, activation_name
-from t5x_like.hf.gpt import FIRST, decoder, head_of, named
-from t5x_like.hf.modules import Describe, at, kind, unstacked
-from t5x_like.hf.table import Table, norm, weights
+from t5x_like.hf.gpt import FIRST, architecture_field, build_decoder, build_head
+from t5x_like.hf.modules import Description, class_name, get_path, unstack_layers
+from t5x_like.hf.table import Rules, Table, linear_rules, norm_rules
 from t5x_like.models import attention, blocks, heads, linear, mlp, norms, positions
 
 LAYER = "model.decoder.layers.{}."
 
 
 def build(f: Fields) -> nn.Module:
+    """Builds OPT."""
     width, num_heads, bias = f("hidden_size"), f("num_attention_heads"), f("enable_bias", True)
-    narrow, before = f("word_embed_proj_dim", width), f("do_layer_norm_before", True)
-    f.only("_remove_final_layer_norm", False)
+    embed_width, pre_norm = f("word_embed_proj_dim", width), f("do_layer_norm_before", True)
+    f.expect("_remove_final_layer_norm", False)
     for name in ("layer_norm_elementwise_affine", "learned_embeddings", "output_projection"):
-        f.only(name, True)
-    f.only("scale_embeddings", False)
+        f.expect(name, True)
+    f.expect("scale_embeddings", False)
 
     def layer() -> nn.Module:
         mixer = attention.SelfAttention(num_heads, width // num_heads, use_bias=bias)
         dense = mlp.Mlp(f("ffn_dim"), f.activation("activation_function", "relu"), use_bias=bias)
-        placement = blocks.pre if before else blocks.post
+        placement = blocks.pre if pre_norm else blocks.post
         return blocks.Block(mixer=mixer, mlp=dense, norm=norms.LayerNorm(), placement=placement)
 
-    embed, head = linear.Embed(f("vocab_size"), narrow), head_of(f, True)
-    return decoder(
-        embed if narrow == width else linear.Projected(embed, width),
+    embed, head = linear.Embed(f("vocab_size"), embed_width), build_head(f, True)
+    return build_decoder(
+        embed if embed_width == width else linear.Projected(embed, width),
         [layer() for _ in range(f("num_hidden_layers"))],
-        norms.LayerNorm() if before else None,
-        head if narrow == width else heads.Projected(head, narrow),
+        norms.LayerNorm() if pre_norm else None,
+        head if embed_width == width else heads.Projected(head, embed_width),
         position=positions.Learned(f("max_position_embeddings"), offset=2),
     )
 
 
-def table_of(model: nn.Module) -> nn.Module:
-    return model.embed.embed if kind(model.embed) == "Projected" else model.embed
+def inner_embed(model: nn.Module) -> nn.Module:
+    """The embedding, without its projection."""
+    return model.embed.embed if class_name(model.embed) == "Projected" else model.embed
 
 
-def head(model: nn.Module) -> nn.Module:
-    return model.head.head if kind(model.head) == "Projected" else model.head
+def inner_head(model: nn.Module) -> nn.Module:
+    """The head, without its projection."""
+    return model.head.head if class_name(model.head) == "Projected" else model.head
 
 
-DESCRIBE: Describe = {
-    "vocab_size": lambda model: table_of(model).vocab_size,
-    "word_embed_proj_dim": lambda model: table_of(model).width,
+DESCRIPTION: Description = {
+    "vocab_size": lambda model: inner_embed(model).vocab_size,
+    "word_embed_proj_dim": lambda model: inner_embed(model).width,
     "hidden_size": "embed.width",
-    "num_hidden_layers": lambda model: len(unstacked(model.decoder)),
+    "num_hidden_layers": lambda model: len(unstack_layers(model.decoder)),
     "num_attention_heads": f"{FIRST}.mixer.num_heads",
     "ffn_dim": f"{FIRST}.mlp.hidden_dim",
-    "activation_function": lambda model: activation_name(at(model, FIRST).mlp.activation),
+    "activation_function": lambda model: activation_name(get_path(model, FIRST).mlp.activation),
     "enable_bias": f"{FIRST}.mixer.use_bias",
-    "do_layer_norm_before": lambda model: at(model, FIRST).placement.__name__ == "pre",
+    "do_layer_norm_before": lambda model: get_path(model, FIRST).placement.__name__ == "pre",
     "max_position_embeddings": "decoder.position.max_length",
-    "tie_word_embeddings": lambda model: kind(head(model)) == "Tied",
+    "tie_word_embeddings": lambda model: class_name(inner_head(model)) == "Tied",
 }
-RULES = {
-    "model.decoder.embed_tokens.weight": ("embed.table", ops.same),
+RULES: Rules = {
+    "model.decoder.embed_tokens.weight": ("embed.table", ops.identity),
     "model.decoder.project_in.weight": ("embed.projection.kernel", ops.linear()),
     "model.decoder.project_out.weight": ("head.projection.kernel", ops.linear()),
-    "model.decoder.embed_positions.weight": ("decoder.position.table", ops.same),
-    **norm("model.decoder.final_layer_norm", "decoder.norm"),
-    "lm_head.weight": ("head.table", ops.same),
-    **weights(LAYER + "self_attn.q_proj", "decoder.{}.mixer.query"),
-    **weights(LAYER + "self_attn.k_proj", "decoder.{}.mixer.key"),
-    **weights(LAYER + "self_attn.v_proj", "decoder.{}.mixer.value"),
-    **weights(LAYER + "self_attn.out_proj", "decoder.{}.mixer.out", ops.linear(2)),
-    **norm(LAYER + "self_attn_layer_norm", "decoder.{}.mixer_norm"),
-    **weights(LAYER + "fc1", "decoder.{}.mlp.up"),
-    **weights(LAYER + "fc2", "decoder.{}.mlp.down"),
-    **norm(LAYER + "final_layer_norm", "decoder.{}.mlp_norm"),
+    "model.decoder.embed_positions.weight": ("decoder.position.table", ops.identity),
+    **norm_rules("model.decoder.final_layer_norm", "decoder.norm"),
+    "lm_head.weight": ("head.table", ops.identity),
+    **linear_rules(LAYER + "self_attn.q_proj", "decoder.{}.mixer.query"),
+    **linear_rules(LAYER + "self_attn.k_proj", "decoder.{}.mixer.key"),
+    **linear_rules(LAYER + "self_attn.v_proj", "decoder.{}.mixer.value"),
+    **linear_rules(LAYER + "self_attn.out_proj", "decoder.{}.mixer.out", ops.linear(2)),
+    **norm_rules(LAYER + "self_attn_layer_norm", "decoder.{}.mixer_norm"),
+    **linear_rules(LAYER + "fc1", "decoder.{}.mlp.up"),
+    **linear_rules(LAYER + "fc2", "decoder.{}.mlp.down"),
+    **norm_rules(LAYER + "final_layer_norm", "decoder.{}.mlp_norm"),
 }
-NARROW = {
-    "model.decoder.embed_tokens.weight": ("embed.embed.table", ops.same),
-    "lm_head.weight": ("head.head.table", ops.same),
+PROJECTED_RULES: Rules = {
+    "model.decoder.embed_tokens.weight": ("embed.embed.table", ops.identity),
+    "lm_head.weight": ("head.head.table", ops.identity),
 }
 
 
-def table(model: nn.Module) -> Table:
-    rules = RULES | (NARROW if kind(model.embed) == "Projected" else {})
+def make_table(model: nn.Module) -> Table:
+    """OPT's table."""
+    rules = RULES | (PROJECTED_RULES if class_name(model.embed) == "Projected" else {})
     return Table(rules, {r"lm_head\.weight": "model.decoder.embed_tokens.weight"}, prefix="model.")
 
 
-FAMILIES = (Family("opt", build, DESCRIBE | named("OPTForCausalLM"), table),)
+FAMILIES = (Family("opt", build, DESCRIPTION | architecture_field("OPTForCausalLM"), make_table),)

@@ -1,7 +1,7 @@
-"""Stored tensors become parameters on a mesh, a tensor at a time.
+"""Places stored tensors on a mesh as parameters, a tensor at a time.
 
-Where the only device is the CPU, and for small parameters, pieces (layers, experts) are put together in host memory, which
-the array then is. Elsewhere a tensor goes to the devices as it is stored, and its pieces are written there.
+On a single CPU device, and for small parameters, the pieces (layers, experts) are assembled in host memory, which becomes the
+array without a copy. Otherwise a tensor is transferred as it is stored, and its pieces are written on the devices.
 """
 
 import concurrent.futures
@@ -16,140 +16,147 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from t5x_like.hf import tensors
+from t5x_like.hf.ops import Op, Shape
 from t5x_like.hf.table import Entry
-from t5x_like.hf.tensors import Stored
+from t5x_like.hf.tensors import StoredTensor
 
-Progress = Callable[[Iterable, int], Iterable]
-SMALL = 2**20  # elements
-BLOCK, ROWS = 2**16, 16  # elements that are copied at a time (what the cache holds), and whole lines of it
-COPIERS = concurrent.futures.ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="copy")  # numpy lets go of the lock
+Progress = Callable[[Iterable[str], int], Iterable[str]]
+MAX_HOST_SIZE = 2**20  # elements of a parameter that is assembled on the host
+COPY_SIZE, COPY_ROWS = 2**16, 16  # elements per copy (they fit into the CPU's cache), and rows per cache line
+COPY_POOL = concurrent.futures.ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="copy")  # NumPy releases the GIL
 
 
-def arrays(
+def place_tensors(
     entries: Mapping[str, Entry],
-    stored: Mapping[str, Stored],
+    stored: Mapping[str, StoredTensor],
     placed: Mapping[str, jax.ShapeDtypeStruct],
     mesh: Mesh,
     progress: Progress,
 ) -> dict[str, jax.Array]:
-    """Every parameter, of the shape, dtype and sharding that `placed` says."""
-    made: dict[str, jax.Array] = {}
+    """Returns every parameter by path, with the shape, dtype and sharding of `placed`."""
+    placed_arrays: dict[str, jax.Array] = {}
     host: dict[str, np.ndarray] = {}
     one_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
-    # File order: a disk is read from front to back.
+    # File order, for sequential reads.
     names = sorted(entries, key=lambda name: (str(stored[name].path), stored[name].offset))
     read = read_ahead([stored[name] for name in names], [is_whole(entries[name]) for name in names])
     for name, tensor in zip(progress(names, len(names)), read, strict=True):
         entry = entries[name]
-        if one_cpu or all(math.prod(placed[target.path].shape) <= SMALL for target in entry.targets):
+        if one_cpu or all(math.prod(placed[target.path].shape) <= MAX_HOST_SIZE for target in entry.targets):
             assemble(entry, tensor, placed, host)
         else:
-            write_pieces(entry, spread(tensor, mesh), placed, made)
-    return made | {path: on_mesh(x, placed[path].sharding) for path, x in host.items()}
+            write_pieces(entry, shard_rows(tensor, mesh), placed, placed_arrays)
+    return placed_arrays | {path: put_on_mesh(x, placed[path].sharding) for path, x in host.items()}
 
 
 def is_whole(entry: Entry) -> bool:
-    """Whether a tensor is one parameter, which may then stay in the memory that it was read into."""
+    """Whether a tensor is exactly one parameter, which can use the memory that it was read into."""
     return len(entry.targets) == 1 and not entry.targets[0].index
 
 
-def read_ahead(wanted: Sequence[Stored], own: Sequence[bool]) -> Iterator[np.ndarray]:
-    """The tensors in turn; the next one is read meanwhile if both together are hardly larger than the largest.
+def read_ahead(stored: Sequence[StoredTensor], owned: Sequence[bool]) -> Iterator[np.ndarray]:
+    """Yields the tensors in order; reads the next one in a thread if both together are hardly larger than the largest.
 
-    Those with `own` are read into memory of their own, the others into memory that is used again: what is read for the
-    first time has to be fetched from the system page by page.
+    Tensors with `owned` are read into new memory, the others into two buffers that are reused: new memory costs a page fault
+    per page.
     """
-    room = 1.2 * max(map(tensors.size, wanted), default=0)
-    passing = max((tensors.size(t) for t, mine in zip(wanted, own, strict=True) if not mine), default=0)
-    scratch = [tensors.aligned((passing,), np.uint8) for _ in range(2)]
+    room = 1.2 * max(map(tensors.byte_size, stored), default=0)
+    largest = max((tensors.byte_size(t) for t, own in zip(stored, owned, strict=True) if not own), default=0)
+    scratch = [tensors.allocate((largest,), np.dtype(np.uint8)) for _ in range(2)]
 
     def read(i: int) -> np.ndarray:
-        return wanted[i].read(None if own[i] else scratch[i % 2])
+        return stored[i].read(None if owned[i] else scratch[i % 2])
 
     with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="tensors") as thread:
-        coming = None
-        for i in range(len(wanted)):
-            now = read(i) if coming is None else coming.result()
-            both = sum(map(tensors.size, wanted[i : i + 2]))
-            coming = thread.submit(read, i + 1) if i + 1 < len(wanted) and both <= room else None
-            yield now
-            del now
+        upcoming = None
+        for i in range(len(stored)):
+            tensor = read(i) if upcoming is None else upcoming.result()
+            both = sum(map(tensors.byte_size, stored[i : i + 2]))
+            upcoming = thread.submit(read, i + 1) if i + 1 < len(stored) and both <= room else None
+            yield tensor
+            del tensor
 
 
-def assemble(entry: Entry, tensor: np.ndarray, placed: Mapping[str, jax.ShapeDtypeStruct], host: dict) -> None:
-    """Puts what a tensor holds into the numpy arrays of `host`."""
+def assemble(
+    entry: Entry, tensor: np.ndarray, placed: Mapping[str, jax.ShapeDtypeStruct], host: dict[str, np.ndarray]
+) -> None:
+    """Copies the pieces of a tensor into the arrays of `host`, by path."""
     pieces = entry.op.split(tensor, [target.shape for target in entry.targets])
     for target, piece in zip(entry.targets, pieces, strict=True):
-        want = placed[target.path]
-        if is_whole(entry) and piece.dtype == want.dtype and piece.flags.c_contiguous:
+        spec = placed[target.path]
+        if is_whole(entry) and piece.dtype == spec.dtype and piece.flags.c_contiguous:
             host[target.path] = piece
             continue
         if target.path not in host:
-            host[target.path] = tensors.aligned(want.shape, want.dtype)
-        fill(host[target.path][target.index], piece)
+            host[target.path] = tensors.allocate(spec.shape, spec.dtype)
+        copy_into(host[target.path][target.index], piece)
 
 
-def fill(target: np.ndarray, piece: np.ndarray) -> None:
-    """target[...] = piece, several times faster where the piece is transposed or large."""
+def copy_into(target: np.ndarray, piece: np.ndarray) -> None:
+    """Does target[...] = piece, several times faster if the piece is transposed or large."""
     if target.dtype == piece.dtype and target.dtype.itemsize == 2:
         target, piece = target.view(np.uint16), piece.view(np.uint16)
-    if piece.size < SMALL:
+    if piece.size < MAX_HOST_SIZE:
         target[...] = piece
         return
     axis = int(np.argmax(piece.strides))
     target, piece = np.moveaxis(target, axis, 0), np.moveaxis(piece, axis, 0)
-    rows = max(1 if axis < piece.ndim - 1 else ROWS, BLOCK // (piece.size // len(piece)))
+    rows = max(1 if axis < piece.ndim - 1 else COPY_ROWS, COPY_SIZE // (piece.size // len(piece)))
 
     def copy(start: int) -> None:
         target[start : start + rows] = piece[start : start + rows]
 
-    list(COPIERS.map(copy, range(0, len(piece), rows)))
+    list(COPY_POOL.map(copy, range(0, len(piece), rows)))
 
 
-def write_pieces(entry: Entry, tensor: jax.Array, placed: Mapping[str, jax.ShapeDtypeStruct], made: dict) -> None:
-    """Puts what a tensor holds into `made`; returns when it is there, so that the tensor's memory is free."""
+def write_pieces(
+    entry: Entry, tensor: jax.Array, placed: Mapping[str, jax.ShapeDtypeStruct], arrays: dict[str, jax.Array]
+) -> None:
+    """Writes the pieces of a tensor into `arrays`, by path. Returns when they are written, so the tensor's memory is free."""
     shapes = tuple(target.shape for target in entry.targets)
     for number, target in enumerate(entry.targets):
-        want, path = placed[target.path], target.path
+        spec, path = placed[target.path], target.path
         if not target.index:
-            made[path] = taker(entry.op, shapes, number, want.dtype, want.sharding)(tensor)
+            arrays[path] = compile_split(entry.op, shapes, number, spec.dtype, spec.sharding)(tensor)
         else:
-            whole = made.get(path)
-            whole = zeros(want.shape, want.dtype, want.sharding)() if whole is None else whole
-            write = writer(entry.op, shapes, number, want.sharding)
-            made[path] = write(whole, tensor, np.array(target.index, np.int32))
-        made[path].block_until_ready()
+            whole = arrays.get(path)
+            whole = compile_zeros(spec.shape, spec.dtype, spec.sharding)() if whole is None else whole
+            write = compile_write(entry.op, shapes, number, spec.sharding)
+            arrays[path] = write(whole, tensor, np.array(target.index, np.int32))
+        arrays[path].block_until_ready()
 
 
-def spread(tensor: np.ndarray, mesh: Mesh) -> jax.Array:
-    """A tensor of a file on the mesh, its first dimension split over all devices where they divide it."""
+def shard_rows(tensor: np.ndarray, mesh: Mesh) -> jax.Array:
+    """Puts a tensor of a file on the mesh; its first dimension is split over all devices if they divide it."""
     split = tensor.ndim > 0 and tensor.shape[0] % mesh.size == 0
     sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names) if split else PartitionSpec())
-    return on_mesh(tensor, sharding)
+    return put_on_mesh(tensor, sharding)
 
 
-def on_mesh(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """A numpy array that every process has whole, laid out."""
+def put_on_mesh(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """Puts a NumPy array, of which every process has a full copy, on the mesh."""
     return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
 
 @functools.cache
-def zeros(shape, dtype, sharding) -> Callable:
-    """A compiled function that makes zeros on their devices."""
+def compile_zeros(shape: Shape, dtype: np.dtype, sharding: NamedSharding) -> Callable[[], jax.Array]:
+    """Returns a compiled function that makes zeros on their devices."""
     return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)
 
 
 @functools.cache
-def taker(op, shapes, number: int, dtype, sharding) -> Callable:
-    """A compiled `tensor -> array`: one of the arrays of a tensor, laid out."""
+def compile_split(
+    op: Op, shapes: tuple[Shape, ...], number: int, dtype: np.dtype, sharding: NamedSharding
+) -> Callable[[jax.Array], jax.Array]:
+    """Returns a compiled `tensor -> array` that gives array `number` of a tensor with a sharding."""
     return jax.jit(lambda tensor: op.split(tensor, shapes)[number].astype(dtype), out_shardings=sharding)
 
 
 @functools.cache
-def writer(op, shapes, number: int, sharding) -> Callable:
-    """A compiled `(whole, tensor, index) -> whole` that writes one of the arrays of a tensor at an index, in place."""
+def compile_write(op: Op, shapes: tuple[Shape, ...], number: int, sharding: NamedSharding) -> Callable[..., jax.Array]:
+    """Returns a compiled `(whole, tensor, index) -> whole` that writes array `number` of a tensor at an index, in place."""
 
-    def write(whole, tensor, index):
+    def write(whole: jax.Array, tensor: jax.Array, index: jax.Array) -> jax.Array:
         piece = op.split(tensor, shapes)[number].astype(whole.dtype)
         start = [*index, *([0] * piece.ndim)]
         return jax.lax.dynamic_update_slice(whole, piece[(None,) * len(index)], start)

@@ -1,4 +1,4 @@
-"""T5 1.0 and 1.1 (and mT5, ByT5, UL2, which come as them), umT5 and Switch."""
+"""T5 1.0 and 1.1 (and mT5, ByT5, UL2, which use the same configuration), umT5 and Switch."""
 
 from collections.abc import Callable
 
@@ -7,9 +7,9 @@ from flax import linen as nn
 from t5x_like.hf import ops
 from t5x_like.hf.family import Family
 from t5x_like.hf.fields import ACTIVATIONS, Fields, activation_name
-from t5x_like.hf.gpt import named
-from t5x_like.hf.modules import Describe, kind, stacked, unstacked
-from t5x_like.hf.table import Rules, Table, norm, weights
+from t5x_like.hf.gpt import architecture_field
+from t5x_like.hf.modules import Description, class_name, stack_layers, unstack_layers
+from t5x_like.hf.table import Rules, Table, linear_rules, norm_rules
 from t5x_like.models import architectures, attention, blocks, heads, linear, masks, mlp, moe, norms, positions, routers
 
 
@@ -19,55 +19,58 @@ def build(
     tied: bool = True,
     mlp_of: Callable[[str, int], nn.Module] | None = None,
 ) -> architectures.EncoderDecoder:
-    """An encoder-decoder of T5's kind; `own_bias` gives every layer a relative bias of its own (umT5)."""
+    """Builds a T5. `own_bias` gives every layer its own relative bias (umT5); `mlp_of(side, layer)` builds the MLPs."""
     width, num_heads, head_dim = f("d_model"), f("num_heads"), f("d_kv")
-    f.unused("dense_act_fn", "is_gated_act", "n_positions", "feed_forward_proj")
-    f.only("is_decoder", False)
-    f.only("scalable_attention", True)
+    f.ignore("dense_act_fn", "is_gated_act", "n_positions", "feed_forward_proj")
+    f.expect("is_decoder", False)
+    f.expect("scalable_attention", True)
 
-    def scaled() -> norms.RMSNorm:
+    def norm() -> norms.RMSNorm:
         return norms.RMSNorm(f("layer_norm_epsilon", 1e-6))
 
     def bias(side: str) -> positions.RelativeBias:
-        buckets, furthest = f("relative_attention_num_buckets", 32), f("relative_attention_max_distance", 128)
-        return positions.RelativeBias(num_heads, side == "encoder", buckets, furthest)
+        buckets, max_distance = f("relative_attention_num_buckets", 32), f("relative_attention_max_distance", 128)
+        return positions.RelativeBias(num_heads, side == "encoder", buckets, max_distance)
 
     def layer(side: str, i: int) -> nn.Module:
         mask = masks.full if side == "encoder" else masks.causal
         block = blocks.Block(
             mixer=attention.SelfAttention(num_heads, head_dim, scale=1.0, mask=mask),
             cross=attention.CrossAttention(num_heads, head_dim, scale=1.0) if side == "decoder" else None,
-            mlp=dense(f) if mlp_of is None else mlp_of(side, i),
-            norm=scaled(),
+            mlp=build_mlp(f) if mlp_of is None else mlp_of(side, i),
+            norm=norm(),
         )
         return blocks.Positioned(bias(side), block) if own_bias else block
 
     def tower(side: str, count: int) -> nn.Module:
         layers = [layer(side, i) for i in range(count)]
-        return stacked(layers, position=None if own_bias else bias(side), norm=scaled())
+        return stack_layers(layers, position=None if own_bias else bias(side), norm=norm())
 
     encoder_layers = f("num_layers")
     return architectures.EncoderDecoder(
         linear.Embed(f("vocab_size"), width),
         tower("encoder", encoder_layers),
         tower("decoder", f("num_decoder_layers", encoder_layers)),
-        head(f, tied),
+        build_head(f, tied),
     )
 
 
-def head(f: Fields, tied: bool) -> nn.Module:
-    """A tied head divides by sqrt(d_model); transformers 5 says so in a field of its own, and ties unless there is a table."""
+def build_head(f: Fields, tied: bool) -> nn.Module:
+    """Builds the head. A tied head divides by sqrt(d_model).
+
+    transformers 5 has a separate field for this division, and ties the head unless the checkpoint has a table.
+    """
     tied = f("tie_word_embeddings", tied)
     scaled = tied
     if "scale_decoder_outputs" in f.values:
-        tied, scaled = tied and not f.holds("lm_head."), f("scale_decoder_outputs", False)
+        tied, scaled = tied and not f.has_tensor("lm_head."), f("scale_decoder_outputs", False)
     if scaled and not tied:
         raise ValueError(f"{f.where}: scale_decoder_outputs=true with an untied head is not supported")
     return heads.Tied(scale=None if scaled else 1.0) if tied else heads.Untied()
 
 
-def dense(f: Fields) -> mlp.Mlp:
-    """The MLP that feed_forward_proj names: "relu", or "gated-gelu", whose gelu is the tanh one."""
+def build_mlp(f: Fields) -> mlp.Mlp:
+    """Builds the MLP of feed_forward_proj, for example "relu", or "gated-gelu" with the tanh approximation."""
     name = f("feed_forward_proj", "relu")
     gated, activation = name.startswith("gated-"), name.removeprefix("gated-")
     if name == "gated-gelu":
@@ -76,18 +79,18 @@ def dense(f: Fields) -> mlp.Mlp:
         raise ValueError(
             f"{f.where}: feed_forward_proj={name!r} is not supported; supported are {', '.join(ACTIVATIONS)}"
         )
-    f.only("dense_act_fn", activation)
-    f.only("is_gated_act", gated)
+    f.expect("dense_act_fn", activation)
+    f.expect("is_gated_act", gated)
     return mlp.Mlp(f("d_ff"), ACTIVATIONS[activation], gated=gated)
 
 
 def build_switch(f: Fields) -> architectures.EncoderDecoder:
-    """Switch: a mixture of experts in every sparse_step-th layer, one expert a token, `expert_capacity` tokens an expert."""
-    f.only("router_bias", False)
-    f.unused("router_dtype", "router_ignore_padding_tokens", "add_router_probs")
-    f.unused("num_sparse_encoder_layers", "num_sparse_decoder_layers", "router_type", "batch_prioritized_routing")
+    """Builds Switch: experts in every sparse_step-th layer, one expert per token, `expert_capacity` tokens per expert."""
+    f.expect("router_bias", False)
+    f.ignore("router_dtype", "router_ignore_padding_tokens", "add_router_probs")
+    f.ignore("num_sparse_encoder_layers", "num_sparse_decoder_layers", "router_type", "batch_prioritized_routing")
     dispatch = moe.Capacity(tokens=f("expert_capacity", 64))
-    steps = {side: f(f"{side}_sparse_step", sparse_step(f, side)) for side in ("encoder", "decoder")}
+    steps = {side: f(f"{side}_sparse_step", default_sparse_step(f, side)) for side in ("encoder", "decoder")}
 
     def layer(side: str, i: int) -> nn.Module:
         if not steps[side] or i % steps[side] != (1 if steps[side] > 1 else 0):
@@ -98,161 +101,174 @@ def build_switch(f: Fields) -> architectures.EncoderDecoder:
     return build(f, mlp_of=layer)
 
 
-def sparse_step(f: Fields, side: str) -> int:
-    """How often a layer is sparse, from the number of those that are."""
+def default_sparse_step(f: Fields, side: str) -> int:
+    """Returns the interval of sparse layers, from their number."""
     sparse = f(f"num_sparse_{side}_layers", 3)
     layers = f("num_layers") if side == "encoder" else f("num_decoder_layers", f("num_layers"))
     return layers // sparse if sparse else 0
 
 
-def inner(layer: nn.Module) -> nn.Module:
-    return layer.block if kind(layer) == "Positioned" else layer
+def inner_block(layer: nn.Module) -> nn.Module:
+    """The block of a layer, without its own position encoding."""
+    return layer.block if class_name(layer) == "Positioned" else layer
 
 
-def block(model: nn.Module) -> nn.Module:
-    return inner(unstacked(model.encoder)[0])
+def first_block(model: nn.Module) -> nn.Module:
+    """The first block of the encoder."""
+    return inner_block(unstack_layers(model.encoder)[0])
 
 
-def bias_of(model: nn.Module) -> nn.Module:
-    own = unstacked(model.encoder)[0]
-    return own.position if kind(own) == "Positioned" else model.encoder.position
+def relative_bias(model: nn.Module) -> nn.Module:
+    """The relative bias of the encoder."""
+    layer = unstack_layers(model.encoder)[0]
+    return layer.position if class_name(layer) == "Positioned" else model.encoder.position
 
 
-def projection(model: nn.Module) -> str:
-    layer = block(model).mlp
+def feed_forward_name(model: nn.Module) -> str:
+    """The field feed_forward_proj."""
+    layer = first_block(model).mlp
     name = activation_name(layer.activation)
     if layer.gated:
         return "gated-gelu" if name == "gelu_new" else f"gated-{name}"
     return name
 
 
-def sparse_layers(model: nn.Module, side: str) -> int:
-    return sum(kind(layer.mlp) == "Moe" for layer in unstacked(getattr(model, side)))
+def count_sparse_layers(model: nn.Module, side: str) -> int:
+    """The number of layers with experts on a side."""
+    return sum(class_name(layer.mlp) == "Moe" for layer in unstack_layers(getattr(model, side)))
 
 
-def step(side: str) -> Callable[[nn.Module], int]:
-    def found(model: nn.Module) -> int:
-        sparse = sparse_layers(model, side)
-        return len(unstacked(getattr(model, side))) // sparse if sparse else 0
+def sparse_step_field(side: str) -> Callable[[nn.Module], int]:
+    """Returns a function that gives the field encoder_sparse_step or decoder_sparse_step."""
 
-    return found
+    def step(model: nn.Module) -> int:
+        sparse = count_sparse_layers(model, side)
+        return len(unstack_layers(getattr(model, side))) // sparse if sparse else 0
+
+    return step
 
 
-def first_sparse(model: nn.Module) -> nn.Module:
-    sparse = [x.mlp for side in (model.encoder, model.decoder) for x in unstacked(side) if kind(x.mlp) == "Moe"]
+def first_moe(model: nn.Module) -> nn.Module:
+    """The first mixture of experts."""
+    sparse = [
+        x.mlp for side in (model.encoder, model.decoder) for x in unstack_layers(side) if class_name(x.mlp) == "Moe"
+    ]
     return sparse[0]
 
 
-SHAPE: Describe = {
+SHAPE: Description = {
     "vocab_size": "embed.vocab_size",
     "d_model": "embed.width",
-    "num_layers": lambda model: len(unstacked(model.encoder)),
-    "num_decoder_layers": lambda model: len(unstacked(model.decoder)),
-    "num_heads": lambda model: block(model).mixer.num_heads,
-    "d_kv": lambda model: block(model).mixer.head_dim,
-    "d_ff": lambda model: block(model).mlp.hidden_dim,
+    "num_layers": lambda model: len(unstack_layers(model.encoder)),
+    "num_decoder_layers": lambda model: len(unstack_layers(model.decoder)),
+    "num_heads": lambda model: first_block(model).mixer.num_heads,
+    "d_kv": lambda model: first_block(model).mixer.head_dim,
+    "d_ff": lambda model: first_block(model).mlp.hidden_dim,
     "layer_norm_epsilon": "encoder.norm.epsilon",
-    "relative_attention_num_buckets": lambda model: bias_of(model).num_buckets,
-    "relative_attention_max_distance": lambda model: bias_of(model).max_distance,
-    "tie_word_embeddings": lambda model: kind(model.head) == "Tied",
+    "relative_attention_num_buckets": lambda model: relative_bias(model).num_buckets,
+    "relative_attention_max_distance": lambda model: relative_bias(model).max_distance,
+    "tie_word_embeddings": lambda model: class_name(model.head) == "Tied",
     "is_encoder_decoder": lambda model: True,
     "decoder_start_token_id": lambda model: 0,
 }
-SWITCH: Describe = {
-    "num_experts": lambda model: first_sparse(model).router.num_experts,
-    "dense_act_fn": lambda model: activation_name(first_sparse(model).activation),
-    # A capacity that grows with the length cannot be said there: the family's own number is.
-    "expert_capacity": lambda model: getattr(first_sparse(model).dispatch, "tokens", None) or 64,
-    **{f"{side}_sparse_step": step(side) for side in ("encoder", "decoder")},
-    "num_sparse_encoder_layers": lambda model: sparse_layers(model, "encoder"),
-    "num_sparse_decoder_layers": lambda model: sparse_layers(model, "decoder"),
+SWITCH: Description = {
+    "num_experts": lambda model: first_moe(model).router.num_experts,
+    "dense_act_fn": lambda model: activation_name(first_moe(model).activation),
+    # config.json cannot express a capacity that grows with the length; the family's default replaces it.
+    "expert_capacity": lambda model: getattr(first_moe(model).dispatch, "tokens", None) or 64,
+    **{f"{side}_sparse_step": sparse_step_field(side) for side in ("encoder", "decoder")},
+    "num_sparse_encoder_layers": lambda model: count_sparse_layers(model, "encoder"),
+    "num_sparse_decoder_layers": lambda model: count_sparse_layers(model, "decoder"),
 }
 
 
-def attending(theirs: str, ours: str) -> Rules:
-    """The four matrices of an attention."""
+def attention_rules(theirs: str, ours: str) -> Rules:
+    """The rules of the four matrices of an attention."""
     return {
-        **weights(f"{theirs}.q", f"{ours}.query"),
-        **weights(f"{theirs}.k", f"{ours}.key"),
-        **weights(f"{theirs}.v", f"{ours}.value"),
-        **weights(f"{theirs}.o", f"{ours}.out", ops.linear(2)),
+        **linear_rules(f"{theirs}.q", f"{ours}.query"),
+        **linear_rules(f"{theirs}.k", f"{ours}.key"),
+        **linear_rules(f"{theirs}.v", f"{ours}.value"),
+        **linear_rules(f"{theirs}.o", f"{ours}.out", ops.linear(2)),
     }
 
 
-def feeding(theirs: str, ours: str, name: str) -> Rules:
-    """An MLP, plain or gated, or the experts in its place."""
+def mlp_rules(theirs: str, ours: str, name: str) -> Rules:
+    """The rules of an MLP, plain or gated, or of experts in its place."""
     expert = f"{theirs}.mlp.experts.expert_{{e}}"
     return {
-        **weights(f"{theirs}.{name}.wi", f"{ours}.up"),
-        **weights(f"{theirs}.{name}.wi_0", f"{ours}.gate"),
-        **weights(f"{theirs}.{name}.wi_1", f"{ours}.up"),
-        **weights(f"{theirs}.{name}.wo", f"{ours}.down"),
+        **linear_rules(f"{theirs}.{name}.wi", f"{ours}.up"),
+        **linear_rules(f"{theirs}.{name}.wi_0", f"{ours}.gate"),
+        **linear_rules(f"{theirs}.{name}.wi_1", f"{ours}.up"),
+        **linear_rules(f"{theirs}.{name}.wo", f"{ours}.down"),
         f"{theirs}.mlp.router.classifier.weight": (f"{ours}.router.gate.kernel", ops.linear()),
         f"{expert}.wi.weight": (f"{ours}.up", ops.linear()),
         f"{expert}.wo.weight": (f"{ours}.down", ops.linear()),
     }
 
 
-def rules(name: str) -> Rules:
-    """The rules of both sides; `name` is what the MLP is called."""
+def make_rules(name: str) -> Rules:
+    """The rules of both sides; `name` is the name of the MLP."""
     result: Rules = {
-        "shared.weight": ("embed.table", ops.same),
-        "lm_head.weight": ("head.table", ops.same),
-        **norm("encoder.final_layer_norm", "encoder.norm"),
-        **norm("decoder.final_layer_norm", "decoder.norm"),
+        "shared.weight": ("embed.table", ops.identity),
+        "lm_head.weight": ("head.table", ops.identity),
+        **norm_rules("encoder.final_layer_norm", "encoder.norm"),
+        **norm_rules("decoder.final_layer_norm", "decoder.norm"),
     }
     for side, last in (("encoder", 1), ("decoder", 2)):
         layer, ours = f"{side}.block.{{}}.layer", f"{side}.{{}}"
         bias = "SelfAttention.relative_attention_bias.weight"
         result |= {
-            **attending(f"{layer}.0.SelfAttention", f"{ours}.mixer"),
-            **norm(f"{layer}.0.layer_norm", f"{ours}.mixer_norm"),
-            **feeding(f"{layer}.{last}", f"{ours}.mlp", name),
-            **norm(f"{layer}.{last}.layer_norm", f"{ours}.mlp_norm"),
-            f"{side}.block.0.layer.0.{bias}": (f"{side}.position.table", ops.flipped),
-            f"{layer}.0.{bias}": (f"{side}.{{position}}.table", ops.flipped),
+            **attention_rules(f"{layer}.0.SelfAttention", f"{ours}.mixer"),
+            **norm_rules(f"{layer}.0.layer_norm", f"{ours}.mixer_norm"),
+            **mlp_rules(f"{layer}.{last}", f"{ours}.mlp", name),
+            **norm_rules(f"{layer}.{last}.layer_norm", f"{ours}.mlp_norm"),
+            f"{side}.block.0.layer.0.{bias}": (f"{side}.position.table", ops.transpose),
+            f"{layer}.0.{bias}": (f"{side}.{{position}}.table", ops.transpose),
         }
-    result |= attending("decoder.block.{}.layer.1.EncDecAttention", "decoder.{}.cross")
-    return result | norm("decoder.block.{}.layer.1.layer_norm", "decoder.{}.cross_norm")
+    result |= attention_rules("decoder.block.{}.layer.1.EncDecAttention", "decoder.{}.cross")
+    return result | norm_rules("decoder.block.{}.layer.1.layer_norm", "decoder.{}.cross_norm")
 
 
-COPIES = {r"(encoder|decoder)\.embed_tokens\.weight": "shared.weight", r"lm_head\.weight": "shared.weight"}
+ALIASES = {r"(encoder|decoder)\.embed_tokens\.weight": "shared.weight", r"lm_head\.weight": "shared.weight"}
 
-# T5 1.0 was published with a relative bias for its cross-attention, which has none.
-UNUSED = r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
-
-
-def table(name: str) -> Callable[[nn.Module], Table]:
-    plain = rules(name)
-
-    def of(model: nn.Module) -> Table:
-        gated = getattr(block(model).mlp, "gated", False)
-        unwanted = ".wi." if gated else ".wi_"
-        experts = {n: r for n, r in plain.items() if "expert" in n}
-        kept = {n: r for n, r in plain.items() if unwanted not in n} | (experts if not gated else {})
-        return Table(kept, COPIES, UNUSED)
-
-    return of
+# T5 1.0 was published with a relative bias for its cross-attention, which does not use one.
+IGNORED = r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
 
 
-DENSE: Describe = SHAPE | {"feed_forward_proj": projection}
-T5 = DENSE | named("T5ForConditionalGeneration")
+def make_table(name: str) -> Callable[[nn.Module], Table]:
+    """Returns a function that gives the table of a model; `name` is the name of the MLP."""
+    rules = make_rules(name)
+
+    def table(model: nn.Module) -> Table:
+        gated = getattr(first_block(model).mlp, "gated", False)
+        other = ".wi." if gated else ".wi_"
+        kept = {name: rule for name, rule in rules.items() if other not in name}
+        return Table(kept, ALIASES, IGNORED)
+
+    return table
+
+
+DENSE: Description = SHAPE | {"feed_forward_proj": feed_forward_name}
+T5 = DENSE | architecture_field("T5ForConditionalGeneration")
 
 FAMILIES = (
-    Family("t5", build, T5, table("DenseReluDense")),
+    Family("t5", build, T5, make_table("DenseReluDense")),
     Family(
-        "mt5", lambda f: build(f, tied=False), DENSE | named("MT5ForConditionalGeneration"), table("DenseReluDense")
+        "mt5",
+        lambda f: build(f, tied=False),
+        DENSE | architecture_field("MT5ForConditionalGeneration"),
+        make_table("DenseReluDense"),
     ),
     Family(
         "umt5",
         lambda f: build(f, own_bias=True, tied=False),
-        DENSE | named("UMT5ForConditionalGeneration"),
-        table("DenseReluDense"),
+        DENSE | architecture_field("UMT5ForConditionalGeneration"),
+        make_table("DenseReluDense"),
     ),
     Family(
         "switch_transformers",
         build_switch,
-        SHAPE | SWITCH | named("SwitchTransformersForConditionalGeneration"),
-        table("mlp"),
+        SHAPE | SWITCH | architecture_field("SwitchTransformersForConditionalGeneration"),
+        make_table("mlp"),
     ),
 )

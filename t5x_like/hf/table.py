@@ -1,15 +1,15 @@
-"""Mapping tables: which tensor of a file is which parameter of ours, one table a family, read forwards and backwards.
+"""Mapping tables between tensors of a file and parameters: one table per family, for import and export.
 
-A rule is `theirs: (ours, op)`. In `theirs`, `{}` is a layer's number and `{e}` an expert's; in `ours`, `{}` is where that
-layer's block is ("decoder.{}.mixer" may be decoder.layers.blocks_1.mixer, index 3) and `{position}` where the block's own
-position encoding is. A rule stands for nothing where the model does not have its parameters, so a table lists biases,
-norms and heads that only some models of a family have.
+A rule is `theirs: (ours, op)`. In `theirs`, `{}` is the number of a layer and `{e}` that of an expert. In `ours`, `{}` is the
+path of the layer's block ("decoder.{}.mixer" may be decoder.layers.blocks_1.mixer, index 3) and `{position}` the path of the
+block's own position encoding. Rules whose parameters the model does not have are skipped, so a table also lists biases, norms
+and heads that only some models of a family have.
 """
 
 import dataclasses
 import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,26 +19,31 @@ from t5x_like.hf import ops
 from t5x_like.hf.ops import Op
 from t5x_like.models import blocks
 
-Rules = Mapping[str, tuple[str | tuple[str, ...], Op]]
+Rules = dict[str, tuple[str | tuple[str, ...], Op]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The rules of a family, and the tensors that are only copies of others (`aliases`) or no parameters (`ignored`).
+    """The rules of a family.
 
-    `prefix` is what names begin with in a model with a head, and lack in the bare one; `lacks` is one that was taken off.
+    Attributes:
+      rules: name of a tensor -> (paths of parameters, op).
+      aliases: pattern of a name -> name of the tensor that it is a copy of.
+      ignored: pattern of names of tensors that are not parameters.
+      prefix: of tensor names in a model with a head; bare models lack it.
+      removed: the prefix, after `remove_prefix`.
     """
 
     rules: Rules
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ignored: str = r"$^"
     prefix: str = ""
-    lacks: str = ""
+    removed: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A parameter, or with an index (layer, expert) one piece of it."""
+    """A parameter or, with an index (layer, expert), one piece of it."""
 
     path: str
     index: tuple[int, ...]
@@ -47,84 +52,92 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What one tensor of a file holds."""
+    """The contents of one tensor of a file."""
 
     op: Op
     targets: tuple[Target, ...]
 
     def shape(self) -> tuple[int, ...]:
-        """The tensor's shape, from those of our parameters."""
+        """The tensor's shape, computed from the shapes of the parameters."""
         return shape_of(self.op, tuple(target.shape for target in self.targets))
 
 
 @functools.cache
 def shape_of(op: Op, shapes: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
-    """The shape of the tensor that `op` joins arrays of these shapes into."""
+    """Returns the shape of the tensor that `op` joins from arrays of these shapes."""
     return jax.eval_shape(op.join, [jax.ShapeDtypeStruct(shape, "float32") for shape in shapes]).shape
 
 
-def weights(theirs: str, ours: str | Sequence[str], op: Op | None = None, bias: Op = ops.vector) -> Rules:
-    """The rules of a Linear layer: weight and, where there is one, bias."""
+def linear_rules(theirs: str, ours: str | Sequence[str], op: Op | None = None, bias: Op = ops.flatten) -> Rules:
+    """Returns the rules of a Linear layer: weight and, if present, bias."""
     ours = (ours,) if isinstance(ours, str) else tuple(ours)
     kernels, biases = (tuple(f"{name}.{part}" for name in ours) for part in ("kernel", "bias"))
     return {f"{theirs}.weight": (kernels, op or ops.linear()), f"{theirs}.bias": (biases, bias)}
 
 
-def norm(theirs: str, ours: str) -> Rules:
-    """The rules of a norm: scale and, where there is one, bias."""
-    return {f"{theirs}.weight": (f"{ours}.scale", ops.vector), f"{theirs}.bias": (f"{ours}.bias", ops.vector)}
+def norm_rules(theirs: str, ours: str) -> Rules:
+    """Returns the rules of a norm: scale and, if present, bias."""
+    return {f"{theirs}.weight": (f"{ours}.scale", ops.flatten), f"{theirs}.bias": (f"{ours}.bias", ops.flatten)}
 
 
-def places(stack: nn.Module) -> list[tuple[str, int | None]]:
-    """For every layer of a stack: where its block's parameters are, and at which index along their axis `layers`."""
-    inner = blocks_of(stack.block)
+def layer_paths(stack: nn.Module) -> list[tuple[str, int | None]]:
+    """Returns for every layer of a stack the path of its block and its index along the axis `layers` (None: unstacked)."""
+    inner = block_paths(stack.block)
     if stack.shared:
         return [(f"layers{path}", None) for path in inner]
-    scanned = [(f"layers{path}", i) for i in range(stack.repeats) for path in inner]
-    unrolled = [(f"layer_{i}{path}", None) for i in range(stack.repeats) for path in inner]
-    tail = [] if stack.tail is None else [(f"tail{path}", None) for path in blocks_of(stack.tail)]
+    scanned: list[tuple[str, int | None]] = [(f"layers{path}", i) for i in range(stack.repeats) for path in inner]
+    unrolled: list[tuple[str, int | None]] = [
+        (f"layer_{i}{path}", None) for i in range(stack.repeats) for path in inner
+    ]
+    tail: list[tuple[str, int | None]] = (
+        [] if stack.tail is None else [(f"tail{path}", None) for path in block_paths(stack.tail)]
+    )
     return (scanned if stack.scan else unrolled) + tail
 
 
-def blocks_of(block: nn.Module) -> list[str]:
-    """The paths of the blocks in a block, which may be a pattern or have a position encoding of its own."""
+def block_paths(block: nn.Module) -> list[str]:
+    """Returns the paths of the blocks in a block, which may be a Pattern or Positioned."""
     if isinstance(block, blocks.Pattern):
-        return [f".blocks_{i}{path}" for i, inner in enumerate(block.blocks) for path in blocks_of(inner)]
+        return [f".blocks_{i}{path}" for i, inner in enumerate(block.blocks) for path in block_paths(inner)]
     if isinstance(block, blocks.Positioned):
-        return [f".block{path}" for path in blocks_of(block.block)]
+        return [f".block{path}" for path in block_paths(block.block)]
     return [""]
 
 
-def expand(table: Table, model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Entry]:
-    """Every tensor of the model's file by name; `shapes` are those of our parameters by dotted path.
+def expand_table(table: Table, model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Entry]:
+    """Returns every tensor of the model's file by name; `shapes` are the shapes of parameters by dotted path.
 
     Raises:
-      ValueError: parameters for which the table has no rule (a module that the family's file format cannot hold).
+      ValueError: the table has no rule for some parameters, because the family cannot hold one of the modules.
     """
-    found: dict[str, Entry] = {}
+    expanded: dict[str, Entry] = {}
     for theirs, (ours, op) in table.rules.items():
-        found |= entries(theirs, (ours,) if isinstance(ours, str) else ours, op, model, shapes)
-    filled = {target.path for entry in found.values() for target in entry.targets}
-    if left := sorted(set(shapes) - filled):
-        raise ValueError(f"no tensor of the file holds {', '.join(left[:8])}; this model is not of that family")
-    return found
+        expanded |= rule_entries(theirs, (ours,) if isinstance(ours, str) else ours, op, model, shapes)
+    covered = {target.path for entry in expanded.values() for target in entry.targets}
+    if missing := sorted(set(shapes) - covered):
+        raise ValueError(f"no tensor of the file holds {', '.join(missing[:8])}; the model is not of this family")
+    return expanded
 
 
-def entries(theirs: str, ours: Sequence[str], op: Op, model: nn.Module, shapes) -> Iterator[tuple[str, Entry]]:
-    """(name, entry) for every layer and expert of one rule."""
+def rule_entries(
+    theirs: str, ours: Sequence[str], op: Op, model: nn.Module, shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[str, Entry]]:
+    """Yields (name, entry) for every layer and expert of one rule."""
     if not any("{" in path for path in ours):
-        yield from experts(theirs, ours, (), op, shapes)
+        yield from expert_entries(theirs, ours, (), op, shapes)
         return
     stack = getattr(model, ours[0].partition(".")[0])
-    for number, (place, index) in enumerate(places(stack)):
-        named = theirs.replace("{}", str(number))
-        position = place.removesuffix(".block") + ".position" if place.endswith(".block") else "none"
-        paths = [path.replace("{}", place).replace("{position}", position) for path in ours]
-        yield from experts(named, paths, () if index is None else (index,), op, shapes)
+    for number, (block, index) in enumerate(layer_paths(stack)):
+        name = theirs.replace("{}", str(number))
+        position = block.removesuffix(".block") + ".position" if block.endswith(".block") else "none"
+        paths = [path.replace("{}", block).replace("{position}", position) for path in ours]
+        yield from expert_entries(name, paths, () if index is None else (index,), op, shapes)
 
 
-def experts(theirs: str, paths: Sequence[str], index: tuple[int, ...], op: Op, shapes) -> Iterator[tuple[str, Entry]]:
-    """(name, entry) for every expert, if the rule is about experts, of parameters that the model has."""
+def expert_entries(
+    theirs: str, paths: Sequence[str], index: tuple[int, ...], op: Op, shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[str, Entry]]:
+    """Yields (name, entry) of a rule, or of each expert if the rule has `{e}`; nothing if the model lacks the parameters."""
     if not all(path in shapes for path in paths):
         return
     inner = [shapes[path][len(index) :] for path in paths]
@@ -136,8 +149,8 @@ def experts(theirs: str, paths: Sequence[str], index: tuple[int, ...], op: Op, s
         yield theirs.replace("{e}", str(expert)), Entry(op, targets)
 
 
-def without_prefix(table: Table, names: Iterable[str]) -> Table:
-    """The table for a file of these names: a bare model's lack the prefix."""
+def remove_prefix(table: Table, names: Iterable[str]) -> Table:
+    """Returns the table for a file with these names: without the prefix if no name has it (a bare model)."""
     if not table.prefix or any(name.startswith(table.prefix) for name in names):
         return table
     rules = {name.removeprefix(table.prefix): rule for name, rule in table.rules.items()}
@@ -145,33 +158,33 @@ def without_prefix(table: Table, names: Iterable[str]) -> Table:
         copy.removeprefix(re.escape(table.prefix)): original.removeprefix(table.prefix)
         for copy, original in table.aliases.items()
     }
-    return dataclasses.replace(table, rules=rules, aliases=aliases, prefix="", lacks=table.prefix)
+    return dataclasses.replace(table, rules=rules, aliases=aliases, prefix="", removed=table.prefix)
 
 
-def under_our_names(table: Table, wanted: Iterable[str], stored: Mapping[str, Any]) -> dict[str, Any]:
-    """What is stored, by the names that are `wanted`, where some files have others.
+def rename_tensors(table: Table, expected: Container[str], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the stored tensors with historical names replaced by the `expected` ones.
 
-    BERT's first files say gamma and beta, bare models may have their prefix, a tied table may have its copy's name alone.
+    Early BERT files have gamma and beta, bare models may have the prefix, and a tied table may only have the name of its copy.
     """
 
-    def ours(name: str) -> str:
-        new = re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", name))
-        names = (name, new, name.removeprefix(table.lacks), new.removeprefix(table.lacks))
-        return next((x for x in names if x in wanted), name)
+    def rename(name: str) -> str:
+        modern = re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", name))
+        names = (name, modern, name.removeprefix(table.removed), modern.removeprefix(table.removed))
+        return next((x for x in names if x in expected), name)
 
-    found = {ours(name): tensor for name, tensor in stored.items()}
-    for name in [name for name in found if name not in wanted]:
-        if (original := original_of(table, name)) in wanted and original not in found:
-            found[original] = found.pop(name)
-    return found
+    renamed = {rename(name): tensor for name, tensor in stored.items()}
+    for name in [name for name in renamed if name not in expected]:
+        original = find_original(table, name)
+        if original is not None and original in expected and original not in renamed:
+            renamed[original] = renamed.pop(name)
+    return renamed
 
 
-def original_of(table: Table, name: str) -> str | None:
-    """The tensor that `name` is a copy of, or None."""
-    found = [original for copy, original in table.aliases.items() if re.fullmatch(copy, name)]
-    return found[0] if found else None
+def find_original(table: Table, name: str) -> str | None:
+    """Returns the name of the tensor that `name` is a copy of, or None."""
+    return next((original for copy, original in table.aliases.items() if re.fullmatch(copy, name)), None)
 
 
 def is_ignored(table: Table, name: str) -> bool:
-    """Whether a tensor of that name is no parameter (a mask, frequencies)."""
+    """Whether the tensor of this name is not a parameter (a mask, frequencies)."""
     return re.fullmatch(table.ignored, name) is not None

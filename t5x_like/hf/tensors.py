@@ -1,22 +1,25 @@
-"""Safetensors files: read a tensor at a time from one file or a sharded index, written a tensor at a time.
+"""Safetensors files, single or sharded with an index, read and written a tensor at a time.
 
-Format: 8 bytes header length, a JSON header {name: {dtype, shape, data_offsets}}, the data. The `safetensors` library checks
-every file that is opened; data are read with plain file reads, so that no more than one tensor is in host memory.
+Format: 8 bytes header length, a JSON header {name: {dtype, shape, data_offsets}}, the data. The `safetensors` library
+validates every file; plain file reads fetch the data, so that at most one tensor is in host memory.
 """
 
 import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 import ml_dtypes
 import numpy as np
 import safetensors
 
-ALIGNMENT = 64  # bytes; JAX uses host memory that is aligned so without copying it
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+from t5x_like.types import PathLike
+
+ALIGNMENT = 64  # bytes; JAX uses memory with this alignment without a copy
+SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {
     "F64": np.float64,
     "F32": np.float32,
@@ -29,13 +32,13 @@ DTYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
-NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
+DTYPE_NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
+PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
-    """A tensor in a file, or one that `make` works out when it is read."""
+class StoredTensor:
+    """A tensor in a file at `path` and `offset` (bytes), or one that `make` computes when it is read."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -44,82 +47,92 @@ class Stored:
     make: Callable[[], np.ndarray] | None = None
 
     def read(self, scratch: np.ndarray | None = None) -> np.ndarray:
-        """The tensor, in memory of its own, or in the bytes of `scratch`, which are used again."""
+        """Reads the tensor into new memory, or into the bytes of `scratch`.
+
+        Raises:
+          ValueError: the file is too short.
+        """
         if self.make is not None:
             return self.make()
+        assert self.path is not None
         if scratch is None:
-            data = aligned(self.shape, self.dtype)
+            data = allocate(self.shape, self.dtype)
         else:
-            data = scratch[: size(self)].view(self.dtype).reshape(self.shape)
+            data = scratch[: byte_size(self)].view(self.dtype).reshape(self.shape)
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.offset)
-            view, done = memoryview(data.reshape(-1).view(np.uint8)), 0
-            while done < data.nbytes:  # a read gives at most 2 GiB
-                got = file.readinto(view[done:])
-                if not got:
+            view, done = data.reshape(-1).view(np.uint8).data, 0
+            while done < data.nbytes:  # a read returns at most 2 GiB
+                count = file.readinto(view[done:])
+                if not count:
                     missing = data.nbytes - done
-                    raise ValueError(f"{self.path} ends {missing} bytes early; download or copy it again")
-                done += got
+                    raise ValueError(f"{self.path} is {missing} bytes too short; download or copy it again")
+                done += count
         return data
 
 
-def aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """An array, not filled, in memory that JAX can use without copying it."""
+def allocate(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """Returns an uninitialized array in memory that JAX can use without a copy."""
     count = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.empty(count + ALIGNMENT, np.uint8)
     begin = -memory.ctypes.data % ALIGNMENT
     return memory[begin : begin + count].view(dtype).reshape(shape)
 
 
-def stored(folder) -> dict[str, Stored]:
-    """Every tensor of a folder's model.safetensors, or else of the shards its index names.
+def list_tensors(folder: PathLike) -> dict[str, StoredTensor]:
+    """Returns every tensor, by name, of a folder's model.safetensors or of the shards in its index; reads no data.
 
     Raises:
-      FileNotFoundError: no safetensors, or a shard that the index names is not there.
-      ValueError: a damaged file, an index that disagrees with its shards, a dtype that is not supported.
+      FileNotFoundError: there are no safetensors, or a shard is missing.
+      ValueError: a file is damaged, the index disagrees with its shards, or a dtype is not supported.
     """
     folder = Path(folder)
-    if (folder / SINGLE).exists():
-        return dict(read_header(folder / SINGLE))
-    if not (folder / INDEX).exists():
-        refuse_absent(folder)
-    return from_index(folder)
+    if (folder / SINGLE_FILE).exists():
+        return dict(read_header(folder / SINGLE_FILE))
+    if not (folder / INDEX_FILE).exists():
+        raise_absent(folder)
+    return read_index(folder)
 
 
-def refuse_absent(folder: Path) -> None:
-    pickles = [path.name for pattern in PICKLES for path in sorted(folder.glob(pattern))]
+def raise_absent(folder: Path) -> NoReturn:
+    """Raises FileNotFoundError, with the remedy if the folder has pickles."""
+    pickles = [path.name for pattern in PICKLE_PATTERNS for path in sorted(folder.glob(pattern))]
     remedy = (
-        f"; {pickles[0]} is not read, because reading a pickle runs its code. Convert it where it comes from: "
+        f"; {pickles[0]} is not read, because loading a pickle runs its code. Convert it with transformers: "
         "AutoModel.from_pretrained(FOLDER).save_pretrained(OUT, safe_serialization=True)"
         if pickles
         else ""
     )
-    raise FileNotFoundError(f"{folder} has neither {SINGLE} nor {INDEX}{remedy}")
+    raise FileNotFoundError(f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}{remedy}")
 
 
-def from_index(folder: Path) -> dict[str, Stored]:
-    """The tensors that an index names, from the shards it names."""
+def read_index(folder: Path) -> dict[str, StoredTensor]:
+    """Returns the tensors of the shards in an index."""
     try:
-        where = json.loads((folder / INDEX).read_text())["weight_map"]
+        weight_map = json.loads((folder / INDEX_FILE).read_text())["weight_map"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / INDEX} is not an index: {error!r}") from error
-    found: dict[str, Stored] = {}
-    for shard in sorted(set(where.values())):
+        raise ValueError(f"{folder / INDEX_FILE} is not an index: {error!r}") from error
+    tensors: dict[str, StoredTensor] = {}
+    for shard in sorted(set(weight_map.values())):
         if not (folder / shard).exists():
-            raise FileNotFoundError(f"{folder / INDEX} names {shard}, which is not there; copy it or download it again")
-        found |= read_header(folder / shard)
-    if missing := sorted(set(where) - set(found)):
-        raise ValueError(f"{folder / INDEX} names tensors that are in none of its shards: {', '.join(missing[:5])}")
-    return found
+            raise FileNotFoundError(
+                f"{folder / INDEX_FILE} names {shard}, which does not exist; copy it or download it again"
+            )
+        tensors |= read_header(folder / shard)
+    if missing := sorted(set(weight_map) - set(tensors)):
+        raise ValueError(
+            f"{folder / INDEX_FILE} names tensors that are in none of its shards: {', '.join(missing[:5])}"
+        )
+    return tensors
 
 
-def read_header(path: Path) -> Iterator[tuple[str, Stored]]:
-    """(name, tensor) for every tensor of a file, which is checked."""
+def read_header(path: Path) -> Iterator[tuple[str, StoredTensor]]:
+    """Validates a file and yields (name, tensor) for each of its tensors."""
     try:
         with safetensors.safe_open(path, framework="numpy"):
             pass
         with path.open("rb") as file:
-            if hasattr(os, "posix_fadvise"):  # the system may begin to read what will be needed
+            if hasattr(os, "posix_fadvise"):  # starts reading ahead
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
             size = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(size))
@@ -130,52 +143,61 @@ def read_header(path: Path) -> Iterator[tuple[str, Stored]]:
         if entry["dtype"] not in DTYPES:
             raise ValueError(f"{path}: {name} is stored as {entry['dtype']}; supported are {', '.join(DTYPES)}")
         offset = 8 + size + entry["data_offsets"][0]
-        yield name, Stored(tuple(entry["shape"]), np.dtype(DTYPES[entry["dtype"]]), path, offset)
+        yield name, StoredTensor(tuple(entry["shape"]), np.dtype(DTYPES[entry["dtype"]]), path, offset)
 
 
-def write(folder: Path, tensors: Mapping[str, Stored], shard_bytes: int, progress: Callable) -> None:
-    """Writes tensors, each made when its turn comes, as model.safetensors, or as shards of at most `shard_bytes` + index."""
-    shards, where = split(tensors, shard_bytes), {}
-    shown = iter(progress(list(tensors), len(tensors)))
+def write_tensors(
+    folder: Path,
+    tensors: Mapping[str, StoredTensor],
+    shard_bytes: int,
+    progress: Callable[[Iterable[str], int], Iterable[str]],
+) -> None:
+    """Writes tensors one by one to model.safetensors, or to shards of at most `shard_bytes` with an index."""
+    shards = split_shards(tensors, shard_bytes)
+    weight_map: dict[str, str] = {}
+    steps = iter(progress(list(tensors), len(tensors)))
     for number, names in enumerate(shards, 1):
-        shard = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        write_file(folder / shard, {name: tensors[name] for name in names}, shown)
-        where |= dict.fromkeys(names, shard)
-    next(shown, None)
+        shard = SINGLE_FILE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_file(folder / shard, {name: tensors[name] for name in names}, steps)
+        weight_map |= dict.fromkeys(names, shard)
+    next(steps, None)
     if len(shards) == 1:
         return
-    total = sum(size(tensor) for tensor in tensors.values())
-    content = {"metadata": {"total_size": total}, "weight_map": where}
-    (folder / INDEX).write_text(json.dumps(content, indent=2) + "\n")
+    total = sum(byte_size(tensor) for tensor in tensors.values())
+    content = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (folder / INDEX_FILE).write_text(json.dumps(content, indent=2) + "\n")
 
 
-def split(tensors: Mapping[str, Stored], shard_bytes: int) -> list[list[str]]:
-    """Names in order, cut before a shard grows beyond `shard_bytes`."""
-    shards, room = [], 0
+def split_shards(tensors: Mapping[str, StoredTensor], shard_bytes: int) -> list[list[str]]:
+    """Splits the names, in order, into shards of at most `shard_bytes`, or of one larger tensor."""
+    shards: list[list[str]] = []
+    room = 0
     for name, tensor in tensors.items():
-        if not shards or size(tensor) > room:
+        if not shards or byte_size(tensor) > room:
             shards.append([])
             room = shard_bytes
         shards[-1].append(name)
-        room -= size(tensor)
+        room -= byte_size(tensor)
     return shards
 
 
-def size(tensor: Stored) -> int:
+def byte_size(tensor: StoredTensor) -> int:
+    """The size of a tensor in bytes."""
     return math.prod(tensor.shape) * tensor.dtype.itemsize
 
 
-def write_file(path: Path, tensors: Mapping[str, Stored], shown: Iterator) -> None:
-    """One safetensors file; a tensor is in memory only while it is written. `shown` is advanced by each."""
-    header, offset = {"__metadata__": {"format": "pt"}}, 0
+def write_file(path: Path, tensors: Mapping[str, StoredTensor], steps: Iterator[str]) -> None:
+    """Writes one safetensors file. A tensor is in memory only while it is written; each advances `steps`."""
+    header: dict[str, dict[str, Any]] = {"__metadata__": {"format": "pt"}}
+    offset = 0
     for name, tensor in tensors.items():
-        end = offset + size(tensor)
-        header[name] = {"dtype": NAMES[tensor.dtype], "shape": tensor.shape, "data_offsets": [offset, end]}
+        end = offset + byte_size(tensor)
+        header[name] = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": tensor.shape, "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors.values():
-            next(shown)
+            next(steps)
             np.ascontiguousarray(tensor.read()).tofile(file)

@@ -1,26 +1,27 @@
-"""XLNet: two-stream attention with Transformer-XL's relative positions and relative segments."""
+"""XLNet: two-stream attention with relative positions (Transformer-XL) and relative segments."""
 
 from flax import linen as nn
 
 from t5x_like.hf import ops
 from t5x_like.hf.family import Family
 from t5x_like.hf.fields import Fields, activation_name
-from t5x_like.hf.modules import Describe, at, kind, stacked, unstacked
-from t5x_like.hf.table import Rules, Table, norm, weights
+from t5x_like.hf.modules import Description, class_name, get_path, stack_layers, unstack_layers
+from t5x_like.hf.table import Rules, Table, linear_rules, norm_rules
 from t5x_like.models import architectures, blocks, heads, linear, masks, mlp, norms, transformer_xl
 
 FIRST = "encoder.layers.0"
 
 
 def build(f: Fields) -> nn.Module:
+    """Builds XLNet."""
     width, num_heads, epsilon = f("d_model"), f("n_head"), f("layer_norm_eps", 1e-12)
-    f.only("attn_type", "bi")
-    f.only("untie_r", True)
-    f.only("clamp_len", -1, 0)
+    f.expect("attn_type", "bi")
+    f.expect("untie_r", True)
+    f.expect("clamp_len", -1, 0)
     for name in ("same_length", "bi_data"):
-        f.only(name, False)
-    f.only("tie_word_embeddings", True)
-    f.unused(
+        f.expect(name, False)
+    f.expect("tie_word_embeddings", True)
+    f.ignore(
         "mem_len", "reuse_len", "use_mems_eval", "use_mems_train", "start_n_top", "end_n_top", "max_position_embeddings"
     )
 
@@ -30,47 +31,47 @@ def build(f: Fields) -> nn.Module:
         dense = mlp.Mlp(f("d_inner"), f.activation("ff_activation", "gelu"), use_bias=True)
         return blocks.Block(mixer=mixer, mlp=dense, norm=norms.LayerNorm(epsilon), placement=blocks.post)
 
-    biased = f.holds("lm_loss") if f.names else True
+    biased = f.has_tensor("lm_loss") if f.names else True
     return architectures.TwoStream(
         linear.Embed(f("vocab_size"), width),
-        stacked([layer() for _ in range(f("n_layer"))], norm=None),
+        stack_layers([layer() for _ in range(f("n_layer"))], norm=None),
         heads.Tied(use_bias=biased),
     )
 
 
-DESCRIBE: Describe = {
+DESCRIPTION: Description = {
     "vocab_size": "embed.vocab_size",
     "d_model": "embed.width",
-    "n_layer": lambda model: len(unstacked(model.encoder)),
+    "n_layer": lambda model: len(unstack_layers(model.encoder)),
     "n_head": f"{FIRST}.mixer.num_heads",
     "d_head": f"{FIRST}.mixer.head_dim",
     "d_inner": f"{FIRST}.mlp.hidden_dim",
-    "ff_activation": lambda model: activation_name(at(model, FIRST).mlp.activation),
-    "layer_norm_eps": lambda model: at(model, FIRST).norm.epsilon,
-    "tie_word_embeddings": lambda model: kind(model.head) == "Tied",
+    "ff_activation": lambda model: activation_name(get_path(model, FIRST).mlp.activation),
+    "layer_norm_eps": lambda model: get_path(model, FIRST).norm.epsilon,
+    "tie_word_embeddings": lambda model: class_name(model.head) == "Tied",
     "attn_type": lambda model: "bi",
     "untie_r": lambda model: True,
     "architectures": lambda model: ["XLNetLMHeadModel"],
 }
 LAYER, ATTENTION = "transformer.layer.{}.", "transformer.layer.{}.rel_attn."
 RULES: Rules = {
-    "transformer.word_embedding.weight": ("embed.table", ops.same),
-    "transformer.mask_emb": ("mask", ops.leading(2)),
-    "lm_loss.bias": ("head.bias", ops.same),
-    ATTENTION + "q": ("encoder.{}.mixer.query.kernel", ops.same),
-    ATTENTION + "k": ("encoder.{}.mixer.key.kernel", ops.same),
-    ATTENTION + "v": ("encoder.{}.mixer.value.kernel", ops.same),
-    ATTENTION + "r": ("encoder.{}.mixer.relative.kernel", ops.same),
-    ATTENTION + "o": ("encoder.{}.mixer.out.kernel", ops.transposed(1, 2, 0)),
-    ATTENTION + "r_w_bias": ("encoder.{}.mixer.content_bias", ops.same),
-    ATTENTION + "r_r_bias": ("encoder.{}.mixer.distance_bias", ops.same),
-    ATTENTION + "r_s_bias": ("encoder.{}.mixer.type_bias", ops.same),
-    ATTENTION + "seg_embed": ("encoder.{}.mixer.type_table", ops.same),
-    **norm(ATTENTION + "layer_norm", "encoder.{}.mixer_norm"),
-    **weights(LAYER + "ff.layer_1", "encoder.{}.mlp.up"),
-    **weights(LAYER + "ff.layer_2", "encoder.{}.mlp.down"),
-    **norm(LAYER + "ff.layer_norm", "encoder.{}.mlp_norm"),
+    "transformer.word_embedding.weight": ("embed.table", ops.identity),
+    "transformer.mask_emb": ("mask", ops.leading_ones(2)),
+    "lm_loss.bias": ("head.bias", ops.identity),
+    ATTENTION + "q": ("encoder.{}.mixer.query.kernel", ops.identity),
+    ATTENTION + "k": ("encoder.{}.mixer.key.kernel", ops.identity),
+    ATTENTION + "v": ("encoder.{}.mixer.value.kernel", ops.identity),
+    ATTENTION + "r": ("encoder.{}.mixer.relative.kernel", ops.identity),
+    ATTENTION + "o": ("encoder.{}.mixer.out.kernel", ops.permute(1, 2, 0)),
+    ATTENTION + "r_w_bias": ("encoder.{}.mixer.content_bias", ops.identity),
+    ATTENTION + "r_r_bias": ("encoder.{}.mixer.distance_bias", ops.identity),
+    ATTENTION + "r_s_bias": ("encoder.{}.mixer.type_bias", ops.identity),
+    ATTENTION + "seg_embed": ("encoder.{}.mixer.type_table", ops.identity),
+    **norm_rules(ATTENTION + "layer_norm", "encoder.{}.mixer_norm"),
+    **linear_rules(LAYER + "ff.layer_1", "encoder.{}.mlp.up"),
+    **linear_rules(LAYER + "ff.layer_2", "encoder.{}.mlp.down"),
+    **norm_rules(LAYER + "ff.layer_norm", "encoder.{}.mlp_norm"),
 }
-COPIES = {r"lm_loss\.weight": "transformer.word_embedding.weight"}
+ALIASES = {r"lm_loss\.weight": "transformer.word_embedding.weight"}
 
-FAMILIES = (Family("xlnet", build, DESCRIBE, lambda model: Table(RULES, COPIES, prefix="transformer.")),)
+FAMILIES = (Family("xlnet", build, DESCRIPTION, lambda model: Table(RULES, ALIASES, prefix="transformer.")),)

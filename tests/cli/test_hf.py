@@ -18,10 +18,10 @@ from tests.hf.folders import FIXTURES, NAMES
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gin_text_is_the_model(name, tmp_path):
-    _, model = hf.model_of(folders.config(name), names=list(tensors.stored(FIXTURES / name)))
+    _, model = hf.build_model(folders.config(name), names=list(tensors.list_tensors(FIXTURES / name)))
     (tmp_path / "model.gin").write_text(gin_text.of_model(model))
     again = runtime.parse([str(tmp_path / "model.gin")]).evaluate("trainer.train.model")
-    assert list(modules.differences(model, again)) == []
+    assert list(modules.find_differences(model, again)) == []
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def run_dir(folder):
 
 def test_what_goes_in_comes_out(folder, run_dir, tmp_path):
     assert main.main(["hf", "export", str(run_dir), f"--out={tmp_path / 'out'}"]) == 0
-    before, after = tensors.stored(folder), tensors.stored(tmp_path / "out")
+    before, after = tensors.list_tensors(folder), tensors.list_tensors(tmp_path / "out")
     assert {n: (x.dtype, x.read().tobytes()) for n, x in after.items()} == {
         n: (x.dtype, x.read().tobytes()) for n, x in before.items()
     }

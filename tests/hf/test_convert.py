@@ -22,11 +22,11 @@ def copied(name, tmp_path):
 
 def rewritten(folder, change):
     """Writes the tensors of a folder again, as `change` gives them."""
-    before = {name: tensor.read() for name, tensor in tensors.stored(folder).items()}
-    after = {n: tensors.Stored(x.shape, x.dtype, make=lambda x=x: x) for n, x in change(dict(before)).items()}
+    before = {name: tensor.read() for name, tensor in tensors.list_tensors(folder).items()}
+    after = {n: tensors.StoredTensor(x.shape, x.dtype, make=lambda x=x: x) for n, x in change(dict(before)).items()}
     for path in folder.glob("model*"):
         path.unlink()
-    tensors.write(folder, after, 10**9, lambda names, total: names)
+    tensors.write_tensors(folder, after, 10**9, lambda names, total: names)
 
 
 def same(one, two):
@@ -38,7 +38,7 @@ def same(one, two):
 @pytest.mark.parametrize("name", ["llama", "mixtral", "bloom", "gemma3_text", "phi3"])
 def test_large_parameters_are_put_together_on_their_devices_alike(name, monkeypatch):
     _, small = hf.load(FIXTURES / name)
-    monkeypatch.setattr(placing, "SMALL", 0)
+    monkeypatch.setattr(placing, "MAX_HOST_SIZE", 0)
     _, large = hf.load(FIXTURES / name)
     same(small, large)
 
@@ -46,7 +46,7 @@ def test_large_parameters_are_put_together_on_their_devices_alike(name, monkeypa
 @pytest.mark.parametrize("scan", [True, False])
 @pytest.mark.parametrize("limit", [0, 2**20])
 def test_a_mesh_of_eight_devices_gets_its_parts(monkeypatch, scan, limit):
-    monkeypatch.setattr(placing, "SMALL", limit)
+    monkeypatch.setattr(placing, "MAX_HOST_SIZE", limit)
     mesh = partitioning.make_mesh(data=1, fsdp=4, tensor=2)
     _, split = hf.load(FIXTURES / "llama", mesh, scan=scan, rules=[*partitioning.RULES, ("vocab", None)])
     _, whole = hf.load(FIXTURES / "llama", partitioning.make_mesh(devices=jax.devices()[:1]), scan=scan)
@@ -76,17 +76,17 @@ def test_shards_hold_what_one_file_holds(tmp_path):
     hf.save(model, params, tmp_path / "many", shard_bytes=10_000)
     shards = sorted(path.name for path in (tmp_path / "many").glob("*.safetensors"))
     assert len(shards) > 3 and shards[0] == f"model-00001-of-{len(shards):05d}.safetensors"
-    one, many = tensors.stored(tmp_path / "one"), tensors.stored(tmp_path / "many")
+    one, many = tensors.list_tensors(tmp_path / "one"), tensors.list_tensors(tmp_path / "many")
     assert {n: x.read().tobytes() for n, x in one.items()} == {n: x.read().tobytes() for n, x in many.items()}
-    index = json.loads((tmp_path / "many" / tensors.INDEX).read_text())
-    assert index["metadata"]["total_size"] == sum(tensors.size(x) for x in one.values())
+    index = json.loads((tmp_path / "many" / tensors.INDEX_FILE).read_text())
+    assert index["metadata"]["total_size"] == sum(tensors.byte_size(x) for x in one.values())
 
 
 def test_the_safetensors_library_reads_what_is_written(tmp_path):
     safetensors_numpy = pytest.importorskip("safetensors.numpy")
     hf.save(*hf.load(FIXTURES / "gpt2"), tmp_path / "out")
-    theirs = safetensors_numpy.load_file(tmp_path / "out" / tensors.SINGLE)
-    ours = tensors.stored(tmp_path / "out")
+    theirs = safetensors_numpy.load_file(tmp_path / "out" / tensors.SINGLE_FILE)
+    ours = tensors.list_tensors(tmp_path / "out")
     assert set(theirs) == set(ours)
     for name, x in theirs.items():
         np.testing.assert_array_equal(x, ours[name].read())
@@ -106,7 +106,7 @@ def test_an_export_that_fails_leaves_nothing(tmp_path):
 def test_a_folder_that_is_there_is_not_written_over(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").touch()
-    with pytest.raises(FileExistsError, match="out is there already; give a new folder"):
+    with pytest.raises(FileExistsError, match="out already exists; give a new folder"):
         hf.save(*hf.load(FIXTURES / "llama"), tmp_path / "out")
 
 
@@ -114,7 +114,7 @@ def test_progress_sees_every_tensor(tmp_path):
     seen = []
     model, params = hf.load(FIXTURES / "llama", progress=lambda names, total: seen.append(total) or names)
     hf.save(model, params, tmp_path / "out", progress=lambda names, total: seen.append(total) or names)
-    assert seen == [len(tensors.stored(FIXTURES / "llama"))] * 2
+    assert seen == [len(tensors.list_tensors(FIXTURES / "llama"))] * 2
 
 
 def test_a_tensor_that_is_missing_left_over_or_of_another_shape_is_named(tmp_path):
@@ -139,14 +139,14 @@ def test_a_copy_of_a_tied_table_must_be_one(tmp_path):
     rewritten(folder, lambda content: content | {"lm_head.weight": content[table].copy()})
     same(hf.load(folder)[1], hf.load(FIXTURES / "gpt2")[1])
     rewritten(folder, lambda content: content | {"lm_head.weight": content[table] + 1})
-    with pytest.raises(ValueError, match=r"lm_head.weight should be the same as transformer.wte.weight"):
+    with pytest.raises(ValueError, match=r"lm_head.weight differs from transformer.wte.weight"):
         hf.load(folder)
 
 
 @pytest.mark.parametrize("cut", [4, 100, -8])
 def test_a_truncated_file_is_refused(tmp_path, cut):
     folder = copied("llama", tmp_path)
-    path = folder / tensors.SINGLE
+    path = folder / tensors.SINGLE_FILE
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(ValueError, match=r"model.safetensors is damaged: .*; download or copy it again"):
         hf.load(folder)
@@ -156,13 +156,13 @@ def test_a_missing_shard_is_named(tmp_path):
     folder = copied("llama_sharded", tmp_path)
     gone = sorted(folder.glob("*.safetensors"))[1]
     gone.unlink()
-    with pytest.raises(FileNotFoundError, match=rf"names {gone.name}, which is not there"):
+    with pytest.raises(FileNotFoundError, match=rf"names {gone.name}, which does not exist"):
         hf.load(folder)
 
 
 def test_pickles_are_refused_with_the_way_to_convert(tmp_path):
     folder = copied("llama", tmp_path)
-    (folder / tensors.SINGLE).rename(folder / "pytorch_model.bin")
+    (folder / tensors.SINGLE_FILE).rename(folder / "pytorch_model.bin")
     with pytest.raises(FileNotFoundError, match=r"pytorch_model.bin is not read.*save_pretrained\(OUT, safe_serial"):
         hf.load(folder)
 
@@ -186,4 +186,4 @@ def test_a_model_that_no_family_holds_is_refused_with_what_would_differ():
     model, _ = hf.load(FIXTURES / "llama")
     odd = model.copy(embed=model.embed.copy(scale=3.0))
     with pytest.raises(ValueError, match=r"no Hugging Face family holds this model; as '\w+' it would differ"):
-        hf.config_of(odd)
+        hf.build_config(odd)

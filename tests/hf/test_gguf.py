@@ -11,7 +11,7 @@ from tests.hf.folders import FIXTURES
 library = pytest.importorskip("gguf")
 
 OURS = {theirs: ours for ours, theirs in gguf.TENSORS.items()}
-PARTS = {theirs: ours for ours, theirs in gguf.LAYER.items()}
+PARTS = {theirs: ours for ours, theirs in gguf.LAYER_TENSORS.items()}
 
 
 def gguf_name(name: str) -> str:
@@ -36,7 +36,7 @@ def write(path, name="llama", kind=None, drop=(), **fields):
         (writer.add_float32 if isinstance(value, float) else writer.add_uint32)(ours, value)
     for field, value in fields.items():
         writer.add_string(f"llama.{field}", value)
-    for key, tensor in tensors.stored(FIXTURES / name).items():
+    for key, tensor in tensors.list_tensors(FIXTURES / name).items():
         x = tensor.read()
         for part, heads in (("q_proj", config["num_attention_heads"]), ("k_proj", config["num_key_value_heads"])):
             x = neighbours(x, heads) if part in key else x
@@ -56,13 +56,13 @@ def test_a_gguf_file_is_the_folder_it_was_made_of(tmp_path):
     write(tmp_path / "model.gguf")
     model, params = hf.load(tmp_path / "model.gguf")
     hf.save(model, params, tmp_path / "out")
-    before, after = tensors.stored(FIXTURES / "llama"), tensors.stored(tmp_path / "out")
+    before, after = tensors.list_tensors(FIXTURES / "llama"), tensors.list_tensors(tmp_path / "out")
     assert {n: x.read().tobytes() for n, x in after.items()} == {n: x.read().tobytes() for n, x in before.items()}
 
 
 def test_another_architecture_and_unknown_fields_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"general.architecture='mamba' is not read here, only 'llama'"):
-        gguf.config_of({"general.architecture": "mamba"}, [], "x.gguf")
+    with pytest.raises(ValueError, match=r"general.architecture='mamba' is not supported, only 'llama'"):
+        gguf.convert_config({"general.architecture": "mamba"}, [], "x.gguf")
     write(tmp_path / "odd.gguf", **{"rope.scaling.type": "yarn"})
     with pytest.raises(ValueError, match=r"may change what the model computes: llama.rope.scaling.type='yarn'"):
         gguf.load(tmp_path / "odd.gguf")
@@ -82,5 +82,5 @@ def test_a_missing_tensor_is_named(tmp_path):
 
 def test_what_is_no_gguf_file_is_refused(tmp_path):
     (tmp_path / "x.gguf").write_bytes(b"not a model, only some bytes of text that mean nothing at all")
-    with pytest.raises(ValueError, match="x.gguf is damaged or no GGUF file"):
+    with pytest.raises(ValueError, match="x.gguf is damaged or not a GGUF file"):
         gguf.load(tmp_path / "x.gguf")

@@ -80,18 +80,18 @@ def test_every_family_is_exported_as_itself(size):
         return
     model = model_of(size)
     wanted = AS.get(family, family)
-    found, _ = hf.config_of(model, wanted)  # checks that what it says is the model again
+    found, _ = hf.build_config(model, wanted)  # checks that what it says is the model again
     assert found.model_type == wanted
 
 
 def test_families_that_have_no_place_are_refused():
     for family in sorted(NOWHERE - {"gpt1", "galactica"}):
         with pytest.raises(ValueError, match="no Hugging Face family holds this model"):
-            hf.config_of(model_of(f"sizes/{family}/tiny.gin"))
+            hf.build_config(model_of(f"sizes/{family}/tiny.gin"))
 
 
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_published_fields_are_what_the_gin_file_says(size):
     family = size.partition("/")[0]
-    _, config = hf.config_of(model_of(f"sizes/{size}.gin"), AS.get(family, family))
+    _, config = hf.build_config(model_of(f"sizes/{size}.gin"), AS.get(family, family))
     assert {name: config[name] for name in PUBLISHED[size]} == PUBLISHED[size]

@@ -86,7 +86,7 @@ def test_two_streams_are_the_reference_s():
 def test_an_export_has_every_tensor_bit_for_bit(name, tmp_path):
     scan = NAMES.index(name) % 2 == 0  # both layouts, in turn
     hf.save(*hf.load(FIXTURES / name, scan=scan), tmp_path / "out", model_type=folders.config(name)["model_type"])
-    before, after = tensors.stored(FIXTURES / name), tensors.stored(tmp_path / "out")
+    before, after = tensors.list_tensors(FIXTURES / name), tensors.list_tensors(tmp_path / "out")
     assert set(after) == set(before)
     for key, tensor in before.items():
         assert (after[key].dtype, after[key].shape) == (tensor.dtype, tensor.shape)
@@ -96,8 +96,8 @@ def test_an_export_has_every_tensor_bit_for_bit(name, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_an_export_s_configuration_is_the_same_model(name):
     config = folders.config(name)
-    names = list(tensors.stored(FIXTURES / name))
-    _, model = hf.model_of(config, names=names)
-    family, again = hf.config_of(model, config["model_type"])
+    names = list(tensors.list_tensors(FIXTURES / name))
+    _, model = hf.build_model(config, names=names)
+    family, again = hf.build_config(model, config["model_type"])
     assert family.model_type == config["model_type"] == again["model_type"]
-    assert modules.alike(hf.model_of(again, names=names)[1], model)
+    assert modules.is_equivalent(hf.build_model(again, names=names)[1], model)

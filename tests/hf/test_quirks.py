@@ -22,14 +22,14 @@ def edited(name, folder, rename=lambda name: name, extra=None, drop=(), **change
 
 def model_of(name, drop=(), **changes):
     values = {key: x for key, x in config(name).items() if key not in drop} | changes
-    return families.model_of(values, names=tensors.stored(FIXTURES / name))[1]
+    return families.build_model(values, names=tensors.list_tensors(FIXTURES / name))[1]
 
 
 def same(folder, name):
     """Whether a folder has the model and the parameters of a fixture."""
     (model, params), (again, want) = hf.load(folder), hf.load(FIXTURES / name)
     jax.tree.map(np.testing.assert_array_equal, params, want)
-    return modules.alike(model, again)
+    return modules.is_equivalent(model, again)
 
 
 def tensor(name, key):
@@ -91,7 +91,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_fields_of_published_configurations_change_nothing(name):
-    assert modules.alike(model_of(name), model_of(name, **PUBLISHED[name]))
+    assert modules.is_equivalent(model_of(name), model_of(name, **PUBLISHED[name]))
 
 
 ABSENT = {
@@ -108,16 +108,16 @@ ABSENT = {
 @pytest.mark.parametrize("case", ABSENT)
 def test_absent_field_is_the_families_own(case):
     name, (field, value) = case.removesuffix("_scalar"), ABSENT[case]
-    assert modules.alike(model_of(name, drop=[field]), model_of(name, **{field: value}))
+    assert modules.is_equivalent(model_of(name, drop=[field]), model_of(name, **{field: value}))
 
 
 def test_gemma_1_means_the_tanh_gelu():
-    assert modules.alike(model_of("gemma"), model_of("gemma", hidden_act="gelu", hidden_activation=None))
+    assert modules.is_equivalent(model_of("gemma"), model_of("gemma", hidden_act="gelu", hidden_activation=None))
 
 
 def test_qwen3_moe_has_windows_in_every_layer():
     model = model_of("qwen3_moe", use_sliding_window=True, sliding_window=3, max_window_layers=1)
-    assert [layer.mixer.mask.size for layer in modules.unstacked(model.decoder)] == [3] * 3
+    assert [layer.mixer.mask.size for layer in modules.unstack_layers(model.decoder)] == [3] * 3
 
 
 REFUSED = {
@@ -165,7 +165,7 @@ def test_value_of_another_kind_is_refused_by_name(name):
 
 
 def test_one_file_comes_before_an_index(tmp_path):
-    (edited("llama", tmp_path) / tensors.INDEX).write_text("{}")
+    (edited("llama", tmp_path) / tensors.INDEX_FILE).write_text("{}")
     assert same(tmp_path, "llama")
 
 
@@ -178,23 +178,23 @@ def test_untied_gemma_2_has_a_table_in_its_soft_cap(tmp_path):
 
 def test_gemma_3_with_dynamic_scaling_is_described():
     model = model_of("gemma3_text", rope_scaling={"rope_type": "dynamic", "factor": 2.0}, max_position_embeddings=32)
-    assert families.config_of(model, "gemma3_text")[1]["max_position_embeddings"] == 32
+    assert families.build_config(model, "gemma3_text")[1]["max_position_embeddings"] == 32
 
 
 def test_switch_whose_encoder_is_dense_is_described():
     model = model_of("switch", num_layers=1)
-    family, values = families.config_of(model, "switch_transformers")
-    assert modules.alike(family.build(fields.Fields(values)), model)
+    family, values = families.build_config(model, "switch_transformers")
+    assert modules.is_equivalent(family.build(fields.Fields(values)), model)
 
 
 def test_exported_configuration_has_nothing_that_others_refuse():
-    falcon = families.config_of(model_of("falcon_rw"), "falcon")[1]
+    falcon = families.build_config(model_of("falcon_rw"), "falcon")[1]
     assert not {"rope_theta", "rope_scaling", "max_position_embeddings"} & set(falcon)
-    assert families.config_of(model_of("phi3"), "phi3")[1]["pad_token_id"] is None
-    assert families.config_of(model_of("gpt_neox"), "gpt_neox")[1]["rotary_emb_base"] == 1e4
+    assert families.build_config(model_of("phi3"), "phi3")[1]["pad_token_id"] is None
+    assert families.build_config(model_of("gpt_neox"), "gpt_neox")[1]["rotary_emb_base"] == 1e4
     for name, count in {"gemma2": 4, "gemma3_text": 8}.items():
         model = model_of(name, layer_types=["full_attention"] * count)
-        assert "sliding_window" not in families.config_of(model, config(name)["model_type"])[1]
+        assert "sliding_window" not in families.build_config(model, config(name)["model_type"])[1]
 
 
 def test_every_fixture_has_a_family():

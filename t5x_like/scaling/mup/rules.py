@@ -55,7 +55,8 @@ def writes_to_residual(path: str, names: tuple[str | None, ...]) -> bool:
 def width_multiplier(path: str, names: tuple[str | None, ...], shape: Sequence[int], base: Mapping[str, int]) -> float:
     """Returns m of a parameter: its fan-in over that of the base model, along the axes in `base`."""
     sizes: dict[str | None, int] = dict(zip(names, shape, strict=True))
-    return math.prod(sizes[name] / base[name] for name in fan_in_axes(path, names) if name in base)
+    axes = [name for name in fan_in_axes(path, names) if name is not None and name in base]
+    return math.prod((sizes[name] / base[name] for name in axes), start=1.0)
 
 
 def scale_by_width(
