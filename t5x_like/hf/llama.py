@@ -274,11 +274,6 @@ QWEN_FIELDS: Description = EXPERTS | {
 }
 
 
-def shared_expert_width(model: nn.Module) -> int:
-    """The hidden width of the shared expert."""
-    return moe_value("shared.hidden_dim")(model)
-
-
 def rotary_share(model: nn.Module) -> float:
     """The rotated fraction of a head."""
     return model.decoder.position.width / get_path(model, "decoder.layers.0.mixer.head_dim")
@@ -372,7 +367,7 @@ QWEN2_MOE: Description = (
     SHAPE
     | QWEN_WINDOWS
     | QWEN_FIELDS
-    | {"shared_expert_intermediate_size": shared_expert_width, "qkv_bias": "decoder.layers.0.mixer.use_bias"}
+    | {"shared_expert_intermediate_size": moe_value("shared.hidden_dim"), "qkv_bias": "decoder.layers.0.mixer.use_bias"}
 )
 
 FAMILIES = (

@@ -156,7 +156,7 @@ def compile_split(
 def compile_write(op: Op, shapes: tuple[Shape, ...], number: int, sharding: NamedSharding) -> Callable[..., jax.Array]:
     """Returns a compiled `(whole, tensor, index) -> whole` that writes array `number` of a tensor at an index, in place."""
 
-    def write(whole: jax.Array, tensor: jax.Array, index: jax.Array) -> jax.Array:
+    def write(whole: jax.Array, tensor: jax.Array, index: np.ndarray) -> jax.Array:
         piece = op.split(tensor, shapes)[number].astype(whole.dtype)
         start = [*index, *([0] * piece.ndim)]
         return jax.lax.dynamic_update_slice(whole, piece[(None,) * len(index)], start)

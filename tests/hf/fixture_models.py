@@ -1,6 +1,6 @@
-"""The tiny models behind the fixtures: name -> (Hugging Face model class, configuration)."""
+"""The tiny models of the fixtures: name -> (Hugging Face model class, configuration)."""
 
-VOCAB = 61  # odd, and no other dimension: a transposed table cannot pass
+VOCAB = 61  # odd and unlike every other dimension, so that a transposed table fails
 
 _IDS = {"vocab_size": VOCAB, "bos_token_id": 1, "eos_token_id": 2}
 _GPTJ = _IDS | {"n_positions": 24, "n_layer": 2, "n_inner": 40}
@@ -73,7 +73,10 @@ MODELS = {
         "FalconForCausalLM",
         _FALCON
         | {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True, "num_hidden_layers": 2}
-        | {"hidden_size": 48, "num_attention_heads": 12},  # slopes that are no powers of two: bfloat16 shows
+        | {
+            "hidden_size": 48,
+            "num_attention_heads": 12,
+        },  # the slopes are not powers of two, so that bfloat16 rounds them
     ),
     "llama": ("LlamaForCausalLM", _HEAD_8),
     "llama_bias": (
@@ -145,12 +148,12 @@ MODELS = {
     ),
 }
 
-# Made again by transformers 5 as "<name>_v5": its config.json and tensor names differ.
+# Also made by transformers 5 as "<name>_v5", whose config.json and tensor names differ.
 MODELS_V5 = ("llama3", "llama_yarn", "gemma3_text", "mixtral", "qwen3_moe", "t5_1_1", "umt5", "bert")
 
-# transformers 5 ties every new T5; a loaded v1.1 checkpoint keeps its own `lm_head`, and so does this one.
+# transformers 5 ties every new T5; like a loaded v1.1 checkpoint, this one keeps its own `lm_head`.
 UNTIED = ("t5_1_1_v5",)
 
-# How a fixture is saved, where not as one float32 file.
+# Fixtures that are not saved as one float32 file.
 SHARD_SIZES = {"llama_sharded": "24KB"}
 DTYPES = {"llama_bf16": "bfloat16"}

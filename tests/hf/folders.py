@@ -1,4 +1,4 @@
-"""The fixtures of this folder, and batches made of what they expect."""
+"""The fixtures of this folder, and batches of their inputs."""
 
 import json
 from pathlib import Path
@@ -10,12 +10,13 @@ NAMES = sorted(path.name for path in FIXTURES.iterdir() if path.is_dir())
 
 
 def expected(name: str) -> dict[str, np.ndarray]:
-    """What the reference library computed."""
+    """The inputs and outputs of the reference library."""
     with np.load(FIXTURES / name / "expected.npz") as arrays:
         return dict(arrays)
 
 
 def config(name: str) -> dict:
+    """The config.json of a fixture."""
     return json.loads((FIXTURES / name / "config.json").read_text())
 
 
@@ -29,22 +30,23 @@ def side(name: str, tokens, segments) -> dict[str, np.ndarray]:
     return {f"{name}_{kind}": np.asarray(x, np.int32) for kind, x in arrays.items()}
 
 
-def batch(want: dict[str, np.ndarray], sides: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The batch that the reference was given."""
-    if "decoder_tokens" in want:
-        decoder = want["decoder_tokens"]
-        return side("encoder", want["tokens"], want["mask"]) | side("decoder", decoder, np.ones_like(decoder))
-    result = side(sides[0], want["tokens"], want["mask"])
-    if "token_types" in want:
-        result["encoder_token_types"] = want["token_types"].astype(np.int32)
+def batch(reference: dict[str, np.ndarray], sides: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The batch that the reference library was given."""
+    tokens, mask = reference["tokens"], reference["mask"]
+    if "decoder_tokens" in reference:
+        decoder = reference["decoder_tokens"]
+        return side("encoder", tokens, mask) | side("decoder", decoder, np.ones_like(decoder))
+    result = side(sides[0], tokens, mask)
+    if "token_types" in reference:
+        result["encoder_token_types"] = reference["token_types"].astype(np.int32)
     return result
 
 
-def packed(one: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The batch with a row more: its rows 1 and 2 one after the other, without their padding, as two segments."""
+def pack_rows(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The batch with a further row: its rows 1 and 2 without padding, packed as two segments."""
     result = {}
-    for name, x in one.items():
-        two = parts(one[f"{name.split('_', 1)[0]}_segment_ids"] > 0, x)
+    for name, x in batch.items():
+        two = real_parts(batch[f"{name.split('_', 1)[0]}_segment_ids"] > 0, x)
         if name.endswith("segment_ids"):
             two = [np.full_like(part, i + 1) for i, part in enumerate(two)]
         row = np.concatenate(two)
@@ -52,8 +54,8 @@ def packed(one: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return result
 
 
-def parts(real: np.ndarray, x: np.ndarray) -> list[np.ndarray]:
-    """The real elements of rows 1 and 2; where both do not fit into a row, the first half of it from each."""
+def real_parts(real: np.ndarray, x: np.ndarray) -> list[np.ndarray]:
+    """The real elements of rows 1 and 2; if they do not fit into one row together, half a row of each."""
     two = [x[i][real[i]] for i in (1, 2)]
     half = x.shape[1] // 2
     return two if sum(map(len, two)) <= x.shape[1] else [part[:half] for part in two]

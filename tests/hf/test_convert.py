@@ -1,4 +1,4 @@
-"""Reading and writing folders: meshes, layouts, shards, and what is refused before anything is written."""
+"""Import and export of folders: meshes, layouts, shards, and errors before anything is written."""
 
 import json
 import shutil
@@ -14,14 +14,14 @@ from tests.hf import folders
 from tests.hf.folders import FIXTURES
 
 
-def copied(name, tmp_path):
-    """A fixture's folder to be changed."""
+def copy_fixture(name, tmp_path):
+    """Copies a fixture's folder, to be changed."""
     shutil.copytree(FIXTURES / name, tmp_path / name)
     return tmp_path / name
 
 
-def rewritten(folder, change):
-    """Writes the tensors of a folder again, as `change` gives them."""
+def rewrite(folder, change):
+    """Replaces the tensors of a folder by `change(tensors)`."""
     before = {name: tensor.read() for name, tensor in tensors.list_tensors(folder).items()}
     after = {n: tensors.StoredTensor(x.shape, x.dtype, make=lambda x=x: x) for n, x in change(dict(before)).items()}
     for path in folder.glob("model*"):
@@ -29,28 +29,28 @@ def rewritten(folder, change):
     tensors.write_tensors(folder, after, 10**9, lambda names, total: names)
 
 
-def same(one, two):
+def assert_equal(one, two):
     assert jax.tree.structure(one) == jax.tree.structure(two)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
 @pytest.mark.parametrize("name", ["llama", "mixtral", "bloom", "gemma3_text", "phi3"])
-def test_large_parameters_are_put_together_on_their_devices_alike(name, monkeypatch):
+def test_large_parameters_assembled_on_devices_are_equal(name, monkeypatch):
     _, small = hf.load(FIXTURES / name)
     monkeypatch.setattr(placing, "MAX_HOST_SIZE", 0)
     _, large = hf.load(FIXTURES / name)
-    same(small, large)
+    assert_equal(small, large)
 
 
 @pytest.mark.parametrize("scan", [True, False])
 @pytest.mark.parametrize("limit", [0, 2**20])
-def test_a_mesh_of_eight_devices_gets_its_parts(monkeypatch, scan, limit):
+def test_parameters_are_sharded_over_eight_devices(monkeypatch, scan, limit):
     monkeypatch.setattr(placing, "MAX_HOST_SIZE", limit)
     mesh = partitioning.make_mesh(data=1, fsdp=4, tensor=2)
     _, split = hf.load(FIXTURES / "llama", mesh, scan=scan, rules=[*partitioning.RULES, ("vocab", None)])
     _, whole = hf.load(FIXTURES / "llama", partitioning.make_mesh(devices=jax.devices()[:1]), scan=scan)
-    same(split, whole)
+    assert_equal(split, whole)
     kernels = {n: x for n, x in checkpoints.named(split).items() if n.endswith("mlp.up.kernel")}
     for kernel in kernels.values():
         assert kernel.addressable_shards[0].data.size == kernel.size // 8
@@ -64,10 +64,10 @@ def test_scanned_and_unrolled_layers_are_the_same():
     np.testing.assert_allclose(jax.jit(flat.apply)({"params": apart}, batch), logits, atol=1e-5)
 
 
-def test_dtypes_are_those_stored_or_the_one_asked_for():
+def test_dtypes_are_those_stored_or_the_one_given():
     stored = {x.dtype for x in jax.tree.leaves(hf.load(FIXTURES / "llama_bf16")[1])}
-    asked = {x.dtype for x in jax.tree.leaves(hf.load(FIXTURES / "llama_bf16", dtype=jnp.float32)[1])}
-    assert (stored, asked) == ({jnp.dtype(jnp.bfloat16)}, {jnp.dtype(jnp.float32)})
+    given = {x.dtype for x in jax.tree.leaves(hf.load(FIXTURES / "llama_bf16", dtype=jnp.float32)[1])}
+    assert (stored, given) == ({jnp.dtype(jnp.bfloat16)}, {jnp.dtype(jnp.float32)})
 
 
 def test_shards_hold_what_one_file_holds(tmp_path):
@@ -92,7 +92,7 @@ def test_the_safetensors_library_reads_what_is_written(tmp_path):
         np.testing.assert_array_equal(x, ours[name].read())
 
 
-def test_an_export_that_fails_leaves_nothing(tmp_path):
+def test_a_failed_export_leaves_nothing(tmp_path):
     model, params = hf.load(FIXTURES / "llama")
 
     def full(folder):
@@ -103,7 +103,7 @@ def test_an_export_that_fails_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_there_is_not_written_over(tmp_path):
+def test_an_existing_folder_is_not_overwritten(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").touch()
     with pytest.raises(FileExistsError, match="out already exists; give a new folder"):
@@ -117,15 +117,15 @@ def test_progress_sees_every_tensor(tmp_path):
     assert seen == [len(tensors.list_tensors(FIXTURES / "llama"))] * 2
 
 
-def test_a_tensor_that_is_missing_left_over_or_of_another_shape_is_named(tmp_path):
-    folder = copied("llama", tmp_path)
+def test_missing_unexpected_and_misshapen_tensors_are_named(tmp_path):
+    folder = copy_fixture("llama", tmp_path)
 
     def change(content):
         content["model.extra"] = content.pop("model.norm.weight")
         content["lm_head.weight"] = content["lm_head.weight"][1:]
         return content
 
-    rewritten(folder, change)
+    rewrite(folder, change)
     with pytest.raises(ValueError) as error:
         hf.load(folder)
     message = str(error.value)
@@ -133,19 +133,19 @@ def test_a_tensor_that_is_missing_left_over_or_of_another_shape_is_named(tmp_pat
     assert "lm_head.weight: shape (60, 24) in the file, (61, 24) by the configuration" in message
 
 
-def test_a_copy_of_a_tied_table_must_be_one(tmp_path):
-    folder = copied("gpt2", tmp_path)
+def test_a_copy_of_a_tied_table_must_equal_it(tmp_path):
+    folder = copy_fixture("gpt2", tmp_path)
     table = "transformer.wte.weight"
-    rewritten(folder, lambda content: content | {"lm_head.weight": content[table].copy()})
-    same(hf.load(folder)[1], hf.load(FIXTURES / "gpt2")[1])
-    rewritten(folder, lambda content: content | {"lm_head.weight": content[table] + 1})
+    rewrite(folder, lambda content: content | {"lm_head.weight": content[table].copy()})
+    assert_equal(hf.load(folder)[1], hf.load(FIXTURES / "gpt2")[1])
+    rewrite(folder, lambda content: content | {"lm_head.weight": content[table] + 1})
     with pytest.raises(ValueError, match=r"lm_head.weight differs from transformer.wte.weight"):
         hf.load(folder)
 
 
 @pytest.mark.parametrize("cut", [4, 100, -8])
 def test_a_truncated_file_is_refused(tmp_path, cut):
-    folder = copied("llama", tmp_path)
+    folder = copy_fixture("llama", tmp_path)
     path = folder / tensors.SINGLE_FILE
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(ValueError, match=r"model.safetensors is damaged: .*; download or copy it again"):
@@ -153,33 +153,33 @@ def test_a_truncated_file_is_refused(tmp_path, cut):
 
 
 def test_a_missing_shard_is_named(tmp_path):
-    folder = copied("llama_sharded", tmp_path)
+    folder = copy_fixture("llama_sharded", tmp_path)
     gone = sorted(folder.glob("*.safetensors"))[1]
     gone.unlink()
     with pytest.raises(FileNotFoundError, match=rf"names {gone.name}, which does not exist"):
         hf.load(folder)
 
 
-def test_pickles_are_refused_with_the_way_to_convert(tmp_path):
-    folder = copied("llama", tmp_path)
+def test_pickles_are_refused_with_a_way_to_convert_them(tmp_path):
+    folder = copy_fixture("llama", tmp_path)
     (folder / tensors.SINGLE_FILE).rename(folder / "pytorch_model.bin")
     with pytest.raises(FileNotFoundError, match=r"pytorch_model.bin is not read.*save_pretrained\(OUT, safe_serial"):
         hf.load(folder)
 
 
 def test_an_unknown_family_is_refused(tmp_path):
-    folder = copied("llama", tmp_path)
+    folder = copy_fixture("llama", tmp_path)
     (folder / "config.json").write_text(json.dumps(folders.config("llama") | {"model_type": "llamba"}))
     with pytest.raises(ValueError, match=r"model_type='llamba' is not supported; supported are albert, bart"):
         hf.load(folder)
 
 
 def test_an_unknown_field_is_refused_unless_it_is_ignored(tmp_path):
-    folder = copied("llama", tmp_path)
+    folder = copy_fixture("llama", tmp_path)
     (folder / "config.json").write_text(json.dumps(folders.config("llama") | {"clip_qkv": 8.0}))
     with pytest.raises(ValueError, match=r"may change what the model computes: clip_qkv=8.0"):
         hf.load(folder)
-    same(hf.load(folder, ignore=("clip_qkv",))[1], hf.load(FIXTURES / "llama")[1])
+    assert_equal(hf.load(folder, ignore=("clip_qkv",))[1], hf.load(FIXTURES / "llama")[1])
 
 
 def test_a_model_that_no_family_holds_is_refused_with_what_would_differ():

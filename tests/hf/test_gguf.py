@@ -1,4 +1,4 @@
-"""GGUF files: a LLaMA written as llama.cpp writes it reads as its own folder does."""
+"""GGUF files: a LLaMA in the format of llama.cpp loads like its Hugging Face folder."""
 
 import numpy as np
 import pytest
@@ -23,12 +23,12 @@ def gguf_name(name: str) -> str:
 
 
 def neighbours(x: np.ndarray, heads: int) -> np.ndarray:
-    """Rotary halves as the neighbouring pairs that llama.cpp wants."""
+    """Rotary halves as the neighbouring pairs of llama.cpp."""
     return x.reshape(heads, 2, x.shape[0] // heads // 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
 
 
 def write(path, name="llama", kind=None, drop=(), **fields):
-    """A fixture as a GGUF file, with further metadata, in a quantized `kind`."""
+    """Writes a fixture as a GGUF file, with further metadata, quantized as `kind`."""
     config = folders.config(name)
     writer = library.GGUFWriter(path, "llama")
     for ours, theirs in gguf.FIELDS.items():
@@ -52,7 +52,7 @@ def write(path, name="llama", kind=None, drop=(), **fields):
     writer.close()
 
 
-def test_a_gguf_file_is_the_folder_it_was_made_of(tmp_path):
+def test_a_gguf_file_equals_its_folder(tmp_path):
     write(tmp_path / "model.gguf")
     model, params = hf.load(tmp_path / "model.gguf")
     hf.save(model, params, tmp_path / "out")
@@ -68,7 +68,7 @@ def test_another_architecture_and_unknown_fields_are_refused(tmp_path):
         gguf.load(tmp_path / "odd.gguf")
 
 
-def test_fields_of_a_config_json_cannot_be_ignored_where_there_is_none(tmp_path):
+def test_ignore_is_refused_for_gguf_files(tmp_path):
     write(tmp_path / "model.gguf")
     with pytest.raises(ValueError, match=r"ignore=\('clip_qkv',\) names fields of a config.json.*leave it out"):
         hf.load(tmp_path / "model.gguf", ignore=("clip_qkv",))
@@ -80,7 +80,7 @@ def test_a_missing_tensor_is_named(tmp_path):
         gguf.load(tmp_path / "short.gguf")
 
 
-def test_what_is_no_gguf_file_is_refused(tmp_path):
+def test_other_files_are_refused(tmp_path):
     (tmp_path / "x.gguf").write_bytes(b"not a model, only some bytes of text that mean nothing at all")
     with pytest.raises(ValueError, match="x.gguf is damaged or not a GGUF file"):
         gguf.load(tmp_path / "x.gguf")

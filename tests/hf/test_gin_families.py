@@ -1,13 +1,13 @@
-"""The gin families are the Hugging Face ones: each exports as its own model_type, with the published config.json's numbers."""
+"""Every gin family exports as its own model_type, with the numbers of the published config.json."""
 
 import pytest
 
 from t5x_like import hf
 from tests.gin_models import TINY, family_of, model_of
 
-# Families without a place on the hub (or, GPT-3's windows and Galactica's norms, without one in that format).
-NOWHERE = {"chinchilla", "galactica", "glam", "gopher", "gpt1", "gpt3", "lamda", "palm"}
-AS = {
+# Families without a Hugging Face format (also GPT-3 because of its windows, and Galactica because of its norms).
+UNSUPPORTED = {"chinchilla", "galactica", "glam", "gopher", "gpt1", "gpt3", "lamda", "palm"}
+MODEL_TYPES = {
     "code_llama": "llama", "codegen": "codegen", "electra_discriminator": "electra", "electra_generator": "electra",
     "gemma3": "gemma3_text", "llama2": "llama", "llama3": "llama", "smollm2": "llama", "switch_t5": "switch_transformers",
     "byt5": "t5", "t5_1_1": "t5", "mt5": "t5", "ul2": "t5",
@@ -74,24 +74,24 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("size", TINY)
-def test_every_family_is_exported_as_itself(size):
+def test_every_family_exports_as_its_model_type(size):
     family = family_of(size)
-    if family in NOWHERE:
+    if family in UNSUPPORTED:
         return
     model = model_of(size)
-    wanted = AS.get(family, family)
-    found, _ = hf.build_config(model, wanted)  # checks that what it says is the model again
-    assert found.model_type == wanted
+    model_type = MODEL_TYPES.get(family, family)
+    exported, _ = hf.build_config(model, model_type)  # checks that the configuration gives the model again
+    assert exported.model_type == model_type
 
 
-def test_families_that_have_no_place_are_refused():
-    for family in sorted(NOWHERE - {"gpt1", "galactica"}):
+def test_unsupported_families_are_refused():
+    for family in sorted(UNSUPPORTED - {"gpt1", "galactica"}):
         with pytest.raises(ValueError, match="no Hugging Face family holds this model"):
             hf.build_config(model_of(f"sizes/{family}/tiny.gin"))
 
 
 @pytest.mark.parametrize("size", PUBLISHED)
-def test_published_fields_are_what_the_gin_file_says(size):
+def test_gin_files_give_the_published_fields(size):
     family = size.partition("/")[0]
-    _, config = hf.build_config(model_of(f"sizes/{size}.gin"), AS.get(family, family))
+    _, config = hf.build_config(model_of(f"sizes/{size}.gin"), MODEL_TYPES.get(family, family))
     assert {name: config[name] for name in PUBLISHED[size]} == PUBLISHED[size]

