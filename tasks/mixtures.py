@@ -44,5 +44,5 @@ for group, names in sets.GROUPS.items():
             AS_IT_IS,
             vocabulary,
             metric_fns=(text_metrics.exact_match,),
-            postprocess_fn=postprocess.stripped,
+            postprocess_fn=postprocess.strip,
         )

@@ -23,7 +23,7 @@ import numpy as np
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.evaluation.examples import Question
 from t5x_like.text_metrics.bootstrap import mean_interval, percent_interval
-from t5x_like.text_metrics.postprocess import until
+from t5x_like.text_metrics.postprocess import cut_at
 from t5x_like.types import Vocabulary
 
 HEAVY = ("tensorflow", "seqio")
@@ -195,7 +195,7 @@ class TaskMetrics:
 
     def make_prediction(self, ids: Sequence[int], fields: Mapping[str, Any]) -> dict[str, Any]:
         """The text of a sample up to the first stop, and its post-processed value."""
-        text = until(self.vocabulary.decode(ids), self.stops)
+        text = cut_at(self.vocabulary.decode(ids), self.stops)
         return {"text": text, "value": self.postprocess(text, example=fields, is_target=False)}
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-from t5x_like.text_metrics.pairs import answers_of, paired, percent
+from t5x_like.text_metrics.pairs import check_pairs, list_answers, percent
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 SQUAD_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -15,12 +15,12 @@ NUMBER = re.compile(r"(?<![\w.])[-+−]?\$?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+
 MARKS = ("####", "\\boxed{", "answer is")
 
 
-def squad_normalised(text: str) -> str:
+def normalize_squad(text: str) -> str:
     """Lower case without punctuation, articles and extra spaces (Rajpurkar et al. 2016, evaluate-v1.1)."""
     return " ".join(ARTICLES.sub(" ", text.lower().translate(SQUAD_PUNCTUATION)).split())
 
 
-def trivia_normalised(text: str) -> str:
+def normalize_trivia(text: str) -> str:
     """As SQuAD's, but punctuation becomes a space (Joshi et al. 2017, triviaqa_evaluation.py)."""
     return " ".join(ARTICLES.sub(" ", text.lower().translate(TRIVIA_PUNCTUATION)).split())
 
@@ -34,11 +34,11 @@ def token_f1(target: str, prediction: str) -> float:
     return 2 * same / (len(wanted) + len(given))
 
 
-def of_answers(targets: Sequence, predictions: Sequence[str], normalised: Callable[[str], str]) -> dict[str, float]:
+def score_answers(targets: Sequence, predictions: Sequence[str], normalised: Callable[[str], str]) -> dict[str, float]:
     """Exact match and F1 with the best of each example's answers; no answer at all means an empty one."""
     em, best = [], []
-    for target, prediction in zip(*paired(targets, predictions), strict=True):
-        answers = [normalised(answer) for answer in answers_of(target)] or [""]
+    for target, prediction in zip(*check_pairs(targets, predictions), strict=True):
+        answers = [normalised(answer) for answer in list_answers(target)] or [""]
         # SQuAD 2.0 drops gold answers that normalise to nothing where there are others.
         answers = [answer for answer in answers if answer] or [""]
         given = normalised(prediction)
@@ -49,27 +49,27 @@ def of_answers(targets: Sequence, predictions: Sequence[str], normalised: Callab
 
 def squad(targets: Sequence, predictions: Sequence[str]) -> dict[str, float]:
     """`em` and `f1` in percent; a target is an answer, several, or none where the question has none."""
-    return of_answers(targets, predictions, squad_normalised)
+    return score_answers(targets, predictions, normalize_squad)
 
 
 def trivia_qa(targets: Sequence, predictions: Sequence[str]) -> dict[str, float]:
     """`em` and `f1` in percent after TriviaQA's normalisation; a target is an answer or its aliases."""
-    return of_answers(targets, predictions, trivia_normalised)
+    return score_answers(targets, predictions, normalize_trivia)
 
 
 def knowledge_f1(targets: Sequence, predictions: Sequence[str]) -> dict[str, float]:
     """Word F1 of responses with the knowledge they should rest on, in percent (Shuster et al. 2021)."""
-    return {"knowledge_f1": of_answers(targets, predictions, squad_normalised)["f1"]}
+    return {"knowledge_f1": score_answers(targets, predictions, normalize_squad)["f1"]}
 
 
 def exact_match(targets: Sequence, predictions: Sequence[str]) -> dict[str, float]:
     """Percent of predictions that are one of their answers, but for space around them."""
-    pairs = zip(*paired(targets, predictions), strict=True)
-    hits = [prediction.strip() in [answer.strip() for answer in answers_of(target)] for target, prediction in pairs]
+    pairs = zip(*check_pairs(targets, predictions), strict=True)
+    hits = [prediction.strip() in [answer.strip() for answer in list_answers(target)] for target, prediction in pairs]
     return {"exact_match": percent(hits)}
 
 
-def final_number(text: str) -> Fraction | None:
+def find_final_number(text: str) -> Fraction | None:
     """The first number behind the last of `MARKS` that has one, or the last number of the text; commas, $ are ignored."""
     starts = sorted((text.rfind(mark) + len(mark) for mark in MARKS if mark in text), reverse=True)
     found = next((match for start in starts if (match := NUMBER.search(text[start:].split("\n")[0]))), None)
@@ -87,8 +87,8 @@ def number_match(targets: Sequence, predictions: Sequence[str]) -> dict[str, flo
       ValueError: a target without a number.
     """
     hits, answered = [], []
-    for target, prediction in zip(*paired(targets, predictions), strict=True):
-        wanted, given = final_number(str(target)), final_number(prediction)
+    for target, prediction in zip(*check_pairs(targets, predictions), strict=True):
+        wanted, given = find_final_number(str(target)), find_final_number(prediction)
         if wanted is None:
             raise ValueError(
                 f"the target {str(target)[:80]!r} has no number in it; give the answer as '#### 42' or '42'"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from t5x_like.text_metrics.pairs import numbers, paired
+from t5x_like.text_metrics.pairs import check_pairs, to_float64
 
 
 def bootstrap(
@@ -20,37 +20,37 @@ def bootstrap(
 ) -> dict[str, tuple[float, float]]:
     """The (low, high) of each value of a metric, by percentiles, in the metric's units; the metric runs `samples` times.
 
-    Examples are drawn one by one: rank_classification, whose rows are choices, needs `mean_interval(ranked(...))`.
+    Examples are drawn one by one: rank_classification, whose rows are choices, needs `mean_interval(rank_choices(...))`.
     """
-    targets, outputs = paired(targets, outputs, "outputs")
-    check(level, samples)
+    targets, outputs = check_pairs(targets, outputs, "outputs")
+    check_options(level, samples)
     rng = np.random.default_rng(seed)
     made: dict[str, list[float]] = {}
     for _ in range(samples):
         index_n = rng.integers(len(targets), size=len(targets))
         for name, value in metric([targets[i] for i in index_n], [outputs[i] for i in index_n]).items():
             made.setdefault(name, []).append(value)
-    return {name: middle(values, level) for name, values in made.items()}
+    return {name: central_interval(values, level) for name, values in made.items()}
 
 
 def mean_interval(
     values: Sequence[float], *, level: float = 0.95, samples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
     """The (low, high) of the mean of one value per example, in its units."""
-    values_N = numbers(values, "values")
+    values_N = to_float64(values, "values")
     if not len(values_N):
         raise ValueError("values are empty, which has no mean; give at least one")
-    check(level, samples)
+    check_options(level, samples)
     rng = np.random.default_rng(seed)
     means = [values_N[rng.integers(len(values_N), size=len(values_N))].mean() for _ in range(samples)]
-    return middle(means, level)
+    return central_interval(means, level)
 
 
 def wilson(right: float, count: int, level: float = 0.95) -> tuple[float, float]:
     """The (low, high) of a share (0-1) of which `right` of `count` was seen (Wilson 1927); it stays inside 0-1."""
     if not 0 <= right <= count or not count:
         raise ValueError(f"right={right} of count={count} is no share; give 0 <= right <= count, and at least one")
-    check(level, 1)
+    check_options(level, 1)
     z2 = statistics.NormalDist().inv_cdf((1 + level) / 2) ** 2
     middle, spread = right + z2 / 2, math.sqrt(z2 * (right * (count - right) / count + z2 / 4))
     return max(0.0, (middle - spread) / (count + z2)), min(1.0, (middle + spread) / (count + z2))
@@ -58,7 +58,7 @@ def wilson(right: float, count: int, level: float = 0.95) -> tuple[float, float]
 
 def percent_interval(values: Sequence[float], *, level: float = 0.95) -> tuple[float, float]:
     """The (low, high) of a mean: Wilson's of values that are all 0 or 100, for these may be all alike; else resampled."""
-    values_N = numbers(values, "values")
+    values_N = to_float64(values, "values")
     if len(values_N) and np.isin(values_N, (0, 100)).all():
         low, high = wilson(float(values_N.sum()) / 100, len(values_N), level)
         return 100 * low, 100 * high
@@ -69,17 +69,19 @@ def difference_interval(
     values: Sequence[float], others: Sequence[float], *, level: float = 0.95, samples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
     """The (low, high) of mean(values) - mean(others), values of the same examples: paired bootstrap (Koehn 2004)."""
-    values, others = paired(values, others, "others")
-    return mean_interval(numbers(values, "values") - numbers(others, "others"), level=level, samples=samples, seed=seed)
+    values, others = check_pairs(values, others, "others")
+    return mean_interval(
+        to_float64(values, "values") - to_float64(others, "others"), level=level, samples=samples, seed=seed
+    )
 
 
-def middle(values: Sequence[float], level: float) -> tuple[float, float]:
+def central_interval(values: Sequence[float], level: float) -> tuple[float, float]:
     """What encloses the middle `level` (0-1) of the values."""
     low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
-def check(level: float, samples: int) -> None:
+def check_options(level: float, samples: int) -> None:
     if not 0 < level < 1:
         raise ValueError(f"level={level} is not between 0 and 1; 0.95 is usual")
     if samples < 1:

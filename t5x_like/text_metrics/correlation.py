@@ -4,23 +4,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from t5x_like.text_metrics.pairs import numbers, paired
+from t5x_like.text_metrics.pairs import check_pairs, to_float64
 
 
 def pearson(targets: Sequence[float], predictions: Sequence[float]) -> dict[str, float]:
     """Linear correlation."""
-    return {"pearson": 100 * correlation(*checked(targets, predictions))}
+    return {"pearson": 100 * correlation(*check_numbers(targets, predictions))}
 
 
 def spearman(targets: Sequence[float], predictions: Sequence[float]) -> dict[str, float]:
     """Correlation of ranks, equal values sharing their mean rank."""
-    targets_N, predictions_N = checked(targets, predictions)
+    targets_N, predictions_N = check_numbers(targets, predictions)
     return {"spearman": 100 * correlation(ranks(targets_N), ranks(predictions_N))}
 
 
-def checked(targets: Sequence, predictions: Sequence) -> tuple[np.ndarray, np.ndarray]:
-    targets, predictions = paired(targets, predictions)
-    return numbers(targets, "targets"), numbers(predictions, "predictions")
+def check_numbers(targets: Sequence, predictions: Sequence) -> tuple[np.ndarray, np.ndarray]:
+    targets, predictions = check_pairs(targets, predictions)
+    return to_float64(targets, "targets"), to_float64(predictions, "predictions")
 
 
 def correlation(x_N: np.ndarray, y_N: np.ndarray) -> float:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 
-from t5x_like.text_metrics.pairs import paired
+from t5x_like.text_metrics.pairs import check_pairs
 from t5x_like.text_metrics.sampling import pass_at_k
 
 ALLOW = "T5X_LIKE_ALLOW_EXECUTION"
@@ -33,7 +33,7 @@ sys.__stdout__.write("\\n" + password)
 """
 
 
-def runs(program: str, seconds: float = 3.0, megabytes: int = 1024) -> bool:
+def run_program(program: str, seconds: float = 3.0, megabytes: int = 1024) -> bool:
     """Whether a Python program comes to its end without an error; executes it."""
     password = secrets.token_hex(16)
     given = f"{seconds}\n{megabytes}\n{password}\n{program}"
@@ -53,22 +53,22 @@ def runs(program: str, seconds: float = 3.0, megabytes: int = 1024) -> bool:
             return False
         finally:
             # Children of the program too: the session is theirs.
-            end(process)
+            kill_session(process)
         said.seek(max(0, said.seek(0, os.SEEK_END) - len(password)))
         return said.read() == password.encode()
 
 
-def end(process: subprocess.Popen) -> None:
+def kill_session(process: subprocess.Popen) -> None:
     """Ends a process and what it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
-def passes(problem: Mapping, completion: str, seconds: float = 3.0, megabytes: int = 1024) -> bool:
+def passes_tests(problem: Mapping, completion: str, seconds: float = 3.0, megabytes: int = 1024) -> bool:
     """Whether a prompt with its completion passes the problem's `test` of its `entry_point`."""
     tests = f"{problem['test']}\ncheck({problem['entry_point']})"
-    return runs(f"{problem['prompt']}{completion}\n\n{tests}\n", seconds, megabytes)
+    return run_program(f"{problem['prompt']}{completion}\n\n{tests}\n", seconds, megabytes)
 
 
 def human_eval(
@@ -90,10 +90,10 @@ def human_eval(
             f"allow_execution={allow_execution}: human_eval runs programs that a model wrote, which may do anything; in a "
             f"place where nothing can be harmed, give allow_execution=True or set {ALLOW}=1"
         )
-    targets, predictions = paired(targets, predictions)
+    targets, predictions = check_pairs(targets, predictions)
     samples = [[one] if isinstance(one, str) else list(one) for one in predictions]
 
-    def judged(problem: Mapping, completion: str) -> bool:
-        return passes(problem, completion, seconds, megabytes)
+    def passes(problem: Mapping, completion: str) -> bool:
+        return passes_tests(problem, completion, seconds, megabytes)
 
-    return pass_at_k(targets, samples, k, judged)
+    return pass_at_k(targets, samples, k, passes)

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from t5x_like.text_metrics.pairs import answers_of, library, paired
+from t5x_like.text_metrics.pairs import check_pairs, import_library, list_answers
 
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
-def references(targets: Sequence) -> list[tuple]:
+def transpose_references(targets: Sequence) -> list[tuple]:
     """sacrebleu's form: the first references of all texts, then the second, None where a text has fewer."""
-    return list(itertools.zip_longest(*map(answers_of, targets)))
+    return list(itertools.zip_longest(*map(list_answers, targets)))
 
 
 def bleu(
@@ -22,16 +22,18 @@ def bleu(
 
     A target is a reference or several. `bleu_length_ratio` is words given over words wanted.
     """
-    targets, predictions = paired(targets, predictions)
-    sacrebleu = library("sacrebleu", "sacrebleu")
-    made = sacrebleu.corpus_bleu(predictions, references(targets), tokenize=tokenize, lowercase=lowercase)
+    targets, predictions = check_pairs(targets, predictions)
+    sacrebleu = import_library("sacrebleu", "sacrebleu")
+    made = sacrebleu.corpus_bleu(predictions, transpose_references(targets), tokenize=tokenize, lowercase=lowercase)
     return {"bleu": float(made.score), "bleu_length_ratio": float(made.ratio)}
 
 
 def chrf(targets: Sequence, predictions: Sequence[str], word_order: int = 0) -> dict[str, float]:
     """Corpus chrF2, 0-100, by sacrebleu (Popović 2015); chrF++ with `word_order=2`."""
-    targets, predictions = paired(targets, predictions)
-    made = library("sacrebleu", "sacrebleu").corpus_chrf(predictions, references(targets), word_order=word_order)
+    targets, predictions = check_pairs(targets, predictions)
+    made = import_library("sacrebleu", "sacrebleu").corpus_chrf(
+        predictions, transpose_references(targets), word_order=word_order
+    )
     return {"chrf": float(made.score)}
 
 
@@ -40,9 +42,9 @@ def rouge(targets: Sequence, predictions: Sequence[str], use_stemmer: bool = Fal
 
     Lsum takes a line as a sentence; `use_stemmer` is Porter's, English only.
     """
-    targets, predictions = paired(targets, predictions)
-    scorer = library("rouge_score.rouge_scorer", "rouge-score").RougeScorer(list(ROUGE), use_stemmer=use_stemmer)
-    made = [scorer.score_multi(answers_of(t), p) for t, p in zip(targets, predictions, strict=True)]
+    targets, predictions = check_pairs(targets, predictions)
+    scorer = import_library("rouge_score.rouge_scorer", "rouge-score").RougeScorer(list(ROUGE), use_stemmer=use_stemmer)
+    made = [scorer.score_multi(list_answers(t), p) for t, p in zip(targets, predictions, strict=True)]
     return {name: 100 * float(np.mean([one[name].fmeasure for one in made])) for name in ROUGE}
 
 
@@ -65,7 +67,7 @@ def edit_distance(targets: Sequence[str], predictions: Sequence[str]) -> dict[st
     Raises:
       ValueError: targets without any word.
     """
-    targets, predictions = paired(targets, predictions)
+    targets, predictions = check_pairs(targets, predictions)
     words = sum(len(target.split()) for target in targets)
     if not words:
         raise ValueError(f"the {len(targets)} targets hold no word, so there is no error rate; give texts")

@@ -8,30 +8,30 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import numpy as np
 
-from t5x_like.text_metrics.pairs import paired, percent
+from t5x_like.text_metrics.pairs import check_pairs, percent
 
 
 def accuracy(targets: Sequence, predictions: Sequence) -> dict[str, float]:
     """Percent of labels that are equal."""
-    targets, predictions = paired(plain(targets), plain(predictions))
+    targets, predictions = check_pairs(to_python(targets), to_python(predictions))
     return {"accuracy": percent([t == p for t, p in zip(targets, predictions, strict=True)])}
 
 
 def sequence_accuracy(targets: Sequence, predictions: Sequence) -> dict[str, float]:
     """Percent of sequences (texts, token ids) that are equal from end to end."""
-    targets, predictions = paired(targets, predictions)
+    targets, predictions = check_pairs(targets, predictions)
     equal = [np.array_equal(np.asarray(t), np.asarray(p)) for t, p in zip(targets, predictions, strict=True)]
     return {"sequence_accuracy": percent(equal)}
 
 
 def f1(targets: Sequence, predictions: Sequence, positive: Hashable = 1) -> dict[str, float]:
     """Percent F1 of the class `positive`; 0 where it is neither there nor predicted."""
-    return {"f1": 100 * class_f1(*paired(plain(targets), plain(predictions)), positive)}
+    return {"f1": 100 * class_f1(*check_pairs(to_python(targets), to_python(predictions)), positive)}
 
 
 def macro_f1(targets: Sequence, predictions: Sequence) -> dict[str, float]:
     """Percent F1, the mean over all classes that are there or predicted."""
-    targets, predictions = paired(plain(targets), plain(predictions))
+    targets, predictions = check_pairs(to_python(targets), to_python(predictions))
     return {"macro_f1": mean_f1(targets, predictions, {*targets, *predictions})}
 
 
@@ -41,7 +41,7 @@ def mean_multiclass_f1(num_classes: int) -> Callable[[Sequence, Sequence], dict[
         raise ValueError(f"num_classes={num_classes} has no class; give 2 or more")
 
     def metric(targets: Sequence, predictions: Sequence) -> dict[str, float]:
-        pair = paired(plain(targets), plain(predictions))
+        pair = check_pairs(to_python(targets), to_python(predictions))
         return {"mean_multiclass_f1": mean_f1(*pair, range(num_classes))}
 
     return metric
@@ -60,7 +60,7 @@ def class_f1(targets: list, predictions: list, positive: Hashable) -> float:
 
 def matthews_correlation(targets: Sequence, predictions: Sequence) -> dict[str, float]:
     """-100 to 100, two classes or more (R_K, Gorodkin 2004); 0 where either side is one class."""
-    targets, predictions = paired(plain(targets), plain(predictions))
+    targets, predictions = check_pairs(to_python(targets), to_python(predictions))
     total, right = len(targets), sum(t == p for t, p in zip(targets, predictions, strict=True))
     wanted, given = Counter(targets), Counter(predictions)
     covariance = right * total - sum(wanted[one] * given[one] for one in wanted)
@@ -74,7 +74,7 @@ def brier(targets: Sequence[int], scores: Sequence) -> dict[str, float]:
     Raises:
       ValueError: scores that are no probabilities, or a target that is none of the classes.
     """
-    targets, scores = paired(targets, scores, "scores")
+    targets, scores = check_pairs(targets, scores, "scores")
     p_NC = np.asarray(scores, np.float64)
     if p_NC.ndim not in (1, 2) or not ((p_NC >= 0) & (p_NC <= 1)).all():
         raise ValueError(f"scores of shape {p_NC.shape} are to be probabilities between 0 and 1, [N] or [N, classes]")
@@ -90,6 +90,6 @@ def brier(targets: Sequence[int], scores: Sequence) -> dict[str, float]:
     return {"brier": float(np.mean(((p_NC - truth_NC) ** 2).sum(axis=1)))}
 
 
-def plain(labels: Sequence) -> list:
+def to_python(labels: Sequence) -> list:
     """A list of Python's own values, for numpy's arrays and scalars too."""
     return [label.item() if isinstance(label, np.generic | np.ndarray) else label for label in labels]

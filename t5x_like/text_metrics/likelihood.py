@@ -5,32 +5,32 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from t5x_like.text_metrics.pairs import numbers, paired
+from t5x_like.text_metrics.pairs import check_pairs, to_float64
 
 
 def perplexity(targets: Sequence[Sequence[int]], scores: Sequence[float]) -> dict[str, float]:
     """exp(-log-probability per token), all examples together; targets are token ids, scores their summed log-probs."""
     if any(isinstance(target, str) for target in targets):
         raise ValueError("targets are texts, which have no count of tokens; give ids, or take word_perplexity")
-    return {"perplexity": exp(per_unit(targets, scores, [len(target) for target in targets], "token"))}
+    return {"perplexity": exp(nats_per_unit(targets, scores, [len(target) for target in targets], "token"))}
 
 
 def word_perplexity(targets: Sequence[str], scores: Sequence[float]) -> dict[str, float]:
     """exp(-log-probability per word between spaces): compares models whatever their tokenizers."""
     counts = [len(target.split()) for target in targets]
-    return {"word_perplexity": exp(per_unit(targets, scores, counts, "word"))}
+    return {"word_perplexity": exp(nats_per_unit(targets, scores, counts, "word"))}
 
 
 def bits_per_byte(targets: Sequence[str], scores: Sequence[float]) -> dict[str, float]:
     """-log2 probability per UTF-8 byte: compares models whatever their tokenizers (The Pile, Gao et al. 2020)."""
     counts = [len(target if isinstance(target, bytes) else target.encode()) for target in targets]
-    return {"bits_per_byte": per_unit(targets, scores, counts, "byte") / math.log(2)}
+    return {"bits_per_byte": nats_per_unit(targets, scores, counts, "byte") / math.log(2)}
 
 
-def per_unit(targets: Sequence, scores: Sequence[float], counts: list[int], unit: str) -> float:
+def nats_per_unit(targets: Sequence, scores: Sequence[float], counts: list[int], unit: str) -> float:
     """Nats per token, word or byte: a sum over a sum, so long texts weigh more."""
-    targets, scores = paired(targets, scores, "scores")
-    scores_N = numbers(scores, "scores")
+    targets, scores = check_pairs(targets, scores, "scores")
+    scores_N = to_float64(scores, "scores")
     if not sum(counts):
         raise ValueError(f"the {len(targets)} targets hold no {unit}; give texts that are not empty")
     if (scores_N > 1e-3).any():
@@ -54,20 +54,20 @@ def rank_classification(targets: Sequence[tuple], scores: Sequence[float]) -> di
     Raises:
       ValueError: an example without a right choice, or a length below 1.
     """
-    targets, scores = paired(targets, scores, "scores")
-    scores_N = numbers(scores, "scores")
-    weights = weights_of(targets)
-    made = {"accuracy": 100 * float(np.average(ranked(targets, scores_N), weights=weights))}
+    targets, scores = check_pairs(targets, scores, "scores")
+    scores_N = to_float64(scores, "scores")
+    weights = example_weights(targets)
+    made = {"accuracy": 100 * float(np.average(rank_choices(targets, scores_N), weights=weights))}
     if all(len(target) > 3 for target in targets):
         lengths_N = np.array([target[3] for target in targets])
         if (lengths_N < 1).any():
             raise ValueError(f"targets[{int(lengths_N.argmin())}] has length {lengths_N.min()}; a choice has 1 or more")
-        normalised = ranked(targets, scores_N / lengths_N)
+        normalised = rank_choices(targets, scores_N / lengths_N)
         made["accuracy_normalised"] = 100 * float(np.average(normalised, weights=weights))
     return made
 
 
-def ranked(targets: Sequence[tuple], scores_N: np.ndarray) -> np.ndarray:
+def rank_choices(targets: Sequence[tuple], scores_N: np.ndarray) -> np.ndarray:
     """Whether the highest score is that of a right choice (the first of equals), per example in order of appearance."""
     best: dict = {}
     answerable: dict = {}
@@ -81,7 +81,7 @@ def ranked(targets: Sequence[tuple], scores_N: np.ndarray) -> np.ndarray:
     return np.array([right for _, right in best.values()])
 
 
-def weights_of(targets: Sequence[tuple]) -> list[float]:
+def example_weights(targets: Sequence[tuple]) -> list[float]:
     """The weight of each example, 1 where none is given; that of its first choice."""
     made: dict = {}
     for (example, *_), _, *more in targets:

@@ -7,7 +7,7 @@ from types import ModuleType
 import numpy as np
 
 
-def paired(targets: Sequence, outputs: Sequence, name: str = "predictions") -> tuple[list, list]:
+def check_pairs(targets: Sequence, outputs: Sequence, name: str = "predictions") -> tuple[list, list]:
     """Both as lists.
 
     Raises:
@@ -20,7 +20,7 @@ def paired(targets: Sequence, outputs: Sequence, name: str = "predictions") -> t
     return list(targets), list(outputs)
 
 
-def numbers(values: Sequence, name: str) -> np.ndarray:
+def to_float64(values: Sequence, name: str) -> np.ndarray:
     """Float64 of one number per example.
 
     Raises:
@@ -37,7 +37,7 @@ def numbers(values: Sequence, name: str) -> np.ndarray:
     return values_N
 
 
-def answers_of(target: str | Sequence[str]) -> list[str]:
+def list_answers(target: str | Sequence[str]) -> list[str]:
     """The accepted answers of a target: itself where it is a text."""
     return [target] if isinstance(target, str) else list(target)
 
@@ -47,7 +47,7 @@ def percent(values: Sequence) -> float:
     return 100 * float(np.mean(values))
 
 
-def library(module: str, package: str) -> ModuleType:
+def import_library(module: str, package: str) -> ModuleType:
     """A module of an optional package.
 
     Raises:

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 
-from t5x_like.text_metrics.pairs import paired, percent
+from t5x_like.text_metrics.pairs import check_pairs, percent
 
 
-def gym() -> ModuleType:
+def import_gym() -> ModuleType:
     """The package reasoning_gym.
 
     Raises:
@@ -22,13 +22,13 @@ def gym() -> ModuleType:
     return reasoning_gym
 
 
-def dataset_of(name: str, size: int, seed: int, options: Mapping | None = None):
+def create_dataset(name: str, size: int, seed: int, options: Mapping | None = None):
     """A procedural dataset of reasoning-gym; entry i is the same for the same arguments.
 
     Raises:
       ValueError: there is none of that name, or it refuses its options.
     """
-    package = gym()
+    package = import_gym()
     if name not in package.factory.DATASETS:
         known = ", ".join(sorted(package.factory.DATASETS))
         raise ValueError(f"dataset={name!r} is none of reasoning-gym's: {known}")
@@ -38,7 +38,7 @@ def dataset_of(name: str, size: int, seed: int, options: Mapping | None = None):
         raise ValueError(f"dataset={name!r} refuses options={dict(options or {})}: {error}") from error
 
 
-def verified(
+def verify(
     targets: Sequence[int],
     predictions: Sequence[str],
     dataset: str,
@@ -47,8 +47,8 @@ def verified(
     options: Mapping | None = None,
 ) -> dict[str, float]:
     """Mean score in percent by the dataset's own verifier (0-1 an answer); targets are the numbers of its entries."""
-    entries = dataset_of(dataset, size, seed, options)
-    pairs = zip(*paired(targets, predictions), strict=True)
+    entries = create_dataset(dataset, size, seed, options)
+    pairs = zip(*check_pairs(targets, predictions), strict=True)
     return {
         "verified": percent([entries.score_answer(answer=text, entry=entries[int(index)]) for index, text in pairs])
     }

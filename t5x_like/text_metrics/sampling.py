@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from t5x_like.text_metrics.pairs import paired
+from t5x_like.text_metrics.pairs import check_pairs
 
 
-def unbiased(samples: int, right: int, k: int) -> float:
+def unbiased_pass_at_k(samples: int, right: int, k: int) -> float:
     """1 - C(n - c, k) / C(n, k): the chance (0-1) that one of k samples drawn from n, c of them right, is right.
 
     As a product that cannot overflow (Chen et al. 2021, Codex).
@@ -33,10 +33,10 @@ def pass_at_k(
 
     `passes(target, sample)` decides, for instance by running a target's unit tests in a sandbox.
     """
-    targets, predictions = paired(targets, predictions)
+    targets, predictions = check_pairs(targets, predictions)
     counts = [
         (len(samples), sum(bool(passes(target, sample)) for sample in samples))
         for target, samples in zip(targets, predictions, strict=True)
     ]
     ks = [k] if isinstance(k, int) else list(k)
-    return {f"pass@{k}": 100 * float(np.mean([unbiased(*count, k) for count in counts])) for k in ks}
+    return {f"pass@{k}": 100 * float(np.mean([unbiased_pass_at_k(*count, k) for count in counts])) for k in ks}

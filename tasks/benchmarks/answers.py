@@ -107,7 +107,7 @@ SQUAD = Benchmark(
     ),
     "reading",
     "squad/v1.1",
-    postprocess=postprocess.all_answers,
+    postprocess=postprocess.select_answers,
 )
 
 TRIVIA_QA = Benchmark(
@@ -128,7 +128,7 @@ TRIVIA_QA = Benchmark(
     ),
     "closed_book",
     "trivia_qa/unfiltered.nocontext",
-    postprocess=postprocess.all_answers,
+    postprocess=postprocess.select_answers,
 )
 
 GSM8K = Benchmark(
@@ -176,7 +176,7 @@ MMLU = Benchmark(
     ),
     "knowledge",
     splits=MMLU_SPLITS,
-    postprocess=postprocess.letter,
+    postprocess=postprocess.find_letter,
 )
 
 BENCHMARKS = {"squad_v1": SQUAD, "trivia_qa": TRIVIA_QA, "gsm8k": GSM8K, "mmlu": MMLU}

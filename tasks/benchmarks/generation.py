@@ -114,7 +114,7 @@ HUMAN_EVAL = Benchmark(
     ),
     "programs",
     splits=ONLY_TEST,
-    postprocess=functools.partial(postprocess.problem, stops=STOPS),
+    postprocess=functools.partial(postprocess.extract_problem, stops=STOPS),
 )
 
 WMT = (("wmt14", "de-en", "de"), ("wmt14", "fr-en", "fr"), ("wmt16", "ro-en", "ro"))

@@ -124,7 +124,7 @@ stsb = Benchmark(
     (files("STS-B", {"sentence1": "sentence1", "sentence2": "sentence2", "label": "score"}), parquet("glue/stsb")),
     "paraphrase",
     "glue/stsb",
-    postprocess=functools.partial(postprocess.number, field="label"),
+    postprocess=functools.partial(postprocess.parse_number, field="label"),
 )
 
 mnli = Benchmark(

@@ -39,7 +39,7 @@ class Benchmark:
     cluster: str
     tfds_name: str | None = None
     splits: Mapping[str, str] = field(default_factory=lambda: SPLITS)
-    postprocess: Callable = answers_as.stripped
+    postprocess: Callable = answers_as.strip
 
 
 def root() -> Path:

@@ -9,7 +9,7 @@ from t5x_like.cleaning.steps import Dropped
 from t5x_like.tasks.benchmarks.glue import ACCURACY, ENTAILED, NO_YES, labelled
 from t5x_like.tasks.benchmarks.sets import Benchmark, Files, Row, classified, parquet, records
 from t5x_like.tasks.synthetic.sampling import worded
-from t5x_like.text_metrics import grouped, postprocess
+from t5x_like.text_metrics import group_metrics, postprocess
 
 YES_NO = ("yes", "no")
 COMMITMENT = ("entailment", "contradiction", "neutral")
@@ -139,11 +139,11 @@ multirc = Benchmark(
         "Text: {{ paragraph }}\nQuestion: {{ question }}\nAnswer: {{ given }}\nRight (yes or no)?",
         choices=NO_YES,
     ),
-    (grouped.all_right, grouped.f1_of_all),
+    (group_metrics.group_exact_match, group_metrics.group_f1),
     (files("MultiRC", answers_of_questions), parquet("super_glue/multirc")),
     "reading_yes_no",
     "super_glue/multirc",
-    postprocess=postprocess.grouped,
+    postprocess=postprocess.add_group,
 )
 
 record = Benchmark(
@@ -158,7 +158,7 @@ record = Benchmark(
     (files("ReCoRD", queries), parquet("super_glue/record")),
     "reading",
     "super_glue/record",
-    postprocess=postprocess.all_answers,
+    postprocess=postprocess.select_answers,
 )
 
 rte = Benchmark(

@@ -24,7 +24,7 @@ def add(
     source: seqio.DataSource,
     templates: Sequence[Template],
     metric_fns: Sequence[Callable],
-    postprocess_fn: Callable = postprocess.stripped,
+    postprocess_fn: Callable = postprocess.strip,
     steps: bool = False,
 ) -> None:
     """Registers a task in every variant; `steps` says that examples have a `rationale`."""

@@ -21,7 +21,7 @@ TEMPLATES = worded(
 
 def entries(dataset: str, size: int, seed: int, options: str, split: str) -> Iterator[dict]:
     """{"question", "answer", "index"}: the entries whose question's hash is in the split; those without an answer are not."""
-    made = reasoning.dataset_of(dataset, size, seed, json.loads(options))
+    made = reasoning.create_dataset(dataset, size, seed, json.loads(options))
     for index in range(size):
         entry = made[index]
         if entry["answer"] is not None and corpora.split_of(entry["question"]) == split:
@@ -45,13 +45,13 @@ def define(
     if vocabulary not in variants.VOCABULARIES:
         raise ValueError(f"vocabulary={vocabulary!r} is none of {', '.join(variants.VOCABULARIES)}")
     given = dict(options or {})
-    reasoning.dataset_of(dataset, 1, seed, given)
+    reasoning.create_dataset(dataset, 1, seed, given)
     read = functools.partial(entries, dataset, size, seed, json.dumps(given, sort_keys=True))
     instruction.add(
         name,
         GeneratorSource(read, corpora.SPLITS),
         TEMPLATES,
         variants.VOCABULARIES[vocabulary],
-        metric_fns=(functools.partial(reasoning.verified, dataset=dataset, size=size, seed=seed, options=given),),
-        postprocess_fn=functools.partial(postprocess.all_answers, field="index"),
+        metric_fns=(functools.partial(reasoning.verify, dataset=dataset, size=size, seed=seed, options=given),),
+        postprocess_fn=functools.partial(postprocess.select_answers, field="index"),
     )

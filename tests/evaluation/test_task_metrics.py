@@ -46,7 +46,7 @@ def test_a_record_holds_everything_and_comes_back_from_disk(tmp_path):
 
 
 def test_postprocessing_sees_the_example_and_texts_end_at_a_stop(tmp_path):
-    answers = tasks.named("t5x_like.text_metrics.postprocess:all_answers")
+    answers = tasks.named("t5x_like.text_metrics.postprocess:select_answers")
     examples = [tasks.pair("q", "one", answers=["one", "1"]), tasks.pair("r", "two", answers=["two", "2"])]
     cache = tasks.write(tmp_path, "qa", examples, [tasks.named(tasks.METRICS + "answers:squad")], answers)
     record = record_of(cache, ["1\nmore", "three"], stops=("\n",))

@@ -69,7 +69,7 @@ def test_knowledge_f1():
     ],
 )
 def test_final_number(text, number):
-    assert answers.final_number(text) == number
+    assert answers.find_final_number(text) == number
 
 
 def test_number_match():
@@ -132,7 +132,7 @@ def test_rank_classification():
     assert made == {"accuracy": pytest.approx(75), "accuracy_normalised": pytest.approx(25)}
     bare = [target[:2] for target in targets]
     assert tm.rank_classification(bare, [-8.0, -9.0, -4.0, -9.5]) == {"accuracy": 50}
-    assert likelihood.ranked(bare, np.array([-8.0, -9.0, -4.0, -9.5])).tolist() == [False, True]
+    assert likelihood.rank_choices(bare, np.array([-8.0, -9.0, -4.0, -9.5])).tolist() == [False, True]
     with pytest.raises(ValueError, match="example 0 has no right choice"):
         tm.rank_classification([((0, 0), False)], [-1])
     with pytest.raises(ValueError, match="has length 0"):
@@ -141,7 +141,7 @@ def test_rank_classification():
 
 @pytest.mark.parametrize(("n", "right", "k"), [(5, 2, 1), (5, 2, 3), (10, 1, 4), (7, 0, 2), (4, 4, 4), (6, 3, 4)])
 def test_pass_at_k_is_the_share_of_subsets(n, right, k):
-    assert sampling.unbiased(n, right, k) == pytest.approx(1 - math.comb(n - right, k) / math.comb(n, k))
+    assert sampling.unbiased_pass_at_k(n, right, k) == pytest.approx(1 - math.comb(n - right, k) / math.comb(n, k))
 
 
 def test_pass_at_k():
@@ -151,7 +151,7 @@ def test_pass_at_k():
     assert passing == {"pass@1": 100}
     with pytest.raises(ValueError, match="draw more or lower k"):
         tm.pass_at_k(["a"], [["a"]], k=2)
-    assert sampling.unbiased(10_000, 1, 100) == pytest.approx(0.01)
+    assert sampling.unbiased_pass_at_k(10_000, 1, 100) == pytest.approx(0.01)
 
 
 def test_edit_distance():

@@ -217,8 +217,8 @@ def test_programs_are_run_only_where_that_is_allowed(monkeypatch):
     ],
 )
 def test_no_program_that_fails_loops_or_leaves_early_passes(completion):
-    assert not execution.passes(PROBLEMS[0], completion, seconds=1.0)
-    assert execution.passes(PROBLEMS[0], "    return x + x\n")
+    assert not execution.passes_tests(PROBLEMS[0], completion, seconds=1.0)
+    assert execution.passes_tests(PROBLEMS[0], "    return x + x\n")
 
 
 def test_pass_at_k_counts_samples():
@@ -230,7 +230,7 @@ def test_pass_at_k_counts_samples():
 def test_what_the_program_starts_ends_with_it(tmp_path):
     mark = tmp_path / "mark"
     started = f"import subprocess; subprocess.Popen(['sh', '-c', 'sleep 1.5; touch {mark}'])"
-    assert execution.runs(started)
+    assert execution.run_program(started)
     subprocess.run(["sleep", "2"], check=True)
     assert not mark.exists()
 

@@ -19,7 +19,7 @@ def test_without_the_package_the_remedy_is_named(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match="pip install reasoning-gym --no-deps"):
-        reasoning.verified([0], ["1"], dataset="chain_sum", size=1, seed=0)
+        reasoning.verify([0], ["1"], dataset="chain_sum", size=1, seed=0)
 
 
 def test_an_entry_is_judged_by_its_verifier_and_splits_are_disjoint():
@@ -43,9 +43,9 @@ def test_an_entry_is_judged_by_its_verifier_and_splits_are_disjoint():
 def test_a_dataset_that_is_not_there_is_refused():
     pytest.importorskip("reasoning_gym")
     with pytest.raises(ValueError, match="dataset='chain_sums' is none of reasoning-gym's: .*chain_sum"):
-        reasoning.dataset_of("chain_sums", 1, 0)
+        reasoning.create_dataset("chain_sums", 1, 0)
     with pytest.raises(ValueError, match="refuses options"):
-        reasoning.dataset_of("chain_sum", 1, 0, {"no_such": 1})
+        reasoning.create_dataset("chain_sum", 1, 0, {"no_such": 1})
 
 
 def test_the_gin_file_gives_what_define_takes():

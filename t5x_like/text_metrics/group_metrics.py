@@ -2,20 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 
-from t5x_like.text_metrics.pairs import paired, percent
+from t5x_like.text_metrics.pairs import check_pairs, percent
 
 
-def all_right(targets: Sequence[Mapping], predictions: Sequence) -> dict[str, float]:
+def group_exact_match(targets: Sequence[Mapping], predictions: Sequence) -> dict[str, float]:
     """Percent of groups all of whose examples are right (MultiRC's exact match, Khashabi et al. 2018)."""
     right: dict = {}
-    for target, prediction in zip(*paired(targets, predictions), strict=True):
+    for target, prediction in zip(*check_pairs(targets, predictions), strict=True):
         right[target["group"]] = right.get(target["group"], True) and target["value"] == prediction
     return {"em": percent(list(right.values()))}
 
 
-def f1_of_all(targets: Sequence[Mapping], predictions: Sequence, positive: str = "yes") -> dict[str, float]:
+def group_f1(targets: Sequence[Mapping], predictions: Sequence, positive: str = "yes") -> dict[str, float]:
     """Percent F1 of the value `positive` over the examples of all groups (MultiRC's F1a)."""
-    targets, predictions = paired(targets, predictions)
+    targets, predictions = check_pairs(targets, predictions)
     values = [target["value"] for target in targets]
     both = sum(value == positive == prediction for value, prediction in zip(values, predictions, strict=True))
     either = values.count(positive) + predictions.count(positive)
