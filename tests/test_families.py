@@ -1,13 +1,27 @@
-"""Every size in gin_configs/sizes has as many parameters as was published, and names the axes of all of them."""
+"""Every size in gin_configs/sizes has its published number of parameters, names their axes, and takes a training step.
 
+Steps are traced at the published shapes, layers scanned: model, objective, gradients, update and the shardings of eight
+devices. Nothing is compiled, for that takes hundreds of times longer; `test_gin_architectures` compiles and runs every
+family's tiny size, and the sizes that differ from their family by more than numbers run here, with small numbers.
+"""
+
+import json
 import math
 
 import jax
+import jax.numpy as jnp
+import optax
 import pytest
 from flax import linen as nn
 from flax.core import meta
 
-from tests.gin_models import SIZES, TINY, family_of, model_of, shapes
+from t5x_like import partitioning
+from t5x_like.cli.gin import runtime
+from t5x_like.objectives.electra import ReplacedTokenDetection
+from t5x_like.objectives.lm import LanguageModel
+from t5x_like.precision import Precision
+from t5x_like.training import state, trainer
+from tests.gin_models import SIZES, TINY, batch_of, family_of, model_of, shapes
 
 AXES = {"embed", "vocab", "heads", "kv_heads", "head_dim", "mlp", "expert", "layers"} | {
     "position", "relpos", "norm", "router"
@@ -211,19 +225,88 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_parameters_are_as_many_as_published_and_name_their_axes(size):
-    overrides = ("--gin.SCAN=True",) if size in TINY else ()
-    boxed = shapes(model_of(size, *overrides))
+MESH, OPTIMIZER = partitioning.make_mesh(), optax.sgd(1e-2)
+
+
+def abstract_batch(rows: int = 8, length: int = 8) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a training batch that every family reads."""
+    batch = batch_of(rows, length, 9)
+    targets = batch.pop("targets")
+    for side in ("encoder", "decoder"):
+        batch |= {f"{side}_target_tokens": targets, f"{side}_loss_weights": targets.astype("float32")}
+    return {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
+
+
+def layout_of(model: nn.Module) -> state.Layout:
+    return state.layout(model, OPTIMIZER, abstract_batch(), MESH)
+
+
+def trace_step(model: nn.Module, objective, layout: state.Layout) -> None:
+    """Traces one training step; the state keeps its shapes and dtypes, and the loss is a scalar sum."""
+    step = trainer.jitted_step(model, objective, OPTIMIZER, 1, layout, MESH, partitioning.RULES, Precision())
+    before = layout.abstract
+    with partitioning.on(MESH, partitioning.RULES):
+        after, metrics = jax.eval_shape(step, before, abstract_batch())
+    jax.tree.map(
+        lambda a, b: None if (a.shape, a.dtype) == (b.shape, b.dtype) else pytest.fail(f"{a} {b}"), before, after
+    )
+    assert metrics["loss"][0].shape == () and metrics["loss"][0].dtype == jnp.float32
+
+
+def assert_axes_named(boxed) -> None:
     for box in jax.tree.leaves(boxed, is_leaf=lambda x: isinstance(x, meta.AxisMetadata)):
         assert isinstance(box, nn.LogicallyPartitioned), box
         assert len(box.names) == box.value.ndim and set(box.names) <= AXES, box
-    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nn.unbox(boxed)))
-    if size in TINY:
-        assert count < 400_000
-    else:
-        published, tolerance = PUBLISHED[size.removeprefix("sizes/").removesuffix(".gin")]
-        assert count == pytest.approx(published, rel=tolerance, abs=0)
+
+
+def count(boxed) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nn.unbox(boxed)))
+
+
+@pytest.mark.parametrize("size", TINY)
+def test_a_tiny_size_is_small_and_names_its_axes(size):
+    boxed = shapes(model_of(size, "--gin.SCAN=True"))
+    assert_axes_named(boxed)
+    assert count(boxed) < 400_000
+
+
+@pytest.mark.parametrize("size", sorted(set(SIZES) - set(TINY)))
+def test_a_size_has_its_published_parameters_and_takes_a_step(size):
+    model = model_of(size)
+    layout = layout_of(model)
+    assert_axes_named(layout.boxed.params)
+    published, tolerance = PUBLISHED[size.removeprefix("sizes/").removesuffix(".gin")]
+    assert count(layout.boxed.params) == pytest.approx(published, rel=tolerance, abs=0)
+    if family_of(size) != "electra_discriminator":
+        trace_step(model, LanguageModel(side="decoder" if "decoder" in layout.boxed.params else "encoder"), layout)
+
+
+@pytest.mark.parametrize("size", [size for size in SIZES if family_of(size) == "electra_discriminator"])
+def test_a_discriminator_takes_a_step_beside_a_generator(size):
+    macros = ("--gin.GENERATOR_WIDTH=64", "--gin.GENERATOR_HEADS=1", "--gin.GENERATOR_MLP_DIM=256", "--gin.SCAN=True")
+    model = runtime.parse([size, "objectives/replaced_tokens.gin"], macros).evaluate("%MODEL")
+    trace_step(model, ReplacedTokenDetection(), layout_of(model))
+
+
+# Sizes that change modules, not only numbers, with the macros that make them small.
+SPECIAL = {
+    "opt/350m": {"LAYERS": 1, "EMBED_WIDTH": 8},
+    "falcon/180b": {"LAYERS": 1, "KV_HEADS": 2},
+    "gemma3/1b": {"PERIODS": 1, "WINDOW": 8},
+    "llama3/1b": {"LAYERS": 1, "KV_HEADS": 2},
+}
+SMALL = {"WIDTH": 16, "HEADS": 4, "HEAD_DIM": 4, "MLP_DIM": 32, "VOCAB_SIZE": 384, "LENGTH": 16, "BATCH_SIZE": 8}
+RUN = {"STEPS": 1, "WARMUP_STEPS": 1, "TASK": "tiny", "trainer.train.log_every": 1, "trainer.train.eval_batches": 1}
+
+
+@pytest.mark.parametrize("size", SPECIAL)
+def test_a_size_with_modules_of_its_own_trains(tiny_root, tmp_path, size):
+    macros = SMALL | RUN | SPECIAL[size] | {"RUN_DIR": tmp_path, "token_cache.TokenCache.root": tiny_root}
+    files = [f"sizes/{size}.gin", "objectives/causal_lm.gin", "optimizers/sgd.gin", "runs/pretrain.gin"]
+    config = runtime.parse(files, [f"--gin.{name}={value}" for name, value in macros.items()])
+    config.configured("trainer.train")()
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert 4 < last["eval/loss"] < 20
 
 
 def test_every_size_is_counted_or_tiny_and_every_family_has_both():
