@@ -150,8 +150,8 @@ def fill(folder: Path, documents: Documents, inputs: dict, workers: int, part_se
     with explain_full_disk(folder):
         vocabulary.save(folder / "vocabulary")
     total = task.source.num_input_examples(documents.split)
-    what = f"tokenizing {task.name}/{documents.split}"
-    with contextlib.closing(writer), BuildProgress(what, total, writer.documents) as progress:
+    title = f"tokenizing {task.name}/{documents.split}"
+    with contextlib.closing(writer), BuildProgress(title, total, writer.documents) as progress:
         last = time.monotonic()
         chunks = documents.chunks(writer.place, writer.documents)
         for chunk, get_tokens in tokenize_chunks(chunks, folder, vocabulary, workers):

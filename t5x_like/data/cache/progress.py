@@ -12,8 +12,8 @@ SECONDS_PER_LINE = 10.0  # if there is no terminal
 class BuildProgress:
     """Counts documents, tokens and tokens per second; `total` is the expected number of documents, None if unknown."""
 
-    def __init__(self, what: str, total: int | None, done: int = 0):
-        self.what, self.total, self.documents, self.tokens = what, total, done, 0
+    def __init__(self, title: str, total: int | None, done: int = 0):
+        self.title, self.total, self.documents, self.tokens = title, total, done, 0
         self.started = self.printed = time.monotonic()
         console = Console(stderr=True, soft_wrap=True)
         ahead = (BarColumn(bar_width=20), TimeRemainingColumn()) if total else (SpinnerColumn(),)
@@ -23,7 +23,7 @@ class BuildProgress:
     def __enter__(self) -> "BuildProgress":
         if self.bar is not None:
             self.bar.start()
-            self.line = self.bar.add_task(self.what, total=self.total, completed=self.documents, text="")
+            self.line = self.bar.add_task(self.title, total=self.total, completed=self.documents, text="")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -50,4 +50,4 @@ class BuildProgress:
         """Prints the progress to stderr as one line."""
         self.printed = time.monotonic()
         of = f" of {self.total:,} documents" if self.total else ""
-        print(f"{self.what}{of}: {self.text}, {self.printed - self.started:,.0f} s", file=sys.stderr, flush=True)
+        print(f"{self.title}{of}: {self.text}, {self.printed - self.started:,.0f} s", file=sys.stderr, flush=True)

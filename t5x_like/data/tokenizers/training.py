@@ -116,14 +116,14 @@ def train(
     return KINDS[kind](itertools.chain([first], texts), vocab_size, extra_ids, CHAT * chat, options or Options())
 
 
-def check_vocab_size(vocab_size: int, needed: int, what: str) -> None:
-    """Checks that `vocab_size` exceeds the `needed` ids of fixed tokens.
+def check_vocab_size(vocab_size: int, needed: int, tokens: str) -> None:
+    """Checks that `vocab_size` exceeds the `needed` ids of fixed `tokens`.
 
     Raises:
       ValueError: it does not.
     """
     if vocab_size <= needed:
-        raise ValueError(f"vocab_size={vocab_size} is too small: {what} take {needed}; give {needed + 1} or more")
+        raise ValueError(f"vocab_size={vocab_size} is too small: {tokens} take {needed}; give {needed + 1} or more")
 
 
 def sentinels(extra_ids: int) -> list[str]:

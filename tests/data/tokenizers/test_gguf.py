@@ -44,11 +44,11 @@ def split_like(tokenizer, *steps):
 def test_ids_are_those_of_the_named_pre_tokenizer(pre, tokenizer):
     import unicodedata
 
-    whole = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False)
     parts = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     steps = {
-        "gpt-2": [whole],
-        "smollm": [pre_tokenizers.Digits(individual_digits=True), whole],
+        "gpt-2": [gpt2],
+        "smollm": [pre_tokenizers.Digits(individual_digits=True), gpt2],
         "llama-bpe": [pre_tokenizers.Split(Regex(LLAMA3), "isolated"), parts],
         "qwen2": [pre_tokenizers.Split(Regex(QWEN2), "isolated"), parts],
     }

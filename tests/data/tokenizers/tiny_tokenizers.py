@@ -47,9 +47,9 @@ def wordpiece() -> Tokenizer:
     tokenizer.train_from_iterator(
         TEXTS, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special, show_progress=False)
     )
-    around = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    cls_and_sep = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=around
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=cls_and_sep
     )
     return tokenizer
 
