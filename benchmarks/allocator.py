@@ -44,13 +44,13 @@ def main() -> None:
         for name, environment in SIDES.items():
             found[name].append(trained(environment, args.steps))
     rows = {
-        name: report.spread([speed for speed, _ in runs])
-        | {"page faults a step": report.spread([faults for _, faults in runs])["median"]}
+        name: report.summarize([speed for speed, _ in runs])
+        | {"page faults a step": report.summarize([faults for _, faults in runs])["median"]}
         for name, runs in found.items()
     }
-    report.show("tokens per second", rows)
+    report.print_table("tokens per second", rows)
     ours, theirs = (row["median"] for row in rows.values())
-    report.finish(ratio=ours / theirs, **next(iter(rows.values())))
+    report.print_json(ratio=ours / theirs, **next(iter(rows.values())))
 
 
 if __name__ == "__main__":

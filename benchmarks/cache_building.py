@@ -97,9 +97,9 @@ def main() -> None:
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import t5x_like.tasks.caching.build"], check=True, stderr=subprocess.DEVNULL)
     importing = time.perf_counter() - started
-    report.show("tokens per second", figures)
+    report.print_table("tokens per second", figures)
     print(f"importing TensorFlow and seqio, once per build: {importing:.1f} s")
-    report.finish(figures=figures, importing_seconds=importing, repeats=args.repeats)
+    report.print_json(figures=figures, importing_seconds=importing, repeats=args.repeats)
 
 
 def measure(folder: Path, kind: str, vocabulary: str, library: Callable, texts: list[str], rounds: int) -> dict:
@@ -113,8 +113,8 @@ def measure(folder: Path, kind: str, vocabulary: str, library: Callable, texts: 
         "1 worker": lambda: build_cache(folder, task, vocabulary, 1),
         "2 workers": lambda: build_cache(folder, task, vocabulary, 2),
     }
-    seconds = report.interleaved(sides, rounds, warmup=0)
-    rates = {name: tokens / report.spread([wall for wall, _ in times])["median"] for name, times in seconds.items()}
+    seconds = report.time_interleaved(sides, rounds, warmup=0)
+    rates = {name: tokens / report.summarize([wall for wall, _ in times])["median"] for name, times in seconds.items()}
     return rates | {"share": max(rates["1 worker"], rates["2 workers"]) / rates["library"]}
 
 

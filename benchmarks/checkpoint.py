@@ -39,11 +39,11 @@ def main() -> None:
             stalls.append(max(stalled - (time.perf_counter() - plain), 0.0))
             written.append(total)
         saved.close()
-    rows = {"loop stands still, s": report.spread(stalls[1:]), "written after, s": report.spread(written[1:])}
-    report.show(f"checkpoint of {MEGABYTES} MB in {ARRAYS} arrays", rows)
-    share = report.spread(stalls[1:])["median"] / (100 * args.step_seconds)
+    rows = {"loop stands still, s": report.summarize(stalls[1:]), "written after, s": report.summarize(written[1:])}
+    report.print_table(f"checkpoint of {MEGABYTES} MB in {ARRAYS} arrays", rows)
+    share = report.summarize(stalls[1:])["median"] / (100 * args.step_seconds)
     print(f"share of a run that saves every 100 steps of {args.step_seconds} s: {share:.3%}")
-    report.finish(ratio=share, **report.spread(stalls[1:]))
+    report.print_json(ratio=share, **report.summarize(stalls[1:]))
 
 
 if __name__ == "__main__":

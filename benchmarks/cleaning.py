@@ -120,7 +120,7 @@ def parts(documents: list[str]) -> dict[str, Callable[[], object]]:
 
 def figures(seconds: list[tuple[float, float]], documents: list[str]) -> dict[str, float]:
     """Documents and megabytes a second of CPU time; median, and the slowest and fastest round."""
-    rates = report.spread([len(documents) / cpu for _, cpu in seconds])
+    rates = report.summarize([len(documents) / cpu for _, cpu in seconds])
     megabytes = sum(map(len, documents)) / 1e6
     return {"documents/s": rates["median"], "min": rates["min"], "max": rates["max"]} | {
         "MB/s": rates["median"] * megabytes / len(documents)
@@ -222,18 +222,18 @@ def main() -> None:
     except ImportError as error:
         print(f"datatrove is not here ({error}): only our side")
     kept = {name: side() for name, side in sides.items()}
-    seconds = report.interleaved({**sides, **parts(documents)}, arguments.rounds, warmup=0)
+    seconds = report.time_interleaved({**sides, **parts(documents)}, arguments.rounds, warmup=0)
     rows = {name: figures(found, documents) for name, found in seconds.items()}
-    report.show(f"Gopher and C4 rules, {len(documents)} documents, one core", rows)
+    report.print_table(f"Gopher and C4 rules, {len(documents)} documents, one core", rows)
     agreement = {name: kept_alike(kept["t5x_like"], found) for name, found in kept.items() if name != "t5x_like"}
     if agreement:
-        report.show("Agreement with us", agreement)
+        report.print_table("Agreement with us", agreement)
     pairs = planted_copies(documents)
     copies, judged, whole = by_index(pairs), recall_and_precision(pairs), whole_runs(every)
-    report.show("Planted near copies dropped, by their Jaccard index (threshold 0.75)", copies)
-    report.show("Planted near copies: recall and precision", judged)
-    report.show(f"Whole runs over files, {len(every)} documents in 8 files", whole)
-    report.finish(
+    report.print_table("Planted near copies dropped, by their Jaccard index (threshold 0.75)", copies)
+    report.print_table("Planted near copies: recall and precision", judged)
+    report.print_table(f"Whole runs over files, {len(every)} documents in 8 files", whole)
+    report.print_json(
         documents=len(documents), rates=rows, agreement=agreement, near_copies=copies, judged=judged, whole_runs=whole
     )
 

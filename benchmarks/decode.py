@@ -37,14 +37,14 @@ def main() -> None:
         "decode": lambda: lengths.append(int(decode(params, prompt, keys).lengths_B.sum())),
         "products": lambda: chain(a).block_until_ready(),
     }
-    seconds = report.interleaved(sides, args.rounds)
+    seconds = report.time_interleaved(sides, args.rounds)
     assert set(lengths) == {ROWS * NEW}
-    rates = report.spread([ROWS * NEW / wall for wall, _ in seconds["decode"]])
-    cpu = report.spread([c for _, c in seconds["decode"]])["median"]
-    report.show(f"new tokens a second, {size / 1e6:.0f} MB of parameters", {"decode": rates | {"CPU s": cpu}})
-    gflops = report.spread([100 * 2 * 1.024**3 / wall for wall, _ in seconds["products"]])["median"]
+    rates = report.summarize([ROWS * NEW / wall for wall, _ in seconds["decode"]])
+    cpu = report.summarize([c for _, c in seconds["decode"]])["median"]
+    report.print_table(f"new tokens a second, {size / 1e6:.0f} MB of parameters", {"decode": rates | {"CPU s": cpu}})
+    gflops = report.summarize([100 * 2 * 1.024**3 / wall for wall, _ in seconds["products"]])["median"]
     print(f"beside it, 100 products of 1024^3: {gflops:.0f} GFLOP/s")
-    report.finish(tokens_per_second=rates["median"], product_gflops=gflops, **rates)
+    report.print_json(tokens_per_second=rates["median"], product_gflops=gflops, **rates)
 
 
 if __name__ == "__main__":

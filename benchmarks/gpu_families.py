@@ -61,8 +61,8 @@ def main() -> None:
             row[dtype], row[f"kernel, {dtype}"] = measured(name, dtype)
             worst[dtype] = max(worst[dtype], row[dtype])
         rows[name] = row
-    report.show("difference from the reference's logits, relative", rows)
-    report.finish(**worst)
+    report.print_table("difference from the reference's logits, relative", rows)
+    report.print_json(**worst)
     if any(worst[dtype] > tolerance for dtype, tolerance in TOLERANCES.items()):
         sys.exit(f"beyond the tolerances {TOLERANCES}")
 

@@ -190,14 +190,14 @@ def main() -> None:
             seconds[name].append(side(args.steps) / args.steps)
     peak, source = flops.peak_per_device()
     table = {
-        name: {"step s": report.spread(x)["median"], "min": min(x), "max": max(x)}
-        | {"tokens/s": args.rows * LENGTH / report.spread(x)["median"]}
-        | {"MFU": count / report.spread(x)["median"] / peak, "peak GiB": peaks[name]() / 2**30}
+        name: {"step s": report.summarize(x)["median"], "min": min(x), "max": max(x)}
+        | {"tokens/s": args.rows * LENGTH / report.summarize(x)["median"]}
+        | {"MFU": count / report.summarize(x)["median"] / peak, "peak GiB": peaks[name]() / 2**30}
         for name, x in seconds.items()
     }
-    report.show(f"1.2B decoder, {args.rows} x {LENGTH}; MFU: {flops.FORMULA}; peak: {source}", table)
+    report.print_table(f"1.2B decoder, {args.rows} x {LENGTH}; MFU: {flops.FORMULA}; peak: {source}", table)
     ratio = table["torch"]["step s"] / table["ours"]["step s"] if "torch" in table else None
-    report.finish(ratio=ratio, mfu=table["ours"]["MFU"], **report.spread(seconds["ours"]))
+    report.print_json(ratio=ratio, mfu=table["ours"]["MFU"], **report.summarize(seconds["ours"]))
 
 
 if __name__ == "__main__":

@@ -45,10 +45,10 @@ def main() -> None:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     shown = records[:: max(len(records) // 20, 1)]
     rows = {f"step {x['step']}": {"trained on": x[TRAINED], "held out": x[HELD_OUT]} for x in shown}
-    report.show("accuracy of modular addition", rows)
+    report.print_table("accuracy of modular addition", rows)
     trained, held_out = (first_step(records, name) for name in (TRAINED, HELD_OUT))
     print(f"\n{KNOWN:.0%} of the sums trained on: step {trained}; {KNOWN:.0%} of those held out: step {held_out}")
-    report.finish(
+    report.print_json(
         step_trained=trained,
         step_held_out=held_out,
         last_held_out=records[-1][HELD_OUT],

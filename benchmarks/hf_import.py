@@ -116,11 +116,11 @@ def main() -> None:
             ours.append(json.loads(done.stdout.splitlines()[-1]))
     size = ours[0]["bytes"]
     rates = {"disk alone": [size / s / 1e6 for s in disk], "import": [size / r["seconds"] / 1e6 for r in ours]}
-    rows = {f"{name}, MB/s": report.spread(values) for name, values in rates.items()}
-    extra = report.spread([r["extra"] for r in ours])
-    report.show(f"import of {size / 1e9:.2f} GB", rows | {"host memory, largest tensors": extra})
+    rows = {f"{name}, MB/s": report.summarize(values) for name, values in rates.items()}
+    extra = report.summarize([r["extra"] for r in ours])
+    report.print_table(f"import of {size / 1e9:.2f} GB", rows | {"host memory, largest tensors": extra})
     disk_rate, our_rate = (row["median"] for row in rows.values())
-    report.finish(ratio=our_rate / disk_rate, megabytes_per_second=our_rate, extra=extra["median"])
+    report.print_json(ratio=our_rate / disk_rate, megabytes_per_second=our_rate, extra=extra["median"])
 
 
 if __name__ == "__main__":

@@ -69,12 +69,14 @@ def main() -> None:
             train(run_dir, width, layers, more)
             found[width, layers] = measured(run_dir)
     names = {(width, layers): f"width {width}, {layers} layer{'s' * (layers > 1)}" for width, layers in shapes}
-    report.show("in-context score, nats per token", {names[key]: scores for key, (scores, _) in found.items()})
+    report.print_table("in-context score, nats per token", {names[key]: scores for key, (scores, _) in found.items()})
     last = {
         key: row | {"p^L": float(emergence.predict_exact_match([row["token_accuracy"]], COPIED)[0])}
         for key, (_, row) in found.items()
     }
-    report.show(f"copying {COPIED} tokens, at the end of training", {names[key]: row for key, row in last.items()})
+    report.print_table(
+        f"copying {COPIED} tokens, at the end of training", {names[key]: row for key, row in last.items()}
+    )
     table = from_rows(row for (_, layers), row in last.items() if layers == 2)
     items = int(table["items"][0])
     judged = emergence.analyze_emergence(table, COPIED, items) if len(table) >= 2 * emergence.MIN_SIDE else None
@@ -83,7 +85,9 @@ def main() -> None:
         print(
             f"break of the tokens' cost: p = {judged.broken.p_value:.3g}; p^L inside all intervals: {judged.explained}"
         )
-    report.finish(scores={names[key]: scores for key, (scores, _) in found.items()}, verdict=judged and judged.verdict)
+    report.print_json(
+        scores={names[key]: scores for key, (scores, _) in found.items()}, verdict=judged and judged.verdict
+    )
 
 
 if __name__ == "__main__":

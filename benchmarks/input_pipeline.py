@@ -163,17 +163,17 @@ def main() -> None:
         for _ in range(args.rounds):
             for name, side in sides.items():
                 rates[name].append(rate(side(), args.seconds))
-    spreads = {name: report.spread(x) for name, x in rates.items()}
+    spreads = {name: report.summarize(x) for name, x in rates.items()}
     median = {name: x["median"] for name, x in spreads.items()}
     ratios = {name: median[name.partition(",")[0]] / median[name] for name in sides if name not in own}
-    report.show(
+    report.print_table(
         "tokens a second", {name: x | {"cache is": f"{ratios.get(name, 1):.0f} x"} for name, x in spreads.items()}
     )
     once = {name: packing_speed(own[name]) for name in ("documents", "pairs")}
     for name, x in once.items():
-        report.show("packing, once", {name: x})
+        report.print_table("packing, once", {name: x})
     with_packing = {name: 1 / (1 / median[name] + 1 / x["tokens/s"]) for name, x in once.items()}
-    report.finish(ratios=ratios, medians=median, packing_included_in_one_epoch=with_packing)
+    report.print_json(ratios=ratios, medians=median, packing_included_in_one_epoch=with_packing)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def main() -> None:
         base, tuned = train(Path(args.folder or temporary), args.pretrain_steps, args.tune_steps)
         found = {name: compared(base, tuned, task, args.examples) for name, task in SUITES.items()}
     print(json.dumps(found, indent=1))
-    report.finish(**{name.replace(" ", "_"): x for name, x in found.items()})
+    report.print_json(**{name.replace(" ", "_"): x for name, x in found.items()})
 
 
 if __name__ == "__main__":

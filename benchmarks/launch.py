@@ -74,9 +74,11 @@ def main() -> None:
             sides["bare"].append(timed(BARE))
             sides["import jax"].append(timed("import jax"))
             sides["import t5x_like"].append(timed("import jax, t5x_like.training.trainer"))
-    report.show("launch to the end of the first step, seconds", {name: report.spread(x) for name, x in sides.items()})
-    medians = {name.replace(" ", "_"): report.spread(x)["median"] for name, x in sides.items()}
-    report.finish(**medians, ratio=medians["cold"] / medians["bare"], **report.spread(sides["cold"]))
+    report.print_table(
+        "launch to the end of the first step, seconds", {name: report.summarize(x) for name, x in sides.items()}
+    )
+    medians = {name.replace(" ", "_"): report.summarize(x)["median"] for name, x in sides.items()}
+    report.print_json(**medians, ratio=medians["cold"] / medians["bare"], **report.summarize(sides["cold"]))
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def speed(rows: Table, rounds: int) -> dict:
     begin = time.perf_counter()
     ours()
     first = time.perf_counter() - begin
-    seconds = report.interleaved(sides, rounds, warmup=0)
+    seconds = report.time_interleaved(sides, rounds, warmup=0)
     for name, timed in seconds.items():
         print(
             f"{name:<32}{min(w for w, _ in timed):8.2f} s wall {min(c for _, c in timed):8.2f} s CPU (best of {rounds})"
@@ -154,10 +154,10 @@ def main() -> None:
     args = parser.parse_args()
     columns, noise, _ = published(0)
     rows = table(columns, noise, 0)
-    print(report.machine() + "\n")
+    print(report.describe_machine() + "\n")
     facts = speed(rows, args.rounds) | optimum(rows) | standard_errors(rows, args.resamples)
     facts["coverage"] = {make.__name__: coverage(make, args.tables) for make in (published, ladder)}
-    report.finish(**facts)
+    report.print_json(**facts)
 
 
 if __name__ == "__main__":

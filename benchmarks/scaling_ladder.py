@@ -149,7 +149,7 @@ def run(args: argparse.Namespace) -> None:
     epochs = row["tokens"] / row["unique_tokens"]
     if epochs > USEFUL_EPOCHS:
         print(f"the target trained {epochs:.1f} epochs on its corpus: repeated tokens cause part of the error")
-    report.finish(
+    report.print_json(
         runs=len(runs),
         target_flops=flops,
         times_the_largest=flops / largest,

@@ -62,7 +62,7 @@ def main() -> None:
     clean = [replay(*pair, 0.0, args.law) for pair in runs]
     raised = [replay(*pair, args.drift, args.law) for pair in runs]
     errors = np.concatenate([errors for _, errors in clean])
-    report.finish(
+    report.print_json(
         runs=len(runs),
         rms_error=float(np.sqrt(np.mean(errors**2))),
         false_alarms=float(np.mean([alarm for alarm, _ in clean])),

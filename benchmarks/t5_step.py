@@ -46,14 +46,16 @@ def main() -> None:
     size = 1024
     chain = jax.jit(lambda a: jax.lax.fori_loop(0, round(count / (2 * size**3)), lambda _, x: jnp.tanh(x @ a), a))
     a = jnp.eye(size)
-    seconds = report.interleaved({"train step": ours, "products": lambda: chain(a).block_until_ready()}, args.rounds)
+    seconds = report.time_interleaved(
+        {"train step": ours, "products": lambda: chain(a).block_until_ready()}, args.rounds
+    )
     wall = {name: [w for w, _ in times] for name, times in seconds.items()}
     cpu = {name: [c for _, c in times] for name, times in seconds.items()}
-    rows = {name: report.spread(wall[name]) | {"CPU s": report.spread(cpu[name])["median"]} for name in wall}
-    report.show(f"T5 v1.1 small, batch {ROWS} x {INPUTS}/{TARGETS}, {count / 1e9:.0f} GFLOP a step", rows)
-    ratio = report.spread(wall["train step"])["median"] / report.spread(wall["products"])["median"]
-    report.finish(
-        ratio=ratio, cpu_seconds=report.spread(cpu["train step"])["median"], **report.spread(wall["train step"])
+    rows = {name: report.summarize(wall[name]) | {"CPU s": report.summarize(cpu[name])["median"]} for name in wall}
+    report.print_table(f"T5 v1.1 small, batch {ROWS} x {INPUTS}/{TARGETS}, {count / 1e9:.0f} GFLOP a step", rows)
+    ratio = report.summarize(wall["train step"])["median"] / report.summarize(wall["products"])["median"]
+    report.print_json(
+        ratio=ratio, cpu_seconds=report.summarize(cpu["train step"])["median"], **report.summarize(wall["train step"])
     )
 
 

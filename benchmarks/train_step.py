@@ -164,28 +164,28 @@ def main() -> None:
     )
     ours = Side(step, state, batch, lambda metrics: metrics["loss"][0] / metrics["loss"][1])
 
-    seconds = report.interleaved({"ours": ours, "hand-written": hand}, args.rounds)
+    seconds = report.time_interleaved({"ours": ours, "hand-written": hand}, args.rounds)
     wall = {name: [w for w, _ in times] for name, times in seconds.items()}
     cpu = {name: [c for _, c in times] for name, times in seconds.items()}
     ratios = [a / b for a, b in zip(wall["ours"], wall["hand-written"], strict=True)]
     rows = {
         name: {
-            "wall s": report.spread(wall[name])["median"],
+            "wall s": report.summarize(wall[name])["median"],
             "min": min(wall[name]),
             "max": max(wall[name]),
-            "CPU s": report.spread(cpu[name])["median"],
+            "CPU s": report.summarize(cpu[name])["median"],
             "first loss": side.losses[0],
             "last loss": side.losses[-1],
         }
         for name, side in (("ours", ours), ("hand-written", hand))
     }
     np.testing.assert_allclose(ours.losses, hand.losses, rtol=1e-3, err_msg="the two sides do not compute the same")
-    report.show(f"train step, batch {args.rows} x {args.length}", rows)
-    report.finish(
-        ratio=report.spread(wall["ours"])["median"] / report.spread(wall["hand-written"])["median"],
-        ratio_pairs=report.spread(ratios),
-        ratio_cpu=report.spread(cpu["ours"])["median"] / report.spread(cpu["hand-written"])["median"],
-        **report.spread(wall["ours"]),
+    report.print_table(f"train step, batch {args.rows} x {args.length}", rows)
+    report.print_json(
+        ratio=report.summarize(wall["ours"])["median"] / report.summarize(wall["hand-written"])["median"],
+        ratio_pairs=report.summarize(ratios),
+        ratio_cpu=report.summarize(cpu["ours"])["median"] / report.summarize(cpu["hand-written"])["median"],
+        **report.summarize(wall["ours"]),
     )
 
 
