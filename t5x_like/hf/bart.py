@@ -75,27 +75,27 @@ DESCRIPTION: Description = {
 }
 
 
-def attention_rules(theirs: str, ours: str) -> Rules:
+def attention_rules(tensor: str, param: str) -> Rules:
     """The rules of one attention."""
     return {
-        **linear_rules(f"{theirs}.q_proj", f"{ours}.query"),
-        **linear_rules(f"{theirs}.k_proj", f"{ours}.key"),
-        **linear_rules(f"{theirs}.v_proj", f"{ours}.value"),
-        **linear_rules(f"{theirs}.out_proj", f"{ours}.out", ops.linear(2)),
+        **linear_rules(f"{tensor}.q_proj", f"{param}.query"),
+        **linear_rules(f"{tensor}.k_proj", f"{param}.key"),
+        **linear_rules(f"{tensor}.v_proj", f"{param}.value"),
+        **linear_rules(f"{tensor}.out_proj", f"{param}.out", ops.linear(2)),
     }
 
 
 def tower_rules(name: str) -> Rules:
     """The rules of the encoder or of the decoder."""
-    layer, ours = f"model.{name}.layers.{{}}.", f"{name}.{{}}."
+    layer, param = f"model.{name}.layers.{{}}.", f"{name}.{{}}."
     return {
         f"model.{name}.embed_positions.weight": (f"{name}.position.table", ops.identity),
         **norm_rules(f"model.{name}.layernorm_embedding", f"{name}.input_norm"),
-        **attention_rules(layer + "self_attn", ours + "mixer"),
-        **norm_rules(layer + "self_attn_layer_norm", ours + "mixer_norm"),
-        **linear_rules(layer + "fc1", ours + "mlp.up"),
-        **linear_rules(layer + "fc2", ours + "mlp.down"),
-        **norm_rules(layer + "final_layer_norm", ours + "mlp_norm"),
+        **attention_rules(layer + "self_attn", param + "mixer"),
+        **norm_rules(layer + "self_attn_layer_norm", param + "mixer_norm"),
+        **linear_rules(layer + "fc1", param + "mlp.up"),
+        **linear_rules(layer + "fc2", param + "mlp.down"),
+        **norm_rules(layer + "final_layer_norm", param + "mlp_norm"),
     }
 
 

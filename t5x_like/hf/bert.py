@@ -182,27 +182,27 @@ PAD_TOKEN: Description = {"pad_token_id": lambda model: model.encoder.position.o
 
 def embedding_rules(prefix: str) -> Rules:
     """The rules of the word, position and type embeddings and of the norm after them."""
-    theirs = f"{prefix}.embeddings"
+    tensor = f"{prefix}.embeddings"
     return {
-        f"{theirs}.word_embeddings.weight": ("embed.table", ops.identity),
-        f"{theirs}.position_embeddings.weight": ("encoder.position.table", ops.identity),
-        f"{theirs}.token_type_embeddings.weight": ("token_types.table", ops.identity),
-        **norm_rules(f"{theirs}.LayerNorm", "encoder.input_norm"),
+        f"{tensor}.word_embeddings.weight": ("embed.table", ops.identity),
+        f"{tensor}.position_embeddings.weight": ("encoder.position.table", ops.identity),
+        f"{tensor}.token_type_embeddings.weight": ("token_types.table", ops.identity),
+        **norm_rules(f"{tensor}.LayerNorm", "encoder.input_norm"),
     }
 
 
 def layer_rules(prefix: str) -> Rules:
     """The rules of the layers of BERT, RoBERTa and ELECTRA."""
-    theirs, ours = f"{prefix}.encoder.layer.{{}}.", "encoder.{}."
+    tensor, param = f"{prefix}.encoder.layer.{{}}.", "encoder.{}."
     return {
-        **linear_rules(theirs + "attention.self.query", ours + "mixer.query"),
-        **linear_rules(theirs + "attention.self.key", ours + "mixer.key"),
-        **linear_rules(theirs + "attention.self.value", ours + "mixer.value"),
-        **linear_rules(theirs + "attention.output.dense", ours + "mixer.out", ops.linear(2)),
-        **norm_rules(theirs + "attention.output.LayerNorm", ours + "mixer_norm"),
-        **linear_rules(theirs + "intermediate.dense", ours + "mlp.up"),
-        **linear_rules(theirs + "output.dense", ours + "mlp.down"),
-        **norm_rules(theirs + "output.LayerNorm", ours + "mlp_norm"),
+        **linear_rules(tensor + "attention.self.query", param + "mixer.query"),
+        **linear_rules(tensor + "attention.self.key", param + "mixer.key"),
+        **linear_rules(tensor + "attention.self.value", param + "mixer.value"),
+        **linear_rules(tensor + "attention.output.dense", param + "mixer.out", ops.linear(2)),
+        **norm_rules(tensor + "attention.output.LayerNorm", param + "mixer_norm"),
+        **linear_rules(tensor + "intermediate.dense", param + "mlp.up"),
+        **linear_rules(tensor + "output.dense", param + "mlp.down"),
+        **norm_rules(tensor + "output.LayerNorm", param + "mlp_norm"),
     }
 
 

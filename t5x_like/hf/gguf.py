@@ -100,7 +100,7 @@ def convert_config(values: Mapping[str, Any], names: list[str], where: str) -> d
         raise ValueError(
             f"{where}: general.architecture={kind!r} is not supported, only 'llama'; use the model's Hugging Face folder"
         )
-    config = {theirs: values[ours] for ours, theirs in FIELDS.items() if ours in values}
+    config = {name: values[gguf_name] for gguf_name, name in FIELDS.items() if gguf_name in values}
     config |= {"model_type": "llama", "tie_word_embeddings": "output.weight" not in names}
     config.setdefault("vocab_size", len(values.get("tokenizer.ggml.tokens", ())))
     head_dim = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])

@@ -184,13 +184,13 @@ def architecture_field(architecture: str) -> Description:
     return {"architectures": constant([architecture])}
 
 
-def rotary_rules(theirs: Callable[[str], str], width: int) -> Rules:
+def rotary_rules(name_of: Callable[[str], str], width: int) -> Rules:
     """The rules of GPT-J's queries and keys, whose rotary pairs are neighbours, and of its values."""
     paired = ops.linear().then(ops.deinterleave(width))
     return {
-        theirs("q"): ("decoder.{}.mixer.query.kernel", paired),
-        theirs("k"): ("decoder.{}.mixer.key.kernel", paired),
-        theirs("v"): ("decoder.{}.mixer.value.kernel", ops.linear()),
+        name_of("q"): ("decoder.{}.mixer.query.kernel", paired),
+        name_of("k"): ("decoder.{}.mixer.key.kernel", paired),
+        name_of("v"): ("decoder.{}.mixer.value.kernel", ops.linear()),
     }
 
 
@@ -275,9 +275,9 @@ PHI_RULES: Rules = {
 }
 
 
-def fused_qkv_rules(theirs: str, groups: int) -> Rules:
+def fused_qkv_rules(tensor: str, groups: int) -> Rules:
     """The rules of query, key and value in one Linear, group by group."""
-    return linear_rules(theirs, QKV, ops.qkv_by_group(True, groups), ops.qkv_by_group(False, groups))
+    return linear_rules(tensor, QKV, ops.qkv_by_group(True, groups), ops.qkv_by_group(False, groups))
 
 
 def gptj_table(model: nn.Module) -> Table:

@@ -28,11 +28,11 @@ class Op:
     join: Callable[[Sequence[np.ndarray]], np.ndarray]
 
     @functools.cache  # noqa: B019 - ops are few, and live as long as the process
-    def then(self, ours: "Op") -> "Op":
-        """Returns this op followed by `ours` on each of its arrays."""
+    def then(self, other: "Op") -> "Op":
+        """Returns this op followed by `other` on each of its arrays."""
         return Op(
-            lambda x, shapes: [ours.split(y, [s])[0] for y, s in zip(self.split(x, shapes), shapes, strict=True)],
-            lambda arrays: self.join([ours.join([y]) for y in arrays]),
+            lambda x, shapes: [other.split(y, [s])[0] for y, s in zip(self.split(x, shapes), shapes, strict=True)],
+            lambda arrays: self.join([other.join([y]) for y in arrays]),
         )
 
 

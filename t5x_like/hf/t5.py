@@ -182,27 +182,27 @@ SWITCH: Description = {
 }
 
 
-def attention_rules(theirs: str, ours: str) -> Rules:
+def attention_rules(tensor: str, param: str) -> Rules:
     """The rules of the four matrices of an attention."""
     return {
-        **linear_rules(f"{theirs}.q", f"{ours}.query"),
-        **linear_rules(f"{theirs}.k", f"{ours}.key"),
-        **linear_rules(f"{theirs}.v", f"{ours}.value"),
-        **linear_rules(f"{theirs}.o", f"{ours}.out", ops.linear(2)),
+        **linear_rules(f"{tensor}.q", f"{param}.query"),
+        **linear_rules(f"{tensor}.k", f"{param}.key"),
+        **linear_rules(f"{tensor}.v", f"{param}.value"),
+        **linear_rules(f"{tensor}.o", f"{param}.out", ops.linear(2)),
     }
 
 
-def mlp_rules(theirs: str, ours: str, name: str) -> Rules:
+def mlp_rules(tensor: str, param: str, name: str) -> Rules:
     """The rules of an MLP, plain or gated, or of experts in its place."""
-    expert = f"{theirs}.mlp.experts.expert_{{e}}"
+    expert = f"{tensor}.mlp.experts.expert_{{e}}"
     return {
-        **linear_rules(f"{theirs}.{name}.wi", f"{ours}.up"),
-        **linear_rules(f"{theirs}.{name}.wi_0", f"{ours}.gate"),
-        **linear_rules(f"{theirs}.{name}.wi_1", f"{ours}.up"),
-        **linear_rules(f"{theirs}.{name}.wo", f"{ours}.down"),
-        f"{theirs}.mlp.router.classifier.weight": (f"{ours}.router.gate.kernel", ops.linear()),
-        f"{expert}.wi.weight": (f"{ours}.up", ops.linear()),
-        f"{expert}.wo.weight": (f"{ours}.down", ops.linear()),
+        **linear_rules(f"{tensor}.{name}.wi", f"{param}.up"),
+        **linear_rules(f"{tensor}.{name}.wi_0", f"{param}.gate"),
+        **linear_rules(f"{tensor}.{name}.wi_1", f"{param}.up"),
+        **linear_rules(f"{tensor}.{name}.wo", f"{param}.down"),
+        f"{tensor}.mlp.router.classifier.weight": (f"{param}.router.gate.kernel", ops.linear()),
+        f"{expert}.wi.weight": (f"{param}.up", ops.linear()),
+        f"{expert}.wo.weight": (f"{param}.down", ops.linear()),
     }
 
 
@@ -215,13 +215,13 @@ def make_rules(name: str) -> Rules:
         **norm_rules("decoder.final_layer_norm", "decoder.norm"),
     }
     for side, last in (("encoder", 1), ("decoder", 2)):
-        layer, ours = f"{side}.block.{{}}.layer", f"{side}.{{}}"
+        layer, param = f"{side}.block.{{}}.layer", f"{side}.{{}}"
         bias = "SelfAttention.relative_attention_bias.weight"
         result |= {
-            **attention_rules(f"{layer}.0.SelfAttention", f"{ours}.mixer"),
-            **norm_rules(f"{layer}.0.layer_norm", f"{ours}.mixer_norm"),
-            **mlp_rules(f"{layer}.{last}", f"{ours}.mlp", name),
-            **norm_rules(f"{layer}.{last}.layer_norm", f"{ours}.mlp_norm"),
+            **attention_rules(f"{layer}.0.SelfAttention", f"{param}.mixer"),
+            **norm_rules(f"{layer}.0.layer_norm", f"{param}.mixer_norm"),
+            **mlp_rules(f"{layer}.{last}", f"{param}.mlp", name),
+            **norm_rules(f"{layer}.{last}.layer_norm", f"{param}.mlp_norm"),
             f"{side}.block.0.layer.0.{bias}": (f"{side}.position.table", ops.transpose),
             f"{layer}.0.{bias}": (f"{side}.{{position}}.table", ops.transpose),
         }

@@ -1,9 +1,9 @@
 """Mapping tables between tensors of a file and parameters: one table per family, for import and export.
 
-A rule is `theirs: (ours, op)`. In `theirs`, `{}` is the number of a layer and `{e}` that of an expert. In `ours`, `{}` is the
-path of the layer's block ("decoder.{}.mixer" may be decoder.layers.blocks_1.mixer, index 3) and `{position}` the path of the
-block's own position encoding. Rules whose parameters the model does not have are skipped, so a table also lists biases, norms
-and heads that only some models of a family have.
+A rule is `tensor: (param, op)`: the name of a tensor and the dotted path of a parameter, or several. In `tensor`, `{}` is the
+number of a layer and `{e}` that of an expert. In `param`, `{}` is the path of the layer's block ("decoder.{}.mixer" may be
+decoder.layers.blocks_1.mixer, index 3) and `{position}` the path of the block's own position encoding. Rules whose parameters
+the model does not have are skipped, so a table also lists biases, norms and heads that only some models of a family have.
 """
 
 import dataclasses
@@ -68,16 +68,16 @@ def shape_of(op: Op, shapes: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
     return jax.eval_shape(op.join, [jax.ShapeDtypeStruct(shape, "float32") for shape in shapes]).shape
 
 
-def linear_rules(theirs: str, ours: str | Sequence[str], op: Op | None = None, bias: Op = ops.flatten) -> Rules:
+def linear_rules(tensor: str, param: str | Sequence[str], op: Op | None = None, bias: Op = ops.flatten) -> Rules:
     """Returns the rules of a Linear layer: weight and, if present, bias."""
-    ours = (ours,) if isinstance(ours, str) else tuple(ours)
-    kernels, biases = (tuple(f"{name}.{part}" for name in ours) for part in ("kernel", "bias"))
-    return {f"{theirs}.weight": (kernels, op or ops.linear()), f"{theirs}.bias": (biases, bias)}
+    param = (param,) if isinstance(param, str) else tuple(param)
+    kernels, biases = (tuple(f"{name}.{part}" for name in param) for part in ("kernel", "bias"))
+    return {f"{tensor}.weight": (kernels, op or ops.linear()), f"{tensor}.bias": (biases, bias)}
 
 
-def norm_rules(theirs: str, ours: str) -> Rules:
+def norm_rules(tensor: str, param: str) -> Rules:
     """Returns the rules of a norm: scale and, if present, bias."""
-    return {f"{theirs}.weight": (f"{ours}.scale", ops.flatten), f"{theirs}.bias": (f"{ours}.bias", ops.flatten)}
+    return {f"{tensor}.weight": (f"{param}.scale", ops.flatten), f"{tensor}.bias": (f"{param}.bias", ops.flatten)}
 
 
 def layer_paths(stack: nn.Module) -> list[tuple[str, int | None]]:
@@ -111,8 +111,8 @@ def expand_table(table: Table, model: nn.Module, shapes: Mapping[str, tuple[int,
       ValueError: the table has no rule for some parameters, because the family cannot hold one of the modules.
     """
     expanded: dict[str, Entry] = {}
-    for theirs, (ours, op) in table.rules.items():
-        expanded |= rule_entries(theirs, (ours,) if isinstance(ours, str) else ours, op, model, shapes)
+    for tensor, (param, op) in table.rules.items():
+        expanded |= rule_entries(tensor, (param,) if isinstance(param, str) else param, op, model, shapes)
     covered = {target.path for entry in expanded.values() for target in entry.targets}
     if missing := sorted(set(shapes) - covered):
         raise ValueError(f"no tensor of the file holds {', '.join(missing[:8])}; the model is not of this family")
@@ -120,33 +120,33 @@ def expand_table(table: Table, model: nn.Module, shapes: Mapping[str, tuple[int,
 
 
 def rule_entries(
-    theirs: str, ours: Sequence[str], op: Op, model: nn.Module, shapes: Mapping[str, tuple[int, ...]]
+    tensor: str, param: Sequence[str], op: Op, model: nn.Module, shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[tuple[str, Entry]]:
     """Yields (name, entry) for every layer and expert of one rule."""
-    if not any("{" in path for path in ours):
-        yield from expert_entries(theirs, ours, (), op, shapes)
+    if not any("{" in path for path in param):
+        yield from expert_entries(tensor, param, (), op, shapes)
         return
-    stack = getattr(model, ours[0].partition(".")[0])
+    stack = getattr(model, param[0].partition(".")[0])
     for number, (block, index) in enumerate(layer_paths(stack)):
-        name = theirs.replace("{}", str(number))
+        name = tensor.replace("{}", str(number))
         position = block.removesuffix(".block") + ".position" if block.endswith(".block") else "none"
-        paths = [path.replace("{}", block).replace("{position}", position) for path in ours]
+        paths = [path.replace("{}", block).replace("{position}", position) for path in param]
         yield from expert_entries(name, paths, () if index is None else (index,), op, shapes)
 
 
 def expert_entries(
-    theirs: str, paths: Sequence[str], index: tuple[int, ...], op: Op, shapes: Mapping[str, tuple[int, ...]]
+    tensor: str, paths: Sequence[str], index: tuple[int, ...], op: Op, shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[tuple[str, Entry]]:
     """Yields (name, entry) of a rule, or of each expert if the rule has `{e}`; nothing if the model lacks the parameters."""
     if not all(path in shapes for path in paths):
         return
     inner = [shapes[path][len(index) :] for path in paths]
-    if "{e}" not in theirs:
-        yield theirs, Entry(op, tuple(Target(p, index, s) for p, s in zip(paths, inner, strict=True)))
+    if "{e}" not in tensor:
+        yield tensor, Entry(op, tuple(Target(p, index, s) for p, s in zip(paths, inner, strict=True)))
         return
     for expert in range(inner[0][0]):
         targets = tuple(Target(p, (*index, expert), s[1:]) for p, s in zip(paths, inner, strict=True))
-        yield theirs.replace("{e}", str(expert)), Entry(op, targets)
+        yield tensor.replace("{e}", str(expert)), Entry(op, targets)
 
 
 def remove_prefix(table: Table, names: Iterable[str]) -> Table:

@@ -10,16 +10,16 @@ from tests.hf.folders import FIXTURES
 
 library = pytest.importorskip("gguf")
 
-OURS = {theirs: ours for ours, theirs in gguf.TENSORS.items()}
-PARTS = {theirs: ours for ours, theirs in gguf.LAYER_TENSORS.items()}
+GGUF_NAMES = {name: gguf_name for gguf_name, name in gguf.TENSORS.items()}
+GGUF_PARTS = {name: gguf_name for gguf_name, name in gguf.LAYER_TENSORS.items()}
 
 
 def gguf_name(name: str) -> str:
-    if name in OURS:
-        return OURS[name]
+    if name in GGUF_NAMES:
+        return GGUF_NAMES[name]
     _, _, number, rest = name.split(".", 3)
     part, kind = rest.rsplit(".", 1)
-    return f"blk.{number}.{PARTS[part]}.{kind}"
+    return f"blk.{number}.{GGUF_PARTS[part]}.{kind}"
 
 
 def neighbours(x: np.ndarray, heads: int) -> np.ndarray:
@@ -31,9 +31,9 @@ def write(path, name="llama", kind=None, drop=(), **fields):
     """Writes a fixture as a GGUF file, with further metadata, quantized as `kind`."""
     config = folders.config(name)
     writer = library.GGUFWriter(path, "llama")
-    for ours, theirs in gguf.FIELDS.items():
-        value = config[theirs]
-        (writer.add_float32 if isinstance(value, float) else writer.add_uint32)(ours, value)
+    for gguf_field, field in gguf.FIELDS.items():
+        value = config[field]
+        (writer.add_float32 if isinstance(value, float) else writer.add_uint32)(gguf_field, value)
     for field, value in fields.items():
         writer.add_string(f"llama.{field}", value)
     for key, tensor in tensors.list_tensors(FIXTURES / name).items():
