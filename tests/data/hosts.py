@@ -1,8 +1,8 @@
-"""What one host of several does to a run: prints the hash of every row it makes, {kind: {"begin step": [hashes]}}.
+"""Simulates one of several hosts: prints the hash of every row it makes, {kind: {"begin step": [hashes]}}.
 
     python -m tests.data.hosts ROOT HOSTS HOST BEGIN...
 
-For each BEGIN it starts anew there, as a run does that resumes, and goes on to the last step.
+For each BEGIN it starts at that step, as a resumed run does, and continues to the last step.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ BATCH, STEPS = 8, 6
 
 
 def hashes(batch) -> list[str]:
-    """One a row, of all of its arrays."""
+    """One hash per row, of all of its arrays."""
     names = sorted(batch)
     return [
         hashlib.sha256(b"".join(name.encode() + batch[name][row].tobytes() for name in names)).hexdigest()[:16]
@@ -27,13 +27,13 @@ def hashes(batch) -> list[str]:
 def main(root: str, hosts: str, host: str, *begins: str) -> None:
     share = BATCH // int(hosts)
     start = int(host) * share
-    found = {}
+    hashed = {}
     for kind in kinds.KINDS:
         for begin in begins:
             stream = Stream(kinds.make(kind, root), BATCH, seed=3)
             for step in range(int(begin), STEPS):
-                found.setdefault(kind, {})[f"{begin} {step}"] = hashes(stream.slice(step, start, start + share))
-    print(json.dumps(found))
+                hashed.setdefault(kind, {})[f"{begin} {step}"] = hashes(stream.slice(step, start, start + share))
+    print(json.dumps(hashed))
 
 
 if __name__ == "__main__":

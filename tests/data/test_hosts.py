@@ -1,4 +1,4 @@
-"""1, 2 and 4 hosts, each a process of its own, make the same batches of every kind of rows, from wherever they begin."""
+"""1, 2 and 4 hosts, each in its own process, make the same batches of every kind of rows, from any first step."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ BEGINS = (0, 1, 2, 5)
 
 @pytest.fixture(scope="module")
 def runs(tiny_root):
-    """{hosts: what each of them printed}, all processes side by side."""
+    """{number of hosts: the output of each}; all processes run in parallel."""
     started = {
         count: [
             subprocess.Popen(
@@ -32,11 +32,11 @@ def runs(tiny_root):
 
 
 @pytest.mark.parametrize("kind", kinds.KINDS)
-def test_hosts_in_processes_of_their_own_go_on_bitwise_from_any_batch(runs, kind):
+def test_hosts_in_separate_processes_resume_bitwise_from_any_batch(runs, kind):
     whole = {step: runs[1][0][kind][f"0 {step}"] for step in range(hosts.STEPS)}
     assert len({row for rows in whole.values() for row in rows}) > 2 * hosts.BATCH
-    for found in runs.values():
+    for outputs in runs.values():
         for begin in BEGINS:
             for step in range(begin, hosts.STEPS):
-                together = [row for host in found for row in host[kind][f"{begin} {step}"]]
-                assert together == whole[step], (len(found), begin, step)
+                together = [row for host in outputs for row in host[kind][f"{begin} {step}"]]
+                assert together == whole[step], (len(outputs), begin, step)

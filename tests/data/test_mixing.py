@@ -1,4 +1,4 @@
-"""Mixtures: shares to the row, every component's rows all used, the same on any number of hosts."""
+"""Mixtures: exact shares, every row of every component used once per epoch, the same batches on any number of hosts."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from tests import tiny_cache
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    """Rows of two tasks whose tokens tell them apart: one of many rows, one of few."""
+    """Rows of two tasks that can be told apart by their tokens: one with many rows, one with few."""
     root = tmp_path_factory.mktemp("mixing")
     texts = {"many": tiny_cache.documents(200, 0), "few": ["x" * 60 + str(i % 10) for i in range(20)]}
     caches = [tiny_cache.write(root, {"targets": text}, task) for task, text in texts.items()]
@@ -19,7 +19,7 @@ def parts(tmp_path_factory):
 
 
 def task_of(batch, parts) -> np.ndarray:
-    """1 for the rows of `few`, which consist of x and digits."""
+    """1 for the rows of `few`, whose text is x and digits."""
     few = {b + 3 for b in b"x0123456789"} | {1}
     return np.array([set(row.tolist()) <= few for row in batch["decoder_target_tokens"]]).astype(int)
 
@@ -44,7 +44,7 @@ def test_every_row_of_a_component_is_used_once_an_epoch(parts):
     assert len(set(orders)) == 3
 
 
-def test_parts_of_a_batch_are_the_batch(parts):
+def test_slices_of_a_batch_join_to_the_batch(parts):
     stream = Stream(Mixture(parts, (2.0, 1.0), window=96), batch_size=12, seed=3)
     whole = stream[7]
     for name, x in whole.items():
@@ -52,7 +52,7 @@ def test_parts_of_a_batch_are_the_batch(parts):
         np.testing.assert_array_equal(np.concatenate(pieces), x)
 
 
-def test_one_component_is_itself(parts):
+def test_a_mixture_of_one_component_has_its_rows(parts):
     mixture = Mixture([parts[0]], (1.0,), window=len(parts[0]))
     got = Stream(mixture, batch_size=len(mixture))[0]["decoder_target_tokens"]
     whole = Stream(parts[0], batch_size=len(parts[0]))[0]["decoder_target_tokens"]
@@ -65,12 +65,12 @@ def test_proportional_rates_are_capped_and_tempered():
     np.testing.assert_allclose(Proportional(temperature=2.0)([4, 9]), [2, 3])
 
 
-def test_other_shares_are_another_stream(parts):
+def test_other_shares_change_the_fingerprint(parts):
     one, two = (Stream(Mixture(parts, rates), batch_size=8).fingerprint for rates in ((1.0, 1.0), (1.0, 2.0)))
     assert one != two
 
 
-def test_batches_say_which_task_a_row_is_of(parts):
+def test_task_one_hot_tells_the_task_of_a_row(parts):
     mixture = Mixture(parts, (3.0, 1.0), window=64)
     batch = Stream(mixture, batch_size=64)[2]
     np.testing.assert_array_equal(batch["task_one_hot"].sum(axis=1), 1)
@@ -78,7 +78,7 @@ def test_batches_say_which_task_a_row_is_of(parts):
     assert list(mixture.components) == ["many", "few"]
 
 
-def test_a_mixture_of_mixtures_is_one_of_its_parts(parts):
+def test_a_mixture_of_mixtures_has_the_inner_mixtures_as_components(parts):
     inner = Mixture(parts, (1.0, 1.0), window=8)
     outer = Mixture([inner, parts[0]], (1.0, 1.0), window=32)
     batch = Stream(outer, batch_size=32)[0]
@@ -86,23 +86,23 @@ def test_a_mixture_of_mixtures_is_one_of_its_parts(parts):
     assert list(outer.components) == ["many+few", "many"] and len(outer.caches) == 3
 
 
-def test_the_same_task_twice_keeps_two_names(parts):
+def test_the_same_task_twice_has_two_names(parts):
     assert list(Mixture([parts[0]] * 3, (1, 1, 1)).components) == ["many", "many_2", "many_3"]
 
 
-def test_tasks_are_one_several_or_several_with_rates(parts):
+def test_tasks_are_a_name_several_names_or_names_with_rates(parts):
     caches = {rows.cache.task: rows.cache for rows in parts}
 
-    def made(tasks, **options):
+    def mix(tasks, **options):
         return mixing.of_tasks(lambda cache: rows.CausalLM(cache, 16), lambda task: caches[task], tasks, **options)
 
-    assert made("few").fingerprint == parts[1].fingerprint
+    assert mix("few").fingerprint == parts[1].fingerprint
     sizes = [len(part) for part in parts]
-    assert made(("many", "few")).quotas == pytest.approx(np.array(sizes) / sum(sizes) * 2**13, abs=1)
-    assert made({"many": 3, "few": 1}).quotas.tolist() == [6144, 2048]
-    assert made(("many", "few"), rates=Proportional(cap=1)).quotas.tolist() == [4096, 4096]
+    assert mix(("many", "few")).quotas == pytest.approx(np.array(sizes) / sum(sizes) * 2**13, abs=1)
+    assert mix({"many": 3, "few": 1}).quotas.tolist() == [6144, 2048]
+    assert mix(("many", "few"), rates=Proportional(cap=1)).quotas.tolist() == [4096, 4096]
     with pytest.raises(ValueError, match="names no task"):
-        made(())
+        mix(())
 
 
 @pytest.mark.parametrize(
@@ -116,6 +116,6 @@ def test_tasks_are_one_several_or_several_with_rates(parts):
         (lambda parts: Mixture(parts, mixing.Proportional(temperature=0.0)), "must be positive"),
     ],
 )
-def test_what_is_no_mixture_is_refused(parts, make, message):
+def test_bad_mixtures_are_refused(parts, make, message):
     with pytest.raises(ValueError, match=message):
         make(parts)

@@ -1,4 +1,4 @@
-"""The stream is a pure function of the step: in any order, on any number of hosts, after any restart."""
+"""The stream is a pure function of the step: in any order of steps and after any restart."""
 
 import itertools
 import threading
@@ -15,7 +15,7 @@ from tests.data.rows import kinds
 
 
 @pytest.fixture(params=kinds.KINDS)
-def made(request, tiny_root):
+def rows_(request, tiny_root):
     return kinds.make(request.param, tiny_root)
 
 
@@ -25,15 +25,15 @@ def assert_equal(one, other):
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
-def test_batches_do_not_depend_on_what_was_asked_before(made):
-    stream, again = Stream(made, 7, seed=3), Stream(made, 7, seed=3)
+def test_batches_do_not_depend_on_earlier_calls(rows_):
+    stream, again = Stream(rows_, 7, seed=3), Stream(rows_, 7, seed=3)
     forward = [stream[k] for k in range(6)]
     for k in (5, 0, 3):
         assert_equal(again[k], forward[k])
 
 
 class Numbers:
-    """Rows that are their own numbers."""
+    """Rows that contain their own indices."""
 
     fingerprint = "numbers"
     group = 1
@@ -53,22 +53,22 @@ def test_an_epoch_has_every_row_once_and_another_order_than_the_next():
     assert [set(stream[k]["epoch"].tolist()) for k in (0, 2, 3, 11)] == [{0}, {0}, {1}, {3}]
 
 
-def test_another_seed_gives_another_order(made):
-    name = next(iter(made.fetch(np.zeros(1, int), np.zeros(1, int), 0)))
-    assert not np.array_equal(Stream(made, 16, seed=0)[0][name], Stream(made, 16, seed=1)[0][name])
-    assert Stream(made, 16, seed=0).fingerprint != Stream(made, 16, seed=1).fingerprint
+def test_another_seed_gives_another_order(rows_):
+    name = next(iter(rows_.fetch(np.zeros(1, int), np.zeros(1, int), 0)))
+    assert not np.array_equal(Stream(rows_, 16, seed=0)[0][name], Stream(rows_, 16, seed=1)[0][name])
+    assert Stream(rows_, 16, seed=0).fingerprint != Stream(rows_, 16, seed=1).fingerprint
 
 
-def test_a_batch_may_be_larger_than_an_epoch(made):
-    size = len(made)
-    batch = Stream(made, 2 * size + 1)[0]
+def test_a_batch_may_be_larger_than_an_epoch(rows_):
+    size = len(rows_)
+    batch = Stream(rows_, 2 * size + 1)[0]
     assert {len(x) for x in batch.values()} == {2 * size + 1}
 
 
-def test_once_gives_every_row_in_order_and_fills_up_with_rows_that_do_not_count(made):
-    size = len(made)
-    batches = list(Stream(made, 5).once())
-    plain = made.fetch(np.arange(size), np.zeros(size, np.int64), 0)
+def test_once_returns_every_row_in_order_and_masks_the_rows_that_fill_up(rows_):
+    size = len(rows_)
+    batches = list(Stream(rows_, 5).once())
+    plain = rows_.fetch(np.arange(size), np.zeros(size, np.int64), 0)
     joined = {name: np.concatenate([batch[name] for batch in batches]) for name in plain}
     assert_equal({name: x[:size] for name, x in joined.items()}, plain)
     for name, x in joined.items():
@@ -83,7 +83,7 @@ def test_the_order_of_an_epoch_is_a_permutation(size):
         assert sorted(order.tolist()) == list(range(size))
 
 
-def test_every_order_of_a_small_epoch_comes_up():
+def test_every_order_of_a_small_epoch_occurs():
     orders = {tuple(permute(np.arange(4), 4, 0, np.full(4, epoch))) for epoch in range(600)}
     assert len(orders) == 24
 
@@ -95,26 +95,26 @@ def test_the_order_looks_random():
     assert abs(np.mean(np.abs(np.diff(order))) / size - 1 / 3) < 0.01
 
 
-def test_prefetch_keeps_the_order_and_raises_what_was_raised():
+def test_prefetch_keeps_the_order_and_raises_the_exception_of_make():
     def make(item):
         if item == 3:
             raise ValueError("third")
         return item * 10
 
-    made = Prefetch(make, range(10))
-    assert [next(made) for _ in range(3)] == [0, 10, 20]
+    items = Prefetch(make, range(10))
+    assert [next(items) for _ in range(3)] == [0, 10, 20]
     for _ in range(2):
         with pytest.raises(ValueError, match="third"):
-            next(made)
-    made.close()
+            next(items)
+    items.close()
     assert list(Prefetch(str, range(3))) == ["0", "1", "2"]
 
 
 def test_prefetch_counts_the_wait_and_ends_its_thread():
-    made = Prefetch(lambda _: time.sleep(0.05), itertools.count())
-    next(made)
-    assert made.waited > 0.03
-    made.close()
+    items = Prefetch(lambda _: time.sleep(0.05), itertools.count())
+    next(items)
+    assert items.waited > 0.03
+    items.close()
     assert not any(thread.name == "prefetch" for thread in threading.enumerate())
 
 
@@ -126,13 +126,13 @@ def test_prefetch_counts_the_wait_and_ends_its_thread():
         (dict(batch_size=4, rows=10**6), "has no rows: its data is shorter than one row"),
     ],
 )
-def test_streams_that_could_give_no_batch_are_refused(tiny_root, options, message):
+def test_bad_streams_are_refused(tiny_root, options, message):
     cache = TokenCache("tiny", "train", root=str(tiny_root))
-    made = rows.CausalLM(cache, options.pop("rows", 16))
+    rows_ = rows.CausalLM(cache, options.pop("rows", 16))
     with pytest.raises(ValueError, match=message):
-        Stream(made, **options)
+        Stream(rows_, **options)
 
 
-def test_any_seed_works(made):
+def test_any_seed_works(rows_):
     for seed in (0, 2**40, 2**63 - 1):
-        assert Stream(made, 4, seed=seed)[3]
+        assert Stream(rows_, 4, seed=seed)[3]

@@ -1,4 +1,4 @@
-"""BART's noisers against what the paper says of each, on texts whose tokens are all different."""
+"""BART's noisers against the paper's description of each, on texts of distinct tokens."""
 
 import collections
 import math
@@ -16,46 +16,46 @@ MASK, EOS = vocabularies.mask_id(VOCABULARY), vocabularies.EOS
 ROWS = 300
 
 
-def noised(*noisers, rows=ROWS, length=40, short=0):
-    """(texts of different tokens, what the noisers left of each); the last `short` tokens of row r are no text, for odd r."""
+def apply_noise(*noisers, rows=ROWS, length=40, short=0):
+    """(texts of distinct tokens, the noised texts); the last `short` tokens of odd rows are padding."""
     text = 1000 + np.stack([np.random.default_rng(row).permutation(length) for row in range(rows)]).astype(np.int32)
     count = length - short * (np.arange(rows) % 2)
     text *= np.arange(length) < count[:, None]
     draw = bart.make_draw(0, np.zeros(rows, int), np.arange(rows))
-    made, left = text, count
+    noised, left = text, count
     for noiser in noisers:
-        made, left = noiser(made, left, draw, VOCABULARY)
-    assert made.shape == text.shape and made.dtype == np.int32 and (left <= count).all()
-    assert (made[np.arange(length) >= left[:, None]] == 0).all()
+        noised, left = noiser(noised, left, draw, VOCABULARY)
+    assert noised.shape == text.shape and noised.dtype == np.int32 and (left <= count).all()
+    assert (noised[np.arange(length) >= left[:, None]] == 0).all()
     return [row[:n].tolist() for row, n in zip(text, count, strict=True)], [
-        row[:n].tolist() for row, n in zip(made, left, strict=True)
+        row[:n].tolist() for row, n in zip(noised, left, strict=True)
     ]
 
 
 @pytest.mark.parametrize("rate", [0.15, 0.5])
-def test_masking_changes_its_share_and_nothing_else(rate):
-    for text, made in zip(*noised(bart.TokenMasking(rate), short=7), strict=True):
-        changed = [b for a, b in zip(text, made, strict=True) if a != b]
+def test_masking_changes_exactly_its_share(rate):
+    for text, noised in zip(*apply_noise(bart.TokenMasking(rate), short=7), strict=True):
+        changed = [b for a, b in zip(text, noised, strict=True) if a != b]
         assert changed == [MASK] * round(rate * len(text))
 
 
 def test_every_token_is_masked_equally_often():
-    _, made = noised(bart.TokenMasking(0.25), rows=4000, length=20)
-    found = (np.array(made) == MASK).mean(axis=0)
-    assert (abs(found - 0.25) < 4.5 * np.sqrt(0.25 * 0.75 / 4000)).all()
+    _, noised = apply_noise(bart.TokenMasking(0.25), rows=4000, length=20)
+    samples = (np.array(noised) == MASK).mean(axis=0)
+    assert (abs(samples - 0.25) < 4.5 * np.sqrt(0.25 * 0.75 / 4000)).all()
 
 
-def test_deletion_leaves_the_others_in_order():
-    for text, made in zip(*noised(bart.TokenDeletion(0.2), short=7), strict=True):
-        assert len(made) == len(text) - round(0.2 * len(text))
-        assert [t for t in text if t in set(made)] == made
+def test_deletion_keeps_the_other_tokens_in_order():
+    for text, noised in zip(*apply_noise(bart.TokenDeletion(0.2), short=7), strict=True):
+        assert len(noised) == len(text) - round(0.2 * len(text))
+        assert [t for t in text if t in set(noised)] == noised
 
 
-def spans_of(text, made):
-    """The length of every span that a mask stands for; checks that what is no mask stands in order, once."""
+def spans_of(text, noised):
+    """The length of every span that a mask replaces; checks that the other tokens are in order, once each."""
     place, spans, waiting = {token: i for i, token in enumerate(text)}, [], False
     following = 0
-    for token in [*made, None]:
+    for token in [*noised, None]:
         if token == MASK:
             assert not waiting, "two masks touch"
             waiting = True
@@ -71,15 +71,15 @@ def spans_of(text, made):
 
 def test_infilling_hides_its_share_in_spans_with_poisson_lengths():
     length, lengths = 200, collections.Counter()
-    for text, made in zip(*noised(bart.TextInfilling(0.3, 3.0), length=length, short=9), strict=True):
-        spans = spans_of(text, made)
+    for text, noised in zip(*apply_noise(bart.TextInfilling(0.3, 3.0), length=length, short=9), strict=True):
+        spans = spans_of(text, noised)
         assert sum(spans) == math.ceil(0.3 * len(text) - 1e-9)
-        assert len(made) == len(text) - sum(spans) + len(spans)
+        assert len(noised) == len(text) - sum(spans) + len(spans)
         lengths.update(spans)
     n = sum(lengths.values())
     for k in range(8):
         p = math.exp(-3) * 3**k / math.factorial(k)
-        # One span in about twenty is cut at the end, which makes it shorter.
+        # About one span in twenty is the last one, which is cut shorter.
         assert abs(lengths[k] / n - p) < 4 * math.sqrt(p * (1 - p) / n) + 0.02, k
     assert lengths[0] > 0.03 * n
 
@@ -87,37 +87,37 @@ def test_infilling_hides_its_share_in_spans_with_poisson_lengths():
 def test_infilling_chooses_all_places_equally_often():
     text = np.tile(np.arange(1000, 1006, dtype=np.int32), (6000, 1))
     draw = bart.make_draw(1, np.zeros(6000, int), np.arange(6000))
-    made, count = bart.TextInfilling(0.1, 3.0)(text, np.full(6000, 6), draw, VOCABULARY)
+    noised, count = bart.TextInfilling(0.1, 3.0)(text, np.full(6000, 6), draw, VOCABULARY)
     assert (count == 6).all()  # one token becomes one mask
-    found = (made == MASK).mean(axis=0)
-    assert (abs(found - 1 / 6) < 4 * np.sqrt(5 / 36 / 6000)).all()
+    samples = (noised == MASK).mean(axis=0)
+    assert (abs(samples - 1 / 6) < 4 * np.sqrt(5 / 36 / 6000)).all()
 
 
 def test_poisson_is_poisson():
     draw = bart.make_draw(0, np.zeros(50, int), np.arange(50))(2000)
     for mean in (0.5, 3.0, 20.0):
-        found = bart.poisson(draw, mean)
-        assert abs(found.mean() - mean) < 4 * math.sqrt(mean / 1e5)
-        assert abs(found.var() - mean) < 0.03 * mean
+        samples = bart.poisson(draw, mean)
+        assert abs(samples.mean() - mean) < 4 * math.sqrt(mean / 1e5)
+        assert abs(samples.var() - mean) < 0.03 * mean
 
 
-def test_sentences_are_permuted_whole():
+def test_sentences_are_permuted_as_units():
     ends = (1003, 1010, 1017)
-    texts, made = noised(bart.SentencePermutation(ends=(), end_ids=ends), short=7)
+    texts, noised = apply_noise(bart.SentencePermutation(ends=(), end_ids=ends), short=7)
 
     def sentences(tokens):
-        found = [[]]
+        samples = [[]]
         for token in tokens:
-            found[-1].append(token)
+            samples[-1].append(token)
             if token in ends:
-                found.append([])
-        return [tuple(one) for one in found if one]
+                samples.append([])
+        return [tuple(one) for one in samples if one]
 
     moved = 0
-    for text, changed in zip(texts, made, strict=True):
+    for text, changed in zip(texts, noised, strict=True):
         assert collections.Counter(text) == collections.Counter(changed)
         moved += text != changed
-        # The last has no end of its own and may stand before another: compare where each sentence begins.
+        # The last sentence has no end and may precede another one, so sentences are matched by their first tokens.
         begins = {one[0]: one for one in sentences(text)}
         place = 0
         while place < len(changed):
@@ -128,15 +128,15 @@ def test_sentences_are_permuted_whole():
     assert moved > 0.8 * ROWS
 
 
-def test_sentences_end_where_their_texts_do():
+def test_the_default_ends_of_sentences():
     ends = bart.SentencePermutation().all_end_ids(VOCABULARY)
     assert ends.tolist() == sorted([EOS, *(ord(c) + 3 for c in ".!?\n")])
 
 
-def test_rotation_turns_the_text():
-    texts, made = noised(bart.DocumentRotation(), short=7)
+def test_rotation_rotates_the_text():
+    texts, noised = apply_noise(bart.DocumentRotation(), short=7)
     first = []
-    for text, turned in zip(texts, made, strict=True):
+    for text, turned in zip(texts, noised, strict=True):
         begin = text.index(turned[0])
         assert turned == text[begin:] + text[:begin]
         first.append(begin / len(text))
@@ -151,18 +151,18 @@ def test_noisers_compose():
         bart.TextInfilling(),
         bart.TokenMasking(0.1),
     )
-    for text, made in zip(*noised(*every), strict=True):
-        rest = collections.Counter(t for t in made if t != MASK)
+    for text, noised in zip(*apply_noise(*every), strict=True):
+        rest = collections.Counter(t for t in noised if t != MASK)
         assert not rest - collections.Counter(text)
         assert len(rest) < len(text)
 
 
-def test_rows_give_the_text_and_what_is_left_of_it(tiny_root):
-    made = rows_bart.Denoising(TokenCache("tiny", "train", root=str(tiny_root)), 64)
-    batch = made.fetch(np.arange(len(made)), np.zeros(len(made), int), 0)
-    flat = np.asarray(made.cache.tokens("targets"))
-    mask = vocabularies.mask_id(made.vocabulary)
-    for row in range(len(made)):
+def test_rows_have_the_text_as_targets_and_the_noised_text_as_inputs(tiny_root):
+    rows_ = rows_bart.Denoising(TokenCache("tiny", "train", root=str(tiny_root)), 64)
+    batch = rows_.fetch(np.arange(len(rows_)), np.zeros(len(rows_), int), 0)
+    flat = np.asarray(rows_.cache.tokens("targets"))
+    mask = vocabularies.mask_id(rows_.vocabulary)
+    for row in range(len(rows_)):
         text = flat[row * 63 : (row + 1) * 63].tolist()
         assert batch["decoder_target_tokens"][row].tolist() == [*text, EOS]
         assert batch["decoder_input_tokens"][row].tolist() == [0, *text]

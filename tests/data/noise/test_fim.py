@@ -1,4 +1,4 @@
-"""Fill in the middle: every text comes back, cuts and rates are those asked for, the rest is causal language modelling."""
+"""Fill in the middle: texts can be restored, cuts and rates are as requested, the rest is causal language modelling."""
 
 import numpy as np
 import pytest
@@ -16,11 +16,11 @@ def cache(tiny_root):
     return TokenCache("tiny", "train", root=str(tiny_root))
 
 
-def everything(made, epoch=0, seed=0):
-    return made.fetch(np.arange(len(made)), np.full(len(made), epoch), seed)
+def everything(rows_, epoch=0, seed=0):
+    return rows_.fetch(np.arange(len(rows_)), np.full(len(rows_), epoch), seed)
 
 
-def unmoved(tokens, special):
+def restore(tokens, special):
     """(kind, prefix, middle, suffix) of a text whose middle was moved; None where it was not."""
     pre, suf, mid = special
     if pre not in tokens:
@@ -33,11 +33,11 @@ def unmoved(tokens, special):
     return "PSM", tokens[1:s] + tokens[m + 1 : -1], tokens[s + 1 : m]
 
 
-def test_every_text_comes_back_and_only_the_longest_is_moved(cache):
-    made = fim.FillInTheMiddle(cache, 64)
-    batch, plain = everything(made), everything(rows.CausalLM(cache, 60))
+def test_every_text_can_be_restored_and_only_the_longest_is_changed(cache):
+    rows_ = fim.FillInTheMiddle(cache, 64)
+    batch, plain = everything(rows_), everything(rows.CausalLM(cache, 60))
     kinds = {None: 0, "PSM": 0, "SPM": 0}
-    for row in range(len(made)):
+    for row in range(len(rows_)):
         texts = plain["decoder_segment_ids"][row]
         sizes = np.bincount(texts)
         longest = int(np.argmax(sizes))
@@ -45,27 +45,27 @@ def test_every_text_comes_back_and_only_the_longest_is_moved(cache):
         for segment in range(1, texts.max() + 1):
             text = plain["decoder_target_tokens"][row][texts == segment].tolist()
             tokens = batch["decoder_target_tokens"][row][segments == segment].tolist()
-            found = unmoved(tokens, made.special_ids)
-            if found is None:
+            moved = restore(tokens, rows_.special_ids)
+            if moved is None:
                 assert tokens == text
             else:
                 assert segment == longest and len(tokens) == len(text) + 3 + (text[-1] != EOS)
                 body = text[:-1] if text[-1] == EOS else text
-                assert found[1] + found[2] == body
-            kinds[found and found[0]] += segment == longest
-    n = len(made)
+                assert moved[1] + moved[2] == body
+            kinds[moved and moved[0]] += segment == longest
+    n = len(rows_)
     assert abs(kinds[None] / n - 0.5) < 4 * 0.5 / np.sqrt(n)
     assert abs(kinds["SPM"] / n - 0.25) < 4 * np.sqrt(3 / 16 / n) + 0.02
 
 
-def test_inputs_are_the_targets_before_and_padding_is_at_the_end(cache):
-    made = fim.FillInTheMiddle(cache, 64, rate=0.8)
-    batch, plain = everything(made), everything(rows.CausalLM(cache, 60))
+def test_inputs_are_shifted_targets_and_padding_is_at_the_end(cache):
+    rows_ = fim.FillInTheMiddle(cache, 64, rate=0.8)
+    batch, plain = everything(rows_), everything(rows.CausalLM(cache, 60))
     inputs, targets, segments = (batch[f"decoder_{n}"] for n in ("input_tokens", "target_tokens", "segment_ids"))
     real = segments > 0
     assert (np.diff(real.astype(int), axis=1) <= 0).all() and (real.sum(axis=1) >= 60).all()
-    for row in range(len(made)):
-        pre = made.special_ids[0]
+    for row in range(len(rows_)):
+        pre = rows_.special_ids[0]
         for column in np.flatnonzero(real[row])[1:]:
             same = segments[row, column] == segments[row, column - 1]
             assert inputs[row, column] == (targets[row, column - 1] if same else 0)
@@ -73,7 +73,7 @@ def test_inputs_are_the_targets_before_and_padding_is_at_the_end(cache):
     np.testing.assert_array_equal(batch["decoder_loss_weights"], real)
 
 
-def test_without_any_it_is_causal_language_modelling(cache):
+def test_rate_0_is_causal_language_modelling(cache):
     batch, plain = everything(fim.FillInTheMiddle(cache, 36, rate=0.0)), everything(rows.CausalLM(cache, 32))
     for name in plain:
         np.testing.assert_array_equal(batch[name][:, :32], plain[name], err_msg=name)
@@ -82,13 +82,13 @@ def test_without_any_it_is_causal_language_modelling(cache):
 
 @pytest.mark.parametrize("spm", [0.0, 1.0])
 def test_both_cuts_are_uniform(cache, spm):
-    made = fim.FillInTheMiddle(cache, 64, rate=1.0, spm_rate=spm)
+    rows_ = fim.FillInTheMiddle(cache, 64, rate=1.0, spm_rate=spm)
     shares = []
     for epoch in range(4):
-        batch = everything(made, epoch)
-        for row in range(len(made)):
+        batch = everything(rows_, epoch)
+        for row in range(len(rows_)):
             tokens = batch["decoder_target_tokens"][row].tolist()
-            pre, suf, mid = (tokens.index(token) for token in made.special_ids)
+            pre, suf, mid = (tokens.index(token) for token in rows_.special_ids)
             if spm:
                 assert suf == pre + 1
                 continue

@@ -1,4 +1,4 @@
-"""Pairs against the documents they are made of."""
+"""Pairs against their documents."""
 
 import itertools
 
@@ -25,11 +25,11 @@ def documents(cache):
     return [tokens[a : b - 1].tolist() for a, b in itertools.pairwise(offsets)]
 
 
-def pairs(made, epoch=0):
-    """(A, B, label) of every row, by its types."""
-    batch = made.fetch(np.arange(len(made)), np.full(len(made), epoch), 0)
-    cls, sep = rows_pairs.special_ids(made.vocabulary)
-    for row in range(len(made)):
+def pairs(rows, epoch=0):
+    """(A, B, label) of every row, by its token types."""
+    batch = rows.fetch(np.arange(len(rows)), np.full(len(rows), epoch), 0)
+    cls, sep = rows_pairs.special_ids(rows.vocabulary)
+    for row in range(len(rows)):
         real = batch["encoder_segment_ids"][row] > 0
         tokens, types = batch["encoder_target_tokens"][row], batch["encoder_token_types"][row]
         a, b = tokens[real & (types == 0)].tolist(), tokens[real & (types == 1)].tolist()
@@ -40,7 +40,7 @@ def pairs(made, epoch=0):
         yield a[1:-1], b[:-1], int(batch["encoder_labels"][row, 0])
 
 
-def test_pieces_are_the_documents(cache):
+def test_chunks_join_to_the_documents(cache):
     begin, size, document = rows_pairs.cut_chunks(cache, 20)
     whole, flat = documents(cache), np.asarray(cache.tokens("targets"))
     for number, text in enumerate(whole):
@@ -51,57 +51,57 @@ def test_pieces_are_the_documents(cache):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_labels_are_balanced_and_anew_in_every_epoch(cache, kind):
-    made = KINDS[kind](cache, 48)
-    labels = np.array([[label for _, _, label in pairs(made, epoch)] for epoch in range(8)])
+def test_labels_are_balanced_and_differ_between_epochs(cache, kind):
+    rows = KINDS[kind](cache, 48)
+    labels = np.array([[label for _, _, label in pairs(rows, epoch)] for epoch in range(8)])
     assert abs(labels.mean() - 0.5) < 4 * 0.5 / np.sqrt(labels.size)
     assert (labels[0] != labels[1]).any()
 
 
-def test_sentence_order_is_a_piece_in_order_or_swapped(cache):
-    made = rows_pairs.SentenceOrder(cache, 48)
-    begin, size, _ = made.chunks
+def test_sentence_order_is_a_chunk_in_order_or_swapped(cache):
+    rows = rows_pairs.SentenceOrder(cache, 48)
+    begin, size, _ = rows.chunks
     flat = np.asarray(cache.tokens("targets"))
-    for row, (a, b, label) in enumerate(pairs(made)):
+    for row, (a, b, label) in enumerate(pairs(rows)):
         assert (b + a if label else a + b) == flat[begin[row] : begin[row] + size[row]].tolist()
 
 
 def test_next_sentence_follows_or_is_from_another_document(cache):
-    made = rows_pairs.NextSentence(cache, 48)
-    begin, size, document = made.chunks
+    rows = rows_pairs.NextSentence(cache, 48)
+    begin, size, document = rows.chunks
     flat = np.asarray(cache.tokens("targets"))
     texts = [",".join(map(str, text)) for text in documents(cache)]
-    for row, (a, b, label) in enumerate(pairs(made)):
-        piece = flat[begin[row] : begin[row] + size[row]].tolist()
-        assert piece[: len(a)] == a
+    for row, (a, b, label) in enumerate(pairs(rows)):
+        chunk = flat[begin[row] : begin[row] + size[row]].tolist()
+        assert chunk[: len(a)] == a
         if not label:
-            assert a + b == piece
+            assert a + b == chunk
         else:
-            wanted = ",".join(map(str, b))
-            assert any(wanted in text for number, text in enumerate(texts) if number != document[row])
+            follower = ",".join(map(str, b))
+            assert any(follower in text for number, text in enumerate(texts) if number != document[row])
 
 
-def test_what_does_not_follow_is_any_other_documents_piece_equally_often(cache):
-    made = rows_pairs.NextSentence(cache, 48)
-    document = made.chunks[2]
+def test_chunks_of_other_documents_are_equally_likely(cache):
+    rows = rows_pairs.NextSentence(cache, 48)
+    document = rows.chunks[2]
     n, row = 200_000, 3
     uniform = (np.arange(n) + 0.5) / n
-    found = np.bincount(made.choose_other_documents(np.full(n, row), uniform), minlength=len(made))
+    counts = np.bincount(rows.choose_other_documents(np.full(n, row), uniform), minlength=len(rows))
     other = document != document[row]
-    assert (found[~other] == 0).all() and np.ptp(found[other]) <= 1
+    assert (counts[~other] == 0).all() and np.ptp(counts[other]) <= 1
 
 
-def test_one_document_has_no_other(tmp_path):
+def test_next_sentence_with_one_document_is_refused(tmp_path):
     cache = tiny_cache.write(tmp_path, {"targets": tiny_cache.documents(1)})
-    made = rows_pairs.NextSentence(cache, 16)
+    rows = rows_pairs.NextSentence(cache, 16)
     with pytest.raises(ValueError, match="has one document .* use SentenceOrder"):
-        made.fetch(np.zeros(1, int), np.zeros(1, int), 0)
+        rows.fetch(np.zeros(1, int), np.zeros(1, int), 0)
 
 
-def test_a_vocabulary_with_special_tokens_of_its_own_uses_them():
-    made = tiny_tokenizers.wordpiece()
-    vocabulary = TokenizerVocabulary(made.to_str(), 200)
-    assert rows_pairs.special_ids(vocabulary) == (made.token_to_id("[CLS]"), made.token_to_id("[SEP]"))
+def test_the_special_tokens_of_a_vocabulary_are_used():
+    tokenizer = tiny_tokenizers.wordpiece()
+    vocabulary = TokenizerVocabulary(tokenizer.to_str(), 200)
+    assert rows_pairs.special_ids(vocabulary) == (tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]"))
 
 
 @pytest.mark.parametrize("make, message", [

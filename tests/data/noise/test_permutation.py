@@ -1,4 +1,4 @@
-"""XLNet's orders: every order equally likely, the last part of each segment's predicted, the first token never."""
+"""XLNet's orders are equally likely; the last part of each segment's order is predicted, its first token never."""
 
 import collections
 
@@ -16,12 +16,12 @@ def cache(tiny_root):
 
 
 @pytest.mark.parametrize("partial", [1, 2, 6])
-def test_orders_of_segments_and_what_of_them_is_predicted(cache, partial):
-    made = permutation.PermutationLM(cache, 64, partial)
-    batch = made.fetch(np.arange(len(made)), np.zeros(len(made), int), 0)
+def test_orders_of_segments_and_their_predicted_tokens(cache, partial):
+    rows = permutation.PermutationLM(cache, 64, partial)
+    batch = rows.fetch(np.arange(len(rows)), np.zeros(len(rows), int), 0)
     order, weights, segments = batch["encoder_order"], batch["encoder_loss_weights"], batch["encoder_segment_ids"]
     several = 0
-    for row in range(len(made)):
+    for row in range(len(rows)):
         for segment in range(1, segments[row].max() + 1):
             here = segments[row] == segment
             size = here.sum()
@@ -33,7 +33,7 @@ def test_orders_of_segments_and_what_of_them_is_predicted(cache, partial):
     assert several
     np.testing.assert_array_equal(batch["encoder_input_tokens"], batch["encoder_target_tokens"])
     flat = np.asarray(cache.tokens("targets"))
-    np.testing.assert_array_equal(batch["encoder_input_tokens"].reshape(-1), flat[: len(made) * 64])
+    np.testing.assert_array_equal(batch["encoder_input_tokens"].reshape(-1), flat[: len(rows) * 64])
 
 
 def test_all_orders_are_equally_likely():
@@ -42,8 +42,8 @@ def test_all_orders_are_equally_likely():
     positions, segments = np.tile([0, 1, 2, 3, 0, 1], (n, 1)), np.tile([1, 1, 1, 1, 2, 2], (n, 1))
     rank, size = permutation.rank_tokens(draw, positions, segments)
     assert (size == [4, 4, 4, 4, 2, 2]).all()
-    found = collections.Counter(map(tuple, rank[:, :4].tolist()))
-    assert len(found) == 24 and all(abs(count - 1000) < 4.5 * np.sqrt(1000) for count in found.values())
+    orders = collections.Counter(map(tuple, rank[:, :4].tolist()))
+    assert len(orders) == 24 and all(abs(count - 1000) < 4.5 * np.sqrt(1000) for count in orders.values())
     assert abs(rank[:, 4].mean() - 0.5) < 4 * 0.5 / np.sqrt(n)
 
 

@@ -1,4 +1,4 @@
-"""UL2's denoisers against the paper: every text comes back, every denoiser hides what it says, as often as it should."""
+"""UL2's denoisers against the paper: texts can be restored, and denoisers have the right rates, counts and spans."""
 
 import collections
 import re
@@ -19,12 +19,12 @@ def cache(tiny_root):
     return TokenCache("tiny", "train", root=str(tiny_root))
 
 
-def everything(made, epoch=0, seed=0):
-    return made.fetch(np.arange(len(made)), np.full(len(made), epoch), seed)
+def everything(rows_, epoch=0, seed=0):
+    return rows_.fetch(np.arange(len(rows_)), np.full(len(rows_), epoch), seed)
 
 
-def restored(inputs, targets, lowest):
-    """The text of a pair: every sentinel of the inputs replaced by what follows it in the targets."""
+def restore(inputs, targets, lowest):
+    """The text of a pair: every sentinel of the inputs replaced by its span in the targets."""
     spans = collections.defaultdict(list)
     for token in targets:
         if token >= lowest:
@@ -34,72 +34,72 @@ def restored(inputs, targets, lowest):
     return [t for token in inputs for t in (spans[token] if token >= lowest else [token])]
 
 
-def source(made):
-    flat = np.asarray(made.cache.tokens("targets"))
-    return flat[: len(made) * made.text_length].reshape(len(made), -1).tolist()
+def source(rows_):
+    flat = np.asarray(rows_.cache.tokens("targets"))
+    return flat[: len(rows_) * rows_.text_length].reshape(len(rows_), -1).tolist()
 
 
-def test_every_denoiser_gives_the_text_back(cache):
-    made = rows_ul2.MixtureOfDenoisers(cache, 64, 48)
-    batch, text = everything(made), source(made)
-    sentinels = made.vocabulary.vocab_size - made.vocabulary.extra_ids
+def test_every_text_can_be_restored(cache):
+    rows_ = rows_ul2.MixtureOfDenoisers(cache, 64, 48)
+    batch, text = everything(rows_), source(rows_)
+    sentinels = rows_.vocabulary.vocab_size - rows_.vocabulary.extra_ids
     modes = collections.Counter()
-    for row in range(len(made)):
+    for row in range(len(rows_)):
         inputs = batch["encoder_input_tokens"][row][batch["encoder_segment_ids"][row] > 0].tolist()
         targets = batch["decoder_target_tokens"][row][batch["decoder_segment_ids"][row] > 0].tolist()
         assert inputs[-1] == targets[-1] == vocabularies.EOS
-        assert restored(inputs[1:-1], targets[:-1], sentinels) == text[row]
+        assert restore(inputs[1:-1], targets[:-1], sentinels) == text[row]
         modes[sentinels + 2 - inputs[0]] += 1
         read = batch["decoder_input_tokens"][row][: len(targets)].tolist()
         assert read == [0, *targets[:-1]]
     assert set(modes) == {0, 1, 2}
 
 
-def test_as_prefix_lm_every_text_comes_back_and_only_what_was_hidden_counts(cache):
-    made = rows_ul2.PrefixMixtureOfDenoisers(cache, 96)
-    batch, text = everything(made), source(made)
-    lowest = made.vocabulary.vocab_size - made.vocabulary.extra_ids
-    for row in range(len(made)):
+def test_as_prefix_lm_every_text_can_be_restored_and_only_hidden_spans_have_a_loss(cache):
+    rows_ = rows_ul2.PrefixMixtureOfDenoisers(cache, 96)
+    batch, text = everything(rows_), source(rows_)
+    lowest = rows_.vocabulary.vocab_size - rows_.vocabulary.extra_ids
+    for row in range(len(rows_)):
         real = batch["decoder_segment_ids"][row] > 0
         tokens = batch["decoder_target_tokens"][row][real]
         counts = batch["decoder_loss_weights"][row][real] > 0
         shown = batch["decoder_prefix"][row][real]
         inputs, targets = tokens[~counts].tolist(), tokens[counts].tolist()
         assert inputs[0] in (lowest, lowest + 1, lowest + 2) and targets[-1] == vocabularies.EOS
-        assert restored(inputs[1:], targets[:-1], lowest) == text[row]
-        # The start and all inputs are seen by each other; nothing that counts is.
+        assert restore(inputs[1:], targets[:-1], lowest) == text[row]
+        # The prefix is the start and all inputs; no token with a loss is in it.
         np.testing.assert_array_equal(shown, np.arange(real.sum()) <= len(inputs))
 
 
-def test_every_mode_hides_what_its_denoisers_do(cache):
-    made = rows_ul2.MixtureOfDenoisers(cache, 64, 48)
-    lowest, length = made.vocabulary.vocab_size - made.vocabulary.extra_ids, made.text_length
+def test_every_mode_hides_the_counts_of_its_denoisers(cache):
+    rows_ = rows_ul2.MixtureOfDenoisers(cache, 64, 48)
+    lowest, length = rows_.vocabulary.vocab_size - rows_.vocabulary.extra_ids, rows_.text_length
     allowed = {mode: {d.counts(length) for d in ul2.PAPER if d.mode == mode} for mode in "RX"}
-    found, rows = collections.defaultdict(set), collections.Counter()
+    hidden, count = collections.defaultdict(set), collections.Counter()
     for epoch in range(6):
-        batch = everything(made, epoch)
-        for row in range(len(made)):
+        batch = everything(rows_, epoch)
+        for row in range(len(rows_)):
             inputs = batch["encoder_input_tokens"][row][batch["encoder_segment_ids"][row] > 0]
             targets = batch["decoder_target_tokens"][row][batch["decoder_segment_ids"][row] > 0][:-1]
             mode, spans = "XSR"[inputs[0] - lowest], (targets >= lowest).sum()
-            rows[mode] += 1
-            found[mode].add((len(targets) - spans, spans))
+            count[mode] += 1
+            hidden[mode].add((len(targets) - spans, spans))
             if mode == "S":
-                assert inputs[-2] == made.vocabulary.first_sentinel
-    assert {mode: found[mode] for mode in "RX"} == allowed
-    assert found["S"] == {(n, 1) for n in range(1, made.denoisers[2].longest_end(length) + 1)}
-    n = sum(rows.values())
+                assert inputs[-2] == rows_.vocabulary.first_sentinel
+    assert {mode: hidden[mode] for mode in "RX"} == allowed
+    assert hidden["S"] == {(n, 1) for n in range(1, rows_.denoisers[2].longest_end(length) + 1)}
+    n = sum(count.values())
     for mode, rate in (("R", 2 / 7), ("S", 1 / 7), ("X", 4 / 7)):
-        assert abs(rows[mode] / n - rate) < 4 * np.sqrt(rate * (1 - rate) / n)
+        assert abs(count[mode] / n - rate) < 4 * np.sqrt(rate * (1 - rate) / n)
 
 
-def test_which_denoiser_a_row_gets_has_the_given_rates():
+def test_denoisers_are_drawn_at_their_rates():
     denoisers = (Denoiser("R", 0.15, 3.0, rate=1), Denoiser("S", 0.25, rate=2), Denoiser("X", 0.5, 3.0, rate=5))
     n = 20_000
     draw = noise.uniform(0, np.zeros(n, int), np.arange(n), 1, purpose=10)[:, 0]
-    found = np.bincount(ul2.choose_denoisers(draw, denoisers), minlength=3) / n
+    shares = np.bincount(ul2.choose_denoisers(draw, denoisers), minlength=3) / n
     rates = np.array([1, 2, 5]) / 8
-    assert (abs(found - rates) < 4 * np.sqrt(rates * (1 - rates) / n)).all()
+    assert (abs(shares - rates) < 4 * np.sqrt(rates * (1 - rates) / n)).all()
 
 
 @pytest.mark.parametrize("denoiser", ul2.PAPER)
@@ -114,7 +114,7 @@ def test_a_denoiser_hides_its_share_in_spans_of_its_length(denoiser):
         assert abs(count.mean() - denoiser.density * length) < 4 * spread / np.sqrt(rows)
         return
     assert (count == round(denoiser.density * length)).all()
-    assert abs(hidden.shape[1] - count.mean() / denoiser.mean_span) <= 0.5  # a whole number of spans a row
+    assert abs(hidden.shape[1] - count.mean() / denoiser.mean_span) <= 0.5  # a row has an integer number of spans
 
 
 def slow_split(tokens, hidden, sentinel):
@@ -131,18 +131,18 @@ def slow_split(tokens, hidden, sentinel):
     return inputs, targets
 
 
-def test_corruption_equals_a_slow_loop_whatever_the_spans():
+def test_corruption_equals_a_loop():
     random = np.random.default_rng(0)
     for spans in (1, 2, 5):
         kept, noised = random.integers(1, 6, (30, spans)), random.integers(1, 4, (30, spans))
         length = (kept + noised).sum(axis=1)
         begin = np.cumsum(length) - length
         flat = random.integers(3, 50, length.sum()).astype(np.uint16)
-        made = noise.corrupt(flat, begin, kept, noised, 99, (40, 30))
+        sides = noise.corrupt(flat, begin, kept, noised, 99, (40, 30))
         for row in range(30):
             hidden = np.repeat(np.tile([0, 1], spans), np.stack([kept[row], noised[row]], axis=1).reshape(-1))
             expected = slow_split(flat[begin[row] :][: length[row]].tolist(), hidden, 99)
-            for side, tokens in zip(made, expected, strict=True):
+            for side, tokens in zip(sides, expected, strict=True):
                 assert side[row].tolist() == tokens + [0] * (side.shape[1] - len(tokens))
 
 

@@ -1,4 +1,4 @@
-"""Whole-word masking: words are what a text's spaces say they are, and are masked as one."""
+"""Whole-word masking: words are delimited by spaces and masked together."""
 
 import numpy as np
 import pytest
@@ -22,29 +22,29 @@ VOCABULARIES = {
 
 
 @pytest.mark.parametrize("name", VOCABULARIES)
-def test_words_are_those_of_the_text(name):
+def test_words_are_delimited_by_spaces(name):
     vocabulary = VOCABULARIES[name]
     ids = np.array([vocabulary.encode(TEXT)])
     text_V = vocabulary.bytes_per_token_V > 0
     word = words.number_words(ids, np.ones_like(ids), words.find_word_starts(vocabulary), text_V)[0]
-    found = [vocabulary.decode(ids[0][word == number]).strip() for number in range(word[-1] + 1)]
-    assert found == TEXT.split()
+    texts = [vocabulary.decode(ids[0][word == number]).strip() for number in range(word[-1] + 1)]
+    assert texts == TEXT.split()
 
 
-def test_a_given_array_wins_and_special_tokens_and_segments_end_words():
-    class Given:
+def test_word_start_V_of_the_vocabulary_wins_and_special_tokens_and_segments_end_words():
+    class Vocabulary:
         word_start_V = (1, 1, 0, 0, 1)
 
-    start_V, text_V = words.find_word_starts(Given()), np.array([False, False, True, True, True])
+    start_V, text_V = words.find_word_starts(Vocabulary()), np.array([False, False, True, True, True])
     tokens = np.array([[2, 3, 4, 2, 0, 3, 2, 2]])
     segments = np.array([[1, 1, 1, 1, 1, 1, 1, 2]])
     assert words.number_words(tokens, segments, start_V, text_V)[0].tolist() == [0, 0, 1, 1, 2, 3, 3, 4]
 
 
 def test_whole_words_are_chosen_at_the_rate_and_masked_80_10_10(tiny_root):
-    made = rows.WholeWordMaskedLM(TokenCache("tiny", "train", root=str(tiny_root)), 64)
-    vocabulary, size = made.vocabulary, len(made)
-    batches = [made.fetch(np.arange(size), np.full(size, epoch), 0) for epoch in range(20)]
+    rows_ = rows.WholeWordMaskedLM(TokenCache("tiny", "train", root=str(tiny_root)), 64)
+    vocabulary, size = rows_.vocabulary, len(rows_)
+    batches = [rows_.fetch(np.arange(size), np.full(size, epoch), 0) for epoch in range(20)]
     inputs, tokens, chosen, segments = (
         np.concatenate([batch[f"encoder_{name}"] for batch in batches])
         for name in ("input_tokens", "target_tokens", "loss_weights", "segment_ids")

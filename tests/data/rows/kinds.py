@@ -1,4 +1,4 @@
-"""Every kind of rows that a task's cache can be made into, small, on the caches of tests/tiny_cache.py."""
+"""Small instances of every kind of rows, on the caches of tests/tiny_cache.py."""
 
 from t5x_like.data import rows
 from t5x_like.data.cache.token_cache import TokenCache

@@ -1,4 +1,4 @@
-"""Rows against the documents they are made of: nothing is lost, invented, or seen across a boundary."""
+"""Rows against their documents: nothing is lost, invented, or visible across a boundary."""
 
 import collections
 
@@ -21,8 +21,8 @@ def pairs(tiny_root):
     return TokenCache("pairs", "train", root=str(tiny_root))
 
 
-def everything(made, epoch=0, seed=0):
-    return made.fetch(np.arange(len(made)), np.full(len(made), epoch), seed)
+def everything(rows_, epoch=0, seed=0):
+    return rows_.fetch(np.arange(len(rows_)), np.full(len(rows_), epoch), seed)
 
 
 def test_causal_rows_are_the_documents_joined(cache):
@@ -52,7 +52,7 @@ def test_causal_inputs_positions_and_segments_against_a_slow_loop(cache):
             position += 1
 
 
-def test_a_prefix_is_the_beginning_of_its_segment_and_only_what_follows_counts(cache):
+def test_a_prefix_begins_its_segment_and_has_no_loss(cache):
     batch = everything(rows.PrefixLM(cache, 64))
     segments, prefix = batch["decoder_segment_ids"], batch["decoder_prefix"]
     weights, positions = batch["decoder_loss_weights"], batch["decoder_positions"]
@@ -62,18 +62,18 @@ def test_a_prefix_is_the_beginning_of_its_segment_and_only_what_follows_counts(c
             shown = prefix[row][here]
             size = shown.sum()
             assert 1 <= size <= here.sum() and (shown[:size] == 1).all()
-            # Target i is input i + 1: it counts when that input is not shown.
+            # Target i is input i + 1: it has a loss if that input is not in the prefix.
             np.testing.assert_array_equal(weights[row][here], positions[row][here] + 1 >= size)
 
 
 def test_prefixes_differ_by_epoch(cache):
-    made = rows.PrefixLM(cache, 64)
-    assert not np.array_equal(everything(made, 0)["decoder_prefix"], everything(made, 1)["decoder_prefix"])
-    np.testing.assert_array_equal(everything(made, 1)["decoder_prefix"], everything(made, 1)["decoder_prefix"])
+    rows_ = rows.PrefixLM(cache, 64)
+    assert not np.array_equal(everything(rows_, 0)["decoder_prefix"], everything(rows_, 1)["decoder_prefix"])
+    np.testing.assert_array_equal(everything(rows_, 1)["decoder_prefix"], everything(rows_, 1)["decoder_prefix"])
 
 
-def restored(inputs, targets, vocabulary):
-    """The text that a span-corrupted pair was made from."""
+def restore(inputs, targets, vocabulary):
+    """The original text of a span-corrupted pair."""
     lowest = vocabulary.vocab_size - vocabulary.extra_ids
     spans = collections.defaultdict(list)
     for token in targets[:-1]:
@@ -84,16 +84,16 @@ def restored(inputs, targets, vocabulary):
     return [t for token in inputs[:-1] for t in (spans[token] if token >= lowest else [token])]
 
 
-def test_span_corruption_gives_the_text_back_and_fills_its_rows(cache):
-    made = rows.SpanCorruption(cache, 64, 24)
-    batch = everything(made)
+def test_the_text_can_be_restored_from_span_corruption_and_rows_are_full(cache):
+    rows_ = rows.SpanCorruption(cache, 64, 24)
+    batch = everything(rows_)
     flat = np.asarray(cache.tokens("targets"))
-    text = flat[: len(made) * made.text_length].reshape(len(made), -1)
-    for row in range(len(made)):
+    text = flat[: len(rows_) * rows_.text_length].reshape(len(rows_), -1)
+    for row in range(len(rows_)):
         inputs = batch["encoder_input_tokens"][row][batch["encoder_segment_ids"][row] > 0]
         targets = batch["decoder_target_tokens"][row][batch["decoder_segment_ids"][row] > 0]
         assert inputs[-1] == targets[-1] == vocabularies.EOS
-        assert restored(inputs, targets, made.vocabulary) == text[row].tolist()
+        assert restore(inputs, targets, rows_.vocabulary) == text[row].tolist()
     real = np.mean(batch["encoder_segment_ids"] > 0)
     assert real > 0.9
     np.testing.assert_array_equal(
@@ -107,15 +107,15 @@ def test_t5s_lengths():
     assert noise.corrupted_lengths(568, 0.15, 3.0) == (512, 114)
 
 
-def test_span_lengths_are_every_split_equally_often():
+def test_all_splits_into_spans_are_equally_likely():
     bits = noise.random_bits(0, np.zeros(60_000, int), np.arange(60_000), 4, 0)
-    made = collections.Counter(map(tuple, noise.draw_span_lengths(bits, 5, 3).tolist()))
-    assert len(made) == 6 and all(abs(count - 10_000) < 500 for count in made.values())
+    splits = collections.Counter(map(tuple, noise.draw_span_lengths(bits, 5, 3).tolist()))
+    assert len(splits) == 6 and all(abs(count - 10_000) < 500 for count in splits.values())
 
 
-def test_masking_rates_and_what_is_left_alone(cache):
-    made = rows.MaskedLM(cache, 32)
-    batches = [everything(made, epoch) for epoch in range(12)]
+def test_masking_rates_and_unmasked_tokens(cache):
+    rows_ = rows.MaskedLM(cache, 32)
+    batches = [everything(rows_, epoch) for epoch in range(12)]
     batch = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
     inputs, targets, chosen = (
         batch["encoder_input_tokens"],
@@ -127,7 +127,7 @@ def test_masking_rates_and_what_is_left_alone(cache):
     np.testing.assert_array_equal(inputs[~chosen], targets[~chosen])
     n = text.sum()
     assert abs(chosen.sum() / n - 0.15) < 4 * np.sqrt(0.15 * 0.85 / n)
-    masked = (inputs == vocabularies.mask_id(made.vocabulary)) & chosen
+    masked = (inputs == vocabularies.mask_id(rows_.vocabulary)) & chosen
     kept = (inputs == targets) & chosen
     error = 4 * np.sqrt(0.16 / chosen.sum())
     assert abs(masked.sum() / chosen.sum() - 0.8) < error
@@ -136,18 +136,18 @@ def test_masking_rates_and_what_is_left_alone(cache):
     assert not np.array_equal(batches[0]["encoder_loss_weights"], batches[1]["encoder_loss_weights"])
 
 
-def test_packing_loses_and_invents_no_example(pairs):
-    made = rows.PackedExamples(pairs, 48, 40)
-    batch = everything(made)
-    found = collections.Counter()
-    for row in range(len(made)):
+def test_packed_rows_hold_every_example_once(pairs):
+    rows_ = rows.PackedExamples(pairs, 48, 40)
+    batch = everything(rows_)
+    packed = collections.Counter()
+    for row in range(len(rows_)):
         for segment in range(1, batch["decoder_segment_ids"][row].max() + 1):
             source, target = (batch[f"{side}_segment_ids"][row] == segment for side in ("encoder", "decoder"))
             pair = (
                 tuple(batch["encoder_input_tokens"][row][source]),
                 tuple(batch["decoder_target_tokens"][row][target]),
             )
-            found[pair] += 1
+            packed[pair] += 1
             np.testing.assert_array_equal(batch["decoder_positions"][row][target], np.arange(target.sum()))
             inputs = batch["decoder_input_tokens"][row][target]
             assert inputs[0] == 0 and tuple(inputs[1:]) == pair[1][:-1]
@@ -159,15 +159,15 @@ def test_packing_loses_and_invents_no_example(pairs):
             pair.append(tuple(pairs.tokens(feature)[a : min(b, a + length)].astype(int)))
             cut[feature] += max(0, b - a - length)
         expected[tuple(pair)] += 1
-    assert found == expected
-    assert made.truncated_tokens == cut and cut["targets"] > 0
-    assert len(made) < pairs.manifest["documents"]
+    assert packed == expected
+    assert rows_.truncated_tokens == cut and cut["targets"] > 0
+    assert len(rows_) < pairs.manifest["documents"]
 
 
-def test_packing_works_without_inputs(cache):
-    made = rows.PackedExamples(cache, 8, 400)
-    assert made.lengths == {"decoder": 400}
-    assert "encoder_input_tokens" not in everything(made)
+def test_tasks_without_inputs_make_decoder_only_rows(cache):
+    rows_ = rows.PackedExamples(cache, 8, 400)
+    assert rows_.lengths == {"decoder": 400}
+    assert "encoder_input_tokens" not in everything(rows_)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_masking_without_a_sentinel_is_refused():
         vocabularies.mask_id(vocabularies.ByteVocabulary(extra_ids=0))
 
 
-def test_the_fingerprint_names_data_and_parameters(cache, tiny_root):
+def test_the_fingerprint_depends_on_data_and_parameters(cache, tiny_root):
     base = rows.CausalLM(cache, 16).fingerprint
     assert base == rows.CausalLM(TokenCache("tiny", "train", root=str(tiny_root)), 16).fingerprint
     others = (

@@ -1,4 +1,4 @@
-"""Rows of instructions and chats against the examples they are made of: every segment is one example, as if it were alone."""
+"""Rows of instructions and chats against their examples: every segment equals one example on its own."""
 
 import collections
 import dataclasses
@@ -30,27 +30,27 @@ def write(root, task, vocabulary, features, examples) -> TokenCache:
 
 
 def chats(count, seed):
-    """Chats of a few turns."""
+    """Random chats of a few turns."""
     random = np.random.default_rng(seed)
     texts = iter(tiny_cache.documents(count * 8, seed, 6))
     for _ in range(count):
         turns = int(random.integers(1, 4))
-        said = [{"role": role, "content": next(texts)} for _ in range(turns) for role in ("user", "assistant")]
+        messages = [{"role": role, "content": next(texts)} for _ in range(turns) for role in ("user", "assistant")]
         if random.random() < 0.3:
-            said.insert(0, {"role": "system", "content": next(texts)})
-        yield said + [{"role": "user", "content": next(texts)}] * int(random.random() < 0.3)
+            messages.insert(0, {"role": "system", "content": next(texts)})
+        yield messages + [{"role": "user", "content": next(texts)}] * int(random.random() < 0.3)
 
 
 def masked(root, task, vocabulary) -> TokenCache:
     made = [chat.conversation_ids(vocabulary, messages) for messages in chats(80, 1)]
-    made.append(([5, 6, 7], [0, 0, 0]))  # nothing to learn
+    made.append(([5, 6, 7], [0, 0, 0]))  # no token to predict
     examples = [{"targets": ids, "targets_mask": mask} for ids, mask in made]
     return write(root, task, vocabulary, ["targets", "targets_mask"], examples)
 
 
 @pytest.fixture(scope="module")
 def caches(tmp_path_factory):
-    """Pairs, chats without a template, and chats with one; in each an example without anything to learn."""
+    """Pairs, chats without a template, and chats with one; each with an example that has no token to predict."""
     root = tmp_path_factory.mktemp("caches")
     texts = [tiny_cache.documents(90, seed, 8) for seed in (2, 3)]
     pairs = [{"inputs": BYTES.encode(a), "targets": [*BYTES.encode(b), BYTES.eos]} for a, b in zip(*texts, strict=True)]
@@ -68,8 +68,8 @@ def documents(cache, feature):
     return [flat[a:b] for a, b in itertools.pairwise(offsets)]
 
 
-def alone(cache, length, everything=False):
-    """(inputs, targets, weights, tokens cut on the left and right) of every example by a slow loop; None if dropped."""
+def split_examples(cache, length, everything=False):
+    """(inputs, targets, weights, tokens cut on the left and right) of every example, by a loop; None if dropped."""
     first, own = [start_id(cache.vocabulary)], cache.vocabulary.chat_template is not None
     if "inputs" in cache.features:
         examples = zip(documents(cache, "inputs"), documents(cache, "targets"), strict=True)
@@ -113,10 +113,10 @@ def everything(rows):
 @pytest.mark.parametrize("loss_on_inputs", [False, True])
 @pytest.mark.parametrize("length", [40, 64, 400])
 @pytest.mark.parametrize("kind", ["pairs", "plain", "template"])
-def test_every_segment_is_one_example_as_if_it_were_alone(caches, kind, length, loss_on_inputs):
+def test_every_segment_is_one_example_on_its_own(caches, kind, length, loss_on_inputs):
     cache = caches[kind]
     rows = PackedConversations(cache, length, loss_on_inputs)
-    slow = list(alone(cache, length, loss_on_inputs))
+    slow = list(split_examples(cache, length, loss_on_inputs))
     kept = [one for one in slow if one]
     assert collections.Counter(segments(everything(rows))) == collections.Counter(one[:3] for one in kept)
     assert rows.dropped_examples == len(slow) - len(kept) == int(not loss_on_inputs)
@@ -132,29 +132,29 @@ def test_every_segment_is_one_example_as_if_it_were_alone(caches, kind, length, 
 
 
 @pytest.mark.parametrize("kind", ["plain", "template"])
-def test_what_has_weight_is_what_the_assistant_says(caches, kind):
+def test_the_loss_is_on_the_assistants_messages(caches, kind):
     rows = PackedConversations(caches[kind], 400)
-    found = collections.Counter()
+    answers = collections.Counter()
     for _, targets, weights in segments(everything(rows)):
         run = []
         for token, weight in zip(targets, weights, strict=True):
             run += [token] * weight
             if weight and token in rows.vocabulary.stop_ids:
-                found[rows.vocabulary.decode(run)] += 1
+                answers[rows.vocabulary.decode(run)] += 1
                 run = []
         assert not run
-    said = (message for messages in chats(80, 1) for message in messages)
-    assert found == collections.Counter(message["content"] for message in said if message["role"] == "assistant")
+    messages = (message for messages in chats(80, 1) for message in messages)
+    assert answers == collections.Counter(message["content"] for message in messages if message["role"] == "assistant")
 
 
-def test_pairs_learn_their_targets(caches):
+def test_the_loss_of_pairs_is_on_their_targets(caches):
     rows = PackedConversations(caches["pairs"], 200)
-    found = [BYTES.decode(np.array(ids)[np.array(weights) > 0]) for _, ids, weights in segments(everything(rows))]
-    assert sorted(found) == sorted([*tiny_cache.documents(90, 3, 8), BYTES.decode([8])])
+    answers = [BYTES.decode(np.array(ids)[np.array(weights) > 0]) for _, ids, weights in segments(everything(rows))]
+    assert sorted(answers) == sorted([*tiny_cache.documents(90, 3, 8), BYTES.decode([8])])
 
 
 @pytest.mark.parametrize("kind", ["pairs", "plain", "template"])
-def test_a_prefix_is_all_that_is_read_before_the_first_answer(caches, kind):
+def test_the_prefix_is_the_context_before_the_first_answer(caches, kind):
     with_prefix, without = (
         everything(PackedConversations(caches[kind], 64, prefix=prefix)) for prefix in (True, False)
     )
@@ -169,7 +169,7 @@ def test_a_prefix_is_all_that_is_read_before_the_first_answer(caches, kind):
     assert not prefix[ids == 0].any()
 
 
-def test_rows_are_the_same_in_any_order_and_epoch(caches):
+def test_rows_do_not_depend_on_order_or_epoch(caches):
     rows = PackedConversations(caches["plain"], 64)
     index = np.arange(len(rows))[::-2].copy()
     made, whole = rows.fetch(index, np.full(len(index), 3), 9), everything(rows)
@@ -179,7 +179,7 @@ def test_rows_are_the_same_in_any_order_and_epoch(caches):
     assert other.fingerprint != rows.fingerprint
 
 
-def test_what_makes_no_rows_is_refused(caches, tmp_path):
+def test_bad_tasks_and_options_are_refused(caches, tmp_path):
     with pytest.raises(ValueError, match="prefix=True and loss_on_inputs=True"):
         PackedConversations(caches["pairs"], 64, loss_on_inputs=True, prefix=True)
     with pytest.raises(ValueError, match="length=1 is too short"):

@@ -1,4 +1,4 @@
-"""Chats as ids: those of the whole text, with the mask exactly on the assistant's words and what ends its turns."""
+"""Chats as ids: the ids of the whole text, masked in exactly on the assistant's messages and the ends of its turns."""
 
 import dataclasses
 import inspect
@@ -12,15 +12,15 @@ from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary, SentencePieceVocabulary
 from tests.data.tokenizers import tiny_tokenizers
 
-SAID = ["the quick brown fox", "return x", " ", "class A:\n\tpass\n\ndef", "and\nso on", "日本 café!"]
+TEXTS_OF_CHATS = ["the quick brown fox", "return x", " ", "class A:\n\tpass\n\ndef", "and\nso on", "日本 café!"]
 CHATS = [
     [
-        {"role": "system", "content": SAID[1]},
-        {"role": "user", "content": SAID[0]},
-        {"role": "assistant", "content": SAID[3]},
+        {"role": "system", "content": TEXTS_OF_CHATS[1]},
+        {"role": "user", "content": TEXTS_OF_CHATS[0]},
+        {"role": "assistant", "content": TEXTS_OF_CHATS[3]},
     ],
-    [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(SAID)],
-    [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(SAID[:5])],
+    [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(TEXTS_OF_CHATS)],
+    [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(TEXTS_OF_CHATS[:5])],
 ]
 MARKED = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}{% if message['role'] == 'assistant' %}"
@@ -35,19 +35,19 @@ LOSSLESS = ("bpe", "sentencepiece_bpe")
 
 @pytest.fixture(scope="module")
 def trained():
-    """Vocabularies with ChatML of every kind that `t5x_like tokenizer train --chat` makes."""
+    """Vocabularies with ChatML, of every kind of `t5x_like tokenizer train --chat`."""
     texts = [*tiny_tokenizers.TEXTS, *inspect.getsource(textwrap).splitlines(keepends=True)] * 3
     return {kind: training.train(kind, texts, size, chat=True) for kind, size in SIZES.items()}
 
 
 def runs(ids, mask):
-    """The parts of ids where the mask is 1."""
-    found, open_ = [], False
+    """The runs of ids whose mask is 1."""
+    parts, open_ = [], False
     for index, inside in zip(ids, mask, strict=True):
         if inside:
-            found[-1:] = [[*found[-1], index]] if open_ else [*found[-1:], [index]]
+            parts[-1:] = [[*parts[-1], index]] if open_ else [*parts[-1:], [index]]
         open_ = bool(inside)
-    return found
+    return parts
 
 
 def answers(messages):
@@ -56,32 +56,32 @@ def answers(messages):
 
 @pytest.mark.parametrize("messages", CHATS)
 @pytest.mark.parametrize("kind", SIZES)
-def test_what_is_learnt_is_what_the_assistant_says_after_the_prompt_of_inference(trained, kind, messages):
+def test_the_mask_covers_the_assistants_messages_after_the_prompt_of_inference(trained, kind, messages):
     vocabulary = trained[kind]
     ids, mask = conversation_ids(vocabulary, messages)
     assert ids == vocabulary.encode(render_chat(vocabulary, messages, add_generation_prompt=False))
-    learnt = runs(ids, mask)
-    assert len(learnt) == len(answers(messages))
+    answered = runs(ids, mask)
+    assert len(answered) == len(answers(messages))
     places = [i for i in range(len(ids)) if mask[i] and not (i and mask[i - 1])]
     turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    for run, said, place, turn in zip(learnt, answers(messages), places, turns, strict=True):
+    for run, message, place, turn in zip(answered, answers(messages), places, turns, strict=True):
         assert run[-1] in vocabulary.stop_ids and not set(run[:-1]) & set(vocabulary.stop_ids)
         assert ids[:place] == vocabulary.encode(render_chat(vocabulary, messages[:turn]))
         if kind in LOSSLESS:
-            assert vocabulary.decode(run) == said
+            assert vocabulary.decode(run) == message
         else:
-            assert vocabulary.decode(run).split() == vocabulary.decode(vocabulary.encode(said)).split()
+            assert vocabulary.decode(run).split() == vocabulary.decode(vocabulary.encode(message)).split()
 
 
 @pytest.mark.parametrize("messages", CHATS)
-def test_marks_in_a_template_say_the_same_as_its_beginnings(trained, messages):
+def test_generation_marks_and_rendered_prefixes_give_the_same_mask(trained, messages):
     marked = dataclasses.replace(trained["bpe"], chat_template=MARKED)
     assert conversation_ids(marked, messages) == conversation_ids(trained["bpe"], messages)
     shorter = dataclasses.replace(
         marked, chat_template=MARKED.replace("content'] + '<|im_end|>' }}{%-", "content'] }}{%-")
     )
     ids, mask = conversation_ids(shorter, messages)
-    assert runs(ids, mask) == [trained["bpe"].encode(said) for said in answers(messages)]
+    assert runs(ids, mask) == [trained["bpe"].encode(message) for message in answers(messages)]
 
 
 @pytest.mark.parametrize(
@@ -92,9 +92,9 @@ def test_marks_in_a_template_say_the_same_as_its_beginnings(trained, messages):
 @pytest.mark.parametrize("messages", CHATS)
 def test_without_a_template_turns_are_lines_and_eos(vocabulary, messages):
     ids, mask = conversation_ids(vocabulary, messages)
-    learnt = runs(ids, mask)
-    assert learnt == [[*vocabulary.encode(said), vocabulary.eos] for said in answers(messages)]
-    assert ids.count(vocabulary.eos) == len(learnt)
+    answered = runs(ids, mask)
+    assert answered == [[*vocabulary.encode(message), vocabulary.eos] for message in answers(messages)]
+    assert ids.count(vocabulary.eos) == len(answered)
     if isinstance(vocabulary, ByteVocabulary):
         text = "".join("</s>" if i == vocabulary.eos else vocabulary.token(i)[3:-1] for i in ids)
         shown = bytes.fromhex(text.replace("</s>", "")).decode()
@@ -105,7 +105,7 @@ def test_without_a_template_turns_are_lines_and_eos(vocabulary, messages):
         assert shown == roles
 
 
-def test_a_token_over_the_border_of_a_turn_is_the_assistants():
+def test_a_token_across_the_start_of_a_turn_is_the_assistants():
     plain = "{% for m in messages %}{{ 'Q' if m['role'] == 'user' else 'A' }} {{ m['content'] }}\n{% endfor %}"
     plain += "{% if add_generation_prompt %}A {% endif %}"
     vocabulary = TokenizerVocabulary(tiny_tokenizers.byte_level().to_str(), 350, eos=0, chat_template=plain)
@@ -119,7 +119,7 @@ def test_a_token_over_the_border_of_a_turn_is_the_assistants():
     assert vocabulary.decode(runs(ids, mask)[0]) == " return return"
 
 
-def test_what_cannot_be_learnt_is_refused(trained):
+def test_bad_conversations_are_refused(trained):
     bpe = trained["bpe"]
     with pytest.raises(ValueError, match="none of these 1 messages is the assistant's"):
         conversation_ids(bpe, CHATS[0][1:2])
