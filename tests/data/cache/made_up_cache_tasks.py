@@ -97,7 +97,6 @@ def answer(text, example=None, is_target=False):
 
 
 PAIR = {"inputs": TEXT, "targets": TEXT, "answer": TEXT}
-squad = functools.partial(answers.of_answers, normalised=str)
 
 
 def weighted(targets, predictions, weight=1.0):
