@@ -1,1 +1,1 @@
-"""The command line: one file per command, and gin/runtime.py, the only code that knows gin."""
+"""The command line: one file per command, and `gin/`, the only code that uses gin."""

@@ -1,7 +1,7 @@
-"""Cleans text by a gin-composed pipeline: `clean --gin_file=cleaning/fineweb.gin --input 'data/*.jsonl.zst' --out=FOLDER`.
+"""Cleans text with a gin pipeline: `clean --gin_file=cleaning/fineweb.gin --input 'data/*.jsonl.zst' --out=FOLDER`.
 
-Writes one shard for each input file, report.html (kept and dropped examples by rule) and report.json. The same command goes
-on where it was stopped. Pipelines are gin_configs/cleaning/*.gin; a threshold is --gin.gopher.GopherQuality.min_words=20.
+Writes one shard per input file, report.html (kept and dropped examples by rule) and report.json. The same command resumes an
+interrupted run. Pipelines are gin_configs/cleaning/*.gin; set a threshold with --gin.gopher.GopherQuality.min_words=20.
 """
 
 import argparse
@@ -9,11 +9,15 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
+
+if TYPE_CHECKING:
+    from t5x_like.cleaning import run
 
 EXAMPLES = """examples:
   t5x_like clean --gin_file=cleaning/fineweb.gin --input 'crawl/*.warc.gz' --out=/tmp/clean
@@ -23,37 +27,36 @@ EXAMPLES = """examples:
 
 
 def main(argv: Sequence[str]) -> int:
+    """Runs `t5x_like clean`."""
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="t5x_like clean", description=__doc__, epilog=EXAMPLES, formatter_class=shape)
+    parser.add_argument("--input", nargs="+", action="extend", default=[], help="files or globs; formats may differ")
+    parser.add_argument("--out", required=True, help="folder of the shards, or file of the classifier")
+    parser.add_argument("--field", default="text", help="field of the text (default: %(default)s)")
+    parser.add_argument("--whole_files", action="store_true", help="read each file as one document")
+    parser.add_argument("--trafilatura", action="store_true", help="extract the main text of HTML with trafilatura")
     parser.add_argument(
-        "--input", nargs="+", action="extend", default=[], help="files or globs, in any mixture of formats"
+        "--suffix", default=".jsonl.zst", help="suffix of shards: .jsonl, .jsonl.gz or .jsonl.zst (default)"
     )
-    parser.add_argument("--out", required=True, help="folder of the shards; or the classifier's file")
-    parser.add_argument("--field", default="text", help="field that holds the text (default: %(default)s)")
-    parser.add_argument("--whole_files", action="store_true", help="each file is one document, whatever its suffix")
     parser.add_argument(
-        "--trafilatura", action="store_true", help="text of HTML by trafilatura, without menus and the like"
+        "--workers", type=int, default=os.cpu_count(), help="number of processes (default: one per core, %(default)s)"
     )
-    parser.add_argument("--suffix", default=".jsonl.zst", help="of shards: .jsonl, .jsonl.gz or .jsonl.zst (default)")
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="processes (default: one a core, %(default)s)"
+        "--word_list", metavar="FILE", help="also drop documents that contain a word of this list (one per line)"
     )
-    parser.add_argument("--word_list", metavar="FILE", help="also drop documents with a word of this list, one a line")
     parser.add_argument(
         "--against",
         nargs="+",
         metavar="FILE",
-        help="also drop documents with 13 words of these test items, and write contamination.json about 8 and 13 words",
+        help="also drop documents that share 13 words with these test items; write the overlap of 8 and 13 words to contamination.json",
     )
     parser.add_argument(
         "--train_classifier",
         nargs="+",
         metavar="LABEL=FILE",
-        help="train a classifier of two or more labels instead, for cleaning/gpt3.gin",
+        help="instead train a classifier with two or more labels, for cleaning/gpt3.gin",
     )
-    parser.add_argument(
-        "--characters", action="store_true", help="the classifier is of languages, by character n-grams"
-    )
+    parser.add_argument("--characters", action="store_true", help="classifier on character n-grams, for languages")
     runtime.add_flags(parser)
     args = runtime.parse_args(parser, argv)
     try:
@@ -64,18 +67,22 @@ def main(argv: Sequence[str]) -> int:
 
 
 def clean(args: argparse.Namespace) -> None:
-    """Runs the pipeline and prints what it did."""
+    """Runs the pipeline and prints its summary.
+
+    Raises:
+      ConfigError: flags that are missing or do not apply.
+    """
     from t5x_like.cleaning import reading, run
     from t5x_like.progress import ProgressBar
 
     if not args.gin_file or not args.input:
         raise ConfigError("--gin_file and --input are needed: a pipeline (cleaning/c4.gin) and the files to clean")
     if args.characters:
-        raise ConfigError("--characters is for --train_classifier; leave it out")
+        raise ConfigError("--characters applies to --train_classifier; remove it")
     pipeline, inputs = runtime.from_flags(args).evaluate("%PIPELINE"), reading.find_files(args.input)
-    test_items = items(args.against) if args.against else {}
-    pipeline = dataclasses.replace(pipeline, steps=(*pipeline.steps, *added_steps(args, test_items)))
-    job = run.Job(pipeline, tuple(inputs), Path(args.out), args.suffix, reader(args, inputs))
+    test_items = read_test_items(args.against) if args.against else {}
+    pipeline = dataclasses.replace(pipeline, steps=(*pipeline.steps, *extra_steps(args, test_items)))
+    job = run.Job(pipeline, tuple(inputs), Path(args.out), args.suffix, make_reader(args, inputs))
     workers = min(args.workers, len(inputs))
     with ProgressBar("clean", (len(job.stateful_steps) + 1) * len(inputs)) as bar:
         report = run.run(job, workers, lambda done, total, what: bar.advance(done, what))
@@ -84,8 +91,8 @@ def clean(args: argparse.Namespace) -> None:
     print(f"{report.summary()}\n{job.out}: {len(inputs)} shards, report.html, report.json")
 
 
-def reader(args: argparse.Namespace, inputs: Sequence[Path]):
-    """The function that reads one file."""
+def make_reader(args: argparse.Namespace, inputs: Sequence[Path]) -> Callable:
+    """Returns the function that reads one file; raises an error for a file without a reader."""
     from t5x_like.cleaning import html_text, reading
 
     if args.whole_files:
@@ -98,8 +105,8 @@ def reader(args: argparse.Namespace, inputs: Sequence[Path]):
     return functools.partial(reading.read, field=args.field)
 
 
-def added_steps(args: argparse.Namespace, test_items: dict[str, str]) -> list:
-    """The steps that flags add to a pipeline."""
+def extra_steps(args: argparse.Namespace, test_items: dict[str, str]) -> list:
+    """The pipeline steps of --word_list and --against."""
     from t5x_like.cleaning.contamination import Decontaminate
     from t5x_like.cleaning.word_list import WordList, read_word_list
 
@@ -107,54 +114,63 @@ def added_steps(args: argparse.Namespace, test_items: dict[str, str]) -> list:
     return words + ([Decontaminate(test_items)] if test_items else [])
 
 
-def items(patterns: Sequence[str]) -> dict[str, str]:
-    """The test items of files: every text of every record."""
+def read_test_items(patterns: Sequence[str]) -> dict[str, str]:
+    """Reads the test items of files: every text field of every record, by name.
+
+    Raises:
+      ConfigError: a record that cannot be read, or no text at all.
+    """
     from t5x_like.cleaning import reading
     from t5x_like.cleaning.steps import Dropped
 
-    found = {}
+    items = {}
     for path in reading.find_files(patterns):
         for record in reading.read(path, field=None):
             if isinstance(record, Dropped):
-                raise ConfigError(f"--against={path}: {record.rule}, {record.detail}; test items must be read whole")
+                raise ConfigError(f"--against={path}: {record.rule}, {record.detail}; every test item must be readable")
             texts = {name: value for name, value in record.items() if name != "id" and isinstance(value, str)}
-            found |= {f"{path.name} {record['id']} {name}": value for name, value in texts.items()}
-    if not found:
-        raise ConfigError(f"--against={' '.join(patterns)} holds no text; give files of test items")
-    return found
+            items |= {f"{path.name} {record['id']} {name}": value for name, value in texts.items()}
+    if not items:
+        raise ConfigError(f"--against={' '.join(patterns)} has no text; give files of test items")
+    return items
 
 
-def write_overlap(job, test_items: dict[str, str], workers: int) -> None:
-    """Says which test items the inputs hold, before anything is dropped."""
+def write_overlap(job: "run.Job", test_items: dict[str, str], workers: int) -> None:
+    """Writes contamination.json, the overlap of test items with the uncleaned inputs, and prints a summary."""
     from t5x_like.cleaning import contamination
 
     shares = contamination.measure_overlap_of_files(job.inputs, job.read, test_items, workers=workers)
     path = job.out / "contamination.json"
-    found = {name: {n: shares[n][name] for n in shares} for name in test_items if shares[8][name] > 0}
-    path.write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
-    dirty = sum(share > 0 for share in shares[13].values()), sum(share >= 0.7 for share in shares[8].values())
-    print(f"{len(test_items)} test items: {dirty[0]} share 13 words with the inputs, {dirty[1]} 70% of their 8-grams")
+    overlap = {name: {n: shares[n][name] for n in shares} for name in test_items if shares[8][name] > 0}
+    path.write_text(json.dumps(overlap, indent=1, ensure_ascii=False), encoding="utf-8")
+    exact = sum(share > 0 for share in shares[13].values())
+    partial = sum(share >= 0.7 for share in shares[8].values())
+    print(f"{len(test_items)} test items: {exact} share 13 words with the inputs, {partial} 70% of their 8-grams")
 
 
 def train(args: argparse.Namespace) -> None:
-    """Trains a classifier on nine of ten documents, prints its accuracy on the others and writes it."""
+    """Trains a classifier on 9 of 10 documents, prints its accuracy on the others, and writes it.
+
+    Raises:
+      ConfigError: flags that do not apply.
+    """
     from t5x_like.cleaning import ngram_classifier, reading
     from t5x_like.cleaning.steps import Dropped
 
     if args.input or args.gin_file or args.against or args.word_list:
-        raise ConfigError("--train_classifier takes no pipeline and no input but its own: LABEL=FILE ...")
+        raise ConfigError("--train_classifier takes no pipeline and no input other than LABEL=FILE ...")
     labelled = []
     for pair in args.train_classifier:
         label, equals, pattern = pair.partition("=")
         if not equals:
             raise ConfigError(f"--train_classifier {pair}: give LABEL=FILE, as in good=good.jsonl")
         for path in reading.find_files([pattern]):
-            found = (document for document in reading.read(path, args.field) if not isinstance(document, Dropped))
-            labelled += [(document["text"], label) for document in found if isinstance(document["text"], str)]
-    kept = [pair for place, pair in enumerate(labelled) if place % 10]
+            documents = (document for document in reading.read(path, args.field) if not isinstance(document, Dropped))
+            labelled += [(document["text"], label) for document in documents if isinstance(document["text"], str)]
+    training = [pair for index, pair in enumerate(labelled) if index % 10]
     held_out = labelled[::10]
     features = ngram_classifier.CharacterNgrams() if args.characters else ngram_classifier.WordNgrams()
-    classifier = ngram_classifier.train(*map(list, zip(*kept, strict=True)) if kept else ([], []), features)
-    right = sum(classifier.classify(text)[0] == label for text, label in held_out)
+    classifier = ngram_classifier.train(*map(list, zip(*training, strict=True)) if training else ([], []), features)
+    correct = sum(classifier.classify(text)[0] == label for text, label in held_out)
     classifier.save(args.out)
-    print(f"{args.out}: {', '.join(classifier.labels)}; {right} of {len(held_out)} documents held out are right")
+    print(f"{args.out}: {', '.join(classifier.labels)}; {correct} of {len(held_out)} held-out documents are correct")

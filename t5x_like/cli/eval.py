@@ -1,9 +1,9 @@
-"""Measures a trained run on any split: loss, perplexity, bits per byte; or its answers to the questions of --tasks.
+"""Evaluates a trained run on any split: loss, perplexity and bits per byte, or the metrics of --tasks.
 
-Prints one JSON object. The task, lengths and objective are the run's own unless --gin.NAME=value says otherwise
+Prints one JSON object. The task, lengths and objective are the run's own unless --gin.NAME=value changes them
 (--gin.TASK=python_docs_bytes, --gin.LENGTH=128). With --tasks=A,B prints a table of the tasks' own metrics with 95%
-intervals, or with --against=RUN_DIR of the differences from another run on the same examples; every question and answer is
-kept in RUN_DIR/evaluations/TASK/STEP.json, and not asked again.
+intervals; with --against=RUN_DIR also the differences from another run on the same examples. Every question and answer is
+written to RUN_DIR/evaluations/TASK/STEP.json, which later calls reuse.
 """
 
 import argparse
@@ -15,11 +15,12 @@ from t5x_like.cli.gin.runtime import ConfigError
 
 
 def main(argv: Sequence[str]) -> int:
+    """Runs `t5x_like eval`."""
     parser = argparse.ArgumentParser(prog="t5x_like eval", description=__doc__)
     parser.add_argument("--run_dir", required=True, help="directory of a run made by `t5x_like train`")
     parser.add_argument("--split", default="validation", help="split of the task (default: %(default)s)")
     parser.add_argument("--step", type=int, help="checkpoint to read (default: the newest)")
-    parser.add_argument("--batches", type=int, help="how many batches to read (default: all rows once)")
+    parser.add_argument("--batches", type=int, help="number of batches to read (default: all rows once)")
     parser.add_argument("--batch_size", type=int, help="rows per batch (default: the run's)")
     runtime.add_flags(parser)
     from t5x_like.cli import eval_tasks, setup
@@ -35,8 +36,12 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def evaluate(args: argparse.Namespace) -> dict[str, float]:
-    """Metrics of the run that `args` name, and the step they are of."""
+def evaluate(args: argparse.Namespace) -> dict[str, int | float | str]:
+    """Evaluates the run on rows: its metrics, with the step, task and split.
+
+    Raises:
+      ConfigError: the run has no evaluation rows.
+    """
     from t5x_like import batches
     from t5x_like.cli import setup
     from t5x_like.data import mixing
@@ -50,8 +55,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, float]:
         raise ConfigError("trainer.train.eval_rows is None in this run; set it with a gin override")
     size = args.batch_size or run.config.evaluate("trainer.train.batch_size")
     objective = run.config.evaluate("trainer.train.objective")
-    measure = Evaluator(run.model.apply, objective, rows, size, run.mesh, run.rules, args.batches)
+    evaluator = Evaluator(run.model.apply, objective, rows, size, run.mesh, run.rules, args.batches)
     params = run.params(batches.abstract(rows, size))
-    metrics = measure(params, lambda batches: track(batches, "eval", len(measure)))
+    metrics = evaluator(params, lambda items: track(items, "eval", len(evaluator)))
     tasks = " + ".join(mixing.components(rows)) if len(rows.caches) > 1 else rows.caches[0].task
     return {"step": run.step, "task": tasks, "split": rows.caches[0].split} | metrics

@@ -1,7 +1,7 @@
-"""Hugging Face folders in and out: `hf import FOLDER --out=DIR` makes a run directory, `hf export RUN --out=FOLDER` a folder.
+"""Converts Hugging Face models: `hf import FOLDER --out=RUN_DIR` and `hf export RUN_DIR --out=FOLDER`.
 
-A GGUF file of a LLaMA model can be imported too. What was imported can be decoded (`infer --run_dir=DIR`), evaluated, and
-trained on (DIR/config.gin in place of a size, and runs/finetune.gin with --gin.INITIAL=DIR).
+`import` also reads a GGUF file of a LLaMA model. An imported run can be decoded (`infer --run_dir=RUN_DIR`), evaluated, and
+fine-tuned (RUN_DIR/config.gin in place of a size, and runs/finetune.gin with --gin.INITIAL=RUN_DIR).
 """
 
 import argparse
@@ -10,13 +10,14 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
 from t5x_like.run_dir import RunDir
+from t5x_like.types import Params, Vocabulary
 
 ORIGINAL = "hf_config.json"
 EXAMPLES = """examples:
@@ -28,59 +29,65 @@ EXAMPLES = """examples:
 
 
 def main(argv: Sequence[str]) -> int:
+    """Runs `t5x_like hf import` or `t5x_like hf export`."""
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="t5x_like hf", description=__doc__, epilog=EXAMPLES, formatter_class=shape)
     commands = parser.add_subparsers(dest="command", required=True, metavar="import | export")
-    taking = commands.add_parser("import", help="a folder or GGUF file becomes a run directory")
-    taking.add_argument("source", help="folder with config.json and safetensors, or a .gguf file")
-    taking.add_argument("--ignore", default="", metavar="A,B", help="fields of config.json to pass over")
-    taking.add_argument("--unrolled", action="store_true", help="layers one by one instead of scanned")
-    giving = commands.add_parser("export", help="a run becomes a folder that transformers loads")
-    giving.add_argument("source", help="run directory")
-    giving.add_argument("--step", type=int, help="checkpoint to read (default: the newest)")
-    giving.add_argument(
-        "--model_type", help="the family to write it as (default: the imported one, or the first that fits)"
+    importing = commands.add_parser("import", help="convert a folder or GGUF file to a run directory")
+    importing.add_argument("source", help="folder with config.json and safetensors, or a .gguf file")
+    importing.add_argument("--ignore", default="", metavar="A,B", help="fields of config.json to ignore")
+    importing.add_argument("--unrolled", action="store_true", help="unroll the layers instead of scanning them")
+    exporting = commands.add_parser("export", help="convert a run to a folder that transformers loads")
+    exporting.add_argument("source", help="run directory")
+    exporting.add_argument("--step", type=int, help="checkpoint to read (default: the newest)")
+    exporting.add_argument(
+        "--model_type", help="model_type to write (default: the imported one, or the first that fits)"
     )
-    giving.add_argument("--shard_gb", type=float, default=5.0, help="largest file (default: %(default)s GB)")
-    for command in (taking, giving):
-        command.add_argument("--out", required=True, help="what is written; must not be there yet")
+    exporting.add_argument("--shard_gb", type=float, default=5.0, help="maximum file size in GB (default: %(default)s)")
+    for command in (importing, exporting):
+        command.add_argument("--out", required=True, help="folder to write; must not exist or be empty")
         command.add_argument("--dtype", default="stored", help="float32, bfloat16 or float16 (default: as stored)")
-    runtime.add_flags(taking)
+    runtime.add_flags(importing)
     args = runtime.parse_args(parser, argv)
     out = Path(args.out).absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out={args.out} is there already; give a new folder, or remove it")
+        raise ConfigError(f"--out={args.out} already exists; give a new folder, or remove it")
     (import_model if args.command == "import" else export_model)(args, out)
     return 0
 
 
 def dtype_of(name: str) -> Any:
-    """A numpy dtype, None for "stored"."""
+    """The dtype of a name; None for "stored".
+
+    Raises:
+      ConfigError: an unknown name.
+    """
     import jax.numpy as jnp
 
     known = {"stored": None, "float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
     if name not in known:
-        raise ConfigError(f"--dtype={name} is not known; give one of {', '.join(known)}")
+        raise ConfigError(f"--dtype={name} is unknown; give one of {', '.join(known)}")
     return known[name]
 
 
-def bar(what: str) -> Callable:
+def progress_bar(label: str) -> Callable[[Iterable, int], Iterator]:
+    """Returns a function (items, total) that shows a progress bar while the items are consumed."""
     from t5x_like.progress import track
 
-    return lambda names, total: track(names, what, total)
+    return lambda items, total: track(items, label, total)
 
 
 def import_model(args: argparse.Namespace, out: Path) -> None:
-    """Writes the run directory beside its place, and moves it there when it is complete."""
+    """Writes the run directory under a temporary name, and renames it once it is complete."""
     from t5x_like import partitioning
 
     source, dtype = Path(args.source).expanduser(), dtype_of(args.dtype)
     if not source.exists():
-        raise ConfigError(f"{args.source} is not there; give a folder with config.json, or a .gguf file")
+        raise ConfigError(f"{args.source} does not exist; give a folder with config.json, or a .gguf file")
     mesh = partitioning.make_mesh()
     if args.gin_file:
         mesh = runtime.from_flags(args).evaluate("trainer.train.mesh")
-    options = {"mesh": mesh, "dtype": dtype, "scan": not args.unrolled, "progress": bar("import")}
+    options = {"mesh": mesh, "dtype": dtype, "scan": not args.unrolled, "progress": progress_bar("import")}
     options["ignore"] = tuple(filter(None, args.ignore.split(",")))
     read = from_gguf if source.is_file() else from_folder
     model, params, config, vocabulary = read(source, options)
@@ -97,8 +104,8 @@ def import_model(args: argparse.Namespace, out: Path) -> None:
     print(f"imported {args.source} as {args.out}{hint}")
 
 
-def from_folder(source: Path, options: dict[str, Any]) -> tuple:
-    """(model, params, config.json, vocabulary or None) of a folder."""
+def from_folder(source: Path, options: dict[str, Any]) -> tuple[Any, Params, dict[str, Any], Vocabulary | None]:
+    """Reads a folder: (model, params, config.json, vocabulary or None)."""
     from t5x_like import hf
     from t5x_like.data.tokenizers import folder as tokenizer_folder
     from t5x_like.hf import fields
@@ -107,12 +114,12 @@ def from_folder(source: Path, options: dict[str, Any]) -> tuple:
     if tokenizer_folder.has_tokenizer(source):
         vocabulary = tokenizer_folder.read_folder(source, config.get("vocab_size"))
     else:
-        print(f"{source} has no tokenizer: the run can be trained on and exported, but not decoded", file=sys.stderr)
+        print(f"{source} has no tokenizer: the run can be fine-tuned and exported, but not decoded", file=sys.stderr)
     return *hf.load(source, **options), config, vocabulary
 
 
-def from_gguf(source: Path, options: dict[str, Any]) -> tuple:
-    """(model, params, config.json, vocabulary) of a GGUF file."""
+def from_gguf(source: Path, options: dict[str, Any]) -> tuple[Any, Params, dict[str, Any], Vocabulary | None]:
+    """Reads a GGUF file: (model, params, config.json, vocabulary)."""
     from t5x_like import hf
     from t5x_like.data.tokenizers import gguf as gguf_tokenizer
     from t5x_like.hf import gguf
@@ -123,8 +130,12 @@ def from_gguf(source: Path, options: dict[str, Any]) -> tuple:
     return *hf.load(source, **options), config, gguf_tokenizer.from_gguf(values, config["vocab_size"])
 
 
-def write_run(folder: Path, model, params, config: dict[str, Any], vocabulary) -> None:
-    """config.gin, the checkpoint of step 0, the vocabulary and the original config.json."""
+def write_run(folder: Path, model: Any, params: Params, config: dict[str, Any], vocabulary: Vocabulary | None) -> None:
+    """Writes config.gin, the checkpoint of step 0, the vocabulary and the original config.json.
+
+    Raises:
+      RuntimeError: config.gin does not describe the same model.
+    """
     from t5x_like import checkpoints
     from t5x_like.cli.gin import text as gin_text
     from t5x_like.hf import modules
@@ -132,9 +143,9 @@ def write_run(folder: Path, model, params, config: dict[str, Any], vocabulary) -
     text = f"# Imported by t5x_like hf import, model_type {config['model_type']}.\n{gin_text.of_model(model)}"
     run_dir = RunDir(folder)
     run_dir.config.write_text(text)
-    again = runtime.parse([str(run_dir.config)], ()).evaluate("%MODEL")
-    if wrong := list(modules.find_differences(model, again)):
-        raise RuntimeError(f"config.gin would not be the imported model: {'; '.join(wrong[:3])}")
+    parsed = runtime.parse([str(run_dir.config)], ()).evaluate("%MODEL")
+    if differences := list(modules.find_differences(model, parsed)):
+        raise RuntimeError(f"config.gin does not describe the imported model: {'; '.join(differences[:3])}")
     (folder / ORIGINAL).write_text(json.dumps(config, indent=2) + "\n")
     if vocabulary is not None:
         vocabulary.save(run_dir.vocabulary)
@@ -144,7 +155,7 @@ def write_run(folder: Path, model, params, config: dict[str, Any], vocabulary) -
 
 
 def export_model(args: argparse.Namespace, out: Path) -> None:
-    """Writes a run's parameters, in the dtype of its checkpoint, its config.json and its tokenizer."""
+    """Writes a run's parameters, config.json and tokenizer; parameters keep their dtype unless --dtype is given."""
     from t5x_like import hf
     from t5x_like.cli import setup
     from t5x_like.data.tokenizers import folder as tokenizer_folder
@@ -168,6 +179,6 @@ def export_model(args: argparse.Namespace, out: Path) -> None:
         dtype=dtype,
         shard_bytes=int(args.shard_gb * 1e9),
         finish=lambda folder: None if vocabulary is None else tokenizer_folder.export(vocabulary, folder),
-        progress=bar("export"),
+        progress=progress_bar("export"),
     )
     print(f"exported {args.source} (step {run.step}) as {args.out}, model_type {family.model_type}")

@@ -1,7 +1,7 @@
 """Continues prompts with a trained run: text or JSONL in, JSONL out.
 
-Give prompts with --prompt (repeatable) or --input FILE (.jsonl with "prompt" or "messages" fields, else one prompt a
-line). How tokens are chosen comes from gin: --gin_file=decoding/greedy.gin (default), temperature, top_k or top_p.
+Give prompts with --prompt (repeatable) or --input FILE (.jsonl with "prompt" or "messages" fields, otherwise one prompt per
+line). A gin file chooses the sampler: --gin_file=decoding/greedy.gin (default), temperature, top_k or top_p.
 """
 
 import argparse
@@ -11,34 +11,41 @@ from collections.abc import Sequence
 
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
+from t5x_like.types import PathLike
 
 
 def main(argv: Sequence[str]) -> int:
+    """Runs `t5x_like infer`."""
     parser = argparse.ArgumentParser(prog="t5x_like infer", description=__doc__)
     parser.add_argument("--run_dir", required=True, help="directory of a run made by `t5x_like train`")
     parser.add_argument("--step", type=int, help="checkpoint to read (default: the newest)")
-    parser.add_argument("--prompt", action="append", default=[], help="a prompt; may be given several times")
+    parser.add_argument("--prompt", action="append", default=[], help="a prompt (repeatable)")
     parser.add_argument("--input", metavar="FILE", help="a file of prompts")
-    parser.add_argument("--output", metavar="FILE", help="append results to this file and skip ids already in it")
+    parser.add_argument("--output", metavar="FILE", help="append results to this file and skip the ids already in it")
     parser.add_argument("--max_new_tokens", type=int, default=128, help="(default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, default=8, help="prompts at a time (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling (default: %(default)s)")
+    parser.add_argument("--batch_size", type=int, default=8, help="prompts per batch (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampler (default: %(default)s)")
     parser.add_argument("--prefix", action="store_true", help="the run is a prefix LM: read prompts bidirectionally")
     parser.add_argument(
-        "--chat", action="store_true", help="prompts are a user's messages to the model's chat template"
+        "--chat", action="store_true", help="render each prompt as a user message with the chat template"
     )
-    parser.add_argument("--system", metavar="TEXT", help="with --chat: the system's message before them")
+    parser.add_argument("--system", metavar="TEXT", help="with --chat: system message before the prompt")
     runtime.add_flags(parser)
     from t5x_like.cli import setup
 
     setup.add_flags(parser)
     args = runtime.parse_args(parser, argv)
     setup.initialize(args)
-    return infer(args)
+    infer(args)
+    return 0
 
 
-def infer(args: argparse.Namespace) -> int:
-    """Runs the command; results go to the output file, or to standard output."""
+def infer(args: argparse.Namespace) -> None:
+    """Generates the completions and prints them to the output file or standard output.
+
+    Raises:
+      ConfigError: there is no prompt, or --system without --chat.
+    """
     from t5x_like import inference
     from t5x_like.cli import setup
     from t5x_like.progress import track
@@ -46,13 +53,13 @@ def infer(args: argparse.Namespace) -> int:
     prompts = [{"id": i, "prompt": text} for i, text in enumerate(args.prompt)]
     prompts += list(inference.read_prompts(args.input)) if args.input else []
     if not prompts:
-        raise ConfigError("there is nothing to continue; give --prompt=TEXT or --input=FILE")
+        raise ConfigError("there are no prompts; give --prompt=TEXT or --input=FILE")
     if args.system is not None and not args.chat:
-        raise ConfigError("--system is the system's message of a chat; give --chat with it")
+        raise ConfigError("--system is the system message of a chat; give --chat with it")
     if args.chat:
         prompts = [inference.to_chat(record, args.system) for record in prompts]
-    done = finished_ids(args.output) if args.output else set()
-    prompts = [record for record in prompts if json.dumps(record["id"]) not in done]
+    finished = read_finished_ids(args.output) if args.output else set()
+    prompts = [record for record in prompts if json.dumps(record["id"]) not in finished]
     sampler = runtime.parse(args.gin_file or ["decoding/greedy.gin"], args.gin_overrides).evaluate("%CHOOSE")
     options = inference.DecodingOptions(sampler, args.max_new_tokens, args.batch_size, args.seed, args.prefix)
     run = setup.TrainedRun(args.run_dir, (), args.step)
@@ -63,11 +70,10 @@ def infer(args: argparse.Namespace) -> int:
     with open(args.output, "a") if args.output else sys.stdout as out:
         for result in track(results, "infer", len(prompts)):
             print(json.dumps(result, ensure_ascii=False), file=out, flush=True)
-    return 0
 
 
-def finished_ids(path: str) -> set[str]:
-    """The ids that an output file already holds, as JSON."""
+def read_finished_ids(path: PathLike) -> set[str]:
+    """The ids in an existing output file, as JSON."""
     try:
         with open(path, encoding="utf-8") as lines:
             return {json.dumps(json.loads(line)["id"]) for line in lines}

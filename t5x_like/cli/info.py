@@ -1,7 +1,7 @@
-"""Says what a model costs before anything is computed: parameters, FLOPs, KV cache and memory on every device.
+"""Prints what a model costs without computing it: parameters, FLOPs, KV cache, and memory per device.
 
-Needs only a size file: `t5x_like info --gin_file=sizes/llama/7b.gin`. Files of meshes/, optimizers/ and precision/ are
-taken into account, `--gin.WIDTH=8192` and the like try other sizes, and --devices plans for machines that are not here.
+Needs only a size file: `t5x_like info --gin_file=sizes/llama/7b.gin`. It takes files of meshes/, optimizers/ and precision/
+into account. `--gin.WIDTH=8192` tries another size, and --devices plans for machines that are not present.
 """
 
 import argparse
@@ -9,66 +9,77 @@ import json
 import os
 import tempfile
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import Config, ConfigError
+from t5x_like.types import Model, Params
+
+if TYPE_CHECKING:
+    import jax
+
+    from t5x_like.precision import Precision
 
 DEFAULT_LENGTH = 2048
-# Optimizer files want to know how long a run is; what they keep does not depend on it.
+# Optimizer files need the length of a run; the size of their state does not depend on it.
 ASSUMED = "STEPS = 1000\nWARMUP_STEPS = 100\n"
 
 
 def main(argv: Sequence[str]) -> int:
+    """Runs `t5x_like info`."""
     parser = argparse.ArgumentParser(prog="t5x_like info", description=__doc__)
     parser.add_argument(
         "--length",
         type=int,
-        help=f"tokens of a row, and the context of decoding (default: {DEFAULT_LENGTH}, or the model's position table)",
+        help=f"tokens per row, and the context when decoding (default: {DEFAULT_LENGTH}, or the model's position table)",
     )
-    parser.add_argument("--encoder_length", type=int, help="an encoder-decoder's encoder length (default: --length)")
-    parser.add_argument("--batch_size", type=int, help="rows of the global batch: also says what a training step costs")
-    parser.add_argument("--devices", type=int, default=1, help="devices to plan for (default: %(default)s)")
+    parser.add_argument("--encoder_length", type=int, help="encoder length of an encoder-decoder (default: --length)")
+    parser.add_argument("--batch_size", type=int, help="rows of the global batch; adds the cost of a training step")
+    parser.add_argument("--devices", type=int, default=1, help="number of devices to plan for (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     runtime.add_flags(parser)
     args = runtime.parse_args(parser, argv)
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed, and a busy accelerator is left alone
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # no computation, so no accelerator is needed
     facts = collect(args)
-    print(json.dumps(facts, indent=2) if args.json else page(facts))
+    print(json.dumps(facts, indent=2) if args.json else format_facts(facts))
     return 0
 
 
 def collect(args: argparse.Namespace) -> dict[str, Any]:
-    """Everything the command prints, as plain numbers and words."""
+    """Everything that the command prints, as JSON types."""
     from t5x_like.accounting import flops
     from t5x_like.precision import Precision
 
-    check(args)
-    config = configuration(args)
+    check_flags(args)
+    config = read_config(args)
     model = config.evaluate("%MODEL")
     lengths = row_lengths(model, args.length, args.encoder_length)
-    boxed, precision = abstract_params(model, lengths), setting(config, "precision", Precision())
+    boxed, precision = abstract_params(model, lengths), parameter_of(config, "precision", Precision())
     facts = {"model": type(model).__name__, "gin_files": args.gin_file, "lengths": lengths}
     facts |= {
         "parameters": flops.parameters(model, boxed),
-        "flops": forward_and_back(model, boxed, lengths, args.batch_size),
+        "flops": training_flops(model, boxed, lengths, args.batch_size),
     }
     if "decoder" in lengths:
-        facts["decoding"] = decoding(model, boxed, lengths, precision)
+        facts["decoding"] = decoding_cost(model, boxed, lengths, precision)
     facts["memory"] = memory_per_device(config, boxed, precision, args.devices, args.batch_size)
     return facts
 
 
-def check(args: argparse.Namespace) -> None:
-    """Refuses numbers that cannot be, before anything is read."""
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises ValueError for a number below 1."""
     for name in ("length", "encoder_length", "batch_size", "devices"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name}={value} is not a positive whole number; set it to 1 or more")
 
 
-def configuration(args: argparse.Namespace) -> Config:
-    """What the gin files say, MODEL among it."""
+def read_config(args: argparse.Namespace) -> Config:
+    """Reads the gin files.
+
+    Raises:
+      ConfigError: no file sets MODEL.
+    """
     with tempfile.TemporaryDirectory() as folder:
         assumed = os.path.join(folder, "assumed.gin")
         with open(assumed, "w", encoding="utf-8") as file:
@@ -76,45 +87,45 @@ def configuration(args: argparse.Namespace) -> Config:
         search_paths = [path for path in args.gin_search_paths.split(",") if path]
         files = [assumed, *args.gin_file] if args.gin_file else []
         config = runtime.parse(files, args.gin_overrides, search_paths)
-    if bound(config, "MODEL") is None:
-        raise ConfigError("nothing sets MODEL; give a size, such as --gin_file=sizes/llama/7b.gin")
+    if bound_value(config, "MODEL") is None:
+        raise ConfigError("no gin file sets MODEL; give a size, such as --gin_file=sizes/llama/7b.gin")
     return config
 
 
-def bound(config: Config, name: str) -> Any:
-    """What a macro (`MODEL`) or a parameter of trainer.train (`mesh`) is bound to, as written; None where it is not."""
+def bound_value(config: Config, name: str) -> Any:
+    """The value, as written, of a macro (`MODEL`) or a parameter of trainer.train (`mesh`); None if it is not bound."""
     for binding in config.bindings:
         if binding.macro == name or (binding.selector.endswith("trainer:train") and binding.parameter == name):
             return binding.value
     return None
 
 
-def setting(config: Config, name: str, default: Any) -> Any:
-    """A parameter of trainer.train, or the default where the files do not set it."""
-    return default if bound(config, name) is None else config.evaluate(f"trainer.train.{name}")
+def parameter_of(config: Config, name: str, default: Any) -> Any:
+    """A parameter of trainer.train, or the default if no file sets it."""
+    return default if bound_value(config, name) is None else config.evaluate(f"trainer.train.{name}")
 
 
-def row_lengths(model, length: int | None, encoder_length: int | None) -> dict[str, int]:
-    """{"encoder": L, "decoder": L} of a row: for each side that the model has."""
+def row_lengths(model: Model, length: int | None, encoder_length: int | None) -> dict[str, int]:
+    """The tokens per row of each side that the model has: {"encoder": L, "decoder": L}."""
     from t5x_like import batches
     from t5x_like.accounting import flops
 
     sides = [side for side in batches.SIDES if getattr(model, side, None) is not None]
     if not sides:
         raise ValueError(
-            f"MODEL is a {type(model).__name__}, without the field `encoder` or `decoder`; give one that has"
+            f"MODEL is a {type(model).__name__} without a field `encoder` or `decoder`; give a model with one of them"
         )
     if encoder_length is not None and len(sides) < 2:
         raise ValueError(
-            f"--encoder_length={encoder_length}: {type(model).__name__} has no encoder beside a decoder; use --length"
+            f"--encoder_length={encoder_length}: {type(model).__name__} is not an encoder-decoder; use --length"
         )
     tables = [module.max_length for module in flops.tree(model) if hasattr(module, "max_length")]
     length = length or min([DEFAULT_LENGTH, *tables])
     return {side: encoder_length or length if side == "encoder" else length for side in sides}
 
 
-def abstract_params(model, lengths: dict[str, int]):
-    """Shapes of the parameters, boxed with their logical names; nothing is computed."""
+def abstract_params(model: Model, lengths: dict[str, int]) -> Params:
+    """Shapes of the parameters, boxed with their logical axis names."""
     import jax
     import jax.numpy as jnp
 
@@ -126,8 +137,8 @@ def abstract_params(model, lengths: dict[str, int]):
     return jax.eval_shape(model.init, jax.random.PRNGKey(0), batch)["params"]
 
 
-def forward_and_back(model, boxed, lengths: dict[str, int], batch_size: int | None) -> dict[str, Any]:
-    """FLOPs per token (of all sides together), per row, and per step where the batch is known."""
+def training_flops(model: Model, boxed: Params, lengths: dict[str, int], batch_size: int | None) -> dict[str, Any]:
+    """FLOPs per token (encoder and decoder tokens alike), per row, and per step if the batch size is known."""
     from t5x_like.accounting import flops
 
     row, tokens = flops.per_row(model, boxed, lengths), sum(lengths.values())
@@ -143,8 +154,8 @@ def forward_and_back(model, boxed, lengths: dict[str, int], batch_size: int | No
     return facts
 
 
-def decoding(model, boxed, lengths: dict[str, int], precision) -> dict[str, Any]:
-    """FLOPs of one new token at the end of a row, and the bytes of keys and values."""
+def decoding_cost(model: Model, boxed: Params, lengths: dict[str, int], precision: "Precision") -> dict[str, Any]:
+    """FLOPs of one new token at the end of a row, and bytes of the KV cache."""
     import jax.numpy as jnp
 
     from t5x_like.accounting import flops
@@ -164,52 +175,56 @@ def decoding(model, boxed, lengths: dict[str, int], precision) -> dict[str, Any]
     }
 
 
-def memory_per_device(config: Config, boxed, precision, devices: int, batch_size: int | None) -> dict[str, Any]:
-    """Bytes of training on each device of the mesh."""
+def memory_per_device(
+    config: Config, boxed: Params, precision: "Precision", devices: int, batch_size: int | None
+) -> dict[str, Any]:
+    """Bytes that training needs on each device of the mesh, without activations."""
     import jax.numpy as jnp
 
     from t5x_like import partitioning
     from t5x_like.accounting import memory
 
-    mesh, rules = planned_mesh(config, devices), setting(config, "rules", partitioning.RULES)
+    mesh, rules = planned_mesh(config, devices), parameter_of(config, "rules", partitioning.RULES)
     if batch_size is not None:
         partitioning.check_batch(batch_size, 1, mesh, rules)
-    written = bound(config, "OPTIMIZER")
-    optimizer = None if written is None else config.evaluate("%OPTIMIZER")
-    bytes_ = memory.per_device(boxed, mesh, optimizer, rules, precision)
+    bound_optimizer = bound_value(config, "OPTIMIZER")
+    optimizer = None if bound_optimizer is None else config.evaluate("%OPTIMIZER")
+    usage = memory.per_device(boxed, mesh, optimizer, rules, precision)
     return {
         "devices": devices,
         "mesh": dict(mesh.shape),
         "param_dtype": jnp.dtype(precision.param_dtype).name,
         "compute_dtype": jnp.dtype(precision.compute_dtype).name,
-        "parameters": bytes_.parameters,
-        "computing_copy": bytes_.computing_copy,
-        "gradients": bytes_.gradients,
-        "optimizer_state": bytes_.optimizer,
-        "optimizer": "assumed: AdamW, two float32 moments" if written is None else written.selector.rpartition(":")[2],
-        "total": bytes_.total,
+        "parameters": usage.parameters,
+        "computing_copy": usage.computing_copy,
+        "gradients": usage.gradients,
+        "optimizer_state": usage.optimizer,
+        "optimizer": "assumed: AdamW, two float32 moments"
+        if bound_optimizer is None
+        else bound_optimizer.selector.rpartition(":")[2],
+        "total": usage.total,
         "activations": "not counted",
     }
 
 
-def planned_mesh(config: Config, devices: int):
-    """The configured mesh over `devices` planned devices; data parallelism where none is configured."""
+def planned_mesh(config: Config, devices: int) -> "jax.sharding.Mesh":
+    """The configured mesh over `devices` planned devices; data parallelism if none is configured."""
     from t5x_like import partitioning
     from t5x_like.accounting import memory
 
-    given = {"devices": memory.planned_devices(devices)}
+    options = {"devices": memory.planned_devices(devices)}
     try:
-        if bound(config, "mesh") is None:
-            return partitioning.make_mesh(**given)
-        return config.configured("partitioning.make_mesh")(**given)
+        if bound_value(config, "mesh") is None:
+            return partitioning.make_mesh(**options)
+        return config.configured("partitioning.make_mesh")(**options)
     except ConfigError:
         raise
     except ValueError as error:
-        raise ValueError(f"{error}; --devices={devices} says how many there are to be") from error
+        raise ValueError(f"{error}; --devices={devices} sets the number of devices") from error
 
 
-def page(facts: dict[str, Any]) -> str:
-    """The facts as a page to read."""
+def format_facts(facts: dict[str, Any]) -> str:
+    """The facts as text."""
     sections = [parameter_lines(facts["parameters"]), flops_lines(facts["flops"], facts["lengths"])]
     if "decoding" in facts:
         sections.append(decoding_lines(facts["decoding"]))
@@ -219,77 +234,85 @@ def page(facts: dict[str, Any]) -> str:
 
 
 def line(label: str, value: str, note: str = "") -> str:
+    """One line of the text: label, right-aligned value, note."""
     return f"  {label:<20}{value:>20}  {note}".rstrip()
 
 
 def parameter_lines(facts: dict[str, Any]) -> list[str]:
-    table = "the head reads the same table" if facts["head_is_tied"] else "the head's weights are its own"
+    """The section on parameters."""
+    head = "tied with the head" if facts["head_is_tied"] else "not tied with the head"
     return [
         "Parameters",
         line("total", f"{facts['total']:,}"),
         line("active per token", f"{facts['active_per_token']:,}"),
-        line("embedding", f"{facts['embedding']:,}", f"looked up; {table}"),
+        line("embedding", f"{facts['embedding']:,}", f"lookup only, {head}"),
         line("non-embedding", f"{facts['non_embedding']:,}"),
-        *(line(f"in {part}", f"{facts['parts'][part]:,}") for part in in_reading_order(facts["parts"])),
+        *(line(f"in {part}", f"{facts['parts'][part]:,}") for part in sort_parts(facts["parts"])),
     ]
 
 
-def in_reading_order(parts: Collection[str]) -> list[str]:
-    """The parts of a model as tokens pass through them; those of unknown name last."""
+def sort_parts(parts: Collection[str]) -> list[str]:
+    """The parts of a model from input to output; unknown names last."""
     order = ("embed", "token_types", "encoder", "decoder", "head")
     return sorted(parts, key=lambda part: order.index(part) if part in order else len(order))
 
 
 def flops_lines(facts: dict[str, Any], lengths: dict[str, int]) -> list[str]:
-    shown = ", ".join(f"{side} {length}" for side, length in lengths.items())
+    """The section on FLOPs."""
+    sides = ", ".join(f"{side} {length}" for side, length in lengths.items())
     lines = [
-        f"FLOPs per token (length: {shown})",
+        f"FLOPs per token (length: {sides})",
         line("forward", f"{si(facts['forward_per_token'])}FLOP"),
-        line("of it attention", f"{si(facts['attention_per_token'])}FLOP", "queries times keys, weights times values"),
-        line("train", f"{si(facts['train_per_token'])}FLOP", "three times forward"),
+        line(
+            "of which attention", f"{si(facts['attention_per_token'])}FLOP", "queries times keys, weights times values"
+        ),
+        line("train", f"{si(facts['train_per_token'])}FLOP", "3 x forward"),
     ]
     if "batch_size" in facts:
         note = f"{facts['batch_size']} rows, {facts['tokens_per_step']:,} tokens"
-        lines.append(line("a training step", f"{si(facts['train_per_step'])}FLOP", note))
+        lines.append(line("training step", f"{si(facts['train_per_step'])}FLOP", note))
     return lines
 
 
 def decoding_lines(facts: dict[str, Any]) -> list[str]:
-    held, read = facts["kv_cache_bytes_per_sequence"], facts["kv_cache_bytes_read_per_token"]
-    crossed = f" and {facts['encoder_length']} of the encoder" if facts["encoder_length"] else ""
-    windowed = [line("read for a token", binary(read), "what windows let through")] if read < held else []
+    """The section on decoding."""
+    size, read = facts["kv_cache_bytes_per_sequence"], facts["kv_cache_bytes_read_per_token"]
+    cross = f" and {facts['encoder_length']} of the encoder" if facts["encoder_length"] else ""
+    windowed = [line("read per token", binary(read), "with attention windows")] if read < size else []
     return [
-        f"Decoding one token that sees {facts['context']}",
+        f"Decoding one token with a context of {facts['context']}",
         line("forward", f"{si(facts['flops_per_token'])}FLOP"),
-        line("of it attention", f"{si(facts['attention_per_token'])}FLOP"),
+        line("of which attention", f"{si(facts['attention_per_token'])}FLOP"),
         line("KV cache per token", binary(facts["kv_cache_bytes_per_token"]), facts["kv_cache_dtype"]),
-        line("per sequence", binary(held), f"{facts['context']} slots{crossed}"),
+        line("per sequence", binary(size), f"{facts['context']} positions{cross}"),
         *windowed,
     ]
 
 
 def memory_lines(facts: dict[str, Any]) -> list[str]:
+    """The section on training memory."""
     axes = ", ".join(f"{axis} {size}" for axis, size in facts["mesh"].items() if size > 1)
     where = f"each of {facts['devices']} devices ({axes})" if axes else "one device"
-    copy = [line("computing copy", binary(facts["computing_copy"]), facts["compute_dtype"])]
+    copy = [line("compute copy", binary(facts["computing_copy"]), facts["compute_dtype"])]
     return [
         f"Training memory on {where}",
         line("parameters", binary(facts["parameters"]), facts["param_dtype"]),
         *(copy if facts["computing_copy"] else []),
         line("gradients", binary(facts["gradients"]), facts["param_dtype"]),
         line("optimizer state", binary(facts["optimizer_state"]), facts["optimizer"]),
-        line("together", binary(facts["total"]), "activations are not counted"),
+        line("total", binary(facts["total"]), "activations are not counted"),
     ]
 
 
 def si(value: float) -> str:
+    """1.23e12 as `1.23 T`."""
     from t5x_like import progress
 
     return progress.format_si(value)
 
 
 def binary(size: float) -> str:
-    """Bytes as `1.25 GiB`."""
+    """A number of bytes as `1.25 GiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:
             return f"{size:.4g} {unit}"

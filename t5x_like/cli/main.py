@@ -1,4 +1,4 @@
-"""The command `t5x_like`: finds a command's module and runs its `main`."""
+"""The program `t5x_like`: imports the module of a command and runs its `main`."""
 
 import ast
 import difflib
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from t5x_like.cli.gin.runtime import ConfigError
 
-# Each command's module, with a `main(argv)`; the first line of its docstring is its help.
+# The module of each command, with a function `main(argv)`; the first line of its docstring is its help.
 COMMANDS = {
     "train": "t5x_like.cli.train",
     "eval": "t5x_like.cli.eval",
@@ -40,7 +40,7 @@ Example:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `argv` (the process's own arguments by default); returns the exit code, 2 where the user must act."""
+    """Runs the command in `argv` (default: sys.argv) and returns the exit code; 2 is an error that the user can fix."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(overview())
@@ -49,17 +49,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=2, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "t5x_like --help lists them"
-        return refuse(f"there is no command {name!r} (commands: {', '.join(COMMANDS)}); {hint}")
+        return print_error(f"there is no command {name!r} (commands: {', '.join(COMMANDS)}); {hint}")
     try:
         return importlib.import_module(COMMANDS[name]).main(rest) or 0
     except (ConfigError, ValueError, OSError, RuntimeError) as error:
         if os.environ.get("T5X_LIKE_TRACEBACK"):
             raise
         hint = "" if isinstance(error, ConfigError) else "\n(T5X_LIKE_TRACEBACK=1 shows where this was raised)"
-        return refuse(f"{error}{hint}")
+        return print_error(f"{error}{hint}")
 
 
-def refuse(message: str) -> int:
+def print_error(message: str) -> int:
+    """Prints an error and returns the exit code 2."""
     print(f"t5x_like: error: {message}", file=sys.stderr)
     return 2
 

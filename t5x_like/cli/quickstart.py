@@ -1,7 +1,7 @@
 """Pretrains a small byte-level model on Python's own library in about 5 minutes, and shows what it learned.
 
-Prints the validation bits per byte beside what gzip and xz reach on the same bytes, a continuation of `def `, and where
-the run and its loss plot are. Running it again goes on where it was stopped.
+Prints the validation bits per byte next to those of gzip and xz, a continuation of `def `, and the paths of the run and its
+loss plot. Running it again resumes an interrupted run.
 """
 
 import argparse
@@ -11,17 +11,23 @@ import json
 import lzma
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from t5x_like.cli.gin import runtime
+from t5x_like.data.cache.token_cache import TokenCache
+
+if TYPE_CHECKING:
+    from t5x_like.cli import setup
 
 RUN_FILE = "runs/quickstart.gin"
 
 
 def main(argv: Sequence[str]) -> int:
+    """Runs `t5x_like quickstart`."""
     parser = argparse.ArgumentParser(prog="t5x_like quickstart", description=__doc__)
-    parser.add_argument("--run_dir", default="runs/quickstart", help="where the run is kept (default: %(default)s)")
-    parser.add_argument("--steps", type=int, help="train this many steps instead of the run file's")
-    parser.add_argument("--prompt", default="def ", help="text to be continued (default: %(default)r)")
+    parser.add_argument("--run_dir", default="runs/quickstart", help="directory of the run (default: %(default)s)")
+    parser.add_argument("--steps", type=int, help="number of training steps (default: the run file's)")
+    parser.add_argument("--prompt", default="def ", help="text to continue (default: %(default)r)")
     runtime.add_flags(parser)
     from t5x_like.cli import setup
 
@@ -33,12 +39,12 @@ def main(argv: Sequence[str]) -> int:
         overrides += [f"--gin.STEPS={args.steps}", f"--gin.WARMUP_STEPS={max(args.steps // 20, 1)}"]
     config = runtime.parse([RUN_FILE, *args.gin_file], [*overrides, *args.gin_overrides])
     config.configured("trainer.train")(config=config.resolved_config())
-    report(args, setup.TrainedRun(args.run_dir))
+    print_report(args, setup.TrainedRun(args.run_dir))
     return 0
 
 
-def report(args: argparse.Namespace, run) -> None:
-    """Everything that is printed after training."""
+def print_report(args: argparse.Namespace, run: "setup.TrainedRun") -> None:
+    """Prints the validation results, a completion and the next commands."""
     from t5x_like import batches, inference, writers
     from t5x_like.decoding.sampling import Sample
     from t5x_like.evaluation.evaluator import Evaluator
@@ -48,9 +54,9 @@ def report(args: argparse.Namespace, run) -> None:
     size = run.config.evaluate("trainer.train.batch_size")
     params = run.params(batches.abstract(rows, size))
     objective = run.config.evaluate("trainer.train.objective")
-    measure = Evaluator(run.model.apply, objective, rows, size, run.mesh, run.rules)
-    metrics = measure(params, lambda made: track(made, "validation", len(measure)))
-    bits = {"this model": metrics["bits_per_byte"]} | compressed(rows.cache)
+    evaluator = Evaluator(run.model.apply, objective, rows, size, run.mesh, run.rules)
+    metrics = evaluator(params, lambda items: track(items, "validation", len(evaluator)))
+    bits = {"this model": metrics["bits_per_byte"]} | compressed_bits(rows.cache)
     print("\nValidation files of the Python library, bits per byte (lower is better):")
     for name, value in bits.items():
         print(f"  {name:<12}{value:6.3f}")
@@ -68,8 +74,8 @@ def report(args: argparse.Namespace, run) -> None:
     print("  t5x_like train --help                                         # your own model, task and size")
 
 
-def compressed(cache) -> dict[str, float]:
-    """Bits per byte of gzip -9 and xz -9 on all documents of a cache, one after the other."""
+def compressed_bits(cache: TokenCache) -> dict[str, float]:
+    """Bits per byte of gzip -9 and xz -9 on the concatenated documents of a cache."""
     ids, vocabulary = cache.tokens("targets"), cache.vocabulary
     offsets = cache.offsets("targets")
     text = "".join(vocabulary.decode(ids[a:b]) for a, b in itertools.pairwise(offsets)).encode()

@@ -1,6 +1,6 @@
-"""Pretrains a model, or goes on where a run was stopped.
+"""Trains a model, or resumes a run that was interrupted.
 
-Everything is chosen by gin files; runs/pretrain.gin says which go together. The same command resumes a run.
+Gin files choose everything; runs/pretrain.gin says which files go together. The same command resumes a run.
 """
 
 import argparse
@@ -10,6 +10,7 @@ from t5x_like.cli.gin import runtime
 
 
 def main(argv: Sequence[str]) -> int:
+    """Runs `t5x_like train`."""
     parser = argparse.ArgumentParser(prog="t5x_like train", description=__doc__)
     runtime.add_flags(parser)
     from t5x_like.cli import setup

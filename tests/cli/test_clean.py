@@ -127,7 +127,7 @@ def test_a_classifier_is_trained_and_used(tmp_path, capsys):
     pairs = [f"{label}={tmp_path}/{label}.txt" for label in halves]
     model = tmp_path / "model.npz"
     assert main.main(["clean", "--train_classifier", *pairs, f"--out={model}"]) == 0
-    assert "good, poor; 24 of 24 documents held out are right" in capsys.readouterr().out
+    assert "good, poor; 24 of 24 held-out documents are correct" in capsys.readouterr().out
     assert NgramClassifier.load(model).labels == ("good", "poor")
     flags = ["--gin_file=cleaning/gpt3.gin", f"--gin.CLASSIFIER={model}", f"--out={tmp_path / 'out'}", *FLAGS]
     assert main.main(["clean", *flags, f"--input={tmp_path}/*.txt"]) == 0
@@ -162,7 +162,7 @@ def test_one_file_one_document(tmp_path, capsys):
         ),
         (["--gin_file=cleaning/gopher.gin", "--input=IN/a.jsonl", "--suffix=.txt"], "suffix='.txt' is not known"),
         (["--gin_file=cleaning/gopher.gin", "--input=IN/a.jsonl", "--workers=0"], "workers=0"),
-        (["--gin_file=cleaning/gopher.gin", "--input=IN/a.jsonl", "--against=IN/c.txt"], "holds no text"),
+        (["--gin_file=cleaning/gopher.gin", "--input=IN/a.jsonl", "--against=IN/c.txt"], "has no text"),
         (["--gin_file=cleaning/gopher.gin", "--input=IN/a.jsonl", "--characters"], "is for --train_classifier"),
         (["--train_classifier", "IN/a.jsonl"], "give LABEL=FILE"),
         (["--train_classifier", "good=IN/a.jsonl"], "give at least two kinds"),

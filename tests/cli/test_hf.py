@@ -98,9 +98,9 @@ def test_an_imported_run_is_trained_on(run_dir, tiny_root, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["import", "/nowhere", "--out=OUT"], "/nowhere is not there; give a folder"),
-        (["import", "FOLDER", "--out=FOLDER"], "is there already; give a new folder"),
-        (["import", "FOLDER", "--out=OUT", "--dtype=int7"], "--dtype=int7 is not known; give one of stored, float32"),
+        (["import", "/nowhere", "--out=OUT"], "/nowhere does not exist; give a folder"),
+        (["import", "FOLDER", "--out=FOLDER"], "already exists; give a new folder"),
+        (["import", "FOLDER", "--out=OUT", "--dtype=int7"], "--dtype=int7 is unknown; give one of stored, float32"),
         (["export", "/nowhere", "--out=OUT"], "config.gin does not exist"),
         (["export", "RUN", "--out=OUT", "--model_type=gpt2"], "as 'gpt2' it would differ"),
         (["export", "RUN", "--out=OUT", "--model_type=nothing"], "model_type='nothing' is not supported"),

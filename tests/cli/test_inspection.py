@@ -25,7 +25,7 @@ def cache():
 
 def printed(made, count=3) -> str:
     out = io.StringIO()
-    inspection.show(made, count, console=Console(file=out, width=10_000, soft_wrap=True, highlight=False))
+    inspection.print_rows(made, count, console=Console(file=out, width=10_000, soft_wrap=True, highlight=False))
     return out.getvalue().split("\n", 1)[1]
 
 
@@ -33,7 +33,7 @@ def test_every_segment_is_seen_with_its_text(cache):
     out = printed(rows.PackedExamples(cache, 32, 128), 1)
     segments = re.findall(r"\[(.*?)\]", out.split("\n", 2)[2], re.DOTALL)
     assert sorted(s.replace("⏎\n", "\n").removesuffix("</s>") for s in segments) == sorted(TEXTS)
-    assert "3 segments, 95 of 128 positions, 95 count" in out
+    assert "3 segments, 95 of 128 positions, 95 with loss" in out
 
 
 def test_what_does_not_count_is_marked(cache):
@@ -43,7 +43,7 @@ def test_what_does_not_count_is_marked(cache):
     hidden = "".join(re.findall("‹(.*?)›", out, re.DOTALL)).replace("⏎\n", "\n")
     ids = batch["decoder_target_tokens"][batch["decoder_loss_weights"] == 0]
     assert len(hidden.replace("</s>", "~").encode()) >= len(ids)
-    assert "«" in out and str(int((batch["decoder_loss_weights"][0] > 0).sum())) + " count" in out
+    assert "«" in out and str(int((batch["decoder_loss_weights"][0] > 0).sum())) + " with loss" in out
 
 
 def test_sentinels_are_named_on_both_sides(cache):
@@ -53,13 +53,13 @@ def test_sentinels_are_named_on_both_sides(cache):
 
 
 def test_fewer_rows_than_asked_for_are_said(cache):
-    assert "these are all rows of the first documents: 1" in printed(rows.PackedExamples(cache, 32, 128), 5)
+    assert "the first documents have only 1 rows" in printed(rows.PackedExamples(cache, 32, 128), 5)
 
 
 def test_the_same_rows_without_colours_hold_all_marks(cache):
     made = rows.PrefixLM(cache, 16)
     out = io.StringIO()
-    inspection.show(
+    inspection.print_rows(
         made, 2, console=Console(file=out, width=10_000, soft_wrap=True, force_terminal=True, highlight=False)
     )
     assert "\x1b[" in out.getvalue()

@@ -40,9 +40,9 @@ def test_trains_and_reports(kind, size, text, tmp_path, capsys):
         (["--kind=bpe", "--vocab_size=100", "--input=TEXT"], "vocab_size=100 is too small"),
         (["--kind=bpe", "--vocab_size=400", "--input=EMPTY"], "has no text"),
         (["--kind=words", "--vocab_size=400", "--input=TEXT"], "kind='words' is not known"),
-        (["--kind=bpe", "--vocab_size=400", "--input=TEXT", "--lowercase"], "--lowercase is for --kind=wordpiece"),
+        (["--kind=bpe", "--vocab_size=400", "--input=TEXT", "--lowercase"], "--lowercase applies to --kind=wordpiece"),
         (["--kind=bpe", "--vocab_size=400", "--input=TEXT", "--field=no"], "has no text field='no'"),
-        (["--kind=bpe", "--vocab_size=400", "--input=TEXT", "--split=train"], "--split says nothing of --input"),
+        (["--kind=bpe", "--vocab_size=400", "--input=TEXT", "--split=train"], "--split does not apply to --input"),
     ],
 )
 def test_bad_input_is_refused_and_nothing_written(flags, message, text, tmp_path, capsys):
@@ -60,9 +60,9 @@ def test_what_is_there_is_not_overwritten(text, tmp_path, capsys):
     (tmp_path / "mine").write_text("")
     flags = ["--kind=bpe", "--vocab_size=400", f"--input={text}", f"--out={tmp_path}"]
     assert main.main(["tokenizer", "train", *flags]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert main.main(["tokenizer", "report", str(tmp_path / "none"), f"--input={text}"]) == 2
-    assert "none is no folder" in capsys.readouterr().err
+    assert "none is not a folder" in capsys.readouterr().err
 
 
 TASKS = """
