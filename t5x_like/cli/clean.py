@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
         "--against",
         nargs="+",
         metavar="FILE",
-        help="also drop documents that share 13 words with these test items; write the overlap of 8 and 13 words to contamination.json",
+        help="also drop documents that share 13 words with these test items; overlaps go to contamination.json",
     )
     parser.add_argument(
         "--train_classifier",
