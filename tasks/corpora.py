@@ -1,7 +1,7 @@
-"""The embedded corpus: the Python standard library that every Python ships, as source code, as English and as pairs.
+"""The embedded corpus: the standard library of the running Python, as source code, as documentation and as pairs.
 
-Each corpus is a function of a split, `train` or `validation`, that yields examples; a file belongs to validation when the
-hash of its path says so (1 in 20), so no file is ever in both. Test suites are left out.
+Each corpus is a function of a split, `train` or `validation`, that yields examples. The hash of a file's path decides its
+split (1 in 20 files is in validation), so no file is in both. Test suites are excluded.
 """
 
 import ast
@@ -11,26 +11,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SPLITS = ("train", "validation")
-LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "lib2to3", "pydoc_data"}
-VALIDATION_SHARE = 20  # one file in so many
+EXCLUDED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "lib2to3", "pydoc_data"}
+VALIDATION_ONE_IN = 20  # 1 in 20 files is in validation
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 def split_of(name: str) -> str:
-    """The split of a file or topic, by the hash of its name."""
+    """Returns the split of a file or topic, by the hash of its name."""
     digest = hashlib.sha256(name.encode()).digest()
-    return "validation" if int.from_bytes(digest[:4], "big") % VALIDATION_SHARE == 0 else "train"
+    return "validation" if int.from_bytes(digest[:4], "big") % VALIDATION_ONE_IN == 0 else "train"
 
 
-def library_files() -> list[tuple[str, Path]]:
-    """(path below the library's folder, path) of every source file that is not a test, sorted."""
+def list_library_files() -> list[tuple[str, Path]]:
+    """Returns (path relative to the library, path) of every source file except tests, sorted."""
     root = Path(sysconfig.get_path("stdlib"))
-    found = ((path.relative_to(root), path) for path in root.rglob("*.py"))
-    return sorted((below.as_posix(), path) for below, path in found if not LEFT_OUT & set(below.parts))
+    paths = ((path.relative_to(root), path) for path in root.rglob("*.py"))
+    return sorted((relative.as_posix(), path) for relative, path in paths if not EXCLUDED & set(relative.parts))
 
 
-def sources(split: str) -> Iterator[tuple[str, str]]:
-    """(name, text) of the files of a split; empty ones and those that are not UTF-8 are left out."""
-    for name, path in library_files():
+def read_sources(split: str) -> Iterator[tuple[str, str]]:
+    """Yields (name, text) of the files of a split; skips files that are empty or not UTF-8."""
+    for name, path in list_library_files():
         if split_of(name) == split:
             try:
                 text = path.read_text(encoding="utf-8")
@@ -41,26 +43,26 @@ def sources(split: str) -> Iterator[tuple[str, str]]:
 
 
 def python_source(split: str) -> Iterator[dict[str, str]]:
-    """{"text"}: a source file."""
-    for _, text in sources(split):
+    """Yields {"text"}: a source file."""
+    for _, text in read_sources(split):
         yield {"text": text}
 
 
-def definitions(text: str) -> Iterator[tuple[str, str]]:
-    """(signature, docstring) of the documented functions and classes of a source file."""
+def find_definitions(text: str) -> Iterator[tuple[str, str]]:
+    """Yields (signature, docstring) of the documented functions and classes of a source file."""
     try:
         tree = ast.parse(text)
     except SyntaxError:
         return
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        if isinstance(node, Definition):
             documentation = ast.get_docstring(node)
             if documentation:
-                yield signature(node), documentation
+                yield format_signature(node), documentation
 
 
-def signature(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> str:
-    """The first line of a definition: `def f(a, b=1):` or `class C(B):`."""
+def format_signature(node: Definition) -> str:
+    """Returns the first line of a definition: `def f(a, b=1):` or `class C(B):`."""
     if isinstance(node, ast.ClassDef):
         bases = ", ".join(ast.unparse(base) for base in node.bases)
         return f"class {node.name}({bases}):" if bases else f"class {node.name}:"
@@ -69,20 +71,20 @@ def signature(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> st
 
 
 def python_docs(split: str) -> Iterator[dict[str, str]]:
-    """{"text"}: English; a topic of the language reference, or all docstrings of a source file."""
+    """Yields {"text"}: English text, either a topic of the language reference or all docstrings of a source file."""
     from pydoc_data.topics import topics
 
     for name in sorted(topics):
         if split_of(f"topic {name}") == split:
             yield {"text": topics[name]}
-    for _, text in sources(split):
-        documentation = [doc for _, doc in definitions(text)]
+    for _, text in read_sources(split):
+        documentation = [doc for _, doc in find_definitions(text)]
         if documentation:
             yield {"text": "\n\n".join(documentation)}
 
 
 def python_docstrings(split: str) -> Iterator[dict[str, str]]:
-    """{"inputs": a signature, "targets": its docstring}."""
-    for _, text in sources(split):
-        for head, documentation in definitions(text):
-            yield {"inputs": head, "targets": documentation}
+    """Yields {"inputs": a signature, "targets": its docstring}."""
+    for _, text in read_sources(split):
+        for signature, documentation in find_definitions(text):
+            yield {"inputs": signature, "targets": documentation}

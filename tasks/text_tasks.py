@@ -1,4 +1,4 @@
-"""Tasks of text fields: a source's texts tokenized, each with its end; and what tasks made to order have in common."""
+"""Registers seqio tasks whose features are text fields; what the tasks of `custom` share."""
 
 import functools
 import hashlib
@@ -10,16 +10,15 @@ import seqio
 import tensorflow as tf
 
 from t5x_like.data.tokenizers import folder
-from t5x_like.data.tokenizers import vocabularies as light_vocabularies
+from t5x_like.data.tokenizers import vocabularies as plain_vocabularies
 from t5x_like.tasks import vocabularies
-
-NAMED = {"bytes": vocabularies.BYTES, "sp": vocabularies.SENTENCEPIECE}
+from t5x_like.types import Vocabulary
 
 
 def register(
     name: str, source: seqio.DataSource, features: Sequence[str], vocabulary: vocabularies.SeqioVocabulary
 ) -> None:
-    """Registers a task whose features are text fields of the source."""
+    """Registers a task whose features are text fields of the source, tokenized and ended by EOS."""
     seqio.TaskRegistry.add(
         name,
         source=source,
@@ -33,91 +32,105 @@ def register(
     )
 
 
-def register_checked(name: str, source: seqio.DataSource, fields: Mapping[str, str], vocabulary: str) -> None:
-    """Registers a task made to order, after a look at the beginning of each split.
+def check_and_register(name: str, source: seqio.DataSource, fields: Mapping[str, str], vocabulary: str) -> None:
+    """Registers a task after reading the first examples of each split.
+
+    Args:
+      name: the task's name.
+      source: gives examples with the features of `fields`.
+      fields: {feature: field of the records}, for error messages.
+      vocabulary: see `find_vocabulary`.
 
     Raises:
-      ValueError: a field that is absent or no text, an empty split, a vocabulary that is none or has no end of sequence.
+      ValueError: a field is absent or not text, a split is empty, the vocabulary is unknown or has no EOS.
     """
-    wrapped = vocabulary_of(vocabulary)
-    light_vocabularies.end_id(wrapped.plain)
+    wrapped = find_vocabulary(vocabulary)
+    plain_vocabularies.end_id(wrapped.plain)
     for split in source.splits:
         spec = source.get_dataset(split, shuffle=False).element_spec
         for feature, field in fields.items():
             if spec[feature].dtype != tf.string or spec[feature].shape.rank:
-                found = f"{spec[feature].dtype.name}{' list' * (spec[feature].shape.rank or 0)}"
+                kind = f"{spec[feature].dtype.name}{' list' * (spec[feature].shape.rank or 0)}"
                 raise ValueError(
-                    f"split {split!r}: field {field!r}, wanted as {feature}, is not a text but {found}; name a field of text"
+                    f"split {split!r}: field {field!r}, used as {feature}, is {kind}, not text; name a text field"
                 )
-        if getattr(source, "belongs", None) and not any(
+        if getattr(source, "split_filter", None) and not any(
             True for shard in source.list_shards(split) for _ in source.examples(split, shard)
         ):
-            one_in = source.belongs.args[-1]
+            one_in = source.split_filter.args[-1]
             raise ValueError(
-                f"validation_one_in={one_in}: no document belongs to {split}; give a smaller number, or validation data"
+                f"validation_one_in={one_in}: no document falls into {split}; give a smaller number, or validation data"
             )
     register(name, source, list(fields), wrapped)
 
 
-def vocabulary_of(given: str) -> vocabularies.SeqioVocabulary:
-    """A vocabulary by name (bytes, sp), by the folder of a Hugging Face tokenizer, or by a SentencePiece .model file.
+def find_vocabulary(vocabulary: str) -> vocabularies.SeqioVocabulary:
+    """Returns a vocabulary by name (bytes, sp), Hugging Face tokenizer folder, or SentencePiece .model file.
 
     Raises:
-      ValueError: it is none of them.
+      ValueError: it is none of these.
     """
-    if given in NAMED:
-        return NAMED[given]
-    path = Path(given).expanduser()
+    if vocabulary in vocabularies.BY_NAME:
+        return vocabularies.BY_NAME[vocabulary]
+    path = Path(vocabulary).expanduser()
     if path.is_dir():
         return vocabularies.from_folder(path)
     if path.is_file() and path.suffix == ".model":
-        return vocabularies.SeqioVocabulary(functools.partial(of_model_file, path), [str(path)])
+        return vocabularies.SeqioVocabulary(functools.partial(load_model_file, path), [str(path)])
     raise ValueError(
-        f"vocabulary={given!r} is none of {', '.join(NAMED)}, no folder with a tokenizer and no SentencePiece .model file; "
-        "`t5x_like tokenizer train` makes such a folder"
+        f"vocabulary={vocabulary!r} is none of {', '.join(vocabularies.BY_NAME)}, no tokenizer folder and no SentencePiece "
+        ".model file; `t5x_like tokenizer train` makes such a folder"
     )
 
 
-def of_model_file(path: Path) -> light_vocabularies.Vocabulary:
-    """A SentencePiece file: with T5's ids and 100 sentinels above them, or else with LLaMA's kind of ids."""
+def load_model_file(path: Path) -> Vocabulary:
+    """Loads a SentencePiece model: with T5's special ids it gets 100 sentinels, otherwise it is read as LLaMA's.
+
+    Raises:
+      ValueError: the file is not a SentencePiece model.
+    """
     settings = folder.Settings.read(path.parent)
     model = path.read_bytes()
     try:
         processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     except RuntimeError as error:
-        raise ValueError(f"vocabulary={path} is no SentencePiece model ({str(error)[:80]}); fetch it again") from error
+        raise ValueError(
+            f"vocabulary={path} is not a SentencePiece model ({str(error)[:80]}); copy it again"
+        ) from error
     ids = (processor.pad_id(), processor.eos_id(), processor.unk_id())
-    if settings.kind is None and ids == (light_vocabularies.PAD, light_vocabularies.EOS, light_vocabularies.UNK):
-        return light_vocabularies.SentencePieceVocabulary(model)
+    if settings.kind is None and ids == (plain_vocabularies.PAD, plain_vocabularies.EOS, plain_vocabularies.UNK):
+        return plain_vocabularies.SentencePieceVocabulary(model)
     return folder.read_sentencepiece(path, settings, settings.vocab_size)
 
 
-def fields_of(text: str | None, inputs: str | None, targets: str | None) -> dict[str, str]:
-    """{feature: field}: `text` as targets, or `inputs` and `targets`; the field `text` where none is named.
+def make_fields(text: str | None, inputs: str | None, targets: str | None) -> dict[str, str]:
+    """Returns {feature: field}: `text` as targets, or `inputs` and `targets`; the field "text" by default.
 
     Raises:
-      ValueError: both are given, or one of a pair.
+      ValueError: `text` is given with a pair, or only one of a pair is given.
     """
     if (inputs is None) != (targets is None) or (text is not None and targets is not None):
         raise ValueError(
-            f"text={text!r}, inputs={inputs!r}, targets={targets!r}: name one field of text, or one for inputs and one "
-            "for targets"
+            f"text={text!r}, inputs={inputs!r}, targets={targets!r}: name either one text field, or one field for inputs "
+            "and one for targets"
         )
-    return {"targets": text or "text"} if inputs is None else {"inputs": inputs, "targets": targets}
+    if inputs is None or targets is None:
+        return {"targets": text or "text"}
+    return {"inputs": inputs, "targets": targets}
 
 
-def in_split(field: str, one_in: int, split: str, example: Mapping[str, bytes]) -> bool:
-    """Whether an example belongs to a split: one in so many, by the hash of a field, to validation, the others to train."""
+def is_in_split(field: str, one_in: int, split: str, example: Mapping[str, bytes]) -> bool:
+    """Returns whether an example is in a split: by the hash of a field, 1 in `one_in` is in validation, others in train."""
     digest = hashlib.blake2b(example[field], digest_size=8).digest()
     return (int.from_bytes(digest) % one_in == 0) == (split == "validation")
 
 
-def held_out(fields: Mapping[str, str], one_in: int) -> functools.partial:
-    """`in_split` for a task of these fields: equal texts, or pairs with equal inputs, are never in both splits.
+def make_split_filter(fields: Mapping[str, str], one_in: int) -> functools.partial:
+    """Returns `is_in_split` by the first field, so equal texts, or pairs with equal inputs, are in the same split.
 
     Raises:
-      ValueError: a share that leaves one split empty.
+      ValueError: `one_in` leaves no training data.
     """
     if one_in < 2:
-        raise ValueError(f"validation_one_in={one_in} leaves nothing to train on; give 2 or more, or validation data")
-    return functools.partial(in_split, next(iter(fields)), one_in)
+        raise ValueError(f"validation_one_in={one_in} leaves no training data; give 2 or more, or validation data")
+    return functools.partial(is_in_split, next(iter(fields)), one_in)

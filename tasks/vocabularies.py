@@ -1,4 +1,4 @@
-"""seqio's view of `t5x_like.data.tokenizers.vocabularies`, and the SentencePiece model of the embedded corpus."""
+"""Vocabularies for seqio: wrappers of `t5x_like.data.tokenizers`, and the SentencePiece model of the embedded corpus."""
 
 import functools
 import io
@@ -16,13 +16,15 @@ from t5x_like.data.cache import token_cache
 from t5x_like.data.tokenizers import folder as tokenizer_folder
 from t5x_like.data.tokenizers import vocabularies
 from t5x_like.tasks import corpora
-from t5x_like.types import Vocabulary
+from t5x_like.types import PathLike, Vocabulary
 
 
 class SeqioVocabulary(seqio.Vocabulary):
-    """A vocabulary as a seqio one, loaded at first use; `plain` is what training reads without TensorFlow.
+    """A seqio vocabulary that wraps one of `t5x_like.data.tokenizers`, loaded at first use.
 
-    `files` are patterns of the files it is loaded from: another tokenizer in their place is another vocabulary.
+    Attributes:
+      plain: the wrapped vocabulary, which training reads without TensorFlow.
+      files: patterns of the files that it is loaded from; token caches depend on them.
     """
 
     def __init__(self, load: Callable[[], Vocabulary], files: Sequence[str] = ()):
@@ -31,23 +33,27 @@ class SeqioVocabulary(seqio.Vocabulary):
 
     @functools.cached_property
     def plain(self) -> Vocabulary:
+        """The wrapped vocabulary."""
         return self._load()
 
     @property
     def bos_id(self) -> int | None:
-        # Padding that T5's decoders begin with is no token of a text.
+        """The BOS id; None if decoders start with padding, as T5's do."""
         return None if self.plain.bos == self.plain.pad else self.plain.bos
 
     @property
     def eos_id(self) -> int | None:
+        """The EOS id."""
         return self.plain.eos
 
     @property
     def unk_id(self) -> int | None:
+        """The id of unknown text."""
         return self.plain.unk
 
     @property
     def pad_id(self) -> int:
+        """The padding id; 0 by default."""
         return 0 if self.plain.pad is None else self.plain.pad
 
     @property
@@ -57,21 +63,21 @@ class SeqioVocabulary(seqio.Vocabulary):
     def _encode(self, s: str) -> list[int]:
         return self.plain.encode(s)
 
-    def _decode(self, ids) -> str:
+    def _decode(self, ids: Iterable[int]) -> str:
         return self.plain.decode(ids)
 
-    def _encode_tf(self, s):
-        def encode(text):
+    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+        def encode(text: tf.Tensor) -> tf.Tensor:
             return tf.constant(self.plain.encode(text.numpy().decode("utf-8", errors="replace")), tf.int32)
 
         ids = tf.py_function(encode, [s], tf.int32)
         ids.set_shape([None])
         return ids
 
-    def _decode_tf(self, ids):
+    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
         return tf.py_function(lambda ids: self.plain.decode(ids.numpy().tolist()), [ids], tf.string)
 
-    def __eq__(self, other) -> bool:
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, SeqioVocabulary) and self.plain.fingerprint == other.plain.fingerprint
 
     def __hash__(self) -> int:
@@ -79,9 +85,15 @@ class SeqioVocabulary(seqio.Vocabulary):
 
 
 def train_sentencepiece(texts: Iterable[str], vocab_size: int, extra_ids: int = 100) -> bytes:
-    """A SentencePiece unigram model that gives every text back exactly: no normalisation, unknown characters as bytes.
+    """Trains a lossless SentencePiece unigram model: no normalization, unknown characters encoded as bytes.
 
-    `vocab_size` counts the sentinels in. Serialised model, the same for the same texts.
+    Args:
+      texts: the training texts.
+      vocab_size: the number of ids, sentinels included.
+      extra_ids: the number of sentinels.
+
+    Returns:
+      The serialized model; equal for equal texts.
     """
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -108,13 +120,13 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int, extra_ids: int = 
 
 
 def split_lines(texts: Iterable[str], limit: int = 4000) -> Iterable[str]:
-    """The lines of texts, line ends kept, the overlong ones left out: what the trainer reads as sentences."""
+    """Yields the lines of texts with their line ends, as training sentences; drops lines of `limit` bytes or more."""
     for text in texts:
         yield from (line for line in text.splitlines(keepends=True) if 0 < len(line.encode()) < limit)
 
 
-def from_folder(folder, vocab_size: int | None = None) -> SeqioVocabulary:
-    """The tokenizer of a Hugging Face folder; see `tokenizer_folder.read_folder`."""
+def from_folder(folder: PathLike, vocab_size: int | None = None) -> SeqioVocabulary:
+    """Returns the tokenizer of a Hugging Face folder; see `tokenizer_folder.read_folder`."""
     load = functools.partial(tokenizer_folder.read_folder, folder, vocab_size)
     return SeqioVocabulary(load, [f"{folder}/*.{suffix}" for suffix in ("json", "model", "txt", "jinja")])
 
@@ -123,7 +135,7 @@ BYTES = SeqioVocabulary(vocabularies.ByteVocabulary)
 
 
 def load_embedded_sentencepiece(vocab_size: int = 8192) -> vocabularies.SentencePieceVocabulary:
-    """The SentencePiece model of the embedded corpus, trained at first use and kept in the cache folder."""
+    """Returns the SentencePiece model of the embedded corpus, trained at first use and saved in the cache folder."""
     version = f"{token_cache.package_version('python')}-{(token_cache.source_hash('t5x_like.tasks.corpora') or '')[:8]}"
     path = token_cache.default_root() / "vocabularies" / f"python-{version}-{vocab_size}.model"
     if not path.exists():
@@ -131,7 +143,7 @@ def load_embedded_sentencepiece(vocab_size: int = 8192) -> vocabularies.Sentence
         texts = (
             example["text"] for corpus in (corpora.python_source, corpora.python_docs) for example in corpus("train")
         )
-        print(f"training a SentencePiece model of {vocab_size} ids, kept as {path}", file=sys.stderr)
+        print(f"training a SentencePiece model of {vocab_size} ids, saved as {path}", file=sys.stderr)
         model = train_sentencepiece(texts, vocab_size)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as f:
             f.write(model)
@@ -140,3 +152,5 @@ def load_embedded_sentencepiece(vocab_size: int = 8192) -> vocabularies.Sentence
 
 
 SENTENCEPIECE = SeqioVocabulary(load_embedded_sentencepiece)
+
+BY_NAME = {"bytes": BYTES, "sp": SENTENCEPIECE}

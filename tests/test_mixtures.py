@@ -1,4 +1,4 @@
-"""A mixture in training: its rates are met, every task is measured for itself, and the parts add up to the whole."""
+"""Training on a mixture: rates are met, every task has its own metrics, and these add up to the metrics of the batch."""
 
 import json
 
@@ -18,7 +18,7 @@ RATES = {"words": 3, "letters": 1}
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Tasks that differ: random words, and one letter over and over."""
+    """Writes the caches of two different tasks: random words, and one repeated letter."""
     root = tmp_path_factory.mktemp("mixtures")
     for split in ("train", "validation"):
         tiny_cache.write(root, {"targets": tiny_cache.documents(100, 1)}, "words", split)
@@ -28,7 +28,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(root, tmp_path_factory):
-    """The lines of metrics.jsonl of a run on both tasks, with the rates of RATES."""
+    """Returns the lines of metrics.jsonl of a run on both tasks, with the rates of RATES."""
     run_dir = tmp_path_factory.mktemp("run")
     names = ("sizes/llama/tiny", "objectives/causal_lm", "optimizers/adamw", "runs/pretrain")
     macros = {"TASK": repr(RATES), "RUN_DIR": run_dir, "VOCAB_SIZE": 384, "LENGTH": 16, "STEPS": 32, "WARMUP_STEPS": 1}
@@ -41,19 +41,19 @@ def run(root, tmp_path_factory):
     return [line for line in lines if "loss" in line], [line for line in lines if "eval/loss" in line]
 
 
-def test_realised_rates_are_those_asked_for(run):
-    for line in run[0]:  # 16 steps of 8 rows: two windows, whose shares are exact
+def test_rates_of_a_run_are_those_of_the_mixture(run):
+    for line in run[0]:  # 16 steps of 8 rows: two windows, with exact shares
         assert {task: line[f"task_rate/{task}"] for task in RATES} == {"words": 0.75, "letters": 0.25}
 
 
-def test_losses_of_the_tasks_make_up_the_loss(run):
+def test_losses_of_the_tasks_add_up_to_the_loss(run):
     for line in run[0]:
         parts = [line[f"task_loss/{task}"] * line[f"task_tokens/{task}"] for task in RATES]
         assert sum(parts) == pytest.approx(line["loss"], rel=1e-5)
     assert run[0][-1]["task_loss/letters"] < run[0][-1]["task_loss/words"]
 
 
-def test_every_task_is_evaluated_for_itself(run):
+def test_every_task_is_evaluated(run):
     (line,) = run[1]
     tokens = [line[f"eval/{task}/target_tokens"] for task in RATES]
     losses = [line[f"eval/{task}/loss"] for task in RATES]
@@ -63,7 +63,7 @@ def test_every_task_is_evaluated_for_itself(run):
 
 
 @pytest.mark.parametrize("prefix", [3, 17, 40])
-def test_rates_of_a_part_of_a_window_are_within_chance(root, prefix):
+def test_rates_of_a_part_of_a_window_are_within_sampling_error(root, prefix):
     parts = [rows.CausalLM(cache, 16) for cache in (tiny_cache.TokenCache(t, "train", root=str(root)) for t in RATES)]
     stream = Stream(Mixture(parts, tuple(RATES.values()), window=4096), 64, seed=5)
     share = np.mean(np.concatenate([stream[k]["task_one_hot"][:, 1] for k in range(prefix)]))
@@ -71,7 +71,7 @@ def test_rates_of_a_part_of_a_window_are_within_chance(root, prefix):
 
 
 @pytest.mark.parametrize("side", ["decoder", "encoder"])
-def test_the_loss_of_a_task_is_that_of_its_rows_alone(side):
+def test_the_loss_of_a_task_is_that_of_its_rows(side):
     model = tiny.decoder() if side == "decoder" else tiny.encoder()
     objective = LanguageModel(side=side)
     batch = tiny.batch(rows=8, sides=(side,))

@@ -1,1 +1,1 @@
-"""Examples as text for a model: templates of wordings, and zero-shot, few-shot, chain-of-thought and chat renderings."""
+"""Prompts from examples: templates, zero-shot, few-shot, chain-of-thought and chat renderings, held-out tasks."""

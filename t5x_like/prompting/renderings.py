@@ -1,4 +1,4 @@
-"""From an example to what a model reads and answers: zero-shot, few-shot, with its steps written down, and as a chat."""
+"""Renders examples as prompts: zero-shot, few-shot, chain of thought, and chats."""
 
 import hashlib
 import heapq
@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from t5x_like.prompting.templates import Template, drawn, render, shuffled
+from t5x_like.prompting.templates import Template, permutation, render, stable_hash
 
 ANSWER = "\nThe answer is "
 STEPS = (
@@ -17,16 +17,16 @@ STEPS = (
 )
 
 
-def with_steps(
+def add_steps(
     templates: Sequence[Template], steps: Sequence[str] = STEPS, answer: str = ANSWER
 ) -> tuple[Template, ...]:
-    """Chain of thought (Wei et al. 2022): templates that ask for the steps, the field `rationale`, and then the answer.
+    """Returns chain-of-thought templates (Wei et al. 2022): the targets are the field `rationale`, then the answer.
 
-    Wording n asks as `steps` n does. There is nothing to rank, so choices are left out; `final_answer` finds the answer.
+    Template n appends `steps[n]` to its inputs. Choices are removed, since nothing is ranked; see `extract_answer`.
 
     >>> add = Template("add", "What is {{ a }} + {{ b }}?", "{{ a + b }}")
     >>> example = {"a": 9, "b": 3, "rationale": "9 + 1 is 10, and 2 more are 12."}
-    >>> render(with_steps([add])[0], example)["targets"]
+    >>> render(add_steps([add])[0], example)["targets"]
     '9 + 1 is 10, and 2 more are 12.\\nThe answer is 12'
     """
     return tuple(
@@ -39,17 +39,26 @@ def with_steps(
     )
 
 
-def final_answer(text: str, example: Mapping | None = None, is_target: bool = False) -> str:
-    """What stands behind the last ANSWER, or the whole text; seqio's protocol for a postprocess function."""
+def extract_answer(text: str, example: Mapping | None = None, is_target: bool = False) -> str:
+    """Returns the text after the last ANSWER, or the whole text; a seqio postprocess function."""
     return text.rpartition(ANSWER.strip())[2].strip()
 
 
 @dataclass(frozen=True)
 class Shots:
-    """How many solved examples stand before the one that is asked: `counts`, one drawn for each example, as FLAN does.
+    """The solved examples shown before a question.
 
-    They come from the `pool` examples of split `split` with the smallest hash, worded by the same template. `between`
-    stands between inputs and targets, `separator` between examples.
+    They come from a pool and are rendered by the same template as the question.
+
+    Attributes:
+      counts: numbers of solved examples; one is selected by hash for each question, as in FLAN.
+      between: text between inputs and targets.
+      separator: text between examples.
+      pool: size of the pool: the examples with the smallest hashes.
+      split: the split that the pool is read from.
+
+    Raises:
+      ValueError: `counts` is empty, has a negative number, or exceeds the pool.
     """
 
     counts: tuple[int, ...] = (0,)
@@ -58,37 +67,37 @@ class Shots:
     pool: int = 1000
     split: str = "train"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.counts or min(self.counts) < 0:
             raise ValueError(
-                f"counts={self.counts} are no numbers of examples to show; give (0,) for none, or (1, 3, 5)"
+                f"counts={self.counts} must be numbers of examples, 0 or more; give (0,) for none, or (1, 3, 5)"
             )
         if max(self.counts) >= self.pool:
             raise ValueError(
-                f"counts={self.counts} want more examples than pool={self.pool} holds besides the one asked"
+                f"counts={self.counts} needs more examples than pool={self.pool} holds besides the question; raise pool"
             )
 
 
 @dataclass(frozen=True)
 class Rendition:
-    """One wording of an example: what is asked, and the solved examples shown before it."""
+    """One rendering of an example: the question, and the solved examples shown before it, each as `render` returns it."""
 
-    asked: Mapping
-    shown: tuple[Mapping, ...] = ()
+    question: Mapping
+    exemplars: tuple[Mapping, ...] = ()
 
 
-def key_of(example: Mapping) -> str:
-    """What tells an example from others: a hash of its fields, so that neither its place nor its shard matters."""
+def example_key(example: Mapping) -> str:
+    """Returns a hash of an example's fields, which identifies it independently of its position and shard."""
     return hashlib.blake2b(json.dumps(example, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def pool_of(examples: Iterable[Mapping], shots: Shots, task: str) -> list[Mapping]:
-    """The examples that shots are drawn from: those of the smallest hash, whatever the order they come in."""
-    ranked = ((drawn("pool", task, key), key, example) for example in examples for key in [key_of(example)])
-    return [example for *_, example in heapq.nsmallest(shots.pool, ranked, key=lambda one: one[:2])]
+def select_pool(examples: Iterable[Mapping], shots: Shots, task: str) -> list[Mapping]:
+    """Returns the `shots.pool` examples with the smallest hashes, independently of their order."""
+    ranked = ((stable_hash("pool", task, key), key, example) for example in examples for key in [example_key(example)])
+    return [example for *_, example in heapq.nsmallest(shots.pool, ranked, key=lambda entry: entry[:2])]
 
 
-def rendition(
+def render_with_shots(
     choose: Callable[[str], Sequence[Template]],
     shots: Shots,
     task: str,
@@ -97,45 +106,61 @@ def rendition(
     example: Mapping,
     number: int,
 ) -> Rendition:
-    """An example by template `number` of those that `choose` gives for its key; see `templates.chosen` and `pool_of`.
+    """Renders an example by template `number` of `choose(key)`, with solved examples from the pool.
+
+    Args:
+      choose: returns the templates for an example's key; see `templates.choose_templates`.
+      shots: how many solved examples to show.
+      task: name of the task.
+      seed: seed of the hashes.
+      pool: see `select_pool`.
+      example: the example to render.
+      number: index of the rendition.
 
     Raises:
-      ValueError: a template and an example that do not fit, or a pool with too few other examples.
+      ValueError: the template does not fit the example, or the pool has too few other examples.
     """
-    key = key_of(example)
+    key = example_key(example)
     template = choose(key)[number]
-    asked = render(template, example)
-    count = shots.counts[drawn("shots", task, key, number, seed) % len(shots.counts)]
-    return Rendition(asked, exemplars(template, asked["inputs"], pool, count, ("exemplars", task, key, number, seed)))
+    question = render(template, example)
+    count = shots.counts[stable_hash("shots", task, key, number, seed) % len(shots.counts)]
+    exemplars = draw_exemplars(template, question["inputs"], pool, count, ("exemplars", task, key, number, seed))
+    return Rendition(question, exemplars)
 
 
-def exemplars(template: Template, asked: str, pool: Sequence[Mapping], count: int, key: tuple) -> tuple[dict, ...]:
-    """`count` examples of a pool drawn by hash of `key`, all with different inputs, none with those that are asked."""
-    shown: dict[str, dict] = {}
-    for index in shuffled(len(pool), *key):
-        if len(shown) == count:
+def draw_exemplars(
+    template: Template, question: str, pool: Sequence[Mapping], count: int, key: tuple[str | int, ...]
+) -> tuple[dict, ...]:
+    """Draws `count` examples of a pool by hash of `key`, with inputs different from each other and from the question.
+
+    Raises:
+      ValueError: the pool has too few different examples.
+    """
+    exemplars: dict[str, dict] = {}
+    for index in permutation(len(pool), *key):
+        if len(exemplars) == count:
             break
-        one = render(template, pool[index])
-        if one["inputs"] != asked:
-            shown.setdefault(one["inputs"], one)
-    if len(shown) < count:
+        exemplar = render(template, pool[index])
+        if exemplar["inputs"] != question:
+            exemplars.setdefault(exemplar["inputs"], exemplar)
+    if len(exemplars) < count:
         raise ValueError(
-            f"template {template.name!r} needs {count} other examples to show, the pool of {len(pool)} has {len(shown)} "
-            "with different inputs; lower Shots.counts, or take them from a larger split"
+            f"template {template.name!r} needs {count} other examples to show, the pool of {len(pool)} has "
+            f"{len(exemplars)} with different inputs; lower Shots.counts, or take them from a larger split"
         )
-    return tuple(shown.values())
+    return tuple(exemplars.values())
 
 
-def as_pair(rendition: Rendition, shots: Shots) -> dict:
-    """{"inputs", "targets"} and, where there are, "choices": the solved examples stand at the beginning of the inputs."""
-    before = [f"{one['inputs']}{shots.between}{one['targets']}{shots.separator}" for one in rendition.shown]
+def to_pair(rendition: Rendition, shots: Shots) -> dict:
+    """Returns {"inputs", "targets"}, and "choices" if there are any; the solved examples are at the start of the inputs."""
+    before = [f"{one['inputs']}{shots.between}{one['targets']}{shots.separator}" for one in rendition.exemplars]
     last = shots.between if before else ""
-    return {**rendition.asked, "inputs": "".join(before) + rendition.asked["inputs"] + last}
+    return {**rendition.question, "inputs": "".join(before) + rendition.question["inputs"] + last}
 
 
-def as_messages(rendition: Rendition, system: str | None = None) -> list[dict[str, str]]:
-    """A chat: the solved examples are its first turns; `system` is the system's message before them."""
+def to_messages(rendition: Rendition, system: str | None = None) -> list[dict[str, str]]:
+    """Returns a chat whose first turns are the solved examples, after the message `system` if given."""
     first = [] if system is None else [{"role": "system", "content": system}]
-    turns = ((one["inputs"], one["targets"]) for one in (*rendition.shown, rendition.asked))
-    names = ("user", "assistant")
-    return first + [{"role": role, "content": text} for turn in turns for role, text in zip(names, turn, strict=True)]
+    turns = ((one["inputs"], one["targets"]) for one in (*rendition.exemplars, rendition.question))
+    roles = ("user", "assistant")
+    return first + [{"role": role, "content": text} for turn in turns for role, text in zip(roles, turn, strict=True)]

@@ -1,10 +1,10 @@
-"""Templates word the fields of an example as inputs and targets, many a task (FLAN, Wei et al. 2021; P3, Sanh et al. 2022).
+"""Templates turn the fields of an example into inputs and targets, several per task (Wei et al. 2021; Sanh et al. 2022).
 
 >>> add = Template("add", "What is {{ a }} + {{ b }}?", "{{ a + b }}")
 >>> render(add, {"a": 2, "b": 3})
 {'inputs': 'What is 2 + 3?', 'targets': '5'}
->>> asked = Template("asked", "{{ text }} Is that so?", "{{ ['no', 'yes'][label] }}", ("no", "yes"))
->>> render(asked, {"text": "Snow is white.", "label": 1})["choices"]
+>>> claim = Template("claim", "{{ text }} Is that so?", "{{ ['no', 'yes'][label] }}", ("no", "yes"))
+>>> render(claim, {"text": "Snow is white.", "label": 1})["choices"]
 ['no', 'yes']
 """
 
@@ -21,12 +21,16 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 @dataclass(frozen=True)
 class Template:
-    """A wording: `inputs` and `targets` are Jinja over the example's fields, with nothing added or taken at their ends.
+    """A wording of a task, as Jinja over the fields of an example; whitespace at the ends is kept.
 
-    `choices` are the answers to rank, one of which the targets are: Jinja that gives one a line, or fixed texts.
+    Attributes:
+      name: unique among the templates of a task.
+      inputs: Jinja of the inputs.
+      targets: Jinja of the targets.
+      choices: the answers to rank, which include the targets: Jinja that gives one per line, or fixed texts.
 
     Raises:
-      ValueError: a part is no Jinja.
+      ValueError: a part is not valid Jinja.
     """
 
     name: str
@@ -34,87 +38,100 @@ class Template:
     targets: str
     choices: str | tuple[str, ...] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for part in ("inputs", "targets", *(["choices"] if isinstance(self.choices, str) else [])):
             try:
-                compiled(getattr(self, part))
+                compile_text(getattr(self, part))
             except jinja2.TemplateSyntaxError as error:
                 raise ValueError(f"template {self.name!r}, {part}, line {error.lineno}: {error.message}") from error
 
 
-def environment() -> jinja2.Environment:
-    """Jinja in a sandbox, without what gives another text at every call; a field that is absent is an error."""
-    made = ImmutableSandboxedEnvironment(
+def make_environment() -> jinja2.Environment:
+    """Returns a sandboxed Jinja environment without random functions, where an absent field is an error."""
+    environment = ImmutableSandboxedEnvironment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    del made.filters["random"], made.globals["lipsum"]
-    return made
+    del environment.filters["random"], environment.globals["lipsum"]
+    return environment
 
 
-ENVIRONMENT = environment()
+ENVIRONMENT = make_environment()
 
 
 @functools.cache
-def compiled(text: str) -> jinja2.Template:
-    """A part of a template, compiled once."""
+def compile_text(text: str) -> jinja2.Template:
+    """Compiles a part of a template; cached."""
     return ENVIRONMENT.from_string(text)
 
 
-def filled(template: Template, part: str, example: Mapping) -> str:
-    """One part of a template with an example's fields in it."""
+def render_part(template: Template, part: str, example: Mapping) -> str:
+    """Renders one part of a template with the fields of an example.
+
+    Raises:
+      ValueError: the example lacks a field, or an expression fails.
+    """
     try:
-        return compiled(getattr(template, part)).render(example)
+        return compile_text(getattr(template, part)).render(example)
     except (jinja2.TemplateError, TypeError, LookupError, ValueError, ArithmeticError) as error:
         fields = ", ".join(sorted(example))
         raise ValueError(f"template {template.name!r}, {part}: {error}; the example has the fields {fields}") from error
 
 
 def render(template: Template, example: Mapping) -> dict:
-    """{"inputs", "targets"} of an example, and "choices" where the template has them.
+    """Returns {"inputs", "targets"} of an example, and "choices" if the template has them.
 
     Raises:
-      ValueError: a field the example has not, an expression that fails on it, or targets that are none of the choices.
+      ValueError: the example lacks a field, an expression fails, or the targets are not among the choices.
     """
-    made = {part: filled(template, part, example) for part in ("inputs", "targets")}
+    rendered: dict = {part: render_part(template, part, example) for part in ("inputs", "targets")}
     if template.choices is None:
-        return made
-    choices = template.choices
+        return rendered
+    choices: Sequence[str] = template.choices
     if isinstance(choices, str):
-        choices = [line for line in filled(template, "choices", example).splitlines() if line.strip()]
-    if made["targets"] not in choices:
-        raise ValueError(f"template {template.name!r}: targets {made['targets']!r} are none of choices {list(choices)}")
-    return made | {"choices": list(choices)}
+        choices = [line for line in render_part(template, "choices", example).splitlines() if line.strip()]
+    if rendered["targets"] not in choices:
+        raise ValueError(
+            f"template {template.name!r}: targets {rendered['targets']!r} are not among the choices {list(choices)}"
+        )
+    return rendered | {"choices": list(choices)}
 
 
-def drawn(*key) -> int:
-    """64 bits that depend on `key` alone, texts and numbers: the same in every process and on every machine."""
+def stable_hash(*key: str | int) -> int:
+    """Returns a 64-bit hash of `key`, equal in every process and on every machine."""
     return int.from_bytes(hashlib.blake2b(json.dumps(key).encode(), digest_size=8).digest(), "big")
 
 
-def shuffled(size: int, *key) -> Iterator[int]:
-    """0 .. size - 1 in an order drawn by hash; only what is asked for is worked out (Fisher and Yates)."""
+def permutation(size: int, *key: str | int) -> Iterator[int]:
+    """Yields 0 .. size - 1 in a random order given by the hash of `key` (Fisher-Yates, computed lazily)."""
     moved: dict[int, int] = {}
-    start = drawn(*key)
+    start = stable_hash(*key)
     for first in range(size):
-        other = first + drawn(start, first) % (size - first)
+        other = first + stable_hash(start, first) % (size - first)
         yield moved.get(other, other)
         moved[other] = moved.get(first, first)
 
 
-def chosen(templates: Sequence[Template], task: str, renditions: int, seed: int, key: str) -> list[Template]:
-    """The templates an example is rendered with, by hash of (task, key, seed): all different while templates last.
+def choose_templates(templates: Sequence[Template], task: str, renditions: int, seed: int, key: str) -> list[Template]:
+    """Returns the templates that an example is rendered with, by hash of (task, key, seed).
 
-    `key` tells the examples of a task apart.
+    All are different if there are enough templates.
+
+    Args:
+      templates: the templates of the task.
+      task: name of the task.
+      renditions: the number of templates to choose.
+      seed: seed of the hash.
+      key: identifies the example; see `renderings.example_key`.
 
     Raises:
-      ValueError: no template, two of the same name, or renditions below 1.
+      ValueError: no templates, two with the same name, or renditions below 1.
     """
     if not templates or len({template.name for template in templates}) < len(templates):
         names = [template.name for template in templates]
-        raise ValueError(f"templates={names} of task {task!r}: give at least one, each with a name of its own")
+        raise ValueError(f"templates={names} of task {task!r}: give at least one, each with a unique name")
     if renditions < 1:
         raise ValueError(
             f"renditions={renditions} of task {task!r} is below 1; every example is rendered at least once"
         )
-    order = list(itertools.islice(shuffled(len(templates), "template", task, key, seed), renditions))
+    order = list(itertools.islice(permutation(len(templates), "template", task, key, seed), renditions))
     return [templates[order[number % len(order)]] for number in range(renditions)]

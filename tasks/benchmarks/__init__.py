@@ -1,1 +1,1 @@
-"""Standard benchmark datasets as seqio tasks."""
+"""Standard benchmarks as seqio tasks, read from the user's files or from prepared TFDS datasets."""

@@ -1,4 +1,4 @@
-"""Questions with answers: SQuAD, TriviaQA, GSM8K, MMLU; files as each is distributed, Parquet as the Hub has them, or TFDS."""
+"""Question answering: SQuAD, TriviaQA, GSM8K and MMLU, from their own files, the Hub's Parquet files, or TFDS."""
 
 import json
 import re
@@ -8,8 +8,8 @@ from pathlib import Path
 from t5x_like import text_metrics
 from t5x_like.cleaning import reading
 from t5x_like.cleaning.steps import Dropped
-from t5x_like.tasks.benchmarks.sets import Benchmark, Files, Row, classified, jsonl, parquet
-from t5x_like.tasks.synthetic.sampling import worded
+from t5x_like.tasks.benchmarks.benchmark import Benchmark, Layout, Row, add_answer, jsonl_layout, parquet_layout
+from t5x_like.tasks.synthetic.sampling import make_templates
 from t5x_like.text_metrics import postprocess
 
 LETTERS = ("A", "B", "C", "D")
@@ -17,30 +17,30 @@ CALCULATED = re.compile(r"<<.*?>>")
 TEST = {"train": "train", "test": "test"}
 
 
-def json_object(path: Path, key: str) -> list:
-    """The list under a key of a JSON file.
+def read_list(path: Path, key: str) -> list:
+    """Returns the list under a key of a JSON file.
 
     Raises:
-      ValueError: the file is no such JSON.
+      ValueError: the file is not a JSON object with this key.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))[key]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no JSON object with a list {key!r} ({error!r}); download it again") from error
+        raise ValueError(f"{path} is not a JSON object with a list {key!r} ({error!r}); download it again") from error
 
 
 def squad_rows(path: Path) -> Iterator[Row]:
-    """SQuAD's articles, paragraphs and questions (Rajpurkar et al. 2016) as a row a question."""
-    for article in json_object(path, "data"):
+    """Yields a row for each question of SQuAD (Rajpurkar et al. 2016)."""
+    for article in read_list(path, "data"):
         for paragraph in article["paragraphs"]:
-            for asked in paragraph["qas"]:
-                answers = {"text": [answer["text"] for answer in asked["answers"]]}
+            for question in paragraph["qas"]:
+                answers = {"text": [answer["text"] for answer in question["answers"]]}
                 shared = {"title": article["title"], "context": paragraph["context"]}
-                yield shared | {"question": asked["question"], "answers": answers}
+                yield shared | {"question": question["question"], "answers": answers}
 
 
 def squad_example(row: Row) -> dict | Dropped:
-    """Any of `answers` is right; the first is taught."""
+    """Returns an example of SQuAD; any of `answers` is correct, and the first is the target."""
     answers = list(dict.fromkeys(row["answers"]["text"]))
     if not answers:
         return Dropped("benchmark.no_label", f"question={row['question']!r} has no answer")
@@ -49,15 +49,15 @@ def squad_example(row: Row) -> dict | Dropped:
 
 
 def trivia_rows(path: Path) -> Iterator[Row]:
-    """TriviaQA's own files (Joshi et al. 2017)."""
-    for asked in json_object(path, "Data"):
-        answer = asked.get("Answer", {})
+    """Yields the rows of a file of TriviaQA (Joshi et al. 2017)."""
+    for question in read_list(path, "Data"):
+        answer = question.get("Answer", {})
         aliases = {"value": answer.get("Value", ""), "aliases": answer.get("Aliases", [])}
-        yield {"question": asked["Question"], "answer": aliases}
+        yield {"question": question["Question"], "answer": aliases}
 
 
 def trivia_example(row: Row) -> dict | Dropped:
-    """The answer and its aliases are all right."""
+    """Returns an example of TriviaQA; the answer and all of its aliases are correct."""
     value = row["answer"]["value"]
     if not value or value == "<unk>":
         return Dropped("benchmark.no_label", f"question={row['question']!r} has no answer")
@@ -66,7 +66,7 @@ def trivia_example(row: Row) -> dict | Dropped:
 
 
 def gsm8k_example(row: Row) -> dict | Dropped:
-    """The steps without the calculator's marks <<..>>, and the number behind `####` without commas."""
+    """Returns an example of GSM8K: the rationale without calculator annotations <<..>>, the number after #### without commas."""
     steps, mark, answer = row["answer"].partition("####")
     if not mark:
         return Dropped("benchmark.no_label", f"answer={row['answer'][-40:]!r} has no ####")
@@ -75,7 +75,7 @@ def gsm8k_example(row: Row) -> dict | Dropped:
 
 
 def mmlu_rows(path: Path) -> Iterator[Row | Dropped]:
-    """One subject's CSV without names of columns (Hendrycks et al. 2021): question, four choices, letter."""
+    """Yields the rows of a CSV file of MMLU (Hendrycks et al. 2021), which has no header: question, four choices, letter."""
     subject = re.sub(r"_(dev|val|test)$", "", path.stem)
     for row in reading.read_csv(path, columns=("question", *LETTERS, "answer")):
         if isinstance(row, Dropped):
@@ -86,15 +86,15 @@ def mmlu_rows(path: Path) -> Iterator[Row | Dropped]:
 
 
 def mmlu_example(row: Row) -> dict | Dropped:
-    """`answer` is a letter; the choices stand in fields a to d."""
+    """Returns an example of MMLU; the choices are in the fields a to d, and the answer is a letter."""
     choices = {letter.lower(): str(choice).strip() for letter, choice in zip(LETTERS, row["choices"], strict=True)}
     subject = (row.get("subject") or "general knowledge").replace("_", " ")
-    return classified({"question": row["question"].strip(), "subject": subject, **choices}, row["answer"], LETTERS)
+    return add_answer({"question": row["question"].strip(), "subject": subject, **choices}, row["answer"], LETTERS)
 
 
 SQUAD = Benchmark(
     squad_example,
-    worded(
+    make_templates(
         "{{ context }}\n\n{{ question }}",
         "Answer with words of the text.\nText: {{ context }}\nQuestion: {{ question }}",
         "{{ question }}\nFind the answer in this part of an article on {{ title }}.\n{{ context }}",
@@ -102,8 +102,8 @@ SQUAD = Benchmark(
     ),
     (text_metrics.squad,),
     (
-        Files({"train": "squad/train-v1.1.json", "validation": "squad/dev-v1.1.json"}, squad_rows),
-        parquet("squad"),
+        Layout({"train": "squad/train-v1.1.json", "validation": "squad/dev-v1.1.json"}, squad_rows),
+        parquet_layout("squad"),
     ),
     "reading",
     "squad/v1.1",
@@ -112,7 +112,7 @@ SQUAD = Benchmark(
 
 TRIVIA_QA = Benchmark(
     trivia_example,
-    worded(
+    make_templates(
         "{{ question }}",
         "Answer this question of a quiz. {{ question }}",
         "Question: {{ question }}\nAnswer:",
@@ -120,11 +120,11 @@ TRIVIA_QA = Benchmark(
     ),
     (text_metrics.trivia_qa,),
     (
-        Files(
+        Layout(
             {"train": "trivia_qa/**/unfiltered-web-train.json", "validation": "trivia_qa/**/unfiltered-web-dev.json"},
             trivia_rows,
         ),
-        parquet("trivia_qa/unfiltered.nocontext"),
+        parquet_layout("trivia_qa/unfiltered.nocontext"),
     ),
     "closed_book",
     "trivia_qa/unfiltered.nocontext",
@@ -133,14 +133,14 @@ TRIVIA_QA = Benchmark(
 
 GSM8K = Benchmark(
     gsm8k_example,
-    worded(
+    make_templates(
         "{{ question }}",
         "Solve this problem and give the number. {{ question }}",
         "Problem: {{ question }}\nAnswer:",
         "{{ question }}\nWhich number is the answer?",
     ),
     (text_metrics.number_match,),
-    (jsonl("gsm8k", TEST), parquet("gsm8k/main", TEST)),
+    (jsonl_layout("gsm8k", TEST), parquet_layout("gsm8k/main", TEST)),
     "arithmetic",
     "gsm8k",
     TEST,
@@ -154,7 +154,7 @@ MMLU_SPLITS: Mapping[str, str] = {
 }
 MMLU = Benchmark(
     mmlu_example,
-    worded(
+    make_templates(
         "{{ question }}\nA. {{ a }}\nB. {{ b }}\nC. {{ c }}\nD. {{ d }}\nAnswer:",
         "A question on {{ subject }}. Give the letter of the answer.\n{{ question }}\n"
         "A) {{ a }}\nB) {{ b }}\nC) {{ c }}\nD) {{ d }}",
@@ -163,7 +163,7 @@ MMLU = Benchmark(
     ),
     (text_metrics.accuracy,),
     (
-        Files(
+        Layout(
             {
                 "train": "mmlu/**/auxiliary_train/*.csv",
                 "dev": "mmlu/**/dev/*_dev.csv",
@@ -172,7 +172,7 @@ MMLU = Benchmark(
             },
             mmlu_rows,
         ),
-        parquet("mmlu/all", MMLU_SPLITS),
+        parquet_layout("mmlu/all", MMLU_SPLITS),
     ),
     "knowledge",
     splits=MMLU_SPLITS,

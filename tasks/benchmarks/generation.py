@@ -1,4 +1,4 @@
-"""Texts to be written: WMT, CNN/DailyMail, HumanEval; files as each is distributed, Parquet as the Hub has them, or TFDS."""
+"""Text generation: WMT, CNN/DailyMail and HumanEval, from their own files, the Hub's Parquet files, or TFDS."""
 
 import functools
 from collections.abc import Iterator
@@ -7,34 +7,36 @@ from pathlib import Path
 from t5x_like import text_metrics
 from t5x_like.cleaning.steps import Dropped
 from t5x_like.prompting.templates import Template
-from t5x_like.tasks.benchmarks.sets import Benchmark, Files, Row, jsonl, parquet, records
-from t5x_like.tasks.synthetic.sampling import worded
+from t5x_like.tasks.benchmarks.benchmark import Benchmark, Layout, Row, jsonl_layout, parquet_layout, read_records
+from t5x_like.tasks.synthetic.sampling import make_templates
 from t5x_like.text_metrics import execution, postprocess
 
 LANGUAGES = {"en": "English", "de": "German", "fr": "French", "ro": "Romanian"}
 ALL = {"train": "train", "validation": "validation", "test": "test"}
-STOPS = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint(")  # what Codex' evaluation stops at
+STOPS = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint(")  # stop sequences of Codex's evaluation
 
 
-def parallel_rows(path: Path, source: str, target: str) -> Iterator[Row | Dropped]:
-    """Two files of the same lines, NAME.en and NAME.de.
+def read_parallel(path: Path, source: str, target: str) -> Iterator[Row | Dropped]:
+    """Yields the rows of two parallel files, NAME.en and NAME.de.
 
     Raises:
       ValueError: one of them is missing or has more lines.
     """
-    other = path.with_suffix(f".{target}")
-    if not other.is_file():
-        raise ValueError(f"{path} has no translation {other} beside it; put both there")
-    with open(path, encoding="utf-8") as given, open(other, encoding="utf-8") as wanted:
+    target_path = path.with_suffix(f".{target}")
+    if not target_path.is_file():
+        raise ValueError(f"{path} has no translation {target_path}; put both files in the same folder")
+    with open(path, encoding="utf-8") as sources, open(target_path, encoding="utf-8") as targets:
         try:
-            for one, two in zip(given, wanted, strict=True):
-                yield {source: one.rstrip("\n"), target: two.rstrip("\n")}
+            for source_line, target_line in zip(sources, targets, strict=True):
+                yield {source: source_line.rstrip("\n"), target: target_line.rstrip("\n")}
         except ValueError as error:
-            raise ValueError(f"{path} and {other} have different numbers of lines; they belong line by line") from error
+            raise ValueError(
+                f"{path} and {target_path} have different numbers of lines; line n of one must translate line n of the other"
+            ) from error
 
 
 def translation_example(row: Row, source: str, target: str) -> dict | Dropped:
-    """A pair, from TFDS's row or from the Hub's `translation`."""
+    """Returns an example of WMT, from a row of TFDS or from the Hub's `translation`."""
     pair = row.get("translation", row)
     text, answer = pair[source].strip(), pair[target].strip()
     if not text or not answer:
@@ -42,7 +44,7 @@ def translation_example(row: Row, source: str, target: str) -> dict | Dropped:
     return {"text": text, "answer": answer, "from": LANGUAGES[source], "to": LANGUAGES[target]}
 
 
-TRANSLATION = worded(
+TRANSLATION = make_templates(
     "Translate from {{ from }} to {{ to }}: {{ text }}",
     "{{ text }}\nHow does one say this in {{ to }}?",
     "{{ from }}: {{ text }}\n{{ to }}:",
@@ -50,31 +52,32 @@ TRANSLATION = worded(
 )
 
 
-def translation(folder: str, tfds_config: str, source: str, target: str) -> Benchmark:
-    """One direction of a language pair of WMT; SPLIT.en and SPLIT.de, or Parquet, in a folder of the pair."""
+def make_translation(folder: str, tfds_config: str, source: str, target: str) -> Benchmark:
+    """Returns one direction of a language pair of WMT; the pair's folder holds SPLIT.en and SPLIT.de, or Parquet files."""
     pair = f"{folder}/{tfds_config}"
-    read = functools.partial(parallel_rows, source=source, target=target)
+    read = functools.partial(read_parallel, source=source, target=target)
     return Benchmark(
         functools.partial(translation_example, source=source, target=target),
         TRANSLATION,
         (text_metrics.bleu,),
-        (Files({split: f"{pair}/{split}.{source}" for split in ALL}, read), parquet(pair, ALL)),
+        (Layout({split: f"{pair}/{split}.{source}" for split in ALL}, read), parquet_layout(pair, ALL)),
         "translation",
         f"{folder}_translate/{tfds_config}",
         ALL,
     )
 
 
-def summary_example(row: Row) -> dict | Dropped:
+def cnn_dailymail_example(row: Row) -> dict | Dropped:
+    """Returns an example of CNN/DailyMail."""
     article, highlights = row["article"].strip(), row["highlights"].strip()
     if not article or not highlights:
-        return Dropped("benchmark.no_label", "article or highlights are empty")
+        return Dropped("benchmark.no_label", "article or highlights is empty")
     return {"article": article, "answer": highlights}
 
 
 CNN_DAILYMAIL = Benchmark(
-    summary_example,
-    worded(
+    cnn_dailymail_example,
+    make_templates(
         "Summarize: {{ article }}",
         "{{ article }}\n\nThe main points are:",
         "Write the highlights of this news article.\n{{ article }}",
@@ -82,9 +85,9 @@ CNN_DAILYMAIL = Benchmark(
     ),
     (text_metrics.rouge,),
     (
-        Files({split: f"cnn_dailymail/{split}.csv" for split in ALL}, records),
-        jsonl("cnn_dailymail", ALL),
-        parquet("cnn_dailymail", ALL),
+        Layout({split: f"cnn_dailymail/{split}.csv" for split in ALL}, read_records),
+        jsonl_layout("cnn_dailymail", ALL),
+        parquet_layout("cnn_dailymail", ALL),
     ),
     "summarization",
     "cnn_dailymail",
@@ -92,8 +95,8 @@ CNN_DAILYMAIL = Benchmark(
 )
 
 
-def problem_example(row: Row) -> dict:
-    """HumanEval's problem, and its solution as the answer."""
+def human_eval_example(row: Row) -> dict:
+    """Returns an example of HumanEval; the answer is the canonical solution."""
     fields = {name: row[name] for name in ("task_id", "prompt", "entry_point", "test")}
     return fields | {"answer": row["canonical_solution"]}
 
@@ -101,7 +104,7 @@ def problem_example(row: Row) -> dict:
 CODE = "```python\n{{ prompt }}```"
 ONLY_TEST = {"test": "test"}
 HUMAN_EVAL = Benchmark(
-    problem_example,
+    human_eval_example,
     (
         Template("prompt", "{{ prompt }}", "{{ answer }}"),
         Template("complete", f"Complete this function. Write only its body.\n{CODE}", "{{ answer }}"),
@@ -109,8 +112,8 @@ HUMAN_EVAL = Benchmark(
     ),
     (execution.human_eval,),
     (
-        Files({"test": "human_eval/HumanEval.jsonl*"}, records),
-        parquet("human_eval", ONLY_TEST),
+        Layout({"test": "human_eval/HumanEval.jsonl*"}, read_records),
+        parquet_layout("human_eval", ONLY_TEST),
     ),
     "programs",
     splits=ONLY_TEST,
@@ -119,8 +122,8 @@ HUMAN_EVAL = Benchmark(
 
 WMT = (("wmt14", "de-en", "de"), ("wmt14", "fr-en", "fr"), ("wmt16", "ro-en", "ro"))
 BENCHMARKS = {
-    **{f"{year}_en_{other}": translation(year, pair, "en", other) for year, pair, other in WMT},
-    **{f"{year}_{other}_en": translation(year, pair, other, "en") for year, pair, other in WMT},
+    **{f"{year}_en_{other}": make_translation(year, pair, "en", other) for year, pair, other in WMT},
+    **{f"{year}_{other}_en": make_translation(year, pair, other, "en") for year, pair, other in WMT},
     "cnn_dailymail": CNN_DAILYMAIL,
     "human_eval": HUMAN_EVAL,
 }

@@ -1,46 +1,46 @@
-"""GLUE (Wang et al. 2018), its nine tasks: TSV files as GLUE distributes them, Parquet as the Hub has them, or TFDS."""
+"""The nine tasks of GLUE (Wang et al. 2018), from GLUE's TSV files, the Hub's Parquet files, or TFDS."""
 
 import functools
 from collections.abc import Mapping
 
 from t5x_like import text_metrics
 from t5x_like.cleaning.steps import Dropped
-from t5x_like.tasks.benchmarks.sets import Benchmark, Files, Row, classified, parquet, renamed
-from t5x_like.tasks.synthetic.sampling import worded
+from t5x_like.tasks.benchmarks.benchmark import Benchmark, Layout, Row, add_answer, parquet_layout, read_tsv
+from t5x_like.tasks.synthetic.sampling import make_templates
 from t5x_like.text_metrics import postprocess
 
 NO_YES = ("no", "yes")
 COLA = ("unacceptable", "acceptable")
-FEELING = ("negative", "positive")
+SENTIMENT = ("negative", "positive")
 ENTAILED = ("entailment", "not_entailment")
 INFERENCE = ("entailment", "neutral", "contradiction")
 ACCURACY = (text_metrics.accuracy,)
 ACCURACY_F1 = (text_metrics.accuracy, functools.partial(text_metrics.f1, positive="yes"))
 
 
-def labelled(
+def classification_example(
     row: Row, fields: tuple[str, ...], answers: tuple[str, ...], names: tuple[str, ...] = ()
 ) -> dict | Dropped:
-    """A row's texts and its label in words."""
-    return classified({name: row[name] for name in fields}, row["label"], answers, names)
+    """Returns the texts of a row and its label as a word; see `add_answer`."""
+    return add_answer({name: row[name] for name in fields}, row["label"], answers, names)
 
 
 TSV = {"train": "train.tsv", "validation": "dev.tsv"}
 
 
-def files(
-    folder: str, columns: Mapping[str, str], without_names: tuple[str, ...] = (), names: Mapping[str, str] = TSV
-) -> Files:
-    """GLUE's own layout: a folder a task; `columns` are {TFDS's name: column}."""
-    read = functools.partial(renamed, names=columns, columns=without_names)
-    return Files({split: f"glue/{folder}/{name}" for split, name in names.items()}, read)
+def tsv_layout(
+    folder: str, names: Mapping[str, str], columns: tuple[str, ...] = (), files: Mapping[str, str] = TSV
+) -> Layout:
+    """Returns GLUE's layout, one folder per task; for `names` and `columns` see `read_tsv`, `files` is {split: file}."""
+    read = functools.partial(read_tsv, names=names, columns=columns)
+    return Layout({split: f"glue/{folder}/{file}" for split, file in files.items()}, read)
 
 
-def similarity(row: Row) -> dict | Dropped:
-    """STS-B; the score in words is rounded to a fifth, as T5 has it."""
+def stsb_example(row: Row) -> dict | Dropped:
+    """Returns an example of STS-B; the answer is the score rounded to a multiple of 0.2, as in T5."""
     score = float(row["label"])
     if not 0 <= score <= 5:
-        return Dropped("benchmark.no_label", f"label={score} is no similarity from 0 to 5")
+        return Dropped("benchmark.no_label", f"label={score} is not a similarity from 0 to 5")
     fields = {name: row[name] for name in ("sentence1", "sentence2")}
     return fields | {"label": score, "answer": f"{round(score * 5) / 5:.1f}"}
 
@@ -53,8 +53,8 @@ MNLI_SPLITS = {
 }
 
 cola = Benchmark(
-    functools.partial(labelled, fields=("sentence",), answers=COLA),
-    worded(
+    functools.partial(classification_example, fields=("sentence",), answers=COLA),
+    make_templates(
         "Is this sentence acceptable English? {{ sentence }}\nAnswer acceptable or unacceptable.",
         "{{ sentence }}\nWould a linguist call this acceptable or unacceptable?",
         "Judge the grammar (acceptable, unacceptable): {{ sentence }}",
@@ -62,28 +62,28 @@ cola = Benchmark(
     ),
     (text_metrics.matthews_correlation, text_metrics.accuracy),
     (
-        files("CoLA", {"sentence": "sentence", "label": "label"}, ("source", "label", "mark", "sentence")),
-        parquet("glue/cola"),
+        tsv_layout("CoLA", {"sentence": "sentence", "label": "label"}, ("source", "label", "mark", "sentence")),
+        parquet_layout("glue/cola"),
     ),
     "acceptability",
     "glue/cola",
 )
 
 sst2 = Benchmark(
-    functools.partial(labelled, fields=("sentence",), answers=FEELING),
-    worded(
+    functools.partial(classification_example, fields=("sentence",), answers=SENTIMENT),
+    make_templates(
         "{{ sentence }}\nIs this positive or negative?",
         "What feeling does this review express, positive or negative? {{ sentence }}",
         "Review: {{ sentence }}\nSentiment (negative or positive):",
-        choices=FEELING,
+        choices=SENTIMENT,
     ),
     ACCURACY,
-    (files("SST-2", {"sentence": "sentence", "label": "label"}), parquet("glue/sst2")),
+    (tsv_layout("SST-2", {"sentence": "sentence", "label": "label"}), parquet_layout("glue/sst2")),
     "sentiment",
     "glue/sst2",
 )
 
-PARAPHRASE = worded(
+PARAPHRASE = make_templates(
     "{{ sentence1 }}\n{{ sentence2 }}\nDo these two mean the same? Answer yes or no.",
     "Is the second sentence a paraphrase of the first (yes or no)?\n1. {{ sentence1 }}\n2. {{ sentence2 }}",
     "First: {{ sentence1 }}\nSecond: {{ sentence2 }}\nThe same meaning, yes or no?",
@@ -91,45 +91,54 @@ PARAPHRASE = worded(
 )
 
 mrpc = Benchmark(
-    functools.partial(labelled, fields=PAIR, answers=NO_YES),
+    functools.partial(classification_example, fields=PAIR, answers=NO_YES),
     PARAPHRASE,
     ACCURACY_F1,
-    (files("MRPC", {"sentence1": "#1 String", "sentence2": "#2 String", "label": "Quality"}), parquet("glue/mrpc")),
+    (
+        tsv_layout("MRPC", {"sentence1": "#1 String", "sentence2": "#2 String", "label": "Quality"}),
+        parquet_layout("glue/mrpc"),
+    ),
     "paraphrase",
     "glue/mrpc",
 )
 
 qqp = Benchmark(
-    functools.partial(labelled, fields=("question1", "question2"), answers=NO_YES),
-    worded(
+    functools.partial(classification_example, fields=("question1", "question2"), answers=NO_YES),
+    make_templates(
         "{{ question1 }}\n{{ question2 }}\nDo these ask for the same thing? Answer yes or no.",
         "Would one answer do for both questions (yes or no)?\n1. {{ question1 }}\n2. {{ question2 }}",
         "Question 1: {{ question1 }}\nQuestion 2: {{ question2 }}\nDuplicates, yes or no?",
         choices=NO_YES,
     ),
     ACCURACY_F1,
-    (files("QQP", {"question1": "question1", "question2": "question2", "label": "is_duplicate"}), parquet("glue/qqp")),
+    (
+        tsv_layout("QQP", {"question1": "question1", "question2": "question2", "label": "is_duplicate"}),
+        parquet_layout("glue/qqp"),
+    ),
     "paraphrase",
     "glue/qqp",
 )
 
 stsb = Benchmark(
-    similarity,
-    worded(
+    stsb_example,
+    make_templates(
         "How similar are these, from 0.0 to 5.0?\n{{ sentence1 }}\n{{ sentence2 }}",
         "{{ sentence1 }}\n{{ sentence2 }}\nRate how close in meaning they are, 0.0 (not at all) to 5.0 (the same).",
         "First: {{ sentence1 }}\nSecond: {{ sentence2 }}\nSimilarity (0.0 to 5.0):",
     ),
     (text_metrics.pearson, text_metrics.spearman),
-    (files("STS-B", {"sentence1": "sentence1", "sentence2": "sentence2", "label": "score"}), parquet("glue/stsb")),
+    (
+        tsv_layout("STS-B", {"sentence1": "sentence1", "sentence2": "sentence2", "label": "score"}),
+        parquet_layout("glue/stsb"),
+    ),
     "paraphrase",
     "glue/stsb",
     postprocess=functools.partial(postprocess.parse_number, field="label"),
 )
 
 mnli = Benchmark(
-    functools.partial(labelled, fields=("premise", "hypothesis"), answers=INFERENCE),
-    worded(
+    functools.partial(classification_example, fields=("premise", "hypothesis"), answers=INFERENCE),
+    make_templates(
         "{{ premise }}\nDoes it follow that {{ hypothesis }}\nAnswer entailment, neutral or contradiction.",
         "Premise: {{ premise }}\nHypothesis: {{ hypothesis }}\nentailment, neutral or contradiction?",
         "How does the second sentence relate to the first (contradiction, entailment, neutral)?\n"
@@ -138,16 +147,16 @@ mnli = Benchmark(
     ),
     ACCURACY,
     (
-        files(
+        tsv_layout(
             "MNLI",
             {"premise": "sentence1", "hypothesis": "sentence2", "label": "gold_label"},
-            names={
+            files={
                 "train": "train.tsv",
                 "validation": "dev_matched.tsv",
                 "validation_mismatched": "dev_mismatched.tsv",
             },
         ),
-        parquet("glue/mnli", MNLI_SPLITS),
+        parquet_layout("glue/mnli", MNLI_SPLITS),
     ),
     "inference",
     "glue/mnli",
@@ -155,43 +164,52 @@ mnli = Benchmark(
 )
 
 qnli = Benchmark(
-    functools.partial(labelled, fields=("question", "sentence"), answers=("yes", "no"), names=ENTAILED),
-    worded(
+    functools.partial(classification_example, fields=("question", "sentence"), answers=("yes", "no"), names=ENTAILED),
+    make_templates(
         "{{ sentence }}\nDoes this answer the question: {{ question }}\nyes or no?",
         "Question: {{ question }}\nSentence: {{ sentence }}\nIs the answer in the sentence (yes or no)?",
         "Can you answer {{ question }} from this? {{ sentence }}\nSay yes or no.",
         choices=("yes", "no"),
     ),
     ACCURACY,
-    (files("QNLI", {"question": "question", "sentence": "sentence", "label": "label"}), parquet("glue/qnli")),
+    (
+        tsv_layout("QNLI", {"question": "question", "sentence": "sentence", "label": "label"}),
+        parquet_layout("glue/qnli"),
+    ),
     "inference",
     "glue/qnli",
 )
 
 rte = Benchmark(
-    functools.partial(labelled, fields=PAIR, answers=("yes", "no"), names=ENTAILED),
-    worded(
+    functools.partial(classification_example, fields=PAIR, answers=("yes", "no"), names=ENTAILED),
+    make_templates(
         "{{ sentence1 }}\nDoes it follow that {{ sentence2 }}\nAnswer yes or no.",
         "Text: {{ sentence1 }}\nClaim: {{ sentence2 }}\nIs the claim true according to the text (yes or no)?",
         "If {{ sentence1 }}\nthen {{ sentence2 }}\nyes or no?",
         choices=("yes", "no"),
     ),
     ACCURACY,
-    (files("RTE", {"sentence1": "sentence1", "sentence2": "sentence2", "label": "label"}), parquet("glue/rte")),
+    (
+        tsv_layout("RTE", {"sentence1": "sentence1", "sentence2": "sentence2", "label": "label"}),
+        parquet_layout("glue/rte"),
+    ),
     "inference",
     "glue/rte",
 )
 
 wnli = Benchmark(
-    functools.partial(labelled, fields=PAIR, answers=NO_YES),
-    worded(
+    functools.partial(classification_example, fields=PAIR, answers=NO_YES),
+    make_templates(
         "{{ sentence1 }}\nDoes that mean that {{ sentence2 }}\nAnswer yes or no.",
         "Text: {{ sentence1 }}\nIs it true that {{ sentence2 }}\nyes or no?",
         "First: {{ sentence1 }}\nSecond: {{ sentence2 }}\nDoes the second follow from the first (yes or no)?",
         choices=NO_YES,
     ),
     ACCURACY,
-    (files("WNLI", {"sentence1": "sentence1", "sentence2": "sentence2", "label": "label"}), parquet("glue/wnli")),
+    (
+        tsv_layout("WNLI", {"sentence1": "sentence1", "sentence2": "sentence2", "label": "label"}),
+        parquet_layout("glue/wnli"),
+    ),
     "coreference",
     "glue/wnli",
 )

@@ -1,81 +1,81 @@
-"""Where the examples of a standard set come from: its files, or what TFDS has prepared; found out at first use."""
+"""The source of a benchmark's examples: its files, or the dataset that TFDS has prepared; looked up at first use."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from t5x_like.cleaning.steps import Dropped
-from t5x_like.tasks.benchmarks import sets
-from t5x_like.tasks.benchmarks.sets import Benchmark
+from t5x_like.tasks.benchmarks import benchmark as definition
+from t5x_like.tasks.benchmarks.benchmark import Benchmark, Row
+from t5x_like.tasks.sources.fields import to_python
 from t5x_like.tasks.sources.files import RecordSource
 
-PREPARED = "prepared by TFDS"
+if TYPE_CHECKING:
+    from t5x_like.tasks.sources.tfds import TfdsSource
+
+TFDS_SHARD = "prepared by TFDS"
 
 
 class BenchmarkSource(RecordSource):
-    """The examples of a standard set; a shard is a file, or all of a split where TFDS has it."""
+    """The examples of a benchmark; a shard is a file, or the whole split if it comes from TFDS."""
 
     def __init__(self, name: str, benchmark: Benchmark):
         super().__init__(benchmark.splits)
         self.name, self.benchmark = name, benchmark
 
     def inputs(self) -> dict[str, list]:
-        patterns = [pattern for split in self.splits for _, pattern in sets.patterns(self.benchmark, split)]
-        functions = [self.benchmark.example, *(files.read for files in self.benchmark.files)]
+        """Returns what a token cache depends on; see `RecordSource.inputs`."""
+        patterns = [pattern for split in self.splits for _, pattern in definition.list_patterns(self.benchmark, split)]
+        functions = [self.benchmark.make_example, *(layout.read for layout in self.benchmark.layouts)]
         options = [self.name, self.benchmark.tfds_name, sorted(self.benchmark.splits.items())]
         return {"options": options, "functions": functions, "data": sorted(set(patterns))}
 
     def list_shards(self, split: str) -> list[str]:
-        """The files of a split, or what TFDS has prepared.
+        """Returns the files of a split, or TFDS_SHARD.
 
         Raises:
-          ValueError: neither is there; it says where they were looked for.
+          ValueError: there are neither files nor a prepared dataset.
         """
         self.check_split(split)
-        found = sets.found(self.benchmark, split)
-        if found:
-            return [str(path) for path in found[1]]
+        if files := definition.find_files(self.benchmark, split):
+            return [str(path) for path in files[1]]
         try:
-            self.tfds(split)
+            self.open_tfds(split)
         except ValueError as error:
-            looked = ", ".join(pattern for _, pattern in sets.patterns(self.benchmark, split))
+            patterns = ", ".join(pattern for _, pattern in definition.list_patterns(self.benchmark, split))
             raise ValueError(
-                f"{self.name}, split {split!r}: no file {looked}; put the set there, or set {sets.ROOT} to the "
-                f"folder that has it; and {error}"
+                f"{self.name}, split {split!r}: no file {patterns}; put the files there, or set "
+                f"{definition.DATA_VARIABLE} to their folder; and {error}"
             ) from error
-        return [PREPARED]
+        return [TFDS_SHARD]
 
-    def tfds(self, split: str):
-        """The prepared TFDS dataset.
+    def open_tfds(self, split: str) -> TfdsSource:
+        """Returns the source of the prepared TFDS dataset.
 
         Raises:
-          ValueError: it is not prepared, or TFDS does not have this set.
+          ValueError: it is not prepared, or TFDS does not have this benchmark.
         """
         if self.benchmark.tfds_name is None:
-            raise ValueError("TFDS does not have this set")
-        # TFDS costs seconds to import; sets in files do without.
+            raise ValueError("TFDS does not have this benchmark")
+        # TFDS takes seconds to import, and benchmarks in files do not need it.
         from t5x_like.tasks.sources.tfds import TfdsSource
 
         source = TfdsSource(self.benchmark.tfds_name, splits=self.benchmark.splits)
         source.split_info(split)
         return source
 
-    def rows(self, split: str, shard: str) -> Iterator[sets.Row | Dropped]:
-        """The rows of a shard, with TFDS's fields."""
-        if shard != PREPARED:
-            files, paths = sets.found(self.benchmark, split)
-            return files.read(paths[[str(path) for path in paths].index(shard)])
-        dataset = self.tfds(split).get_dataset(split, shuffle=False)
-        return map(decoded, dataset.as_numpy_iterator())
+    def read_rows(self, split: str, shard: str) -> Iterator[Row | Dropped]:
+        """Yields the rows of a shard, with TFDS's fields."""
+        if shard == TFDS_SHARD:
+            dataset = self.open_tfds(split).get_dataset(split, shuffle=False)
+            return map(to_python, dataset.as_numpy_iterator())
+        files = definition.find_files(self.benchmark, split)
+        if files is None:
+            raise ValueError(f"{self.name}, split {split!r}: {shard} was removed; put it back")
+        layout, paths = files
+        return layout.read(paths[[str(path) for path in paths].index(shard)])
 
     def records(self, split: str, shard: str) -> Iterator[dict | Dropped]:
-        return sets.examples(self.benchmark, self.rows(split, shard))
-
-
-def decoded(value):
-    """A row as Python has it: texts for bytes, lists for arrays."""
-    if isinstance(value, dict):
-        return {name: decoded(one) for name, one in value.items()}
-    if hasattr(value, "tolist"):
-        return decoded(value.tolist())
-    if isinstance(value, list):
-        return [decoded(one) for one in value]
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        """Yields the examples of a shard."""
+        return definition.make_examples(self.benchmark, self.read_rows(split, shard))

@@ -1,6 +1,6 @@
-"""The standard sets as tasks, in every variant: NAME[_few_shot | _steps | _chat]_{bytes,sp} (see `instruction_variants`).
+"""Registers the benchmarks in every variant: NAME[_few_shot | _steps | _chat]_{bytes,sp} (see `instructions.variants`).
 
-Nothing is read when they are registered. A set is read at first use, from `$T5X_LIKE_DATA` or from what TFDS has prepared.
+Registration reads no data. A benchmark is read at first use, from `$T5X_LIKE_DATA` or from a dataset prepared by TFDS.
 """
 
 from t5x_like.tasks.benchmarks import answers, generation, glue, superglue
@@ -14,7 +14,7 @@ BENCHMARKS = {
     **generation.BENCHMARKS,
 }
 CLUSTERS = {name: benchmark.cluster for name, benchmark in BENCHMARKS.items()}
-STEPWISE = ("gsm8k",)
+WITH_RATIONALES = ("gsm8k",)
 
 for name, benchmark in BENCHMARKS.items():
     variants.add(
@@ -23,5 +23,5 @@ for name, benchmark in BENCHMARKS.items():
         benchmark.templates,
         benchmark.metric_fns,
         benchmark.postprocess,
-        steps=name in STEPWISE,
+        steps=name in WITH_RATIONALES,
     )

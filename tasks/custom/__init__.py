@@ -1,1 +1,1 @@
-"""Tasks over a user's own data, defined from gin: files, Hugging Face datasets and TFDS."""
+"""Tasks over the user's own data, configured in gin: files, Hugging Face datasets and TFDS."""

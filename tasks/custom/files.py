@@ -1,11 +1,11 @@
-"""A task over the user's own files, made to order from gin: see gin_configs/tasks/files.gin."""
+"""A task over the user's files, configured in gin: see gin_configs/tasks/files.gin."""
 
 import os
 from collections.abc import Sequence
 
 from t5x_like.cleaning import reading
 from t5x_like.tasks import text_tasks
-from t5x_like.tasks.sources.files import FileSource, matching
+from t5x_like.tasks.sources.files import FileSource, match_files
 
 Patterns = str | Sequence[str]
 
@@ -24,23 +24,31 @@ def define(
     max_bytes: int = reading.MAX_BYTES,
     strict: bool = False,
 ) -> None:
-    """Registers a task over files: `text` is the field to learn from, or `inputs` and `targets`.
+    """Registers a task over files.
 
-    Without `validation`, one in `validation_one_in` documents of the train files validates, by the hash of its text.
-    `vocabulary` is bytes, sp, a tokenizer's folder or a .model file; the others are those of `sources.FileSource`.
+    Args:
+      name: the task's name.
+      train: paths or globs of the training files.
+      validation: the same for validation; None holds out 1 in `validation_one_in` documents of `train`, by hash of text.
+      text: the field to train on, "text" by default; or give `inputs` and `targets`.
+      inputs: the field of the inputs.
+      targets: the field of the targets.
+      vocabulary: bytes, sp, a tokenizer folder or a SentencePiece .model file.
+      validation_one_in: see `validation`.
+      columns: see `FileSource`; so are `whole_files`, `max_bytes` and `strict`.
 
     Raises:
-      ValueError: patterns that match nothing or the same file twice, a field or vocabulary that is not there.
+      ValueError: a pattern matches no file, a file is in both splits, or a field or the vocabulary does not exist.
     """
-    fields = text_tasks.fields_of(text, inputs, targets)
-    belongs = None if validation else text_tasks.held_out(fields, validation_one_in)
+    fields = text_tasks.make_fields(text, inputs, targets)
+    split_filter = None if validation else text_tasks.make_split_filter(fields, validation_one_in)
     patterns = {"train": train, "validation": validation or train}
-    source = FileSource(patterns, fields, columns, whole_files, max_bytes, strict, belongs)
+    source = FileSource(patterns, fields, columns, whole_files, max_bytes, strict, split_filter)
     if validation:
-        files = [{os.path.realpath(path) for path in matching(split, source.patterns[split])} for split in patterns]
+        files = [{os.path.realpath(path) for path in match_files(split, source.patterns[split])} for split in patterns]
         if both := sorted(files[0] & files[1]):
             raise ValueError(
                 f"train={train!r} and validation={validation!r} both name {', '.join(both[:3])}; give other files, or no "
-                "validation, and a share of train is held out"
+                "validation to hold out a share of train"
             )
-    text_tasks.register_checked(name, source, fields, vocabulary)
+    text_tasks.check_and_register(name, source, fields, vocabulary)

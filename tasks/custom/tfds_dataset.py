@@ -1,4 +1,4 @@
-"""A task over a dataset of TensorFlow Datasets, made to order from gin: see gin_configs/tasks/tfds.gin."""
+"""A task over a dataset of TensorFlow Datasets, configured in gin: see gin_configs/tasks/tfds.gin."""
 
 from t5x_like.tasks import text_tasks
 from t5x_like.tasks.sources.tfds import TfdsSource
@@ -17,29 +17,35 @@ def define(
     validation_one_in: int = 20,
     download: bool = False,
 ) -> None:
-    """Registers a task over a prepared TFDS dataset; `train` and `validation` are splits or slices (train[5%:]).
+    """Registers a task over a prepared TFDS dataset.
 
-    `validation` is the dataset's split of that name where none is named; where there is none, the first of every
-    `validation_one_in` parts of `train`. The others are those of `files.define` and `sources_tfds.TfdsSource`.
+    Args:
+      name: the task's name.
+      tfds_name: see `TfdsSource`; so are `data_dir` and `download`.
+      train: the training split or slice (train[5%:]).
+      validation: the validation split or slice; None takes the split "validation", or if absent the first of
+        `validation_one_in` equal parts of `train`.
+      text: as in `files.define`; so are the other arguments.
 
     Raises:
-      ValueError: a dataset that is not prepared, no such split, field or vocabulary.
+      ValueError: the dataset is not prepared, or a split, a field or the vocabulary does not exist.
     """
-    fields = text_tasks.fields_of(text, inputs, targets)
-    has = TfdsSource(tfds_name, data_dir=data_dir, download=download)
-    if validation is None and "validation" in has.splits and train != "validation":
+    fields = text_tasks.make_fields(text, inputs, targets)
+    dataset = TfdsSource(tfds_name, data_dir=data_dir, download=download)
+    if validation is None and "validation" in dataset.splits and train != "validation":
         validation = "validation"
     if validation is None:
-        train, validation = parts_of(has, train, validation_one_in)
+        train, validation = slice_split(dataset, train, validation_one_in)
     splits = {"train": train, "validation": validation}
-    text_tasks.register_checked(name, TfdsSource(tfds_name, fields, splits, data_dir, download), fields, vocabulary)
+    source = TfdsSource(tfds_name, fields, splits, data_dir, download)
+    text_tasks.check_and_register(name, source, fields, vocabulary)
 
 
-def parts_of(source: TfdsSource, split: str, one_in: int) -> tuple[str, str]:
-    """(train, validation) slices of one split.
+def slice_split(source: TfdsSource, split: str, one_in: int) -> tuple[str, str]:
+    """Returns (train, validation) slices of a split.
 
     Raises:
-      ValueError: a split that is a slice already, or too small.
+      ValueError: the split is already a slice, or too small.
     """
     if "[" in split or "+" in split:
         raise ValueError(f"train={split!r} is a slice; name the validation split too, such as train[:5%]")

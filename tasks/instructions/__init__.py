@@ -1,1 +1,1 @@
-"""Instruction tasks: templates, variants and groups of held-out tasks."""
+"""Instruction tasks: registration with templates, naming of variants, and groups with held-out tasks."""

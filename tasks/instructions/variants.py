@@ -1,9 +1,10 @@
-"""One naming rule for instruction tasks: NAME[_few_shot | _steps | _chat]_{bytes,sp}.
+"""Registers an instruction task in every variant: `NAME[_few_shot | _steps | _chat]_{bytes,sp}`.
 
-`NAME` is answered at once, `_few_shot` after one to three solved examples, `_steps` with the steps written down first, `_chat`
-in a chat. Those that show solved examples take them from the first split.
+`NAME` asks for the answer only; `_few_shot` shows one to three solved examples before the question; `_steps` asks for a
+chain of thought before the answer; `_chat` is a chat. Solved examples come from the source's first split.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import seqio
@@ -15,8 +16,7 @@ from t5x_like.tasks import vocabularies
 from t5x_like.tasks.instructions import instruction
 from t5x_like.text_metrics import postprocess
 
-VOCABULARIES = {"bytes": vocabularies.BYTES, "sp": vocabularies.SENTENCEPIECE}
-COUNTS = (1, 2, 3)
+COUNTS = (1, 2, 3)  # of solved examples
 
 
 def add(
@@ -27,13 +27,14 @@ def add(
     postprocess_fn: Callable = postprocess.strip,
     steps: bool = False,
 ) -> None:
-    """Registers a task in every variant; `steps` says that examples have a `rationale`."""
-    for suffix, vocabulary in VOCABULARIES.items():
-        judged = {"metric_fns": metric_fns, "postprocess_fn": postprocess_fn}
-        shots = Shots(COUNTS, split=source.splits[0])
-        instruction.add(f"{name}_{suffix}", source, templates, vocabulary, **judged)
-        instruction.add(f"{name}_few_shot_{suffix}", source, templates, vocabulary, shots, **judged)
-        instruction.add_chat(f"{name}_chat_{suffix}", source, templates, vocabulary, **judged)
+    """Registers a task in every variant; `steps` tells that its examples have the field `rationale`."""
+    shots = Shots(COUNTS, split=source.splits[0])
+    add_pairs = functools.partial(instruction.add, metric_fns=metric_fns, postprocess_fn=postprocess_fn)
+    add_chat = functools.partial(instruction.add_chat, metric_fns=metric_fns, postprocess_fn=postprocess_fn)
+    add_steps = functools.partial(instruction.add, metric_fns=metric_fns, postprocess_fn=renderings.extract_answer)
+    for suffix, vocabulary in vocabularies.BY_NAME.items():
+        add_pairs(f"{name}_{suffix}", source, templates, vocabulary)
+        add_pairs(f"{name}_few_shot_{suffix}", source, templates, vocabulary, shots)
+        add_chat(f"{name}_chat_{suffix}", source, templates, vocabulary)
         if steps:
-            judged["postprocess_fn"] = renderings.final_answer
-            instruction.add(f"{name}_steps_{suffix}", source, renderings.with_steps(templates), vocabulary, **judged)
+            add_steps(f"{name}_steps_{suffix}", source, renderings.add_steps(templates), vocabulary)

@@ -1,7 +1,7 @@
-"""seqio sources whose order is exact and that lose nothing in silence: files, and Python generators.
+"""seqio sources for files and Python generators, with a fixed order; they count every record that they drop.
 
-A shard is what is read in one piece: a file, or one part of a generator's examples. A split is its shards one after the
-other, in the order of `list_shards`. TFDS is in `sources_tfds`, folders of Hugging Face's `datasets` in `sources_arrow`.
+A shard is the unit of reading: a file, or one part of a generator's examples. A split is the concatenation of its shards
+in the order of `list_shards`. See `sources.tfds` for TFDS, `sources.arrow` for folders of Hugging Face's `datasets`.
 """
 
 import abc
@@ -21,21 +21,28 @@ import tensorflow as tf
 
 from t5x_like.cleaning import compression, reading
 from t5x_like.cleaning.steps import Document, Dropped
-from t5x_like.tasks.sources import fields as sources_fields
-from t5x_like.tasks.sources.fields import Fields, Kind
+from t5x_like.tasks.sources.fields import ARRAYS, Fields, Kind, infer_kinds, normalize_fields, select_fields, to_arrays
 
-LOOKED_AT = 100  # examples that decide of which kind a field is
-PATIENCE = 10_000  # records without an example after which something is taken to be wrong
-TOGETHER, TOGETHER_BYTES = 256, 2**20  # examples and their text that TensorFlow is given at once
+KIND_EXAMPLES = 100  # examples from which the kinds of the fields are inferred
+MAX_FAILURES = 10_000  # a split is an error if its first records, so many, give no example
+CHUNK, CHUNK_BYTES = 256, 2**20  # examples, and bytes of their text, passed to TensorFlow at once
 TENSORS = {str: tf.string, dict: tf.string, bool: tf.bool, int: tf.int64, float: tf.float64}
 
 
 class RecordSource(seqio.DataSource):
-    """Examples from records: `fields` of them, as text, numbers, or lists of these; what is nested becomes JSON text.
+    """Base class of sources that turn records into examples.
 
-    A record that gives no example is counted in `dropped[split, shard]`, by rule, afresh whenever that shard is begun;
-    `strict` makes it an error that names shard, record and field. `belongs(split, example)` leaves out what belongs to
-    another split. `failure` is the exception that ended a `get_dataset`, of which TensorFlow keeps the text alone.
+    An example has the selected `fields` as text, numbers, or lists of these; deeper nesting becomes JSON text.
+
+    Args:
+      splits: names of the splits.
+      fields: {new name: name in the record}, a list of names, or None for all fields.
+      strict: raise an error that names shard, record and field, instead of dropping a record.
+      split_filter: `split_filter(split, example)` is False for examples of another split; None keeps all.
+
+    Attributes:
+      dropped: {(split, shard): Counter of dropped records by rule}; reset when reading of the shard starts.
+      failure: the exception that ended a dataset of `get_dataset`; TensorFlow reports only its text.
     """
 
     def __init__(
@@ -43,105 +50,113 @@ class RecordSource(seqio.DataSource):
         splits: Iterable[str],
         fields: Fields = None,
         strict: bool = False,
-        belongs: Callable[[str, Mapping], bool] | None = None,
+        split_filter: Callable[[str, Mapping], bool] | None = None,
     ):
         super().__init__(splits=splits)
-        self.fields, self.strict, self.belongs = sources_fields.named(fields), strict, belongs
+        self.fields, self.strict, self.split_filter = normalize_fields(fields), strict, split_filter
         self.dropped: dict[tuple[str, str], Counter] = {}
         self.failure: Exception | None = None
         self._kinds: dict[str, tuple[dict[str, str], dict[str, Kind]]] = {}
 
     @abc.abstractmethod
     def list_shards(self, split: str) -> Sequence[str]:
-        """Names of the shards of a split, in their order."""
+        """Returns the names of the shards of a split, in order."""
 
     @abc.abstractmethod
     def records(self, split: str, shard: str) -> Iterator[Document | Dropped]:
-        """The records of one shard, with a Dropped for each that cannot be read."""
+        """Yields the records of one shard, and a Dropped for each unreadable one."""
 
     @abc.abstractmethod
     def inputs(self) -> dict[str, list]:
-        """What a token cache depends on: "options" as JSON, "functions" that are called, "data" as patterns of files."""
+        """Returns what a token cache depends on: "options" (JSON), "functions" called, "data" (file patterns)."""
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
+        """False: a shard is read as a whole."""
         return False
 
     def check_split(self, split: str) -> None:
+        """Raises ValueError if the source has no such split."""
         if split not in self.splits:
-            raise ValueError(f"split={split!r} is none of this source's: {', '.join(self.splits)}")
+            raise ValueError(f"split={split!r} is not a split of this source; it has {', '.join(self.splits)}")
 
     def examples(self, split: str, shard: str) -> Iterator[dict[str, Any]]:
-        """The examples of one shard in order: bytes, NumPy numbers and arrays by field.
+        """Yields the examples of one shard in order: bytes, NumPy numbers and arrays by field.
 
         Raises:
-          ValueError: no example near the beginning of the split, or, if strict, a record that gives none.
+          ValueError: the first records of the split give no example, or, if strict, a record gives none.
         """
         names, kinds = self.kinds(split)
-        lost = self.dropped[split, shard] = Counter()
+        dropped = self.dropped[split, shard] = Counter()
         number = 0
         for number, record in enumerate(self.records(split, shard), 1):
-            example = self.example(record, names, kinds)
+            example = self.make_example(record, names, kinds)
             if isinstance(example, Dropped):
-                self.refuse(shard, number, example)
-                lost[example.rule] += 1
-            elif self.belongs is None or self.belongs(split, example):
+                self.check_strict(shard, number, example)
+                dropped[example.rule] += 1
+            elif self.split_filter is None or self.split_filter(split, example):
                 yield example
         if not number:
-            lost["reading.empty_file"] += 1
+            dropped["reading.empty_file"] += 1
 
     @staticmethod
-    def example(record: Document | Dropped, names: Mapping[str, str], kinds: Mapping[str, Kind]) -> dict | Dropped:
-        """The wanted fields of a record as what tensors hold."""
-        values = record if isinstance(record, Dropped) else sources_fields.chosen(record, names)
-        return values if isinstance(values, Dropped) else sources_fields.arrays(values, kinds)
+    def make_example(record: Document | Dropped, names: Mapping[str, str], kinds: Mapping[str, Kind]) -> dict | Dropped:
+        """Selects the fields of a record and converts them to the values of tensors."""
+        values = record if isinstance(record, Dropped) else select_fields(record, names)
+        return values if isinstance(values, Dropped) else to_arrays(values, kinds)
 
-    def refuse(self, shard: str, number: int, lost: Dropped) -> None:
-        """An error for a record that is lost, if strict."""
+    def check_strict(self, shard: str, number: int, dropped: Dropped) -> None:
+        """Raises ValueError for a dropped record if `strict`."""
         if self.strict:
             raise ValueError(
-                f"{shard}, record {number}: {lost.rule}: {lost.detail}; mend it, or count such records with strict=False"
+                f"{shard}, record {number}: {dropped.rule}: {dropped.detail}; fix it, or count such records with strict=False"
             )
 
     def kinds(self, split: str) -> tuple[dict[str, str], dict[str, Kind]]:
-        """({name: name in the record}, {name: kind}) as the beginning of a split has them."""
+        """Returns ({name: name in the record}, {name: kind}), inferred from the first examples of a split."""
         if split not in self._kinds:
-            names, found = self.beginning(split)
-            self._kinds[split] = names, sources_fields.kinds_of(found)
+            names, examples = self.read_beginning(split)
+            self._kinds[split] = names, infer_kinds(examples)
         return self._kinds[split]
 
-    def beginning(self, split: str) -> tuple[dict[str, str], list[dict]]:
-        """The names and values of the fields wanted, of the first examples of a split.
+    def read_beginning(self, split: str) -> tuple[dict[str, str], list[dict]]:
+        """Returns the names of the fields, and their values in the first examples of a split.
 
         Raises:
-          ValueError: there is none.
+          ValueError: the first records give no example.
         """
-        names, found, lost, last = self.fields, [], Counter(), ""
+        names, examples, last = self.fields, [], ""
+        dropped: Counter[str] = Counter()
         places = ((shard, x) for shard in self.list_shards(split) for x in enumerate(self.records(split, shard), 1))
-        for shard, (number, record) in itertools.islice(places, PATIENCE):
-            if names is None and isinstance(record, Mapping):
-                names = {name: name for name, value in record.items() if value is not None}
-            values = record if isinstance(record, Dropped) else sources_fields.chosen(record, names)
+        for shard, (number, record) in itertools.islice(places, MAX_FAILURES):
+            if isinstance(record, Dropped):
+                values: dict | Dropped = record
+            else:
+                if names is None:
+                    names = {name: name for name, value in record.items() if value is not None}
+                values = select_fields(record, names)
             if isinstance(values, Dropped):
-                self.refuse(shard, number, values)
-                lost[values.rule] += 1
+                self.check_strict(shard, number, values)
+                dropped[values.rule] += 1
                 last = f"{shard}, record {number}: {values.detail}"
             else:
-                found.append(values)
-            if len(found) == LOOKED_AT:
+                examples.append(values)
+            if len(examples) == KIND_EXAMPLES:
                 break
-        if not found:
-            raise ValueError(self.nothing(split, lost, last))
-        return names, found
+        if names is None or not examples:
+            raise ValueError(self.explain_empty(split, dropped, last))
+        return names, examples
 
-    def nothing(self, split: str, lost: Counter, last: str) -> str:
-        """Why a split has no example."""
+    def explain_empty(self, split: str, dropped: Counter, last: str) -> str:
+        """Returns the error message for a split without examples; `last` describes the last dropped record."""
         shards = self.list_shards(split)
-        wanted = "" if self.fields is None else f", fields={self.fields}"
-        if not lost:
-            return f"split {split!r}{wanted}: {', '.join(shards[:3])} ({len(shards)} shards) hold no record at all"
-        rules = ", ".join(f"{count:,} {rule}" for rule, count in lost.most_common())
-        return f"split {split!r}{wanted}: none of the first {lost.total():,} records gives an example ({rules}); {last}"
+        fields = "" if self.fields is None else f", fields={self.fields}"
+        if not dropped:
+            return f"split {split!r}{fields}: {', '.join(shards[:3])} ({len(shards)} shards) hold no record"
+        rules = ", ".join(f"{count:,} {rule}" for rule, count in dropped.most_common())
+        return (
+            f"split {split!r}{fields}: none of the first {dropped.total():,} records gives an example ({rules}); {last}"
+        )
 
     def get_dataset(
         self,
@@ -154,7 +169,7 @@ class RecordSource(seqio.DataSource):
         use_cached: bool = False,
         num_epochs: int | None = 1,
     ) -> tf.data.Dataset:
-        """The examples of a split, or of every `num_shards`-th shard; `shuffle` changes the order of shards alone."""
+        """Returns the examples of a split, or of every `num_shards`-th shard; `shuffle` permutes the shards only."""
         shards = list(self.list_shards(split))
         if shard_info and len(shards) < shard_info.num_shards:
             raise ValueError(f"num_shards={shard_info.num_shards} is more than the {len(shards)} shards of {split!r}")
@@ -163,16 +178,16 @@ class RecordSource(seqio.DataSource):
         if shuffle:
             shards = [shards[i] for i in np.random.default_rng(seed).permutation(len(shards))]
         _, kinds = self.kinds(split)
-        together = not any(kind.many for kind in kinds.values())  # lists of different lengths stand in no tensor
+        chunked = not any(kind.many for kind in kinds.values())  # lists of different lengths do not fit one tensor
         signature = {
-            name: tf.TensorSpec((None,) * (kind.many + together), TENSORS[kind.of]) for name, kind in kinds.items()
+            name: tf.TensorSpec((None,) * (kind.many + chunked), TENSORS[kind.element]) for name, kind in kinds.items()
         }
-        generated = partial(self.batches if together else self.generated, split, shards)
-        dataset = tf.data.Dataset.from_generator(generated, output_signature=signature)
-        return dataset.unbatch() if together else dataset
+        generator = partial(self.read_chunks if chunked else self.read_shards, split, shards)
+        dataset = tf.data.Dataset.from_generator(generator, output_signature=signature)
+        return dataset.unbatch() if chunked else dataset
 
-    def generated(self, split: str, shards: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """The examples of several shards."""
+    def read_shards(self, split: str, shards: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Yields the examples of several shards."""
         try:
             for shard in shards:
                 yield from self.examples(split, shard)
@@ -180,35 +195,43 @@ class RecordSource(seqio.DataSource):
             self.failure = error
             raise
 
-    def batches(self, split: str, shards: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
-        """The examples of several shards, some together: handing them to TensorFlow one by one is slow."""
+    def read_chunks(self, split: str, shards: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+        """Yields the examples of several shards in chunks, because passing them to TensorFlow one by one is slow."""
         _, kinds = self.kinds(split)
-        types = {name: sources_fields.ARRAYS[kind.of] for name, kind in kinds.items()}
-        some, size = [], 0
-        for example in self.generated(split, shards):
-            some.append(example)
+        types = {name: ARRAYS[kind.element] for name, kind in kinds.items()}
+        chunk, size = [], 0
+        for example in self.read_shards(split, shards):
+            chunk.append(example)
             size += sum(len(value) for value in example.values() if isinstance(value, bytes))
-            if len(some) == TOGETHER or size > TOGETHER_BYTES:
-                yield stacked(some, types)
-                some, size = [], 0
-        if some:
-            yield stacked(some, types)
+            if len(chunk) == CHUNK or size > CHUNK_BYTES:
+                yield stack_examples(chunk, types)
+                chunk, size = [], 0
+        if chunk:
+            yield stack_examples(chunk, types)
 
 
-def stacked(examples: Sequence[Mapping[str, Any]], types: Mapping[str, type]) -> dict[str, np.ndarray]:
-    """Examples as one array a field."""
-    return {name: np.array([example[name] for example in examples], kind) for name, kind in types.items()}
+def stack_examples(examples: Sequence[Mapping[str, Any]], types: Mapping[str, type]) -> dict[str, np.ndarray]:
+    """Stacks examples into one array per field."""
+    return {name: np.array([example[name] for example in examples], dtype) for name, dtype in types.items()}
 
 
-READING = (RecordSource, sources_fields.arrays)  # what the examples of every source here are made by
+CONVERSION = (RecordSource, to_arrays)  # turn records into examples; every token cache depends on them
 
 
 class FileSource(RecordSource):
-    """Files by split, each a shard, in the order of their names: a file, a glob (** too) or several of them a split.
+    """Files, each a shard, sorted by name within a split.
 
-    The suffix says how a file is read (`cleaning.reading.FORMATS`, plain, .gz or .zst): a line of text, a JSON object, a
-    row of a table; `whole_files` makes each file one document. `columns` names the columns of a .tsv or .csv that has no
-    first line with names. A document longer than `max_bytes` is dropped.
+    The suffix selects the reader (`cleaning.reading.FORMATS`, plain, .gz or .zst): a record is a line of text, a JSON
+    object, or a row of a table.
+
+    Args:
+      split_to_patterns: {split: a path, a glob (also with **), or a list of these}.
+      fields: {new name: name in the record}, a list of names, or None for all fields.
+      columns: names of the columns of .tsv and .csv files without a header line.
+      whole_files: read each file as one document.
+      max_bytes: drop longer documents.
+      strict: raise an error instead of dropping a record.
+      split_filter: see `RecordSource`.
     """
 
     def __init__(
@@ -219,71 +242,77 @@ class FileSource(RecordSource):
         whole_files: bool = False,
         max_bytes: int = reading.MAX_BYTES,
         strict: bool = False,
-        belongs: Callable[[str, Mapping], bool] | None = None,
+        split_filter: Callable[[str, Mapping], bool] | None = None,
     ):
-        super().__init__(split_to_patterns, fields, strict, belongs)
+        super().__init__(split_to_patterns, fields, strict, split_filter)
         self.patterns = {
-            split: [str(each) for each in ([given] if isinstance(given, str | os.PathLike) else given)]
-            for split, given in split_to_patterns.items()
+            split: [str(each) for each in ([patterns] if isinstance(patterns, str | os.PathLike) else patterns)]
+            for split, patterns in split_to_patterns.items()
         }
         self.columns, self.whole_files, self.max_bytes = list(columns), whole_files, max_bytes
 
     def inputs(self) -> dict[str, list]:
+        """Returns what a token cache depends on; see `RecordSource.inputs`."""
         options = [self.patterns, self.fields, self.columns, self.whole_files, self.max_bytes, self.strict]
-        data = sorted({pattern for given in self.patterns.values() for pattern in given})
+        data = sorted({pattern for patterns in self.patterns.values() for pattern in patterns})
         return {
             "options": options,
-            "functions": [*READING, self.belongs, reading.read, compression.open_file],
+            "functions": [*CONVERSION, self.split_filter, reading.read, compression.open_file],
             "data": data,
         }
 
     def list_shards(self, split: str) -> list[str]:
-        """The files of a split.
+        """Returns the files of a split.
 
         Raises:
-          ValueError: a pattern without a file, or a file without a reader.
-          ImportError: a package that reads a file is missing.
+          ValueError: a pattern matches no file, or a file has no reader.
+          ImportError: the package that reads a file is missing.
         """
         self.check_split(split)
-        paths = matching(split, self.patterns[split])
+        paths = match_files(split, self.patterns[split])
         for path in paths:
-            self.reader(path)
+            self.find_reader(path)
             if path.endswith(".zst"):
                 compression.import_zstandard()
             if path.endswith(".parquet") and importlib.util.find_spec("pyarrow") is None:
                 raise ImportError(f"{path}: .parquet files need pyarrow: pip install pyarrow")
         return paths
 
-    def reader(self, path: str) -> reading.Reader:
-        """What reads a file."""
+    def find_reader(self, path: str) -> reading.Reader:
+        """Returns the function that reads a file.
+
+        Raises:
+          ValueError: the suffix is unknown, or `columns` is given for a file that is not .tsv or .csv.
+        """
         if self.whole_files:
             return reading.read_whole_file
-        found = reading.find_reader(path)
-        if self.columns and found not in (reading.read_tsv, reading.read_csv):
+        reader: Callable[..., Iterator[Document | Dropped]] = reading.find_reader(path)
+        if self.columns and reader not in (reading.read_tsv, reading.read_csv):
             raise ValueError(f"columns={self.columns} are for .tsv and .csv files, not {path}; use fields")
-        return partial(found, columns=self.columns) if self.columns else found
+        return partial(reader, columns=self.columns) if self.columns else reader
 
     def records(self, split: str, shard: str) -> Iterator[Document | Dropped]:
-        return reading.read(shard, field=None, reader=self.reader(shard), max_bytes=self.max_bytes)
+        """Yields the records of one file."""
+        return reading.read(shard, field=None, reader=self.find_reader(shard), max_bytes=self.max_bytes)
 
 
-def matching(split: str, patterns: Sequence[str]) -> list[str]:
-    """The files that patterns name, sorted, each once.
+def match_files(split: str, patterns: Sequence[str]) -> list[str]:
+    """Returns the files that match any of the patterns, sorted, without duplicates.
 
     Raises:
-      ValueError: a pattern without a file, with what is in its folder.
+      ValueError: a pattern matches no file; the message lists the files of its folder.
     """
-    found: set[str] = set()
+    matches: set[str] = set()
     for pattern in patterns:
         files = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
         if not files:
-            raise ValueError(f"split {split!r}: {pattern!r} matches no file; {around(pattern)}")
-        found.update(files)
-    return sorted(found)
+            raise ValueError(f"split {split!r}: {pattern!r} matches no file; {list_folder(pattern)}")
+        matches.update(files)
+    return sorted(matches)
 
 
-def around(pattern: str) -> str:
-    """What is in the folder of a pattern."""
+def list_folder(pattern: str) -> str:
+    """Describes the content of a pattern's folder, for an error message."""
     if os.path.isdir(pattern):
         return f"it is a folder; give a glob, such as '{pattern.rstrip('/')}/*.jsonl'"
     fixed = itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).absolute().parent.parts)
@@ -291,15 +320,15 @@ def around(pattern: str) -> str:
     if not folder.is_dir():
         return f"there is no folder {folder}"
     names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
-    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    return f"{folder} holds {shown or 'nothing'}"
+    listing = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return f"{folder} holds {listing or 'nothing'}"
 
 
 class GeneratorSource(RecordSource):
-    """Examples from a Python function: `function(split)` yields dictionaries, the same ones at every call.
+    """Examples from a Python function: `function(split)` yields dictionaries, the same ones in every call.
 
     With `num_shards`, `function(split, shard, num_shards)` yields those of one shard (0, 1, ...), and shards can be read
-    beside each other.
+    in parallel.
     """
 
     def __init__(
@@ -316,15 +345,22 @@ class GeneratorSource(RecordSource):
         self.function, self.num_shards = function, num_shards
 
     def inputs(self) -> dict[str, list]:
+        """Returns what a token cache depends on; see `RecordSource.inputs`."""
         options = [self.fields, self.num_shards, self.strict]
-        return {"options": options, "functions": [*READING, self.function], "data": []}
+        return {"options": options, "functions": [*CONVERSION, self.function], "data": []}
 
     def list_shards(self, split: str) -> list[str]:
+        """Returns one name per shard, `train-00000-of-00001`."""
         self.check_split(split)
         count = self.num_shards or 1
         return [f"{split}-{index:05}-of-{count:05}" for index in range(count)]
 
     def records(self, split: str, shard: str) -> Iterator[Document | Dropped]:
+        """Yields the function's dictionaries of one shard.
+
+        Raises:
+          TypeError: the function yields something else.
+        """
         index = self.list_shards(split).index(shard)
         part = () if self.num_shards is None else (index, self.num_shards)
         for record in self.function(split, *part):

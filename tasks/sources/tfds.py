@@ -1,7 +1,7 @@
-"""TensorFlow Datasets that are prepared on disk: any of them, in the order of their files, without the network."""
+"""TensorFlow Datasets prepared on disk, read in the order of their files; the network is not used by default."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +9,19 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from t5x_like.tasks.sources import fields as sources_fields
-from t5x_like.tasks.sources.fields import Fields
+from t5x_like.tasks.sources.fields import Fields, get_field, normalize_fields
 
 
-def data_dir_of(data_dir: str | None) -> str:
-    """The folder of prepared datasets: the one given, $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+def resolve_data_dir(data_dir: str | None) -> str:
+    """Returns the folder of prepared datasets: `data_dir`, $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
     return str(Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser())
 
 
-def prepared(name: str, data_dir: str, download: bool) -> tfds.core.DatasetBuilder:
-    """A dataset on disk; with `download`, TFDS fetches and prepares it first where it is not.
+def open_prepared(name: str, data_dir: str, download: bool) -> tfds.core.DatasetBuilder:
+    """Opens a prepared dataset; with `download`, TFDS first downloads and prepares it if necessary.
 
     Raises:
-      ValueError: it is not prepared.
+      ValueError: the dataset is not prepared.
     """
     if download:
         builder = tfds.builder(name, data_dir=data_dir)
@@ -32,20 +31,24 @@ def prepared(name: str, data_dir: str, download: bool) -> tfds.core.DatasetBuild
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         folder = Path(data_dir)
-        there = ", ".join(sorted(path.name for path in folder.glob("*") if path.is_dir())[:8])
+        content = ", ".join(sorted(path.name for path in folder.glob("*") if path.is_dir())[:8])
         raise ValueError(
             f"tfds_name={name!r} is not prepared in data_dir={data_dir} "
-            f"({'it holds ' + (there or 'nothing') if folder.is_dir() else 'there is no such folder'}); set data_dir or "
-            f"$TFDS_DATA_DIR to where it is, or prepare it on a machine with a network: tfds build {name} "
+            f"({'it holds ' + (content or 'nothing') if folder.is_dir() else 'there is no such folder'}); set data_dir or "
+            f"$TFDS_DATA_DIR to its folder, or prepare it on a machine with network access: tfds build {name} "
             "--data_dir=..., or download=True here"
         ) from error
 
 
 class TfdsSource(seqio.DataSource):
-    """A TFDS dataset (`name`, `name/config`, `name:1.0.0`), one file a shard, read one after the other.
+    """A prepared TFDS dataset; a shard is a file, and files are read one after the other.
 
-    `splits` is {name: TFDS split or slice} ({"validation": "train[:1%]"}), names that TFDS has, or None for all of them.
-    `fields` are chosen and renamed, `translation.en` being a field of a field. The dataset is looked for at first use.
+    Args:
+      tfds_name: `name`, `name/config` or `name:1.0.0`; the dataset is opened at first use.
+      fields: {new name: name}, a list of names, or None for all; `translation.en` names a nested field.
+      splits: {name: TFDS split or slice} ({"validation": "train[:1%]"}), names of TFDS splits, or None for all.
+      data_dir: see `resolve_data_dir`.
+      download: let TFDS download and prepare the dataset.
     """
 
     def __init__(
@@ -57,50 +60,56 @@ class TfdsSource(seqio.DataSource):
         download: bool = False,
     ):
         super().__init__(splits=splits or ())
-        self.tfds_name, self.data_dir, self.download = tfds_name, data_dir_of(data_dir), download
-        self.fields = sources_fields.named(fields)
+        self.tfds_name, self.data_dir, self.download = tfds_name, resolve_data_dir(data_dir), download
+        self.fields = normalize_fields(fields)
         self.slices = dict(splits) if isinstance(splits, Mapping) else {split: split for split in splits or ()}
         self._builder = None
 
     @property
     def builder(self) -> tfds.core.DatasetBuilder:
+        """The TFDS builder of the dataset."""
         if self._builder is None:
-            self._builder = prepared(self.tfds_name, self.data_dir, self.download)
+            self._builder = open_prepared(self.tfds_name, self.data_dir, self.download)
         return self._builder
 
     @property
     def splits(self) -> tuple[str, ...]:
+        """The names of the splits."""
         return tuple(self.slices or self.builder.info.splits)
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
+        """False: a file is read as a whole."""
         return False
 
     def inputs(self) -> dict[str, list]:
+        """Returns what a token cache depends on; see `RecordSource.inputs`."""
         options = [self.tfds_name, self.fields, self.slices]
         return {"options": options, "functions": [], "data": [f"{self.builder.data_dir}/*"]}
 
-    def split_info(self, split: str):
-        """What TFDS knows of a split or slice.
+    def split_info(self, split: str) -> tfds.core.SplitInfo:
+        """Returns TFDS's description of a split or slice.
 
         Raises:
           ValueError: there is no such split.
         """
-        has = self.builder.info.splits
-        wanted = self.slices.get(split, split)
+        known = self.builder.info.splits
+        tfds_split = self.slices.get(split, split)
         try:
             if split in self.splits:
-                return has[wanted]
+                return known[tfds_split]
         except (KeyError, ValueError) as error:
             raise ValueError(
-                f"splits={self.slices}: {self.tfds_name} has the splits {', '.join(has)}: {error}"
+                f"splits={self.slices}: {self.tfds_name} has the splits {', '.join(known)}: {error}"
             ) from error
-        raise ValueError(f"split={split!r} is none of this source's: {', '.join(self.splits)}")
+        raise ValueError(f"split={split!r} is not a split of this source; it has {', '.join(self.splits)}")
 
     def num_input_examples(self, split: str) -> int:
+        """Returns the number of examples of a split."""
         return self.split_info(split).num_examples
 
     def list_shards(self, split: str) -> list[str]:
+        """Returns the names of the files of a split."""
         return [Path(part.filename).name for part in self.split_info(split).file_instructions]
 
     def get_dataset(
@@ -114,7 +123,7 @@ class TfdsSource(seqio.DataSource):
         use_cached: bool = False,
         num_epochs: int | None = 1,
     ) -> tf.data.Dataset:
-        """The examples of a split, or of every `num_shards`-th file; `shuffle` changes the order of files alone."""
+        """Returns the examples of a split, or of every `num_shards`-th file; `shuffle` permutes the files only."""
         if not self.split_info(split).num_examples:
             raise ValueError(f"split {split!r} of {self.tfds_name} in {self.data_dir} has no example")
         part = shard_info and tf.distribute.InputContext(shard_info.num_shards, shard_info.index)
@@ -130,15 +139,15 @@ class TfdsSource(seqio.DataSource):
                 enable_ordering_guard=False,
             ),
         )
-        return dataset if self.fields is None else dataset.map(self.chosen(dataset.element_spec))
+        return dataset if self.fields is None else dataset.map(self.field_selector(dataset.element_spec, self.fields))
 
-    def chosen(self, spec: Mapping[str, Any]):
-        """The function that takes the wanted fields.
+    def field_selector(self, spec: Mapping[str, Any], fields: Mapping[str, str]) -> Callable[[Mapping], dict[str, Any]]:
+        """Returns a function that selects and renames the fields of an example.
 
         Raises:
-          ValueError: a field that the dataset does not have.
+          ValueError: the dataset lacks a field.
         """
-        for new, old in self.fields.items():
-            if sources_fields.value_of(spec, old) is None:
+        for new, old in fields.items():
+            if get_field(spec, old) is None:
                 raise ValueError(f"fields={{{new!r}: {old!r}}}: {self.tfds_name} has the fields {', '.join(spec)}")
-        return lambda example: {new: sources_fields.value_of(example, old) for new, old in self.fields.items()}
+        return lambda example: {new: get_field(example, old) for new, old in fields.items()}

@@ -1,1 +1,1 @@
-"""Tasks over examples that a program generates, the same on every machine."""
+"""Tasks over generated examples, equal on every machine."""

@@ -1,9 +1,10 @@
-"""Questions about the functions of the embedded corpus whose answers its syntax trees give: each a function of the split.
+"""Questions about the functions of the embedded corpus, answered from their syntax trees; each is a function of the split.
 
-A file is in the split that `corpora` gives it, so no function is in both.
+The split of a file is that of `corpora`, so no function is in both.
 """
 
 import ast
+import copy
 import functools
 import random
 import re
@@ -12,12 +13,17 @@ from dataclasses import dataclass
 
 from t5x_like.tasks import corpora
 
-LONGEST = 800  # characters of a function that is shown
+MAX_CHARACTERS = 800  # longer functions are skipped
+
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+BUILTINS: dict[str, Callable] = {"len": len, "max": max, "sum": sum, "sorted": sorted}  # used by `draw_expression`
 
 
 @dataclass(frozen=True)
 class Function:
-    """A documented function of a module: its parts as text, without its docstring where `code` is shown."""
+    """A documented function of a module; `code` is without docstring and comments."""
 
     module: str
     name: str
@@ -25,134 +31,140 @@ class Function:
     parameters: tuple[str, ...]
     docstring: str
     code: str
-    node: ast.FunctionDef | ast.AsyncFunctionDef
+    node: FunctionNode
 
     @property
     def rng(self) -> random.Random:
-        """Choices about a function, the same wherever its module is read."""
+        """A random generator seeded by the function."""
         return random.Random(f"{self.module} {self.code}")
 
 
-def module_of(path: str) -> str:
-    """`json/decoder.py` is json.decoder."""
+def module_name(path: str) -> str:
+    """Returns the module of a file: json.decoder for `json/decoder.py`."""
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-def parameters_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> tuple[str, ...]:
-    """All names in the order of the signature, without self and cls."""
-    given = node.args
-    names = [*given.posonlyargs, *given.args, given.vararg, *given.kwonlyargs, given.kwarg]
+def parameter_names(node: FunctionNode) -> tuple[str, ...]:
+    """Returns the names of the parameters in order, without self and cls."""
+    arguments = node.args
+    names = [*arguments.posonlyargs, *arguments.args, arguments.vararg, *arguments.kwonlyargs, arguments.kwarg]
     return tuple(one.arg for one in names if one is not None and one.arg not in ("self", "cls"))
 
 
-def paragraph(text: str) -> str:
-    """The first paragraph, on one line."""
+def first_paragraph(text: str) -> str:
+    """Returns the first paragraph on one line."""
     return " ".join(text.split("\n\n")[0].split())
 
 
-def without_docstring(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
-    """The code of a function as `ast` writes it, its docstring and comments left out."""
-    rest = node.body[1:] or [ast.Pass()]
-    bare = type(node)(**{field: getattr(node, field, None) for field in node._fields} | {"body": rest})
-    return ast.unparse(ast.fix_missing_locations(ast.copy_location(bare, node)))
+def unparse_without_docstring(node: FunctionNode) -> str:
+    """Returns the code of a function as `ast` writes it, without its docstring and comments."""
+    bare = copy.copy(node)
+    bare.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(ast.fix_missing_locations(bare))
 
 
 @functools.cache
-def functions(split: str) -> tuple[Function, ...]:
-    """The documented functions of a split of at most `LONGEST` characters and some body, each text once."""
-    found: dict[str, Function] = {}
-    for path, text in corpora.sources(split):
+def read_functions(split: str) -> tuple[Function, ...]:
+    """Returns the documented functions of a split, without duplicates, as far as `make_function` accepts them; cached."""
+    functions: dict[str, Function] = {}
+    for path, text in corpora.read_sources(split):
         try:
             tree = ast.parse(text)
         except SyntaxError:
             continue
         for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (made := function(path, node)):
-                found.setdefault(made.code, made)
-    return tuple(found.values())
+            if isinstance(node, FunctionNode) and (function := make_function(path, node)):
+                functions.setdefault(function.code, function)
+    return tuple(functions.values())
 
 
-def function(path: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> Function | None:
-    """A function to ask about, or None where it is too long, empty or undocumented."""
-    documentation = paragraph(ast.get_docstring(node) or "")
+def make_function(path: str, node: FunctionNode) -> Function | None:
+    """Returns the function of a node; None if it is undocumented, empty, or longer than MAX_CHARACTERS."""
+    documentation = first_paragraph(ast.get_docstring(node) or "")
     if not documentation or len(node.body) < 2:
         return None
-    code = without_docstring(node)
-    if len(code) > LONGEST:
+    code = unparse_without_docstring(node)
+    if len(code) > MAX_CHARACTERS:
         return None
-    return Function(module_of(path), node.name, corpora.signature(node), parameters_of(node), documentation, code, node)
+    signature = corpora.format_signature(node)
+    return Function(module_name(path), node.name, signature, parameter_names(node), documentation, code, node)
 
 
-def hidden_name(one: Function) -> str:
-    """The code with the function's name replaced wherever it stands as a word."""
-    return re.sub(rf"\b{one.name}\b", "____", one.code)
+def hide_name(function: Function) -> str:
+    """Returns the code with every occurrence of the function's name replaced by ____."""
+    return re.sub(rf"\b{function.name}\b", "____", function.code)
 
 
-def name_of_docstring(split: str) -> Iterator[dict]:
-    """What a function with this docstring is called; special methods are left out."""
-    for one in functions(split):
-        if not one.name.startswith("__") and one.name not in one.docstring:
-            yield {"docstring": one.docstring, "parameters": ", ".join(one.parameters), "answer": one.name}
+def docstring_to_name(split: str) -> Iterator[dict]:
+    """Asks for the name of a function from its docstring; special methods are skipped."""
+    for function in read_functions(split):
+        if not function.name.startswith("__") and function.name not in function.docstring:
+            yield {
+                "docstring": function.docstring,
+                "parameters": ", ".join(function.parameters),
+                "answer": function.name,
+            }
 
 
-def name_of_code(split: str) -> Iterator[dict]:
-    """What a function of this code is called."""
-    for one in functions(split):
-        if not one.name.startswith("__"):
-            yield {"code": hidden_name(one), "answer": one.name}
+def code_to_name(split: str) -> Iterator[dict]:
+    """Asks for the name of a function from its code; special methods are skipped."""
+    for function in read_functions(split):
+        if not function.name.startswith("__"):
+            yield {"code": hide_name(function), "answer": function.name}
 
 
-def docstring_of_code(split: str) -> Iterator[dict]:
-    for one in functions(split):
-        yield {"code": one.code, "answer": one.docstring}
+def code_to_docstring(split: str) -> Iterator[dict]:
+    """Asks for the docstring of a function from its code."""
+    for function in read_functions(split):
+        yield {"code": function.code, "answer": function.docstring}
 
 
 def parameters(split: str) -> Iterator[dict]:
-    """The names in a signature, without defaults and annotations."""
-    for one in functions(split):
-        if one.parameters:
-            yield {"signature": one.signature, "answer": ", ".join(one.parameters)}
+    """Asks for the names in a signature, without defaults and annotations."""
+    for function in read_functions(split):
+        if function.parameters:
+            yield {"signature": function.signature, "answer": ", ".join(function.parameters)}
 
 
 def missing_line(split: str) -> Iterator[dict]:
-    """One line below the signature is hidden."""
-    for one in functions(split):
-        lines = one.code.splitlines()
+    """Asks for a hidden line below the signature."""
+    for function in read_functions(split):
+        lines = function.code.splitlines()
         if len(lines) > 2:
-            place = one.rng.randrange(1, len(lines))
+            place = function.rng.randrange(1, len(lines))
             indent = lines[place][: len(lines[place]) - len(lines[place].lstrip())]
-            shown = [*lines[:place], f"{indent}____", *lines[place + 1 :]]
-            yield {"code": "\n".join(shown), "answer": lines[place].strip()}
+            visible = [*lines[:place], f"{indent}____", *lines[place + 1 :]]
+            yield {"code": "\n".join(visible), "answer": lines[place].strip()}
 
 
 def next_line(split: str) -> Iterator[dict]:
-    """The code breaks off after its signature or later."""
-    for one in functions(split):
-        lines = one.code.splitlines()
+    """Asks for the line after the first lines of a function."""
+    for function in read_functions(split):
+        lines = function.code.splitlines()
         if len(lines) > 2:
-            place = one.rng.randrange(2, len(lines))
+            place = function.rng.randrange(2, len(lines))
             yield {"code": "\n".join(lines[:place]), "answer": lines[place].strip()}
 
 
-def module_of_code(split: str, others: int = 3) -> Iterator[dict]:
-    """Which of four modules of the split a function is from."""
-    modules = sorted({one.module for one in functions(split)})
-    for one in functions(split):
-        wrong = one.rng.sample([module for module in modules if module != one.module], others)
-        choices = [*wrong, one.module]
-        one.rng.shuffle(choices)
-        yield {"code": one.code, "options": sorted(choices), "answer": one.module}
+def code_to_module(split: str, others: int = 3) -> Iterator[dict]:
+    """Asks which of four modules of the split a function is from."""
+    modules = sorted({function.module for function in read_functions(split)})
+    for function in read_functions(split):
+        wrong = function.rng.sample([module for module in modules if module != function.module], others)
+        choices = [*wrong, function.module]
+        function.rng.shuffle(choices)
+        yield {"code": function.code, "options": sorted(choices), "answer": function.module}
 
 
 def calls(split: str) -> Iterator[dict]:
-    """The names that are called, in alphabetical order: f(..) is f, a.f(..) is f too."""
-    for one in functions(split):
-        if names := called(one.node):
-            yield {"code": one.code, "answer": ", ".join(names)}
+    """Asks for the names that a function calls, in alphabetical order: f for f(..) and for a.f(..)."""
+    for function in read_functions(split):
+        if names := called_names(function.node):
+            yield {"code": function.code, "answer": ", ".join(names)}
 
 
-def called(node: ast.AST) -> list[str]:
-    """The names of called functions and methods, sorted."""
+def called_names(node: ast.AST) -> list[str]:
+    """Returns the names of the called functions and methods, sorted."""
     heads = [part.func for part in ast.walk(node) if isinstance(part, ast.Call)]
     names = {
         head.id if isinstance(head, ast.Name) else head.attr
@@ -163,24 +175,24 @@ def called(node: ast.AST) -> list[str]:
 
 
 def returns_value(split: str) -> Iterator[dict]:
-    """Whether `return` with a value stands in the function itself; generators are left out."""
-    for one in functions(split):
-        own = list(own_statements(one.node))
-        if not any(isinstance(part, ast.Yield | ast.YieldFrom) for part in own):
-            value = any(isinstance(part, ast.Return) and part.value is not None for part in own)
-            yield {"code": one.code, "answer": "yes" if value else "no"}
+    """Asks whether a function has a `return` with a value; generators are skipped."""
+    for function in read_functions(split):
+        nodes = list(walk_own_nodes(function.node))
+        if not any(isinstance(part, ast.Yield | ast.YieldFrom) for part in nodes):
+            value = any(isinstance(part, ast.Return) and part.value is not None for part in nodes)
+            yield {"code": function.code, "answer": "yes" if value else "no"}
 
 
-def own_statements(node: ast.AST) -> Iterator[ast.AST]:
-    """Everything below a function but what belongs to functions and classes inside it."""
+def walk_own_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """Yields all nodes below a function except those of functions and classes inside it."""
     for child in ast.iter_child_nodes(node):
         if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
             yield child
-            yield from own_statements(child)
+            yield from walk_own_nodes(child)
 
 
-def expression(rng: random.Random) -> str:
-    """A small expression over literals whose value Python itself gives."""
+def draw_expression(rng: random.Random) -> str:
+    """Draws a small expression over literals."""
     a, b, c = (rng.randrange(10) for _ in range(3))
     text = repr("".join(rng.choices("abcdxyz", k=rng.randint(2, 5))))
     numbers = [rng.randrange(10) for _ in range(rng.randint(2, 4))]
@@ -210,10 +222,7 @@ def expression(rng: random.Random) -> str:
     )
 
 
-def value(rng: random.Random) -> dict:
-    """{"code": an expression, "answer": the repr of its value}."""
-    code = expression(rng)
-    return {"code": code, "answer": repr(eval(code, {"__builtins__": {}}, SAFE))}
-
-
-SAFE: dict[str, Callable] = {"len": len, "max": max, "sum": sum, "sorted": sorted}
+def value_of_expression(rng: random.Random) -> dict:
+    """Draws {"code": an expression, "answer": the repr of its value}."""
+    code = draw_expression(rng)
+    return {"code": code, "answer": repr(eval(code, {"__builtins__": {}}, BUILTINS))}

@@ -1,12 +1,12 @@
-"""Tasks over the embedded code (see `code_questions` and `code_wordings`), in every variant but written steps."""
+"""Registers the tasks of `code_templates` over the embedded corpus, in every variant but `_steps`."""
 
 from t5x_like.tasks import corpora
 from t5x_like.tasks.instructions import variants
 from t5x_like.tasks.sources.files import GeneratorSource
-from t5x_like.tasks.synthetic import code_wordings
+from t5x_like.tasks.synthetic import code_templates
 
-CLUSTERS = {name: questions.cluster for name, questions in code_wordings.QUESTIONS.items()}
+CLUSTERS = {name: task.cluster for name, task in code_templates.TASKS.items()}
 
-for name, questions in code_wordings.QUESTIONS.items():
-    source = GeneratorSource(questions.examples, corpora.SPLITS)
-    variants.add(name, source, questions.templates, questions.metric_fns)
+for name, task in code_templates.TASKS.items():
+    source = GeneratorSource(task.examples, corpora.SPLITS)
+    variants.add(name, source, task.templates, task.metric_fns)

@@ -1,7 +1,7 @@
-"""Short lists: every operation on every kind of item, so that a pair of them can be held out while both are trained on.
+"""Tasks on short lists: every operation with every kind of item, so a pair can be held out while both are in training.
 
-Examples: {"items": the list, "item": what is asked for (where an operation needs one), "answer", "rationale", and the words
-of the kind: "noun", "nouns", "order"}.
+An example is {"items": the list, "item": the argument of the operation (if it has one), "answer", "rationale", "noun" and
+"order"}; the last two describe the kind of item.
 """
 
 import functools
@@ -9,9 +9,10 @@ import random
 import string
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from t5x_like.prompting.templates import Template
-from t5x_like.tasks.synthetic.sampling import Offline, World, offline, worded
+from t5x_like.tasks.synthetic.sampling import SyntheticTask, TaskGenerator, make_templates, to_tasks
 
 SHORT_WORDS = (
     "ant arm bag bat bed bee bell bird boat book box boy bus cake cap car cat clay coal coat cow crab cup deer desk dog door "
@@ -25,103 +26,114 @@ WORDS = tuple(SHORT_WORDS.split())
 
 @dataclass(frozen=True)
 class Kind:
-    """What lists are made of, and how its order is spoken of."""
+    """A kind of item: its noun, a sampler of distinct items, the name of its order, and the sort key."""
 
     noun: str
-    drawn: Callable[[random.Random, int], list[str]]
+    sample: Callable[[random.Random, int], list[str]]
     order: str
-    rank: Callable[[str], object]
+    rank: Callable[[str], Any]
 
 
 @dataclass(frozen=True)
 class Operation:
-    """A question about a list: (items, rng, kind) -> the fields it adds, with the answer and how to get there."""
+    """A question about a list: `solve(items, rng, kind)` returns the fields it adds, with "answer" and "rationale"."""
 
-    ask: Callable[[list[str], random.Random, Kind], dict]
+    solve: Callable[[list[str], random.Random, Kind], dict]
     templates: tuple[Template, ...]
     cluster: str
 
 
-def some_words(rng: random.Random, count: int) -> list[str]:
+def sample_words(rng: random.Random, count: int) -> list[str]:
+    """Draws distinct words."""
     return rng.sample(WORDS, count)
 
 
-def some_numbers(rng: random.Random, count: int) -> list[str]:
+def sample_numbers(rng: random.Random, count: int) -> list[str]:
+    """Draws distinct numbers below 100."""
     return [str(number) for number in rng.sample(range(100), count)]
 
 
-def some_letters(rng: random.Random, count: int) -> list[str]:
+def sample_letters(rng: random.Random, count: int) -> list[str]:
+    """Draws distinct letters."""
     return rng.sample(string.ascii_lowercase, count)
 
 
 KINDS = (
-    Kind("word", some_words, "in alphabetical order", str),
-    Kind("number", some_numbers, "from smallest to largest", int),
-    Kind("letter", some_letters, "in alphabetical order", str),
+    Kind("word", sample_words, "in alphabetical order", str),
+    Kind("number", sample_numbers, "from smallest to largest", int),
+    Kind("letter", sample_letters, "in alphabetical order", str),
 )
 
 
-def shown(items: list[str]) -> str:
+def join_items(items: list[str]) -> str:
+    """Returns a list as text."""
     return ", ".join(items)
 
 
-def first(items, rng, kind) -> dict:
+def first_item(items: list[str], rng: random.Random, kind: Kind) -> dict:
+    """Asks for the first item."""
     return {"answer": items[0], "rationale": f"The list begins with {items[0]}"}
 
 
-def last(items, rng, kind) -> dict:
+def last_item(items: list[str], rng: random.Random, kind: Kind) -> dict:
+    """Asks for the last item."""
     return {"answer": items[-1], "rationale": f"The list ends with {items[-1]}"}
 
 
-def copied(items, rng, kind) -> dict:
-    return {"answer": shown(items), "rationale": f"The same again: {shown(items)}"}
+def copy_items(items: list[str], rng: random.Random, kind: Kind) -> dict:
+    """Asks for the list itself."""
+    return {"answer": join_items(items), "rationale": f"The same again: {join_items(items)}"}
 
 
-def backwards(items, rng, kind) -> dict:
-    answer = shown(items[::-1])
+def reverse_items(items: list[str], rng: random.Random, kind: Kind) -> dict:
+    """Asks for the list in reverse."""
+    answer = join_items(items[::-1])
     return {"answer": answer, "rationale": f"From the end, {items[-1]}, to the beginning, {items[0]}: {answer}"}
 
 
-def counted(items, rng, kind) -> dict:
+def count_items(items: list[str], rng: random.Random, kind: Kind) -> dict:
+    """Asks for the length of the list."""
     steps = ", ".join(f"{item} is {n}" for n, item in enumerate(items, 1))
     return {"answer": str(len(items)), "rationale": f"{steps}. That makes {len(items)}"}
 
 
-def contained(items, rng, kind) -> dict:
-    """Half of the time the item is one of the list."""
-    wanted = rng.random() < 0.5
-    others = [one for one in kind.drawn(rng, len(items) + 1) if one not in items]
-    item = rng.choice(items) if wanted or not others else others[0]
+def contains_item(items: list[str], rng: random.Random, kind: Kind) -> dict:
+    """Asks whether an item is in the list; it is for about half of the examples."""
+    contained = rng.random() < 0.5
+    others = [one for one in kind.sample(rng, len(items) + 1) if one not in items]
+    item = rng.choice(items) if contained or not others else others[0]
     answer = "yes" if item in items else "no"
     where = f"at place {items.index(item) + 1}" if item in items else "not there"
     return {"item": item, "answer": answer, "rationale": f"{item} is {where}, so {answer}"}
 
 
-def following(items, rng, kind) -> dict:
+def item_after(items: list[str], rng: random.Random, kind: Kind) -> dict:
+    """Asks for the item after another."""
     place = rng.randrange(len(items) - 1)
     item, answer = items[place], items[place + 1]
     return {"item": item, "answer": answer, "rationale": f"After {item} comes {answer}"}
 
 
-def preceding(items, rng, kind) -> dict:
+def item_before(items: list[str], rng: random.Random, kind: Kind) -> dict:
+    """Asks for the item before another."""
     place = rng.randrange(1, len(items))
     item, answer = items[place], items[place - 1]
     return {"item": item, "answer": answer, "rationale": f"Before {item} comes {answer}"}
 
 
-def ordered(items, rng, kind) -> dict:
-    """One step for each place: the least of what is left."""
+def sort_items(items: list[str], rng: random.Random, kind: Kind) -> dict:
+    """Sorts the list; the rationale is a selection sort, one step for each place."""
     left, steps = list(items), []
     while len(left) > 1:
         least = min(left, key=kind.rank)
-        steps.append(f"Of {shown(left)} the first is {least}.")
+        steps.append(f"Of {join_items(left)} the first is {least}.")
         left.remove(least)
-    answer = shown(sorted(items, key=kind.rank))
+    answer = join_items(sorted(items, key=kind.rank))
     return {"answer": answer, "rationale": f"{' '.join(steps)} {left[0]} is left: {answer}"}
 
 
-def least(items, rng, kind) -> dict:
-    """The running minimum."""
+def least_item(items: list[str], rng: random.Random, kind: Kind) -> dict:
+    """Asks for the first item in order; the rationale is the running minimum."""
     best, steps = items[0], []
     for item in items[1:]:
         best = min(best, item, key=kind.rank)
@@ -129,17 +141,18 @@ def least(items, rng, kind) -> dict:
     return {"answer": best, "rationale": f"{items[0]}, {', '.join(steps)}. It is {best}"}
 
 
-def repeated(items, rng, kind) -> dict:
-    """The list gets one of its items a second time."""
+def repeated_item(items: list[str], rng: random.Random, kind: Kind) -> dict:
+    """Inserts one of the items a second time, and asks for it."""
     twice = rng.choice(items)
     longer = list(items)
     longer.insert(rng.randrange(len(items) + 1), twice)
     return {"items": longer, "answer": twice, "rationale": f"All but one are there once; twice there is {twice}"}
 
 
-def without(items, rng, kind) -> dict:
+def remove_item(items: list[str], rng: random.Random, kind: Kind) -> dict:
+    """Asks for the list without one of its items."""
     item = rng.choice(items)
-    answer = shown([one for one in items if one != item])
+    answer = join_items([one for one in items if one != item])
     return {"item": item, "answer": answer, "rationale": f"{item} goes, what stays is {answer}"}
 
 
@@ -148,8 +161,8 @@ YES_NO = ("yes", "no")
 
 OPERATIONS = {
     "first_of": Operation(
-        first,
-        worded(
+        first_item,
+        make_templates(
             f"What is the first {{{{ noun }}}} of this list?\n{LIST}",
             f"Write the first {{{{ noun }}}}: {LIST}",
             f"{LIST}\nThe first {{{{ noun }}}} is",
@@ -159,8 +172,8 @@ OPERATIONS = {
         "place",
     ),
     "last_of": Operation(
-        last,
-        worded(
+        last_item,
+        make_templates(
             f"What is the last {{{{ noun }}}} of this list?\n{LIST}",
             f"Write the last {{{{ noun }}}}: {LIST}",
             f"{LIST}\nThe last {{{{ noun }}}} is",
@@ -170,8 +183,8 @@ OPERATIONS = {
         "place",
     ),
     "copy_of": Operation(
-        copied,
-        worded(
+        copy_items,
+        make_templates(
             f"Copy this list of {{{{ noun }}}}s.\n{LIST}",
             f"Write the same {{{{ noun }}}}s again: {LIST}",
             f"{LIST}\nThe same {{{{ noun }}}}s once more:",
@@ -181,8 +194,8 @@ OPERATIONS = {
         "copy",
     ),
     "reverse_of": Operation(
-        backwards,
-        worded(
+        reverse_items,
+        make_templates(
             f"Write this list of {{{{ noun }}}}s backwards.\n{LIST}",
             f"Reverse the order of the {{{{ noun }}}}s: {LIST}",
             f"{LIST}\nThe same {{{{ noun }}}}s from the last to the first:",
@@ -192,8 +205,8 @@ OPERATIONS = {
         "copy",
     ),
     "count_of": Operation(
-        counted,
-        worded(
+        count_items,
+        make_templates(
             f"How many {{{{ noun }}}}s are in this list?\n{LIST}",
             f"Count the {{{{ noun }}}}s: {LIST}",
             f"{LIST}\nThe number of {{{{ noun }}}}s is",
@@ -203,8 +216,8 @@ OPERATIONS = {
         "count",
     ),
     "contains_of": Operation(
-        contained,
-        worded(
+        contains_item,
+        make_templates(
             f"Is the {{{{ noun }}}} {{{{ item }}}} in this list? Answer yes or no.\n{LIST}",
             f"Does this list hold {{{{ item }}}}? {LIST}\nyes or no?",
             f"{LIST}\nIs {{{{ item }}}} one of these {{{{ noun }}}}s (yes or no)?",
@@ -215,8 +228,8 @@ OPERATIONS = {
         "membership",
     ),
     "after_of": Operation(
-        following,
-        worded(
+        item_after,
+        make_templates(
             f"Which {{{{ noun }}}} comes after {{{{ item }}}} in this list?\n{LIST}",
             f"Write the {{{{ noun }}}} behind {{{{ item }}}}: {LIST}",
             f"{LIST}\nThe {{{{ noun }}}} right after {{{{ item }}}} is",
@@ -226,8 +239,8 @@ OPERATIONS = {
         "neighbour",
     ),
     "before_of": Operation(
-        preceding,
-        worded(
+        item_before,
+        make_templates(
             f"Which {{{{ noun }}}} comes before {{{{ item }}}} in this list?\n{LIST}",
             f"Write the {{{{ noun }}}} in front of {{{{ item }}}}: {LIST}",
             f"{LIST}\nThe {{{{ noun }}}} right before {{{{ item }}}} is",
@@ -237,8 +250,8 @@ OPERATIONS = {
         "neighbour",
     ),
     "sort_of": Operation(
-        ordered,
-        worded(
+        sort_items,
+        make_templates(
             f"Sort these {{{{ noun }}}}s {{{{ order }}}}.\n{LIST}",
             f"Put the {{{{ noun }}}}s {{{{ order }}}}: {LIST}",
             f"{LIST}\nThe same {{{{ noun }}}}s {{{{ order }}}}:",
@@ -248,8 +261,8 @@ OPERATIONS = {
         "order",
     ),
     "least_of": Operation(
-        least,
-        worded(
+        least_item,
+        make_templates(
             f"Which {{{{ noun }}}} is the first one if the list is sorted {{{{ order }}}}?\n{LIST}",
             f"Of these {{{{ noun }}}}s, write the one that is first {{{{ order }}}}: {LIST}",
             f"{LIST}\nTaken {{{{ order }}}}, the first {{{{ noun }}}} is",
@@ -259,8 +272,8 @@ OPERATIONS = {
         "order",
     ),
     "repeated_of": Operation(
-        repeated,
-        worded(
+        repeated_item,
+        make_templates(
             f"Which {{{{ noun }}}} is in this list twice?\n{LIST}",
             f"Write the {{{{ noun }}}} that is repeated: {LIST}",
             f"{LIST}\nThe {{{{ noun }}}} that stands here twice is",
@@ -270,8 +283,8 @@ OPERATIONS = {
         "membership",
     ),
     "without_of": Operation(
-        without,
-        worded(
+        remove_item,
+        make_templates(
             f"Write this list without {{{{ item }}}}.\n{LIST}",
             f"Remove the {{{{ noun }}}} {{{{ item }}}}: {LIST}",
             f"{LIST}\nThe same {{{{ noun }}}}s but {{{{ item }}}}:",
@@ -283,16 +296,16 @@ OPERATIONS = {
 }
 
 
-def drawn(operation: Operation, kind: Kind, rng: random.Random) -> dict:
-    """An operation on a list of 2 to 5 items."""
-    items = kind.drawn(rng, rng.randint(2, 5))
+def draw(operation: Operation, kind: Kind, rng: random.Random) -> dict:
+    """Draws an example of an operation on a list of 2 to 5 items."""
+    items = kind.sample(rng, rng.randint(2, 5))
     words = {"noun": kind.noun, "order": kind.order}
-    return {"items": items, **words, **operation.ask(items, rng, kind)}
+    return {"items": items, **words, **operation.solve(items, rng, kind)}
 
 
-WORLDS = {
-    f"{name}_{kind.noun}s": World(
-        functools.partial(drawn, operation, kind),
+GENERATORS = {
+    f"{name}_{kind.noun}s": TaskGenerator(
+        functools.partial(draw, operation, kind),
         ("items",),
         operation.templates,
         f"list_{operation.cluster}",
@@ -303,11 +316,11 @@ WORLDS = {
 }
 
 
-def named(name: str) -> World:
-    """The world of a name, found again in any process."""
-    return WORLDS[name]
+def find_generator(name: str) -> TaskGenerator:
+    """Returns a generator of this file by name."""
+    return GENERATORS[name]
 
 
-def tasks() -> dict[str, Offline]:
-    """The worlds of this file by their names."""
-    return offline(WORLDS, named)
+def make_tasks() -> dict[str, SyntheticTask]:
+    """Returns the tasks of this file by name."""
+    return to_tasks(GENERATORS, find_generator)

@@ -1,32 +1,33 @@
-"""Stepwise arithmetic, with the carries written out: {"a", "b" or "numbers", "answer", "rationale"}."""
+"""Arithmetic tasks: {"a", "b" or "numbers", "answer", "rationale"}; the rationale writes out every carry."""
 
 import random
 
-from t5x_like.tasks.synthetic.sampling import Offline, World, offline, worded
+from t5x_like.prompting.templates import Template
+from t5x_like.tasks.synthetic.sampling import SyntheticTask, TaskGenerator, make_templates, to_tasks
 
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Ida", "Jon", "Kim", "Leo", "Mia")
 THINGS = ("apples", "books", "coins", "cards", "pens", "shells", "stones", "stamps")
 
 
-def number(rng: random.Random, digits: int) -> int:
-    """A number of 1 to `digits` digits, every length as likely."""
+def draw_number(rng: random.Random, digits: int) -> int:
+    """Draws a number of 1 to `digits` digits; every length is equally likely."""
     length = rng.randint(1, digits)
     return rng.randrange(10 ** (length - 1) if length > 1 else 0, 10**length)
 
 
-def digits_of(value: int, count: int) -> list[int]:
-    """The last `count` digits, the last one first."""
+def last_digits(value: int, count: int) -> list[int]:
+    """Returns the last `count` digits, least significant first."""
     return [value // 10**place % 10 for place in range(count)]
 
 
 def addition_steps(a: int, b: int) -> str:
-    """Column by column from the right: `8 + 5 = 13, write 3, carry 1.`"""
+    """Returns the steps of a column addition, from the right: `8 + 5 = 13, write 3, carry 1.`"""
     steps, carry = [], 0
     columns = max(len(str(a)), len(str(b)))
-    for x, y in zip(digits_of(a, columns), digits_of(b, columns), strict=True):
+    for x, y in zip(last_digits(a, columns), last_digits(b, columns), strict=True):
         total = x + y + carry
-        said = f"{x} + {y} + {carry} = {total}" if carry else f"{x} + {y} = {total}"
-        steps.append(f"{said}, write {total % 10}, carry {total // 10}.")
+        sum_of_column = f"{x} + {y} + {carry} = {total}" if carry else f"{x} + {y} = {total}"
+        steps.append(f"{sum_of_column}, write {total % 10}, carry {total // 10}.")
         carry = total // 10
     if carry:
         steps.append(f"Write {carry}.")
@@ -34,37 +35,38 @@ def addition_steps(a: int, b: int) -> str:
 
 
 def addition(rng: random.Random) -> dict:
-    a, b = number(rng, 3), number(rng, 3)
+    """Adds two numbers of up to three digits."""
+    a, b = draw_number(rng, 3), draw_number(rng, 3)
     return {"a": a, "b": b, "answer": str(a + b), "rationale": f"{addition_steps(a, b)} So {a} + {b} = {a + b}"}
 
 
 def subtraction_steps(a: int, b: int) -> str:
-    """Column by column from the right; what is borrowed is added before: `10 + 3 - 8 = 5, borrow 1.`"""
-    steps, borrowed = [], 0
+    """Returns the steps of a column subtraction, from the right: `10 + 3 - 8 = 5, borrow 1.`"""
+    steps, borrow = [], 0
     columns = len(str(a))
-    for x, y in zip(digits_of(a, columns), digits_of(b, columns), strict=True):
-        taken = y + borrowed
-        short = x < taken
-        less = f"{y} - 1" if borrowed else f"{y}"
-        said = f"10 + {x} - {less} = {10 + x - taken}" if short else f"{x} - {less} = {x - taken}"
-        borrowed = int(short)
-        steps.append(f"{said}, borrow {borrowed}.")
+    for x, y in zip(last_digits(a, columns), last_digits(b, columns), strict=True):
+        subtrahend = y + borrow
+        short = x < subtrahend
+        less = f"{y} - 1" if borrow else f"{y}"
+        difference = f"10 + {x} - {less} = {10 + x - subtrahend}" if short else f"{x} - {less} = {x - subtrahend}"
+        borrow = int(short)
+        steps.append(f"{difference}, borrow {borrow}.")
     return " ".join(steps)
 
 
 def subtraction(rng: random.Random) -> dict:
-    """The larger minus the smaller."""
-    b, a = sorted((number(rng, 3), number(rng, 3)))
+    """Subtracts the smaller of two numbers of up to three digits from the larger."""
+    b, a = sorted((draw_number(rng, 3), draw_number(rng, 3)))
     return {"a": a, "b": b, "answer": str(a - b), "rationale": f"{subtraction_steps(a, b)} So {a} - {b} = {a - b}"}
 
 
 def multiplication_steps(a: int, b: int) -> str:
-    """Each digit of `a` times the digit `b`, with its carry."""
+    """Returns the steps of a multiplication by one digit: each digit of `a` times `b`, with its carry."""
     steps, carry = [], 0
-    for x in digits_of(a, len(str(a))):
+    for x in last_digits(a, len(str(a))):
         total = x * b + carry
-        said = f"{x} * {b} + {carry} = {total}" if carry else f"{x} * {b} = {total}"
-        steps.append(f"{said}, write {total % 10}, carry {total // 10}.")
+        product = f"{x} * {b} + {carry} = {total}" if carry else f"{x} * {b} = {total}"
+        steps.append(f"{product}, write {total % 10}, carry {total // 10}.")
         carry = total // 10
     if carry:
         steps.append(f"Write {carry}.")
@@ -72,13 +74,14 @@ def multiplication_steps(a: int, b: int) -> str:
 
 
 def multiplication(rng: random.Random) -> dict:
-    a, b = number(rng, 3), rng.randrange(10)
+    """Multiplies a number of up to three digits by one digit."""
+    a, b = draw_number(rng, 3), rng.randrange(10)
     return {"a": a, "b": b, "answer": str(a * b), "rationale": f"{multiplication_steps(a, b)} So {a} * {b} = {a * b}"}
 
 
 def sum_of_several(rng: random.Random) -> dict:
-    """Three to five numbers of up to two digits, by running totals."""
-    numbers = [number(rng, 2) for _ in range(rng.randint(3, 5))]
+    """Adds three to five numbers of up to two digits; the rationale is the running total."""
+    numbers = [draw_number(rng, 2) for _ in range(rng.randint(3, 5))]
     total, steps = numbers[0], []
     for value in numbers[1:]:
         steps.append(f"{total} + {value} = {total + value}")
@@ -87,37 +90,42 @@ def sum_of_several(rng: random.Random) -> dict:
 
 
 def larger_number(rng: random.Random) -> dict:
-    a, b = two_different(rng)
+    """Asks for the larger of two numbers."""
+    a, b = draw_two_numbers(rng)
     sign = ">" if a > b else "<"
     return {"a": a, "b": b, "answer": str(max(a, b)), "rationale": f"{a} {sign} {b}, so the larger is {max(a, b)}"}
 
 
 def smaller_number(rng: random.Random) -> dict:
-    a, b = two_different(rng)
+    """Asks for the smaller of two numbers."""
+    a, b = draw_two_numbers(rng)
     sign = ">" if a > b else "<"
     return {"a": a, "b": b, "answer": str(min(a, b)), "rationale": f"{a} {sign} {b}, so the smaller is {min(a, b)}"}
 
 
-def two_different(rng: random.Random) -> tuple[int, int]:
-    a = number(rng, 3)
-    b = number(rng, 3)
+def draw_two_numbers(rng: random.Random) -> tuple[int, int]:
+    """Draws two different numbers of up to three digits."""
+    a = draw_number(rng, 3)
+    b = draw_number(rng, 3)
     return (a, b) if a != b else (a, b + 1)
 
 
 def parity(rng: random.Random) -> dict:
-    a = number(rng, 3)
+    """Asks whether a number is even or odd."""
+    a = draw_number(rng, 3)
     answer = "odd" if a % 2 else "even"
     return {"a": a, "answer": answer, "rationale": f"The last digit of {a} is {a % 10}, so it is {answer}"}
 
 
 def digit_sum(rng: random.Random) -> dict:
-    a = number(rng, 4)
+    """Asks for the sum of the digits of a number."""
+    a = draw_number(rng, 4)
     total = sum(map(int, str(a)))
     return {"a": a, "answer": str(total), "rationale": f"{' + '.join(str(a))} = {total}"}
 
 
 def word_problem(rng: random.Random) -> dict:
-    """Somebody has things, gets some and gives some away, or has them in equal groups."""
+    """Draws a story about a number of things that someone gets, gives away, or has in equal groups."""
     who, what = rng.choice(NAMES), rng.choice(THINGS)
     a, b, c = rng.randint(2, 20), rng.randint(2, 9), rng.randint(2, 9)
     stories = (
@@ -145,19 +153,20 @@ def word_problem(rng: random.Random) -> dict:
     }
 
 
-def calculated(sign: str, asked: str, done: str) -> tuple:
-    """Wordings of a calculation with two numbers: `asked` is the result's name, `done` an order."""
-    return worded(
+def calculation_templates(sign: str, result: str, command: str) -> tuple[Template, ...]:
+    """Returns templates of a calculation with two numbers; `result` names its result, `command` asks for it."""
+    return make_templates(
         f"{{{{ a }}}} {sign} {{{{ b }}}} =",
         f"What is {{{{ a }}}} {sign} {{{{ b }}}}?",
-        f"Write the {asked} {{{{ a }}}} and {{{{ b }}}}.",
-        f"{done}: {{{{ a }}}}, {{{{ b }}}}",
+        f"Write the {result} {{{{ a }}}} and {{{{ b }}}}.",
+        f"{command}: {{{{ a }}}}, {{{{ b }}}}",
         f"Calculate {{{{ a }}}} {sign} {{{{ b }}}} and give only the result.",
     )
 
 
-def compared(which: str) -> tuple:
-    return worded(
+def comparison_templates(which: str) -> tuple[Template, ...]:
+    """Returns templates that ask which of two numbers is `which`: larger or smaller."""
+    return make_templates(
         f"Which number is {which}, {{{{ a }}}} or {{{{ b }}}}?",
         f"Write the {which} one of the numbers {{{{ a }}}} and {{{{ b }}}}.",
         f"{{{{ a }}}}, {{{{ b }}}}\nThe {which} number is",
@@ -167,18 +176,23 @@ def compared(which: str) -> tuple:
     )
 
 
-WORLDS = {
-    "addition": World(addition, ("a", "b"), calculated("+", "sum of", "Add these numbers"), "arithmetic"),
-    "subtraction": World(
-        subtraction, ("a", "b"), calculated("-", "difference of", "Take the second number from the first"), "arithmetic"
+GENERATORS = {
+    "addition": TaskGenerator(
+        addition, ("a", "b"), calculation_templates("+", "sum of", "Add these numbers"), "arithmetic"
     ),
-    "multiplication": World(
-        multiplication, ("a", "b"), calculated("*", "product of", "Multiply these numbers"), "arithmetic"
+    "subtraction": TaskGenerator(
+        subtraction,
+        ("a", "b"),
+        calculation_templates("-", "difference of", "Take the second number from the first"),
+        "arithmetic",
     ),
-    "sum_of_several": World(
+    "multiplication": TaskGenerator(
+        multiplication, ("a", "b"), calculation_templates("*", "product of", "Multiply these numbers"), "arithmetic"
+    ),
+    "sum_of_several": TaskGenerator(
         sum_of_several,
         ("numbers",),
-        worded(
+        make_templates(
             "{{ numbers | join(' + ') }} =",
             "What is the sum of {{ numbers | join(', ') }}?",
             "Add these numbers: {{ numbers | join(', ') }}",
@@ -187,12 +201,12 @@ WORLDS = {
         ),
         "arithmetic",
     ),
-    "larger_number": World(larger_number, ("a", "b"), compared("larger"), "comparison"),
-    "smaller_number": World(smaller_number, ("a", "b"), compared("smaller"), "comparison"),
-    "parity": World(
+    "larger_number": TaskGenerator(larger_number, ("a", "b"), comparison_templates("larger"), "comparison"),
+    "smaller_number": TaskGenerator(smaller_number, ("a", "b"), comparison_templates("smaller"), "comparison"),
+    "parity": TaskGenerator(
         parity,
         ("a",),
-        worded(
+        make_templates(
             "Is {{ a }} even or odd?",
             "{{ a }}: write even or odd.",
             "Decide whether {{ a }} is an odd or an even number.",
@@ -202,10 +216,10 @@ WORLDS = {
         ),
         "digits",
     ),
-    "digit_sum": World(
+    "digit_sum": TaskGenerator(
         digit_sum,
         ("a",),
-        worded(
+        make_templates(
             "What is the sum of the digits of {{ a }}?",
             "Add the digits of {{ a }}.",
             "{{ a }}\nThe digits add up to",
@@ -214,10 +228,10 @@ WORLDS = {
         ),
         "digits",
     ),
-    "word_problem": World(
+    "word_problem": TaskGenerator(
         word_problem,
         ("story",),
-        worded(
+        make_templates(
             "{{ story }} How many {{ what }} does {{ who }} have now?",
             "{{ story }}\nHow many {{ what }} are that?",
             "Read and calculate: {{ story }} The number of {{ what }} is",
@@ -229,11 +243,11 @@ WORLDS = {
 }
 
 
-def named(name: str) -> World:
-    """The world of a name, found again in any process."""
-    return WORLDS[name]
+def find_generator(name: str) -> TaskGenerator:
+    """Returns a generator of this file by name."""
+    return GENERATORS[name]
 
 
-def tasks() -> dict[str, Offline]:
-    """The worlds of this file by their names."""
-    return offline(WORLDS, named)
+def make_tasks() -> dict[str, SyntheticTask]:
+    """Returns the tasks of this file by name."""
+    return to_tasks(GENERATORS, find_generator)

@@ -1,4 +1,4 @@
-"""Examples that a program draws: a function of (name, split, draws, seed), the same on every machine."""
+"""Randomly generated examples: a function of (name, split, draws, seed), equal on every machine."""
 
 import functools
 import random
@@ -12,10 +12,15 @@ Draw = Callable[[random.Random], dict]
 
 
 @dataclass(frozen=True)
-class World:
-    """A generated task: what draws an example, the fields that tell examples apart, and its wordings.
+class TaskGenerator:
+    """Generates the examples of one task.
 
-    `choices` says that templates list the answers to rank, `cluster` which tasks of the same kind are held out together.
+    Attributes:
+      draw: draws an example.
+      key: the fields that identify an example; duplicates are dropped.
+      templates: wordings of the task.
+      cluster: tasks of the same cluster are similar, and are held out together.
+      draws: number of draws; duplicates and the other split leave fewer examples.
     """
 
     draw: Draw
@@ -25,8 +30,17 @@ class World:
     draws: int = 20_000
 
 
-def examples(name: str, draw: Draw, key: tuple[str, ...], draws: int, split: str, seed: int = 0) -> Iterator[dict]:
-    """The distinct ones of `draws` examples that belong to a split, by the hash of their key fields (1 in 20 validates)."""
+@dataclass(frozen=True)
+class SyntheticTask:
+    """A task that needs no data: `examples(split)` yields its examples, `cluster` names its group of similar tasks."""
+
+    examples: Callable[[str], Iterator[dict]]
+    templates: tuple[Template, ...]
+    cluster: str
+
+
+def draw_examples(name: str, draw: Draw, key: tuple[str, ...], draws: int, split: str, seed: int = 0) -> Iterator[dict]:
+    """Yields the distinct examples of a split among `draws` draws; the hash of the key puts 1 in 20 in validation."""
     seen = set()
     for index in range(draws):
         example = draw(random.Random(f"{name} {seed} {index}"))
@@ -36,31 +50,25 @@ def examples(name: str, draw: Draw, key: tuple[str, ...], draws: int, split: str
             yield example
 
 
-def of(named: Callable[[str], World], name: str, split: str, seed: int = 0) -> Iterator[dict]:
-    """The examples of the world that `named` knows by a name: a partial of this says in words all that they depend on."""
-    world = named(name)
-    return examples(name, world.draw, world.key, world.draws, split, seed)
+def generate(find: Callable[[str], TaskGenerator], name: str, split: str, seed: int = 0) -> Iterator[dict]:
+    """Yields the examples of the generator `find(name)`.
+
+    A partial of this function names, by strings and functions, all that the examples depend on.
+    """
+    generator = find(name)
+    return draw_examples(name, generator.draw, generator.key, generator.draws, split, seed)
 
 
-@dataclass(frozen=True)
-class Offline:
-    """A task that needs no data: examples of a split, their wordings, and the cluster it belongs to."""
-
-    examples: Callable[[str], Iterator[dict]]
-    templates: tuple[Template, ...]
-    cluster: str
-
-
-def offline(worlds: Mapping[str, World], named: Callable[[str], World]) -> dict[str, Offline]:
-    """Worlds as tasks."""
+def to_tasks(generators: Mapping[str, TaskGenerator], find: Callable[[str], TaskGenerator]) -> dict[str, SyntheticTask]:
+    """Returns a task for each generator; `find` returns a generator by name in any process."""
     return {
-        name: Offline(functools.partial(of, named, name), world.templates, world.cluster)
-        for name, world in worlds.items()
+        name: SyntheticTask(functools.partial(generate, find, name), generator.templates, generator.cluster)
+        for name, generator in generators.items()
     }
 
 
-def worded(
+def make_templates(
     *inputs: str, targets: str = "{{ answer }}", choices: str | tuple[str, ...] | None = None
 ) -> tuple[Template, ...]:
-    """Templates of one answer in several wordings, named by their number."""
+    """Returns templates with the same targets, one for each wording of the inputs."""
     return tuple(Template(f"wording_{n}", text, targets, choices) for n, text in enumerate(inputs, 1))

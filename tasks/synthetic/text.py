@@ -1,65 +1,76 @@
-"""Words and their letters, sequences that go on, tables to look things up in: {"word" or "items", ..., "answer", "rationale"}."""
+"""Tasks on words and their letters, repeating sequences, and lookup tables: {"word" or "items", ..., "answer", "rationale"}."""
 
 import random
 import string
+from collections.abc import Callable
 
+from t5x_like.prompting.templates import Template
 from t5x_like.tasks.synthetic.lists import WORDS
-from t5x_like.tasks.synthetic.sampling import Offline, World, offline, worded
+from t5x_like.tasks.synthetic.sampling import SyntheticTask, TaskGenerator, make_templates, to_tasks
 
-LONGER = tuple(word for word in WORDS if len(word) > 3)
+LONG_WORDS = tuple(word for word in WORDS if len(word) > 3)
 
 
-def spelled(word: str) -> str:
+def spell(word: str) -> str:
+    """Returns the letters of a word, joined by hyphens."""
     return "-".join(word)
 
 
-def with_word(rng: random.Random, answer, rationale: str) -> dict:
-    """A word of ours or letters in any order, and what `answer` makes of it."""
+def word_example(rng: random.Random, solve: Callable[[str], str], rationale: str) -> dict:
+    """Draws a word or random letters; the answer is `solve(word)`."""
     word = (
         rng.choice(WORDS) if rng.random() < 0.5 else "".join(rng.choices(string.ascii_lowercase, k=rng.randint(2, 6)))
     )
-    made = answer(word)
-    return {"word": word, "answer": made, "rationale": f"{spelled(word)}: {rationale}{made}"}
+    answer = solve(word)
+    return {"word": word, "answer": answer, "rationale": f"{spell(word)}: {rationale}{answer}"}
 
 
 def uppercase(rng: random.Random) -> dict:
-    return with_word(rng, str.upper, "in capitals ")
+    """Asks for a word in capital letters."""
+    return word_example(rng, str.upper, "in capitals ")
 
 
 def spelling(rng: random.Random) -> dict:
-    return with_word(rng, spelled, "with lines between its letters ")
+    """Asks for the letters of a word."""
+    return word_example(rng, spell, "with lines between its letters ")
 
 
 def backward_word(rng: random.Random) -> dict:
-    return with_word(rng, lambda word: word[::-1], "from its end ")
+    """Asks for a word in reverse."""
+    return word_example(rng, lambda word: word[::-1], "from its end ")
 
 
 def first_letter(rng: random.Random) -> dict:
-    return with_word(rng, lambda word: word[0], "it begins with ")
+    """Asks for the first letter of a word."""
+    return word_example(rng, lambda word: word[0], "it begins with ")
 
 
 def last_letter(rng: random.Random) -> dict:
-    return with_word(rng, lambda word: word[-1], "it ends with ")
+    """Asks for the last letter of a word."""
+    return word_example(rng, lambda word: word[-1], "it ends with ")
 
 
 def word_length(rng: random.Random) -> dict:
-    return with_word(rng, lambda word: str(len(word)), "count ")
+    """Asks for the number of letters of a word."""
+    return word_example(rng, lambda word: str(len(word)), "count ")
 
 
 def doubled_word(rng: random.Random) -> dict:
-    return with_word(rng, lambda word: f"{word} {word}", "twice ")
+    """Asks for a word twice."""
+    return word_example(rng, lambda word: f"{word} {word}", "twice ")
 
 
 def letter_count(rng: random.Random) -> dict:
-    """Few different letters, so that they repeat."""
+    """Asks how often a letter occurs in a word of three different letters."""
     letters = rng.sample(string.ascii_lowercase, 3)
     word = "".join(rng.choices(letters, k=rng.randint(3, 7)))
     item = rng.choice(letters)
     answer = str(word.count(item))
-    return {"word": word, "item": item, "answer": answer, "rationale": f"{spelled(word)}: {item} is there {answer}"}
+    return {"word": word, "item": item, "answer": answer, "rationale": f"{spell(word)}: {item} is there {answer}"}
 
 
 def last_letters(rng: random.Random) -> dict:
+    """Asks for the last letters of several words, joined."""
     items = rng.sample(WORDS, rng.randint(2, 4))
     answer = "".join(item[-1] for item in items)
     steps = ", ".join(f"{item} ends with {item[-1]}" for item in items)
@@ -67,8 +78,8 @@ def last_letters(rng: random.Random) -> dict:
 
 
 def longest_word(rng: random.Random) -> dict:
-    """One word is longer than all others."""
-    answer = rng.choice(LONGER)
+    """Asks for the longest of several words; there is only one."""
+    answer = rng.choice(LONG_WORDS)
     items = [answer, *rng.sample([word for word in WORDS if len(word) < len(answer)], rng.randint(1, 3))]
     rng.shuffle(items)
     steps = ", ".join(f"{item} {len(item)}" for item in items)
@@ -76,7 +87,7 @@ def longest_word(rng: random.Random) -> dict:
 
 
 def induction(rng: random.Random) -> dict:
-    """A B ... A -> B: what came after the last item when it was there before."""
+    """Asks for the item that followed the earlier occurrence of the last item: A B ... A -> B."""
     items = rng.sample(WORDS, rng.randint(3, 6))
     place = rng.randrange(len(items) - 1)
     answer = items[place + 1]
@@ -85,7 +96,7 @@ def induction(rng: random.Random) -> dict:
 
 
 def cycle(rng: random.Random) -> dict:
-    """A pattern of 2 or 3 letters that repeats."""
+    """Asks for the next letter of a repeating pattern of 2 or 3 letters."""
     pattern = rng.sample(string.ascii_lowercase, rng.randint(2, 3))
     length = rng.randint(2 * len(pattern), 3 * len(pattern))
     items = [pattern[i % len(pattern)] for i in range(length)]
@@ -94,7 +105,7 @@ def cycle(rng: random.Random) -> dict:
 
 
 def lookup(rng: random.Random) -> dict:
-    """A table of words and numbers."""
+    """Asks for the number of a word in a table."""
     keys = rng.sample(WORDS, rng.randint(2, 5))
     values = [str(value) for value in rng.sample(range(100), len(keys))]
     place = rng.randrange(len(keys))
@@ -104,7 +115,7 @@ def lookup(rng: random.Random) -> dict:
 
 
 def reverse_lookup(rng: random.Random) -> dict:
-    """The same table asked the other way round."""
+    """Asks for the word of a number in a table."""
     keys = rng.sample(WORDS, rng.randint(2, 5))
     values = [str(value) for value in rng.sample(range(100), len(keys))]
     place = rng.randrange(len(keys))
@@ -113,60 +124,60 @@ def reverse_lookup(rng: random.Random) -> dict:
     return {"rows": rows, "item": values[place], "answer": keys[place], "rationale": rationale}
 
 
-def of_a_word(question: str, order: str, result: str) -> tuple:
-    """Wordings about one word: a question, an order, and what the result is called."""
-    return worded(
+def word_templates(question: str, command: str, result: str) -> tuple[Template, ...]:
+    """Returns templates about one word from a question, a command, and the name of the result."""
+    return make_templates(
         f"{question} {{{{ word }}}}?",
-        f"{order}: {{{{ word }}}}",
+        f"{command}: {{{{ word }}}}",
         f"{{{{ word }}}}\n{result} is",
-        f"Take the word {{{{ word }}}}. {order}.",
-        f"Word: {{{{ word }}}}\nTask: {order[0].lower()}{order[1:]}.",
+        f"Take the word {{{{ word }}}}. {command}.",
+        f"Word: {{{{ word }}}}\nTask: {command[0].lower()}{command[1:]}.",
     )
 
 
 ROWS = "{{ rows | join('\\n') }}"
 
-WORLDS = {
-    "uppercase": World(
+GENERATORS = {
+    "uppercase": TaskGenerator(
         uppercase,
         ("word",),
-        of_a_word("What is in capitals", "Write it in capital letters", "In capitals it"),
+        word_templates("What is in capitals", "Write it in capital letters", "In capitals it"),
         "spelling",
     ),
-    "spelling": World(
+    "spelling": TaskGenerator(
         spelling,
         ("word",),
-        of_a_word("How do you spell", "Write its letters with - between", "Spelled, it"),
+        word_templates("How do you spell", "Write its letters with - between", "Spelled, it"),
         "spelling",
     ),
-    "backward_word": World(
-        backward_word, ("word",), of_a_word("What is backwards", "Write it backwards", "Backwards it"), "spelling"
+    "backward_word": TaskGenerator(
+        backward_word, ("word",), word_templates("What is backwards", "Write it backwards", "Backwards it"), "spelling"
     ),
-    "doubled_word": World(
-        doubled_word, ("word",), of_a_word("What is twice", "Write it two times", "Written twice it"), "spelling"
+    "doubled_word": TaskGenerator(
+        doubled_word, ("word",), word_templates("What is twice", "Write it two times", "Written twice it"), "spelling"
     ),
-    "first_letter": World(
+    "first_letter": TaskGenerator(
         first_letter,
         ("word",),
-        of_a_word("What is the first letter of", "Write its first letter", "Its first letter"),
+        word_templates("What is the first letter of", "Write its first letter", "Its first letter"),
         "letter",
     ),
-    "last_letter": World(
+    "last_letter": TaskGenerator(
         last_letter,
         ("word",),
-        of_a_word("What is the last letter of", "Write its last letter", "Its last letter"),
+        word_templates("What is the last letter of", "Write its last letter", "Its last letter"),
         "letter",
     ),
-    "word_length": World(
+    "word_length": TaskGenerator(
         word_length,
         ("word",),
-        of_a_word("How many letters are in", "Count its letters", "The number of its letters"),
+        word_templates("How many letters are in", "Count its letters", "The number of its letters"),
         "counting",
     ),
-    "letter_count": World(
+    "letter_count": TaskGenerator(
         letter_count,
         ("word", "item"),
-        worded(
+        make_templates(
             "How many times is the letter {{ item }} in {{ word }}?",
             "Count the letter {{ item }}: {{ word }}",
             "{{ word }}\nThe number of letters {{ item }} is",
@@ -175,10 +186,10 @@ WORLDS = {
         ),
         "counting",
     ),
-    "last_letters": World(
+    "last_letters": TaskGenerator(
         last_letters,
         ("items",),
-        worded(
+        make_templates(
             "Join the last letters of these words: {{ items | join(' ') }}",
             "Take the last letter of each word and write them together.\n{{ items | join(', ') }}",
             "{{ items | join(', ') }}\nThe last letters together are",
@@ -187,10 +198,10 @@ WORLDS = {
         ),
         "letter",
     ),
-    "longest_word": World(
+    "longest_word": TaskGenerator(
         longest_word,
         ("items",),
-        worded(
+        make_templates(
             "Which of these words is the longest? {{ items | join(', ') }}",
             "Write the longest word: {{ items | join(', ') }}",
             "{{ items | join(', ') }}\nThe longest word is",
@@ -200,10 +211,10 @@ WORLDS = {
         ),
         "counting",
     ),
-    "induction": World(
+    "induction": TaskGenerator(
         induction,
         ("items",),
-        worded(
+        make_templates(
             "{{ items | join(' ') }}",
             "Go on as before: {{ items | join(' ') }}",
             "What comes next if everything repeats?\n{{ items | join(', ') }}",
@@ -212,10 +223,10 @@ WORLDS = {
         ),
         "sequence",
     ),
-    "cycle": World(
+    "cycle": TaskGenerator(
         cycle,
         ("items",),
-        worded(
+        make_templates(
             "{{ items | join(' ') }}",
             "Go on as before: {{ items | join(' ') }}",
             "What comes next if everything repeats?\n{{ items | join(', ') }}",
@@ -224,10 +235,10 @@ WORLDS = {
         ),
         "sequence",
     ),
-    "lookup": World(
+    "lookup": TaskGenerator(
         lookup,
         ("rows", "item"),
-        worded(
+        make_templates(
             f"{ROWS}\nWhich number belongs to {{{{ item }}}}?",
             f"Find {{{{ item }}}} and write its number.\n{ROWS}",
             f"{ROWS}\n{{{{ item }}}}:",
@@ -236,10 +247,10 @@ WORLDS = {
         ),
         "table",
     ),
-    "reverse_lookup": World(
+    "reverse_lookup": TaskGenerator(
         reverse_lookup,
         ("rows", "item"),
-        worded(
+        make_templates(
             f"{ROWS}\nWhich word belongs to {{{{ item }}}}?",
             f"Find {{{{ item }}}} and write its word.\n{ROWS}",
             f"{ROWS}\nThe word with the number {{{{ item }}}} is",
@@ -251,11 +262,11 @@ WORLDS = {
 }
 
 
-def named(name: str) -> World:
-    """The world of a name, found again in any process."""
-    return WORLDS[name]
+def find_generator(name: str) -> TaskGenerator:
+    """Returns a generator of this file by name."""
+    return GENERATORS[name]
 
 
-def tasks() -> dict[str, Offline]:
-    """The worlds of this file by their names."""
-    return offline(WORLDS, named)
+def make_tasks() -> dict[str, SyntheticTask]:
+    """Returns the tasks of this file by name."""
+    return to_tasks(GENERATORS, find_generator)

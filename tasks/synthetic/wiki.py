@@ -1,7 +1,7 @@
-"""A closed wiki of invented people, towns and works: articles to read, and questions of one and of two hops about them.
+"""A closed wiki of invented people, towns and works: articles, and one-hop and two-hop questions about them.
 
-Every fact is in an article of both splits, in other words. One question in `HELD_OUT` validates; a held-out question of two
-hops joins two facts that are both asked for in training, but never together.
+Both splits have an article with every fact, in different wordings. 1 in `VALIDATION_ONE_IN` questions is in validation. The
+two one-hop questions behind a two-hop question are both in training.
 """
 
 import functools
@@ -11,9 +11,9 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from t5x_like.tasks.synthetic.sampling import Offline, worded
+from t5x_like.tasks.synthetic.sampling import SyntheticTask, make_templates
 
-HELD_OUT = 5
+VALIDATION_ONE_IN = 5
 SEED = 7
 CONSONANTS = "b br d dr f fl g gr h j k kl l m n p pr r s st t tr v w z"
 ONSETS = tuple(CONSONANTS.split())
@@ -54,10 +54,16 @@ NOUNS = (
 
 @dataclass(frozen=True)
 class Relation:
-    """How a fact is told (the last way in validation only), asked for, and named inside a longer question."""
+    """A kind of fact.
 
-    told: tuple[str, str, str]
-    asked: str
+    Attributes:
+      statements: wordings of the fact; the last one is used in validation only.
+      question: asks for the value.
+      phrase: names the value inside a longer question.
+    """
+
+    statements: tuple[str, str, str]
+    question: str
     phrase: str
 
 
@@ -110,26 +116,27 @@ RELATIONS = {
 }
 
 
-def name(rng: random.Random, taken: set[str], syllables: int) -> str:
-    """A new name of open syllables and a closed end."""
+def make_name(rng: random.Random, used: set[str], syllables: int) -> str:
+    """Draws a name that is not in `used`, and adds it: open syllables and a final consonant."""
     while True:
-        made = "".join(rng.choice(ONSETS) + rng.choice(VOWELS) for _ in range(syllables)) + rng.choice(ENDINGS)
-        if made not in taken:
-            taken.add(made)
-            return made.capitalize()
+        name = "".join(rng.choice(ONSETS) + rng.choice(VOWELS) for _ in range(syllables)) + rng.choice(ENDINGS)
+        if name not in used:
+            used.add(name)
+            return name.capitalize()
 
 
 @functools.cache
-def facts() -> dict[str, dict[str, str]]:
-    """{entity: {relation: value}}: 40 towns, 120 people who were born in them, 80 works that they made."""
-    rng, taken = random.Random(SEED), set()
-    rivers = [name(rng, taken, 1) for _ in range(12)]
-    towns = {name(rng, taken, 2): None for _ in range(40)}
+def make_facts() -> dict[str, dict[str, str]]:
+    """Returns {entity: {relation: value}}: 40 towns, 120 people born in them, 80 works by these people; cached."""
+    rng = random.Random(SEED)
+    used: set[str] = set()
+    rivers = [make_name(rng, used, 1) for _ in range(12)]
+    towns: dict[str, dict[str, str]] = {make_name(rng, used, 2): {} for _ in range(40)}
     for town in towns:
         towns[town] = {"land": rng.choice(LANDS), "river": rng.choice(rivers), "founded": str(rng.randint(900, 1500))}
     people = {}
     for _ in range(120):
-        person = f"{name(rng, taken, 1)} {name(rng, taken, 1)}"
+        person = f"{make_name(rng, used, 1)} {make_name(rng, used, 1)}"
         born = str(rng.randint(1600, 1900))
         people[person] = {"home": rng.choice(list(towns)), "job": rng.choice(JOBS), "born": born}
     works = {}
@@ -140,86 +147,90 @@ def facts() -> dict[str, dict[str, str]]:
     return towns | people | works
 
 
-def hashed(text: str) -> int:
+def hash_text(text: str) -> int:
+    """Returns a 32-bit hash of a text, equal on every machine."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
-def held_out(question: str) -> bool:
-    return hashed(question) % HELD_OUT == 0
+def is_validation(question: str) -> bool:
+    """Returns whether a question is in validation."""
+    return hash_text(question) % VALIDATION_ONE_IN == 0
 
 
-def article(entity: str, wording: int) -> str:
-    """All that is known of an entity."""
-    told = [
-        RELATIONS[relation].told[wording].format(entity, value=value) for relation, value in facts()[entity].items()
+def write_article(entity: str, wording: int) -> str:
+    """Returns the article of an entity: all of its facts."""
+    sentences = [
+        RELATIONS[relation].statements[wording].format(entity, value=value)
+        for relation, value in make_facts()[entity].items()
     ]
-    return f"{entity}. {' '.join(told)}"
+    return f"{entity}. {' '.join(sentences)}"
 
 
 def articles(split: str) -> Iterator[dict[str, str]]:
-    """{"text"}: in training every article in two wordings, in validation in a third."""
+    """Yields {"text"}: every article, in two wordings for training and in a third for validation."""
     for wording in (0, 1) if split == "train" else (2,):
-        for entity in facts():
-            yield {"text": article(entity, wording)}
+        for entity in make_facts():
+            yield {"text": write_article(entity, wording)}
 
 
-def asked(entity: str, relation: str) -> str:
-    return RELATIONS[relation].asked.format(entity)
+def ask(entity: str, relation: str) -> str:
+    """Returns the question for a fact."""
+    return RELATIONS[relation].question.format(entity)
 
 
-def known(entity: str, relation: str) -> str:
-    """A fact as a step of a rationale."""
+def state_fact(entity: str, relation: str) -> str:
+    """Returns a fact as a step of a rationale."""
     phrase = RELATIONS[relation].phrase.format(entity)
-    return f"{phrase[0].upper()}{phrase[1:]} is {facts()[entity][relation]}"
+    return f"{phrase[0].upper()}{phrase[1:]} is {make_facts()[entity][relation]}"
 
 
-def with_context(example: dict, entities: list[str]) -> dict:
-    """The articles that answer a question among others, in an order that the question's hash decides."""
-    rng = random.Random(hashed(example["question"]))
-    others = rng.sample([entity for entity in facts() if entity not in entities], 3 - len(entities))
-    shown = [*entities, *others]
-    rng.shuffle(shown)
-    return example | {"context": "\n".join(article(entity, rng.randrange(2)) for entity in shown)}
+def add_context(example: dict, entities: list[str]) -> dict:
+    """Adds "context": three articles, those of `entities` among others, shuffled by the hash of the question."""
+    rng = random.Random(hash_text(example["question"]))
+    others = rng.sample([entity for entity in make_facts() if entity not in entities], 3 - len(entities))
+    subjects = [*entities, *others]
+    rng.shuffle(subjects)
+    return example | {"context": "\n".join(write_article(entity, rng.randrange(2)) for entity in subjects)}
 
 
 def one_hop(split: str) -> Iterator[dict]:
-    """Every question about one fact, shuffled."""
-    every = [(entity, relation) for entity, about in facts().items() for relation in about]
+    """Yields every question about one fact, shuffled."""
+    every = [(entity, relation) for entity, about in make_facts().items() for relation in about]
     random.Random(SEED).shuffle(every)
     for entity, relation in every:
-        question = asked(entity, relation)
-        if held_out(question) == (split == "validation"):
-            example = {"question": question, "answer": facts()[entity][relation], "rationale": known(entity, relation)}
-            yield with_context(example, [entity])
+        question = ask(entity, relation)
+        if is_validation(question) == (split == "validation"):
+            answer, rationale = make_facts()[entity][relation], state_fact(entity, relation)
+            yield add_context({"question": question, "answer": answer, "rationale": rationale}, [entity])
 
 
 def two_hop(split: str) -> Iterator[dict]:
-    """Every question about a fact of what another fact names, both asked for alone in training."""
+    """Yields every question that joins two facts (entity -> bridge -> answer), both in training as one-hop questions."""
     every = [
-        (entity, relation, between, further)
-        for entity, about in facts().items()
-        for relation, between in about.items()
-        for further in facts().get(between, ())
+        (entity, relation, bridge, second)
+        for entity, about in make_facts().items()
+        for relation, bridge in about.items()
+        for second in make_facts().get(bridge, ())
     ]
     random.Random(SEED).shuffle(every)
-    for entity, relation, between, further in every:
-        question = asked(RELATIONS[relation].phrase.format(entity), further)
-        if held_out(asked(entity, relation)) or held_out(asked(between, further)):
+    for entity, relation, bridge, second in every:
+        question = ask(RELATIONS[relation].phrase.format(entity), second)
+        if is_validation(ask(entity, relation)) or is_validation(ask(bridge, second)):
             continue
-        if held_out(question) == (split == "validation"):
-            rationale = f"{known(entity, relation)}. {known(between, further)}"
-            example = {"question": question, "answer": facts()[between][further], "rationale": rationale}
-            yield with_context(example, [entity, between])
+        if is_validation(question) == (split == "validation"):
+            rationale = f"{state_fact(entity, relation)}. {state_fact(bridge, second)}"
+            example = {"question": question, "answer": make_facts()[bridge][second], "rationale": rationale}
+            yield add_context(example, [entity, bridge])
 
 
-CLOSED_BOOK = worded(
+CLOSED_BOOK = make_templates(
     "{{ question }}",
     "Question: {{ question }}\nAnswer:",
     "From what you have read: {{ question }}",
     "Answer with a name, a word or a year. {{ question }}",
     "Q: {{ question }}",
 )
-READING = worded(
+READING = make_templates(
     "{{ context }}\n{{ question }}",
     "{{ question }}\n\n{{ context }}",
     "Read this:\n{{ context }}\n\nQuestion: {{ question }}",
@@ -227,14 +238,14 @@ READING = worded(
     "Text: {{ context }}\nTask: {{ question }}",
 )
 
-QUESTIONS = {
-    "wiki_one_hop": Offline(one_hop, CLOSED_BOOK, "wiki_closed_book"),
-    "wiki_two_hop": Offline(two_hop, CLOSED_BOOK, "wiki_closed_book"),
-    "wiki_one_hop_reading": Offline(one_hop, READING, "wiki_reading"),
-    "wiki_two_hop_reading": Offline(two_hop, READING, "wiki_reading"),
+TASKS = {
+    "wiki_one_hop": SyntheticTask(one_hop, CLOSED_BOOK, "wiki_closed_book"),
+    "wiki_two_hop": SyntheticTask(two_hop, CLOSED_BOOK, "wiki_closed_book"),
+    "wiki_one_hop_reading": SyntheticTask(one_hop, READING, "wiki_reading"),
+    "wiki_two_hop_reading": SyntheticTask(two_hop, READING, "wiki_reading"),
 }
 
 
-def tasks() -> dict[str, Offline]:
-    """The questions of this file by their names."""
-    return QUESTIONS
+def make_tasks() -> dict[str, SyntheticTask]:
+    """Returns the tasks of this file by name."""
+    return TASKS

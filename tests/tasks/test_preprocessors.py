@@ -1,4 +1,4 @@
-"""Objectives as seqio steps make the rows that token caches make; a live look makes those of the first documents."""
+"""Objectives as seqio preprocessors make the rows of token caches; a live cache equals one of the first documents."""
 
 import functools
 
@@ -29,7 +29,7 @@ MAKES = {
 
 @pytest.fixture(scope="module")
 def register():
-    """Registers a task of TEXTS with steps after the cache placeholder; its name."""
+    """Returns a function that registers a task of TEXTS with steps after the cache placeholder, and returns its name."""
     import seqio
     import tensorflow as tf
 
@@ -56,8 +56,8 @@ def register():
     return add
 
 
-def stacked(name) -> dict[str, np.ndarray]:
-    """All rows of a task, as seqio gives them."""
+def read_rows(name) -> dict[str, np.ndarray]:
+    """Returns all rows of a task, read through seqio."""
     import seqio
 
     dataset = seqio.TaskRegistry.get(name).get_dataset(None, "train", shuffle=False, trim_output_features=False)
@@ -65,46 +65,46 @@ def stacked(name) -> dict[str, np.ndarray]:
     return {feature: np.stack([x[feature] for x in examples]) for feature in examples[0]}
 
 
-def expected(make, texts, window: int, seed: int) -> dict[str, np.ndarray]:
-    """All rows of a cache of texts in its epoch `window`."""
+def expected_rows(make, texts, window: int, seed: int) -> dict[str, np.ndarray]:
+    """Returns all rows of a cache of texts in its epoch `window`."""
     vocabulary = ByteVocabulary()
     cache = MemoryCache("x", "train", vocabulary, {"targets": [np.array([*vocabulary.encode(t), 1]) for t in texts]})
-    made = make(cache)
-    return made.fetch(np.arange(len(made)), np.full(len(made), window), seed)
+    all_rows = make(cache)
+    return all_rows.fetch(np.arange(len(all_rows)), np.full(len(all_rows), window), seed)
 
 
 @pytest.mark.parametrize("name", MAKES)
 def test_one_window_is_the_first_epoch_of_a_cache(register, name):
-    got = stacked(register(f"whole_{name}", (MAKES[name], 1000, 3)))
-    want = expected(MAKES[name], TEXTS, 0, 3)
+    got = read_rows(register(f"whole_{name}", (MAKES[name], 1000, 3)))
+    want = expected_rows(MAKES[name], TEXTS, 0, 3)
     assert got.keys() == want.keys() | {"targets"}
     for feature, x in want.items():
         np.testing.assert_array_equal(got[feature], x)
 
 
-def test_windows_follow_each_other_with_noise_of_their_own(register):
+def test_windows_follow_each_other_with_different_noise(register):
     make = MAKES["span_corruption"]
-    got = stacked(register("windows", (make, 10, 3)))
-    want = [expected(make, TEXTS[10 * n : 10 * n + 10], n, 3) for n in range(3)]
+    got = read_rows(register("windows", (make, 10, 3)))
+    want = [expected_rows(make, TEXTS[10 * n : 10 * n + 10], n, 3) for n in range(3)]
     for feature in want[0]:
         np.testing.assert_array_equal(got[feature], np.concatenate([x[feature] for x in want]))
 
 
 def test_a_window_without_a_row_is_refused(register):
     with pytest.raises(ValueError, match="window=1 documents make no row"):
-        stacked(register("short", (functools.partial(rows.CausalLM, length=4096), 1)))
+        read_rows(register("short", (functools.partial(rows.CausalLM, length=4096), 1)))
 
 
-def test_a_live_look_is_the_cache_of_the_first_documents(register, tmp_path):
+def test_a_live_cache_holds_the_first_documents(register, tmp_path):
     from t5x_like.data.cache.token_cache import TokenCache
     from t5x_like.tasks.caching import live
 
     name = register("looked_at")
     of = functools.partial(TokenCache, split="train", module="t5x_like.tasks.pretraining", root=str(tmp_path))
     cache = live.read_task(of, name, documents=10)
-    want = expected(MAKES["causal_lm"], TEXTS[:10], 0, 0)
-    made = MAKES["causal_lm"](cache)
-    got = made.fetch(np.arange(len(made)), np.zeros(len(made), int), 0)
+    want = expected_rows(MAKES["causal_lm"], TEXTS[:10], 0, 0)
+    live_rows = MAKES["causal_lm"](cache)
+    got = live_rows.fetch(np.arange(len(live_rows)), np.zeros(len(live_rows), int), 0)
     np.testing.assert_array_equal(got["decoder_target_tokens"], want["decoder_target_tokens"])
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="has no split 'test'"):

