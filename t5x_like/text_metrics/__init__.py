@@ -1,8 +1,8 @@
 """Metrics of texts, labels and log-probabilities, in seqio's form: `metric(targets, predictions) -> {name: float}`.
 
-Scored ones are `metric(targets, scores)`. Options have defaults, so `functools.partial(metric, option=...)` is still a seqio
-metric. Units are those the field reports: everything is percent (0-100, correlations and MCC -100 to 100) but perplexity
-(1 and up), bits_per_byte (bits), brier (0 is best) and edit_distance (characters).
+Metrics of log-probabilities are `metric(targets, scores)`. Options have defaults, so `functools.partial(metric, option=...)` is
+still a seqio metric. Units are those of the field: percent (0-100; correlations and MCC -100 to 100), except perplexity (1 and
+up), bits_per_byte (bits), brier (0 is best) and edit_distance (characters).
 """
 
 from t5x_like.text_metrics.answers import exact_match, knowledge_f1, number_match, squad, trivia_qa

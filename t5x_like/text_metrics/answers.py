@@ -26,29 +26,29 @@ def normalize_trivia(text: str) -> str:
 
 
 def token_f1(target: str, prediction: str) -> float:
-    """Harmonic mean of precision and recall of the words, counted (0-1); of two empty texts 1 (SQuAD 2.0)."""
-    wanted, given = target.split(), prediction.split()
-    if not wanted or not given:
-        return float(wanted == given)
-    same = (Counter(wanted) & Counter(given)).total()
-    return 2 * same / (len(wanted) + len(given))
+    """Harmonic mean of the precision and recall of words, with counts (0-1); 1 for two empty texts (SQuAD 2.0)."""
+    expected, words = target.split(), prediction.split()
+    if not expected or not words:
+        return float(expected == words)
+    same = (Counter(expected) & Counter(words)).total()
+    return 2 * same / (len(expected) + len(words))
 
 
-def score_answers(targets: Sequence, predictions: Sequence[str], normalised: Callable[[str], str]) -> dict[str, float]:
-    """Exact match and F1 with the best of each example's answers; no answer at all means an empty one."""
+def score_answers(targets: Sequence, predictions: Sequence[str], normalize: Callable[[str], str]) -> dict[str, float]:
+    """Exact match and F1 with the best of each example's answers; no answers mean the empty answer."""
     em, best = [], []
     for target, prediction in zip(*check_pairs(targets, predictions), strict=True):
-        answers = [normalised(answer) for answer in list_answers(target)] or [""]
-        # SQuAD 2.0 drops gold answers that normalise to nothing where there are others.
+        answers = [normalize(answer) for answer in list_answers(target)] or [""]
+        # SQuAD 2.0 drops answers that normalise to nothing if there are others.
         answers = [answer for answer in answers if answer] or [""]
-        given = normalised(prediction)
-        em.append(given in answers)
-        best.append(max(token_f1(answer, given) for answer in answers))
+        text = normalize(prediction)
+        em.append(text in answers)
+        best.append(max(token_f1(answer, text) for answer in answers))
     return {"em": percent(em), "f1": percent(best)}
 
 
 def squad(targets: Sequence, predictions: Sequence[str]) -> dict[str, float]:
-    """`em` and `f1` in percent; a target is an answer, several, or none where the question has none."""
+    """`em` and `f1` in percent; a target is an answer, several answers, or none for an unanswerable question."""
     return score_answers(targets, predictions, normalize_squad)
 
 
@@ -58,28 +58,28 @@ def trivia_qa(targets: Sequence, predictions: Sequence[str]) -> dict[str, float]
 
 
 def knowledge_f1(targets: Sequence, predictions: Sequence[str]) -> dict[str, float]:
-    """Word F1 of responses with the knowledge they should rest on, in percent (Shuster et al. 2021)."""
+    """Word F1 of responses with their source knowledge, in percent (Shuster et al. 2021)."""
     return {"knowledge_f1": score_answers(targets, predictions, normalize_squad)["f1"]}
 
 
 def exact_match(targets: Sequence, predictions: Sequence[str]) -> dict[str, float]:
-    """Percent of predictions that are one of their answers, but for space around them."""
+    """Percent of predictions that equal one of their answers, ignoring space around them."""
     pairs = zip(*check_pairs(targets, predictions), strict=True)
     hits = [prediction.strip() in [answer.strip() for answer in list_answers(target)] for target, prediction in pairs]
     return {"exact_match": percent(hits)}
 
 
 def find_final_number(text: str) -> Fraction | None:
-    """The first number behind the last of `MARKS` that has one, or the last number of the text; commas, $ are ignored."""
+    """The first number after the last of `MARKS` that has one, else the last number of the text; ignores commas and $."""
     starts = sorted((text.rfind(mark) + len(mark) for mark in MARKS if mark in text), reverse=True)
-    found = next((match for start in starts if (match := NUMBER.search(text[start:].split("\n")[0]))), None)
-    if found is None:
-        found = next(iter(reversed(list(NUMBER.finditer(text)))), None)
-    return None if found is None else Fraction(re.sub(r"[$,+]", "", found.group()).replace("−", "-"))
+    match = next((match for start in starts if (match := NUMBER.search(text[start:].split("\n")[0]))), None)
+    if match is None:
+        match = next(iter(reversed(list(NUMBER.finditer(text)))), None)
+    return None if match is None else Fraction(re.sub(r"[$,+]", "", match.group()).replace("−", "-"))
 
 
 def number_match(targets: Sequence, predictions: Sequence[str]) -> dict[str, float]:
-    """Percent of final numbers that are equal (GSM8K, Cobbe et al. 2021), and of predictions with a number in them.
+    """Percent of final numbers that are equal (GSM8K, Cobbe et al. 2021), and of predictions that contain a number.
 
     A target is a text (GSM8K's `#### 1,234` or a bare number) or a number.
 
@@ -88,11 +88,11 @@ def number_match(targets: Sequence, predictions: Sequence[str]) -> dict[str, flo
     """
     hits, answered = [], []
     for target, prediction in zip(*check_pairs(targets, predictions), strict=True):
-        wanted, given = find_final_number(str(target)), find_final_number(prediction)
-        if wanted is None:
+        expected, number = find_final_number(str(target)), find_final_number(prediction)
+        if expected is None:
             raise ValueError(
                 f"the target {str(target)[:80]!r} has no number in it; give the answer as '#### 42' or '42'"
             )
-        hits.append(wanted == given)
-        answered.append(given is not None)
+        hits.append(expected == number)
+        answered.append(number is not None)
     return {"exact_match": percent(hits), "answered": percent(answered)}

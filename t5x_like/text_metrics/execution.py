@@ -1,6 +1,6 @@
-"""Programs judged by running their tests: HumanEval's pass@k (Chen et al. 2021), each in a process of its own with limits.
+"""Scores programs by running their tests: HumanEval's pass@k (Chen et al. 2021), each program in a process with limits.
 
-The limits are against loops, floods of memory and files, not against malice: run it only where nothing can be harmed.
+The limits stop endless loops and excessive memory and files, not attacks: run it only in an isolated environment.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from t5x_like.text_metrics.sampling import pass_at_k
 
 ALLOW = "T5X_LIKE_ALLOW_EXECUTION"
 
-# Reads its limits and the program, and says the password only if the program came to its end.
+# Reads limits and program from stdin; prints the password only if the program finishes.
 RUNNER = """
 import resource, sys
 seconds, megabytes, password, program = sys.stdin.read().split("\\n", 3)
@@ -34,39 +34,39 @@ sys.__stdout__.write("\\n" + password)
 
 
 def run_program(program: str, seconds: float = 3.0, megabytes: int = 1024) -> bool:
-    """Whether a Python program comes to its end without an error; executes it."""
+    """Executes a Python program; returns whether it finishes without an error within `seconds` and `megabytes`."""
     password = secrets.token_hex(16)
-    given = f"{seconds}\n{megabytes}\n{password}\n{program}"
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as said:
+    stdin = f"{seconds}\n{megabytes}\n{password}\n{program}"
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             [sys.executable, "-I", "-c", RUNNER],
             cwd=folder,
             env={"PATH": os.defpath, "HOME": folder, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
-            stdout=said,
+            stdout=output,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
         try:
-            process.communicate(given.encode("utf-8", "replace"), timeout=seconds)
+            process.communicate(stdin.encode("utf-8", "replace"), timeout=seconds)
         except subprocess.TimeoutExpired:
             return False
         finally:
-            # Children of the program too: the session is theirs.
+            # Also kills children of the program, which are in its session.
             kill_session(process)
-        said.seek(max(0, said.seek(0, os.SEEK_END) - len(password)))
-        return said.read() == password.encode()
+        output.seek(max(0, output.seek(0, os.SEEK_END) - len(password)))
+        return output.read() == password.encode()
 
 
 def kill_session(process: subprocess.Popen) -> None:
-    """Ends a process and what it started."""
+    """Kills a process and its children."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def passes_tests(problem: Mapping, completion: str, seconds: float = 3.0, megabytes: int = 1024) -> bool:
-    """Whether a prompt with its completion passes the problem's `test` of its `entry_point`."""
+    """Whether prompt and completion together pass the problem's `test` of its `entry_point`."""
     tests = f"{problem['test']}\ncheck({problem['entry_point']})"
     return run_program(f"{problem['prompt']}{completion}\n\n{tests}\n", seconds, megabytes)
 
@@ -79,16 +79,16 @@ def human_eval(
     seconds: float = 3.0,
     megabytes: int = 1024,
 ) -> dict[str, float]:
-    """`pass@k` in percent; a target is a problem (`prompt`, `test`, `entry_point`), a prediction a completion or several.
+    """`pass@k` in percent. A target is a problem (`prompt`, `test`, `entry_point`), a prediction one completion or several.
 
     Raises:
-      PermissionError: unless `allow_execution`, or $T5X_LIKE_ALLOW_EXECUTION=1 where it is not given.
+      PermissionError: neither `allow_execution` nor $T5X_LIKE_ALLOW_EXECUTION=1 allows it.
     """
     allowed = os.environ.get(ALLOW) == "1" if allow_execution is None else allow_execution
     if not allowed:
         raise PermissionError(
-            f"allow_execution={allow_execution}: human_eval runs programs that a model wrote, which may do anything; in a "
-            f"place where nothing can be harmed, give allow_execution=True or set {ALLOW}=1"
+            f"allow_execution={allow_execution}: human_eval runs programs written by a model, which may do anything; in an "
+            f"isolated environment give allow_execution=True or set {ALLOW}=1"
         )
     targets, predictions = check_pairs(targets, predictions)
     samples = [[one] if isinstance(one, str) else list(one) for one in predictions]

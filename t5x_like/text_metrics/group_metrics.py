@@ -1,4 +1,4 @@
-"""Metrics of examples that belong together: targets are {"group", "value"}."""
+"""Metrics of groups of examples: a target is {"group", "value"}."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,7 +6,7 @@ from t5x_like.text_metrics.pairs import check_pairs, percent
 
 
 def group_exact_match(targets: Sequence[Mapping], predictions: Sequence) -> dict[str, float]:
-    """Percent of groups all of whose examples are right (MultiRC's exact match, Khashabi et al. 2018)."""
+    """Percent of groups with only right examples (MultiRC's exact match, Khashabi et al. 2018)."""
     right: dict = {}
     for target, prediction in zip(*check_pairs(targets, predictions), strict=True):
         right[target["group"]] = right.get(target["group"], True) and target["value"] == prediction

@@ -1,6 +1,6 @@
-"""Classes and sequences that are right or wrong: accuracy, F1, Matthews correlation, Brier score.
+"""Metrics of classes and sequences: accuracy, F1, Matthews correlation, Brier score.
 
-A label is anything hashable; what a model says that is no label counts as wrong.
+A label is any hashable value; a prediction that is not a label counts as wrong.
 """
 
 from collections import Counter
@@ -12,33 +12,37 @@ from t5x_like.text_metrics.pairs import check_pairs, percent
 
 
 def accuracy(targets: Sequence, predictions: Sequence) -> dict[str, float]:
-    """Percent of labels that are equal."""
+    """Percent of equal labels."""
     targets, predictions = check_pairs(to_python(targets), to_python(predictions))
     return {"accuracy": percent([t == p for t, p in zip(targets, predictions, strict=True)])}
 
 
 def sequence_accuracy(targets: Sequence, predictions: Sequence) -> dict[str, float]:
-    """Percent of sequences (texts, token ids) that are equal from end to end."""
+    """Percent of equal sequences (texts, token ids)."""
     targets, predictions = check_pairs(targets, predictions)
     equal = [np.array_equal(np.asarray(t), np.asarray(p)) for t, p in zip(targets, predictions, strict=True)]
     return {"sequence_accuracy": percent(equal)}
 
 
 def f1(targets: Sequence, predictions: Sequence, positive: Hashable = 1) -> dict[str, float]:
-    """Percent F1 of the class `positive`; 0 where it is neither there nor predicted."""
+    """Percent F1 of the class `positive`; 0 if it is neither a target nor predicted."""
     return {"f1": 100 * class_f1(*check_pairs(to_python(targets), to_python(predictions)), positive)}
 
 
 def macro_f1(targets: Sequence, predictions: Sequence) -> dict[str, float]:
-    """Percent F1, the mean over all classes that are there or predicted."""
+    """Mean percent F1 over all classes that are targets or predicted."""
     targets, predictions = check_pairs(to_python(targets), to_python(predictions))
     return {"macro_f1": mean_f1(targets, predictions, {*targets, *predictions})}
 
 
 def mean_multiclass_f1(num_classes: int) -> Callable[[Sequence, Sequence], dict[str, float]]:
-    """A metric: percent F1, the mean over classes 0 to `num_classes` - 1, those that never occur counting 0 (as T5's)."""
+    """Returns a metric: mean percent F1 over classes 0 to `num_classes` - 1; classes that never occur count 0 (as T5).
+
+    Raises:
+      ValueError: num_classes is below 1.
+    """
     if num_classes < 1:
-        raise ValueError(f"num_classes={num_classes} has no class; give 2 or more")
+        raise ValueError(f"num_classes={num_classes} must be at least 1; give the number of classes")
 
     def metric(targets: Sequence, predictions: Sequence) -> dict[str, float]:
         pair = check_pairs(to_python(targets), to_python(predictions))
@@ -48,6 +52,7 @@ def mean_multiclass_f1(num_classes: int) -> Callable[[Sequence, Sequence], dict[
 
 
 def mean_f1(targets: list, predictions: list, classes: Iterable) -> float:
+    """Mean percent F1 over classes."""
     return percent([class_f1(targets, predictions, one) for one in classes])
 
 
@@ -59,31 +64,33 @@ def class_f1(targets: list, predictions: list, positive: Hashable) -> float:
 
 
 def matthews_correlation(targets: Sequence, predictions: Sequence) -> dict[str, float]:
-    """-100 to 100, two classes or more (R_K, Gorodkin 2004); 0 where either side is one class."""
+    """Matthews correlation, -100 to 100, for two classes or more (R_K, Gorodkin 2004); 0 if either side has one class."""
     targets, predictions = check_pairs(to_python(targets), to_python(predictions))
     total, right = len(targets), sum(t == p for t, p in zip(targets, predictions, strict=True))
-    wanted, given = Counter(targets), Counter(predictions)
-    covariance = right * total - sum(wanted[one] * given[one] for one in wanted)
-    spread = (total**2 - sum(n**2 for n in wanted.values())) * (total**2 - sum(n**2 for n in given.values()))
+    expected, predicted = Counter(targets), Counter(predictions)
+    covariance = right * total - sum(expected[label] * predicted[label] for label in expected)
+    spread = (total**2 - sum(n**2 for n in expected.values())) * (total**2 - sum(n**2 for n in predicted.values()))
     return {"matthews_correlation": 100 * covariance / spread**0.5 if spread else 0.0}
 
 
 def brier(targets: Sequence[int], scores: Sequence) -> dict[str, float]:
     """Mean squared error of probabilities (Brier 1950): of class 1 (0-1), or summed over all classes of a row (0-2).
 
+    `scores` are probabilities of class 1, [N], or of all classes, [N, classes]; targets are class numbers.
+
     Raises:
-      ValueError: scores that are no probabilities, or a target that is none of the classes.
+      ValueError: scores are not probabilities, or a target is not a class.
     """
     targets, scores = check_pairs(targets, scores, "scores")
     p_NC = np.asarray(scores, np.float64)
     if p_NC.ndim not in (1, 2) or not ((p_NC >= 0) & (p_NC <= 1)).all():
-        raise ValueError(f"scores of shape {p_NC.shape} are to be probabilities between 0 and 1, [N] or [N, classes]")
+        raise ValueError(f"scores of shape {p_NC.shape} must be probabilities between 0 and 1, [N] or [N, classes]")
     if p_NC.ndim == 2 and not np.allclose(p_NC.sum(axis=1), 1, atol=1e-3):
         raise ValueError("the rows of scores do not add up to 1; give probabilities of all classes (softmax)")
     classes = 2 if p_NC.ndim == 1 else p_NC.shape[1]
     targets_N = np.asarray(targets)
     if not np.isin(targets_N, np.arange(classes)).all():
-        raise ValueError(f"targets are to be classes 0 to {classes - 1}, got {sorted(set(targets_N.tolist()))[:8]}")
+        raise ValueError(f"targets must be classes 0 to {classes - 1}, got {sorted(set(targets_N.tolist()))[:8]}")
     if p_NC.ndim == 1:
         return {"brier": float(np.mean((p_NC - targets_N) ** 2))}
     truth_NC = np.eye(classes)[targets_N.astype(np.int64)]
@@ -91,5 +98,5 @@ def brier(targets: Sequence[int], scores: Sequence) -> dict[str, float]:
 
 
 def to_python(labels: Sequence) -> list:
-    """A list of Python's own values, for numpy's arrays and scalars too."""
+    """The labels as Python values; NumPy scalars and arrays are converted."""
     return [label.item() if isinstance(label, np.generic | np.ndarray) else label for label in labels]

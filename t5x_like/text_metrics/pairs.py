@@ -1,4 +1,4 @@
-"""Targets and what the model made of them, checked; and the libraries that are installed on demand."""
+"""Checks of targets and predictions, and imports of optional packages."""
 
 import importlib
 from collections.abc import Sequence
@@ -8,37 +8,37 @@ import numpy as np
 
 
 def check_pairs(targets: Sequence, outputs: Sequence, name: str = "predictions") -> tuple[list, list]:
-    """Both as lists.
+    """Returns both as lists.
 
     Raises:
-      ValueError: none, or not as many of one as of the other.
+      ValueError: they are empty or differ in length.
     """
     if len(targets) != len(outputs):
         raise ValueError(f"{len(targets)} targets and {len(outputs)} {name}: give one of {name} for each target")
     if not len(targets):
-        raise ValueError(f"targets and {name} are empty, which has no metric; give at least one example")
+        raise ValueError(f"targets and {name} are empty and have no metric; give at least one example")
     return list(targets), list(outputs)
 
 
 def to_float64(values: Sequence, name: str) -> np.ndarray:
-    """Float64 of one number per example.
+    """One number per example as float64 [N].
 
     Raises:
-      ValueError: something else, or NaN.
+      ValueError: not one number per example, or NaN.
     """
     try:
         values_N = np.asarray(values, np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} are to be one number per example: {error}") from error
+        raise ValueError(f"{name} must be one number per example: {error}") from error
     if values_N.ndim != 1:
         raise ValueError(f"{name} have shape {values_N.shape}; give one number per example")
     if np.isnan(values_N).any():
-        raise ValueError(f"{name}[{int(np.isnan(values_N).argmax())}] is NaN; give numbers, -inf for the impossible")
+        raise ValueError(f"{name}[{int(np.isnan(values_N).argmax())}] is NaN; give numbers, -inf for probability 0")
     return values_N
 
 
 def list_answers(target: str | Sequence[str]) -> list[str]:
-    """The accepted answers of a target: itself where it is a text."""
+    """The accepted answers of a target; a text is its only answer."""
     return [target] if isinstance(target, str) else list(target)
 
 
@@ -48,7 +48,7 @@ def percent(values: Sequence) -> float:
 
 
 def import_library(module: str, package: str) -> ModuleType:
-    """A module of an optional package.
+    """Imports a module of an optional package.
 
     Raises:
       ImportError: it is not installed.

@@ -1,4 +1,4 @@
-"""How many of several samples are right: pass@k."""
+"""Metrics of several samples per problem: pass@k."""
 
 import operator
 from collections.abc import Callable, Sequence
@@ -9,12 +9,12 @@ from t5x_like.text_metrics.pairs import check_pairs
 
 
 def unbiased_pass_at_k(samples: int, right: int, k: int) -> float:
-    """1 - C(n - c, k) / C(n, k): the chance (0-1) that one of k samples drawn from n, c of them right, is right.
+    """pass@k = 1 - C(n - c, k) / C(n, k): the probability (0-1) that one of k of the n samples, c of them right, is right.
 
-    As a product that cannot overflow (Chen et al. 2021, Codex).
+    Computed as a product that cannot overflow (Chen et al. 2021, Codex).
 
     Raises:
-      ValueError: fewer samples than k.
+      ValueError: k exceeds the number of samples.
     """
     if not 0 < k <= samples or not 0 <= right <= samples:
         raise ValueError(f"k={k}, {right} right of {samples} samples: needs 1 <= k <= samples; draw more or lower k")
@@ -29,7 +29,7 @@ def pass_at_k(
     k: int | Sequence[int] = 1,
     passes: Callable[..., bool] = operator.eq,
 ) -> dict[str, float]:
-    """`pass@k` in percent for each k, the mean over problems; predictions are the samples of each.
+    """`pass@k` in percent for each k, mean over problems; a prediction is the list of samples of its problem.
 
     `passes(target, sample)` decides, for instance by running a target's unit tests in a sandbox.
     """
