@@ -1,4 +1,4 @@
-"""seqio tasks: what an example is. Importing a module registers its tasks, so every module but this one loads TensorFlow.
+"""seqio tasks: what an example is. Importing a module registers its tasks, and loads TensorFlow.
 
 pretraining, corpora    tasks over the Python standard library: plain text, and pairs of signature and docstring
 mixtures                groups of instruction tasks, as seqio mixtures and as one task each

@@ -191,12 +191,12 @@ def map_examples(
 
     def call(number: np.ndarray, *values: np.ndarray) -> list[np.ndarray]:
         example = tf.nest.pack_sequence_as(fields, list(values))
-        made = make(to_python(example), int(number))
-        return [to_array(made[name], one) for name, one in spec.items()]
+        added = make(to_python(example), int(number))
+        return [to_array(added[name], one) for name, one in spec.items()]
 
     def step(example: Mapping[str, tf.Tensor], number: tf.Tensor) -> dict[str, tf.Tensor]:
-        made = tf.numpy_function(call, [number, *tf.nest.flatten(example)], [one.dtype for one in spec.values()])
-        shaped = [tf.ensure_shape(value, one.shape) for value, one in zip(made, spec.values(), strict=True)]
+        values = tf.numpy_function(call, [number, *tf.nest.flatten(example)], [one.dtype for one in spec.values()])
+        shaped = [tf.ensure_shape(value, one.shape) for value, one in zip(values, spec.values(), strict=True)]
         return {**example, **dict(zip(spec, shaped, strict=True))}
 
     def repeat(example: Mapping[str, tf.Tensor]) -> tf.data.Dataset:

@@ -20,11 +20,11 @@ import seqio
 import tensorflow as tf
 
 from t5x_like.cleaning import compression, reading
-from t5x_like.cleaning.steps import Document, Dropped
+from t5x_like.cleaning.steps import Dropped
 from t5x_like.tasks.sources.fields import ARRAYS, Fields, Kind, infer_kinds, normalize_fields, select_fields, to_arrays
 
 KIND_EXAMPLES = 100  # examples from which the kinds of the fields are inferred
-MAX_FAILURES = 10_000  # a split is an error if its first records, so many, give no example
+MAX_FAILURES = 10_000  # a split whose first 10,000 records give no example is an error
 CHUNK, CHUNK_BYTES = 256, 2**20  # examples, and bytes of their text, passed to TensorFlow at once
 TENSORS = {str: tf.string, dict: tf.string, bool: tf.bool, int: tf.int64, float: tf.float64}
 
@@ -63,7 +63,7 @@ class RecordSource(seqio.DataSource):
         """Returns the names of the shards of a split, in order."""
 
     @abc.abstractmethod
-    def records(self, split: str, shard: str) -> Iterator[Document | Dropped]:
+    def records(self, split: str, shard: str) -> Iterator[Mapping[str, Any] | Dropped]:
         """Yields the records of one shard, and a Dropped for each unreadable one."""
 
     @abc.abstractmethod
@@ -100,7 +100,9 @@ class RecordSource(seqio.DataSource):
             dropped["reading.empty_file"] += 1
 
     @staticmethod
-    def make_example(record: Document | Dropped, names: Mapping[str, str], kinds: Mapping[str, Kind]) -> dict | Dropped:
+    def make_example(
+        record: Mapping[str, Any] | Dropped, names: Mapping[str, str], kinds: Mapping[str, Kind]
+    ) -> dict | Dropped:
         """Selects the fields of a record and converts them to the values of tensors."""
         values = record if isinstance(record, Dropped) else select_fields(record, names)
         return values if isinstance(values, Dropped) else to_arrays(values, kinds)
@@ -286,12 +288,12 @@ class FileSource(RecordSource):
         """
         if self.whole_files:
             return reading.read_whole_file
-        reader: Callable[..., Iterator[Document | Dropped]] = reading.find_reader(path)
+        reader: Callable[..., Iterator[Mapping[str, Any] | Dropped]] = reading.find_reader(path)
         if self.columns and reader not in (reading.read_tsv, reading.read_csv):
             raise ValueError(f"columns={self.columns} are for .tsv and .csv files, not {path}; use fields")
         return partial(reader, columns=self.columns) if self.columns else reader
 
-    def records(self, split: str, shard: str) -> Iterator[Document | Dropped]:
+    def records(self, split: str, shard: str) -> Iterator[Mapping[str, Any] | Dropped]:
         """Yields the records of one file."""
         return reading.read(shard, field=None, reader=self.find_reader(shard), max_bytes=self.max_bytes)
 
@@ -355,7 +357,7 @@ class GeneratorSource(RecordSource):
         count = self.num_shards or 1
         return [f"{split}-{index:05}-of-{count:05}" for index in range(count)]
 
-    def records(self, split: str, shard: str) -> Iterator[Document | Dropped]:
+    def records(self, split: str, shard: str) -> Iterator[Mapping[str, Any] | Dropped]:
         """Yields the function's dictionaries of one shard.
 
         Raises:
