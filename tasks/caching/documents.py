@@ -210,9 +210,8 @@ class Documents:
                 done += 1
                 yield {name: [value] for name, value in example.items()}
         except tf.errors.OpError as error:
-            failure = getattr(
-                self.task.source, "failure", None
-            )  # the source's own error; TensorFlow keeps only its text
+            # The source's own error, if it keeps it: TensorFlow keeps only its text.
+            failure = getattr(self.task.source, "failure", None)
             message = f"{type(failure).__name__}: {failure}" if failure else error_line(error)
             raise ValueError(f"{self.location(shard)}: reading failed at document {done}: {message}") from error
 

@@ -68,13 +68,8 @@ def test_minilms_wordpiece(tmp_path):
     for name in ("vocab.txt", "tokenizer_config.json", "config.json"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     for vocabulary in (read_folder(folder), read_folder(tmp_path)):
-        assert (vocabulary.pad, vocabulary.unk, vocabulary.bos, vocabulary.eos, vocabulary.mask) == (
-            0,
-            100,
-            101,
-            102,
-            103,
-        )
+        ids = (vocabulary.pad, vocabulary.unk, vocabulary.bos, vocabulary.eos, vocabulary.mask)
+        assert ids == (0, 100, 101, 102, 103)
         for text in TEXTS + VARIED:
             assert vocabulary.encode(text) == library.encode(text, add_special_tokens=False).ids
             assert vocabulary.encode_special(text) == library.encode(text).ids
