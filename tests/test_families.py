@@ -304,7 +304,7 @@ def test_a_size_with_modules_of_its_own_trains(tiny_root, tmp_path, size):
     macros = SMALL | RUN | SPECIAL[size] | {"RUN_DIR": tmp_path, "token_cache.TokenCache.root": tiny_root}
     files = [f"sizes/{size}.gin", "objectives/causal_lm.gin", "optimizers/sgd.gin", "runs/pretrain.gin"]
     config = runtime.parse(files, [f"--gin.{name}={value}" for name, value in macros.items()])
-    config.configured("trainer.train")()
+    config.bind("trainer.train")()
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert 4 < last["eval/loss"] < 20
 

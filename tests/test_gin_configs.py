@@ -56,7 +56,7 @@ def train(root, run_dir, family, *files, optimizer="adamw", objective=None, **ma
     overrides.append(f"--gin.token_cache.TokenCache.root={root}")
     names = (f"sizes/{family}/tiny", f"objectives/{objective}", f"optimizers/{optimizer}", "runs/pretrain", *files)
     config = runtime.parse([f"{name}.gin" for name in names], overrides)
-    config.configured("trainer.train")(config=config.resolved_config())
+    config.bind("trainer.train")(config=config.resolved_config())
     lines = [json.loads(line) for line in (Path(run_dir) / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert len(losses) == 2 and all(0 < loss < 20 for loss in losses)
@@ -94,7 +94,7 @@ def test_mixed_precision_is_close_to_float32(tiny_root, tmp_path):
 def test_the_kept_configuration_trains_the_same_again(tiny_root, tmp_path):
     first = train(tiny_root, tmp_path / "a", "llama")
     config = runtime.parse([str(tmp_path / "a" / "config.gin")], [f"--gin.RUN_DIR={tmp_path / 'b'}"])
-    config.configured("trainer.train")(config=config.resolved_config())
+    config.bind("trainer.train")(config=config.resolved_config())
     lines = [json.loads(line) for line in (tmp_path / "b" / "metrics.jsonl").read_text().splitlines()]
     assert [line["loss"] for line in lines if "loss" in line] == first
 
@@ -103,7 +103,7 @@ def run(files, root, run_dir, **macros) -> dict:
     """Trains what run files of their own describe for two steps; the last line of metrics.jsonl."""
     macros = SMALL | SHORT[0] | {"RUN_DIR": run_dir, "token_cache.TokenCache.root": root} | macros
     config = runtime.parse(files, [f"--gin.{name}={value}" for name, value in macros.items()])
-    config.configured("trainer.train")(config=config.resolved_config())
+    config.bind("trainer.train")(config=config.resolved_config())
     return json.loads((Path(run_dir) / "metrics.jsonl").read_text().splitlines()[-1])
 
 

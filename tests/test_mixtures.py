@@ -36,7 +36,7 @@ def run(root, tmp_path_factory):
     macros |= {"trainer.train.log_every": 16, "trainer.train.eval_batches": 2}
     overrides = [f"--gin.{name}={value}" for name, value in macros.items()]
     config = runtime.parse([f"{name}.gin" for name in names], overrides)
-    config.configured("trainer.train")(config=config.resolved_config())
+    config.bind("trainer.train")(config=config.resolved_config())
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if "loss" in line], [line for line in lines if "eval/loss" in line]
 

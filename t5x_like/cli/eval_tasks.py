@@ -105,7 +105,7 @@ def cache_of(config: Config, task: str, split: str, module: str | None) -> Token
     """The cache of a task, with the run's settings for token caches."""
     options = {"task": task, "split": split} | ({} if module is None else {"module": module})
     try:
-        return config.configured("token_cache.TokenCache")(**options)
+        return config.bind("token_cache.TokenCache")(**options)
     except ConfigError:  # an imported model
         return TokenCache(**options)
 

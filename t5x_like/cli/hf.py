@@ -140,7 +140,7 @@ def write_run(folder: Path, model: Any, params: Params, config: dict[str, Any], 
     from t5x_like.cli.gin import text as gin_text
     from t5x_like.hf import modules
 
-    text = f"# Imported by t5x_like hf import, model_type {config['model_type']}.\n{gin_text.of_model(model)}"
+    text = f"# Imported by t5x_like hf import, model_type {config['model_type']}.\n{gin_text.format_model(model)}"
     run_dir = RunDir(folder)
     run_dir.config.write_text(text)
     parsed = runtime.parse([str(run_dir.config)], ()).evaluate("%MODEL")

@@ -216,7 +216,7 @@ def planned_mesh(config: Config, devices: int) -> "jax.sharding.Mesh":
     try:
         if bound_value(config, "mesh") is None:
             return partitioning.make_mesh(**options)
-        return config.configured("partitioning.make_mesh")(**options)
+        return config.bind("partitioning.make_mesh")(**options)
     except ConfigError:
         raise
     except ValueError as error:

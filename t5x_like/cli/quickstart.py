@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     if args.steps:
         overrides += [f"--gin.STEPS={args.steps}", f"--gin.WARMUP_STEPS={max(args.steps // 20, 1)}"]
     config = runtime.parse([RUN_FILE, *args.gin_file], [*overrides, *args.gin_overrides])
-    config.configured("trainer.train")(config=config.resolved_config())
+    config.bind("trainer.train")(config=config.resolved_config())
     print_report(args, setup.TrainedRun(args.run_dir))
     return 0
 

@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     from t5x_like.scaling.sweeps import ladder, sweep
 
     jax.config.update("jax_platforms", "cpu")
-    config = runtime.from_flags(args).configured("sweep.Sweep")()
+    config = runtime.from_flags(args).bind("sweep.Sweep")()
     search_paths = [path for path in args.gin_search_paths.split(",") if path]
     base = BaseConfig(config.base, config.settings, Path(config.directory) / "trials", search_paths)
     if args.coordinate_check:

@@ -19,6 +19,6 @@ def main(argv: Sequence[str]) -> int:
     args = runtime.parse_args(parser, argv)
     setup.initialize(args)
     config = runtime.from_flags(args)
-    config.configured("trainer.train")(config=config.resolved_config())
+    config.bind("trainer.train")(config=config.resolved_config())
     print(f"done: {config.evaluate('trainer.train.run_dir')}")
     return 0

@@ -19,7 +19,7 @@ from tests.hf.folders import FIXTURES, NAMES
 @pytest.mark.parametrize("name", NAMES)
 def test_gin_text_is_the_model(name, tmp_path):
     _, model = hf.build_model(folders.config(name), names=list(tensors.list_tensors(FIXTURES / name)))
-    (tmp_path / "model.gin").write_text(gin_text.of_model(model))
+    (tmp_path / "model.gin").write_text(gin_text.format_model(model))
     again = runtime.parse([str(tmp_path / "model.gin")]).evaluate("trainer.train.model")
     assert list(modules.find_differences(model, again)) == []
 
@@ -91,7 +91,7 @@ def test_an_imported_run_is_trained_on(run_dir, tiny_root, tmp_path):
             "--gin.trainer.train.eval_batches=1",
         ],
     )
-    metrics = config.configured("trainer.train")(config=config.resolved_config())
+    metrics = config.bind("trainer.train")(config=config.resolved_config())
     assert np.isfinite(metrics["loss"])
 
 

@@ -60,7 +60,7 @@ def gin_file(tiny_root, tmp_path):
 
 def resolve(gin_file, directory, *overrides) -> list[trials.Trial]:
     flags = [f"--gin.SWEEP_DIR={directory}", *overrides]
-    config = runtime.parse([str(gin_file)], flags).configured("sweep.Sweep")()
+    config = runtime.parse([str(gin_file)], flags).bind("sweep.Sweep")()
     return sweep.resolve_trials(config, BaseConfig(config.base, config.settings, Path(config.directory) / "trials"))
 
 
@@ -184,7 +184,7 @@ def test_a_killed_trial_resumes_bit_for_bit(gin_file, tmp_path):
 def test_every_sweep_file_resolves_to_runs(name, tiny_root, tmp_path):
     corpus = ["--gin.CORPUS=/data/*.txt"] if name == "ladder_gpu" else []
     config = runtime.parse([f"sweeps/{name}.gin"], [f"--gin.SWEEP_DIR={tmp_path}", *corpus])
-    loaded = config.configured("sweep.Sweep")()
+    loaded = config.bind("sweep.Sweep")()
     design = loaded.design.design(1e12) if name == "ladder" else loaded.design
     files = [file for file in loaded.base if not file.startswith("tasks/")]
     settings = {key: value for key, value in loaded.settings.items() if key not in ("TRAIN_FILES", "WHOLE_FILES")}

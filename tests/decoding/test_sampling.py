@@ -65,5 +65,5 @@ def test_bad_values_are_refused(options, message):
 
 
 def test_more_candidates_than_ids_are_refused():
-    with pytest.raises(ValueError, match="top_k=13 is more than the 12 ids"):
+    with pytest.raises(ValueError, match="top_k=13 is larger than the vocabulary of 12 ids"):
         Sample(top_k=13)(jax.random.split(jax.random.key(0), 5), LOGITS)

@@ -1,5 +1,5 @@
-"""The gin configuration of the command line, the only code that knows gin.
+"""Gin configuration for the command line; the only code that uses gin.
 
-Files are read as text (`source`), names are looked up in the code (`names`), the result is checked (`checks`) and
-parsed by gin (`runtime`). `text` writes a model as gin text.
+`source` reads files as text, `names` resolves names to functions and classes, `checks` validates the result, and `runtime`
+passes it to gin. `text` writes a model as gin text.
 """

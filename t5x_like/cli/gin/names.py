@@ -1,4 +1,4 @@
-"""What the names in gin files mean: imports the modules they name and finds each function, class and parameter."""
+"""Resolves the names in gin files: imports their modules and finds each function, class and parameter."""
 
 import importlib
 import inspect
@@ -9,44 +9,59 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from t5x_like.cli.gin import source as gin_source
-from t5x_like.cli.gin.source import Binding, Import, Place, Reference, Source, near
+from t5x_like.cli.gin.source import Binding, Import, Place, Reference, Source, suggest
 
 
 @dataclass
 class Names:
-    """What the names in gin files mean: modules, and the one selector by which each function or class is known."""
+    """The names that gin files use.
+
+    Attributes:
+      modules: imported modules.
+      targets: functions and classes by full selector (`module:attributes`).
+      selectors: full selector of each target, by its id.
+    """
 
     modules: set[str] = field(default_factory=set)
     targets: dict[str, Any] = field(default_factory=dict)
     selectors: dict[int, str] = field(default_factory=dict)
 
     def import_all(self, source: Source) -> None:
+        """Imports the modules of a file's import statements."""
         for statement in source.imports.values():
             import_module(statement)
             self.modules.add(statement.module)
 
     def resolve(self, source: Source, binding: Binding) -> Binding:
-        """`binding` with full selectors. Raises ConfigError for a name that does not exist."""
+        """Returns the binding with full selectors.
+
+        Raises:
+          ConfigError: a name that does not exist.
+        """
 
         def change(reference: Reference) -> Reference:
             return Reference(reference.scope, self.find(source, reference.selector, binding.place), reference.call)
 
-        value = gin_source.rewritten(binding.value, change)
+        value = gin_source.map_references(binding.value, change)
         selector = binding.selector and self.find(source, binding.selector, binding.place)
         if selector:
             known = parameters(self.targets[selector])
-            takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
-            if binding.parameter not in known and not takes_any:
-                hint = near(binding.parameter, list(known)) or f" (it has {', '.join(known) or 'none'})"
+            variadic = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+            if binding.parameter not in known and not variadic:
+                hint = suggest(binding.parameter, list(known)) or f" (it has {', '.join(known) or 'none'})"
                 raise binding.place.error(f"{binding.selector} has no parameter {binding.parameter!r}{hint}")
         return Binding(binding.scope, selector, binding.parameter, value, binding.place)
 
     def find(self, source: Source, selector: str, place: Place) -> str:
-        """The full selector (module:attributes) of what `selector` means in `source`."""
+        """The full selector (`module:attributes`) of a selector in `source`.
+
+        Raises:
+          ConfigError: there is no such function or class.
+        """
         first, *rest = selector.split(".")
         if first not in source.imports:
             remedy = (
-                near(first, list(source.imports)) or "; import its module in this file (from PACKAGE import MODULE)"
+                suggest(first, list(source.imports)) or "; import its module in this file (from PACKAGE import MODULE)"
             )
             if not source.dynamic:
                 remedy += ", below the line `from __gin__ import dynamic_registration`"
@@ -55,8 +70,8 @@ class Names:
         value = sys.modules[path]
         for index, name in enumerate(rest):
             if not hasattr(value, name):
-                public = [known for known in dir(value) if not known.startswith("_")]
-                raise place.error(f"{'.'.join([first, *rest[:index]])} has no {name!r}{near(name, public)}")
+                public = [member for member in dir(value) if not member.startswith("_")]
+                raise place.error(f"{'.'.join([first, *rest[:index]])} has no {name!r}{suggest(name, public)}")
             value = getattr(value, name)
         if not rest or not callable(value):
             raise place.error(f"{selector} is not a function or class, so gin cannot configure or refer to it")
@@ -68,7 +83,7 @@ class Names:
         return full
 
     def aliases(self) -> dict[str, str]:
-        """A name for every module: its last part, or as much of its path as makes it different from the others."""
+        """A unique name for every module: the last part of its path, or as many parts as make it unique."""
         names: dict[str, str] = {}
         for path in sorted(self.modules):
             parts = path.split(".")
@@ -78,38 +93,46 @@ class Names:
             names[path] = next(form for form in forms if form not in taken)
         return names
 
-    def matching(self, name: str) -> list[str]:
-        """Full selectors that `name` can mean: a whole path, or the end of one (`trainer.train`)."""
+    def find_selectors(self, name: str) -> list[str]:
+        """The full selectors that `name` can mean: those whose path is or ends with it (`trainer.train`)."""
         return [full for full in self.targets if f".{full.replace(':', '.')}".endswith(f".{name}")]
 
 
 def import_module(statement: Import) -> None:
+    """Imports the module of a statement.
+
+    Raises:
+      ConfigError: the module, or one that it imports, does not exist.
+    """
     try:
         importlib.import_module(statement.module)
     except ModuleNotFoundError as error:
         parent, _, _ = (error.name or "").rpartition(".")
         if not statement.module.startswith(error.name or "?"):
-            raise statement.place.error(f"importing {statement.module} needs {error.name}, which is missing") from error
+            raise statement.place.error(
+                f"importing {statement.module} requires {error.name}, which is not installed"
+            ) from error
         folder = importlib.import_module(parent).__path__ if parent else None
         known = [f"{parent}.{module.name}".strip(".") for module in pkgutil.iter_modules(folder)]
-        raise statement.place.error(f"there is no module {error.name}{near(error.name, known)}") from None
+        raise statement.place.error(f"there is no module {error.name}{suggest(error.name or '', known)}") from None
 
 
 def parameters(target: Callable) -> dict[str, inspect.Parameter]:
+    """The parameters of a function or class, by name."""
     try:
         return dict(inspect.signature(target).parameters)
     except (TypeError, ValueError):  # some builtins have no signature
         return {"_": inspect.Parameter("_", inspect.Parameter.VAR_KEYWORD)}
 
 
-def everything_imported(sources: Sequence[Source]) -> Source:
-    """The names of the command line: those all files agree on, and full paths (`t5x_like.training.trainer.train`)."""
-    found: dict[str, Import] = {}
-    unclear = set()
+def merge_imports(sources: Sequence[Source]) -> Source:
+    """The names that overrides may use: those with one meaning in all files, and full paths (`PACKAGE.MODULE.NAME`)."""
+    imports: dict[str, Import] = {}
+    ambiguous = set()
     for source in sources:
         for name, statement in source.imports.items():
-            if found.setdefault(name, statement).bound != statement.bound:
-                unclear.add(name)
+            if imports.setdefault(name, statement).bound != statement.bound:
+                ambiguous.add(name)
             top = statement.module.partition(".")[0]
-            found.setdefault(top, Import(top, top, statement.place))
-    return Source({name: statement for name, statement in found.items() if name not in unclear}, dynamic=True)
+            imports.setdefault(top, Import(top, top, statement.place))
+    return Source({name: statement for name, statement in imports.items() if name not in ambiguous}, dynamic=True)

@@ -1,18 +1,19 @@
-"""Gin for the command line: flags, every check before anything is compiled, and the resolved configuration.
+"""Gin for the command line: flags, checks before anything is compiled, and the resolved configuration.
 
-Files and `--gin.NAME=value` overrides are read as text (gin/source.py), every name in them is looked up in the code it
-names (gin/names.py), and what remains - the last value of every parameter - is checked (gin/checks.py) and written as one
-gin text. Gin parses only that text: what is kept as config.gin in a run directory is what ran, by construction.
+Files and `--gin.NAME=value` overrides are read as text (gin/source.py), and their names are resolved (gin/names.py). The last
+value of every parameter is checked (gin/checks.py) and written as one gin text. Gin parses only that text, so the config.gin of
+a run directory is exactly what ran.
 
-Scopes, as gin has them: `@train/rows.CausalLM()` is called in scope `train`, and an unscoped reference among its parameters
+Gin's scopes: `@train/rows.CausalLM()` is called in scope `train`. An unscoped reference among its parameters
 (`cache = @token_cache.TokenCache()`) is called in that scope too and sees `train/token_cache.TokenCache.split`. A reference
-with a scope of its own leaves the scope it stands in, and so does a macro: `%CACHE` is evaluated in no scope but its own.
+with a scope is called in that scope alone, and so is a macro: `%CACHE` is evaluated without the scope in which it is used.
 """
 
 import argparse
 import copy
+import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,42 +22,42 @@ import gin
 from t5x_like import __version__
 from t5x_like.cli.gin import source as gin_source
 from t5x_like.cli.gin.checks import check_macros, check_required
-from t5x_like.cli.gin.names import Names, everything_imported, parameters
-from t5x_like.cli.gin.source import Binding, ConfigError, Macro, Place, Reader, Reference, joined, near
+from t5x_like.cli.gin.names import Names, merge_imports, parameters
+from t5x_like.cli.gin.source import Binding, ConfigError, Macro, Place, Reader, Reference, join_scope, suggest
 
 __all__ = ["Config", "ConfigError", "add_flags", "from_flags", "parse", "parse_args"]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds --gin_file and --gin_search_paths, and explains --gin.NAME=value, which `parse_args` understands."""
+    """Adds --gin_file and --gin_search_paths, and the help of --gin.NAME=value, which `parse_args` parses."""
     group = parser.add_argument_group("configuration")
     group.add_argument(
         "--gin_file",
         action="append",
         default=[],
         metavar="FILE",
-        help="a gin file, by path or short name (runs/pretrain.gin, pretrain); may be given several times, later wins",
+        help="a gin file, by path or short name (runs/pretrain.gin, pretrain); repeatable, later files win",
     )
     group.add_argument(
         "--gin_search_paths",
         default="",
         metavar="A,B",
-        help="folders where gin files are looked for after the working directory and before the packaged ones",
+        help="folders of gin files, searched after the working directory and before the packaged files",
     )
-    # Shown by --help; parse_args takes these flags out before argparse sees them.
+    # For --help only: parse_args removes these flags before argparse sees them.
     group.add_argument(
         "--gin.NAME",
         action="append",
         dest="gin_overrides",
         metavar="VALUE",
         default=[],
-        help="sets a macro (--gin.STEPS=10) or parameter (--gin.trainer.train.steps=10); wins over every file. A path "
+        help="set a macro (--gin.STEPS=10) or parameter (--gin.trainer.train.steps=10); overrides all files. A path "
         "or word needs no quotes (--gin.RUN_DIR=/tmp/x)",
     )
 
 
 def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """`parser.parse_args(argv)` for a parser with `add_flags`; the --gin.NAME=value flags are in `gin_overrides`."""
+    """Parses flags with a parser that has `add_flags`; --gin.NAME=value flags become `gin_overrides`."""
     overrides = [flag for flag in argv if flag.startswith("--gin.")]
     args = parser.parse_args([flag for flag in argv if not flag.startswith("--gin.")])
     args.gin_overrides = overrides
@@ -64,26 +65,27 @@ def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse
 
 
 def from_flags(args: argparse.Namespace) -> "Config":
-    """The configuration that the flags of `add_flags` ask for. Raises ConfigError."""
+    """The configuration of the flags of `add_flags`; see `parse`."""
     search_paths = [path for path in args.gin_search_paths.split(",") if path]
     return parse(args.gin_file, args.gin_overrides, search_paths)
 
 
 def parse(gin_files: Sequence[str], overrides: Sequence[str] = (), search_paths: Sequence[str] = ()) -> "Config":
-    """Reads and checks gin files, then overrides (`--gin.NAME=value`), and makes gin's configuration of them.
+    """Reads and checks gin files, then overrides (`--gin.NAME=value`), and configures gin with them.
 
-    Raises ConfigError: a file, module, function, parameter or macro that is not there; an override that nothing reads;
-    a macro or parameter that is still %gin.REQUIRED.
+    Raises:
+      ConfigError: a file, module, function, parameter or macro that does not exist, an override that is not used, or a macro
+        or parameter that is still %gin.REQUIRED.
     """
     reader = Reader(search_paths)
     for name in gin_files:
         reader.read_file(name)
     if not gin_files and overrides:
-        raise ConfigError("no --gin_file is given; start with --gin_file=runs/pretrain.gin and files for its macros")
+        raise ConfigError("there is no --gin_file; start with --gin_file=runs/pretrain.gin and files for its macros")
     names = Names()
     for source in reader.sources:
         names.import_all(source)
-    command_line = everything_imported(reader.sources)
+    command_line = merge_imports(reader.sources)
     for flag in overrides:
         reader.read_override(flag, command_line)
     last = {}
@@ -101,13 +103,13 @@ def parse(gin_files: Sequence[str], overrides: Sequence[str] = (), search_paths:
 
 @dataclass(frozen=True)
 class Config:
-    """A checked configuration, the one that gin holds."""
+    """A checked configuration, which gin holds."""
 
     names: Names
     bindings: tuple[Binding, ...]
 
     def resolved_config(self) -> str:
-        """The whole configuration as one gin text, which needs no other file: given alone it means exactly the same."""
+        """The configuration as one self-contained gin text, which gives the same configuration."""
         aliases = self.names.aliases()
 
         def selector(full: str) -> str:
@@ -115,113 +117,120 @@ class Config:
             return f"{aliases[module]}.{attributes}"
 
         def literal(value: Any) -> str:
-            return repr(gin_source.rewritten(value, lambda r: Reference(r.scope, selector(r.selector), r.call)))
+            return repr(gin_source.map_references(value, lambda r: Reference(r.scope, selector(r.selector), r.call)))
 
-        lines = [
-            f"# As resolved by t5x_like {__version__}. Given as the only --gin_file, it configures the same again."
-        ]
+        lines = [f"# Resolved by t5x_like {__version__}. As the only --gin_file it gives the same configuration."]
         lines += ["from __gin__ import dynamic_registration", ""]
         lines += [import_text(module, alias) for module, alias in aliases.items()]
         lines += ["", *sorted(f"{b.macro} = {literal(b.value)}" for b in self.bindings if b.macro)]
         groups: dict[str, list[str]] = {}
         for b in self.bindings:
             if b.selector:
-                group = groups.setdefault(joined(b.scope, selector(b.selector)), [])
+                group = groups.setdefault(join_scope(b.scope, selector(b.selector)), [])
                 group.append(f"  {b.parameter} = {literal(b.value)}")
         for name in sorted(groups, key=lambda name: (name.rpartition("/")[2], name)):
             lines += ["", f"{name}:", *sorted(groups[name])]
         return "\n".join(lines) + "\n"
 
-    def configured(self, name: str) -> Callable[..., Any]:
-        """The function or class `name` (`trainer.train`) that takes its parameters from gin; given ones win.
+    def bind(self, name: str) -> Callable[..., Any]:
+        """Returns the function or class `name` (`trainer.train`) with its parameters bound by gin; keyword arguments override.
 
-        Raises ConfigError where no file configures `name`, and, when called, where a parameter without default is set nowhere.
+        Raises:
+          ConfigError: no file configures `name`, or, when called, a parameter without default is not set.
         """
         full = self.find(name)
 
-        def call(**given: Any) -> Any:
-            self.check_complete(full, given)
+        def call(**arguments: Any) -> Any:
+            self.check_complete(full, arguments)
             target = self.names.targets[full]
-            built = {key: build() for key, build in bound_values(target, "").items() if key not in given}
-            # Not through gin's own wrapper, which would change the type and message of every exception.
-            return target(**built, **given)
+            values = {key: build() for key, build in value_builders(target, "").items() if key not in arguments}
+            # Without gin's wrapper, which changes the type and message of exceptions.
+            return target(**values, **arguments)
 
         return call
 
     def evaluate(self, reference: str) -> Any:
-        """What a parameter (`trainer.train.train_rows`) or macro (`%MODEL`) is, with everything it refers to built.
+        """Builds the value of a parameter (`trainer.train.train_rows`) or macro (`%MODEL`).
 
-        A parameter that no file sets has its default. Raises ConfigError where it has none.
+        A parameter that no file sets has its default.
+
+        Raises:
+          ConfigError: neither a file nor a default sets it.
         """
         if reference.startswith("%"):
             name = reference[1:]
             if not any(b.macro == name for b in self.bindings):
-                raise ConfigError(f"nothing sets {name}; give --gin.{name}=VALUE or a file that sets it")
-            return bound_values(gin.config.macro, name)["value"]()
+                raise ConfigError(f"no gin file sets {name}; give --gin.{name}=VALUE or a file that sets it")
+            return value_builders(gin.config.macro, name)["value"]()
         scope, _, path = reference.rpartition("/")
         selector, _, parameter = path.rpartition(".")
         full = self.find(selector)
-        values = bound_values(self.names.targets[full], scope)
+        values = value_builders(self.names.targets[full], scope)
         if parameter in values:
             self.check_complete(full, (), only=parameter)
             return values[parameter]()
         known = parameters(self.names.targets[full])
         if parameter not in known:
-            raise ConfigError(f"{selector} has no parameter {parameter!r}{near(parameter, list(known))}")
+            raise ConfigError(f"{selector} has no parameter {parameter!r}{suggest(parameter, list(known))}")
         default = known[parameter].default
         if default is inspect.Parameter.empty:
-            raise ConfigError(f"nothing sets {reference}; give --gin.{reference}=VALUE or a file that sets it")
+            raise ConfigError(f"no gin file sets {reference}; give --gin.{reference}=VALUE or a file that sets it")
         return default
 
     def find(self, name: str) -> str:
-        """The full selector of `name`."""
-        found = self.names.matching(name)
-        if len(found) != 1:
-            known = sorted(full.replace(":", ".") for full in self.names.targets)
-            clash = f"is one of {', '.join(found)}" if found else f"is not in the gin files{near(name, known)}"
-            raise ConfigError(f"{name} {clash}; give a --gin_file that configures it, such as runs/pretrain.gin")
-        return found[0]
+        """The full selector of `name`.
 
-    def check_complete(self, full: str, given: Any, only: str | None = None) -> None:
-        """Refuses what would be called with a parameter missing, here or in anything that is built for it."""
+        Raises:
+          ConfigError: no file configures it, or several functions match.
+        """
+        matches = self.names.find_selectors(name)
+        if len(matches) != 1:
+            known = sorted(full.replace(":", ".") for full in self.names.targets)
+            clash = f"is one of {', '.join(matches)}" if matches else f"is not in the gin files{suggest(name, known)}"
+            raise ConfigError(f"{name} {clash}; give a --gin_file that configures it, such as runs/pretrain.gin")
+        return matches[0]
+
+    def check_complete(self, full: str, arguments: Collection[str], only: str | None = None) -> None:
+        """Raises ConfigError if a call of `full`, or of anything built for it, lacks a parameter; `only` checks one parameter."""
         seen = set()
-        queue: list[tuple[str, Any, Place | None]] = [(full, given, None)]
+        queue: list[tuple[str, Collection[str], Place | None]] = [(full, arguments, None)]
         while queue:
-            selector, given, place = queue.pop()
-            bound = [b for b in self.bindings if b.selector == selector and b.parameter not in given]
+            selector, arguments, place = queue.pop()
+            bound = [b for b in self.bindings if b.selector == selector and b.parameter not in arguments]
             if selector != full or only is None:
-                self.check_given(selector, {*given, *(b.parameter for b in bound)}, place)
+                self.check_parameters(selector, {*arguments, *(b.parameter for b in bound)}, place)
             else:
                 bound = [b for b in bound if b.parameter == only]
-            for reference, where in self.built(bound):
+            for reference, where in self.called_references(bound):
                 if reference.selector not in seen:
                     seen.add(reference.selector)
                     queue.append((reference.selector, (), where))
 
-    def check_given(self, selector: str, present: set[str], place: Place | None) -> None:
+    def check_parameters(self, selector: str, present: set[str], place: Place | None) -> None:
+        """Raises ConfigError if a parameter without default is not in `present`."""
         for name, parameter in parameters(self.names.targets[selector]).items():
             variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
             if parameter.default is parameter.empty and name not in present and not variadic:
                 short = ".".join(selector.replace(":", ".").split(".")[-2:])
                 message = (
-                    f"{short} needs {name!r}, which nothing sets; give --gin.{short}.{name}=VALUE or a file that does"
+                    f"{short} needs {name!r}, which is not set; give --gin.{short}.{name}=VALUE or a file that sets it"
                 )
                 raise place.error(message) if place else ConfigError(message)
 
-    def built(self, bindings: Sequence[Binding]) -> Iterator[tuple[Reference, Place]]:
-        """The references that are called to make the values of `bindings`, looking through macros."""
+    def called_references(self, bindings: Sequence[Binding]) -> Iterator[tuple[Reference, Place]]:
+        """Yields the references that are called to build the values of `bindings`, also through macros."""
         queue = list(bindings)
         while queue:
             binding = queue.pop()
-            for item in gin_source.mentioned(binding.value):
+            for item in gin_source.find_references(binding.value):
                 if isinstance(item, Macro):
                     queue += [b for b in self.bindings if b.macro == item.name]
                 elif item.call:
                     yield item, binding.place
 
 
-def bound_values(target: Callable, scope: str) -> dict[str, Callable[[], Any]]:
-    """Functions that build the values bound to the parameters of `target` in `scope`, as gin would for a call."""
+def value_builders(target: Callable, scope: str) -> dict[str, Callable[[], Any]]:
+    """Functions that build the values bound to the parameters of `target` in `scope`, by parameter."""
 
     def build(value: Any) -> Any:
         with gin.config_scope(scope or None):
@@ -229,10 +238,11 @@ def bound_values(target: Callable, scope: str) -> dict[str, Callable[[], Any]]:
 
     with gin.config_scope(scope or None):
         values = gin.get_bindings(target, resolve_references=False)
-    return {name: lambda value=value: build(value) for name, value in values.items()}
+    return {name: functools.partial(build, value) for name, value in values.items()}
 
 
 def import_text(module: str, alias: str) -> str:
+    """The statement that imports a module under a name."""
     parent, _, name = module.rpartition(".")
     renamed = "" if alias == name else f" as {alias}"
     return f"from {parent} import {name}{renamed}" if parent else f"import {module}{renamed}"

@@ -1,4 +1,4 @@
-"""A model as gin text: every module in a scope of its own, named by its place in the tree, fields that differ from default."""
+"""Writes a model as gin text: one scope per module, named by its place in the tree, with the fields that are not defaults."""
 
 import dataclasses
 import sys
@@ -10,17 +10,18 @@ from flax import linen as nn
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.source import Reference
 
-# Where the functions and classes of other packages are imported from, by the module that defines them.
+# Public modules of functions and classes, by the module that defines them.
 PUBLIC = {"jax._src.nn.functions": "jax.nn", "jax._src.numpy.scalar_types": "jax.numpy"}
 
 
-def of_model(model: nn.Module) -> str:
-    """A gin text with the macro MODEL and `trainer.train.model`, which reads back as this very model.
+def format_model(model: nn.Module) -> str:
+    """Gin text with the macro MODEL and `trainer.train.model`, which gives the same model when parsed.
 
     Raises:
-      ValueError: a field holds something that gin cannot write.
+      ValueError: the value of a field cannot be written as gin.
     """
-    bindings, modules = {}, {"t5x_like.training.trainer"}
+    bindings: dict[str, dict[str, Any]] = {}
+    modules = {"t5x_like.training.trainer"}
     reference = module_reference(model, "", bindings, modules)
     lines = ["from __gin__ import dynamic_registration", ""]
     lines += [runtime.import_text(name, name.rpartition(".")[2]) for name in sorted(modules)]
@@ -31,19 +32,19 @@ def of_model(model: nn.Module) -> str:
 
 
 def module_reference(module: Any, place: str, bindings: dict[str, dict[str, Any]], modules: set[str]) -> Reference:
-    """A call of the module's class in the scope `place`; its fields are added to `bindings`."""
+    """A reference that builds the module in the scope `place`; adds its fields to `bindings`."""
     selector = selector_of(type(module), modules)
     fields = {}
-    for field in changed(module):
-        inside = f"{place}_{field}" if place else field
-        fields[field] = written(getattr(module, field), inside, bindings, modules)
+    for field in non_default_fields(module):
+        scope = f"{place}_{field}" if place else field
+        fields[field] = to_gin_value(getattr(module, field), scope, bindings, modules)
     if fields:
         bindings[f"{place}/{selector}" if place else selector] = fields
     return Reference(place, selector, True)
 
 
-def changed(module: Any) -> Iterator[str]:
-    """The fields that do not have their default, in their order."""
+def non_default_fields(module: Any) -> Iterator[str]:
+    """Yields the fields whose value is not the default, in order."""
     for field in dataclasses.fields(module):
         if not field.init or field.name in ("parent", "name"):
             continue
@@ -53,10 +54,14 @@ def changed(module: Any) -> Iterator[str]:
             yield field.name
 
 
-def written(value: Any, place: str, bindings: dict[str, dict[str, Any]], modules: set[str]) -> Any:
-    """A value as gin writes it."""
+def to_gin_value(value: Any, place: str, bindings: dict[str, dict[str, Any]], modules: set[str]) -> Any:
+    """Converts a value to one that gin can write.
+
+    Raises:
+      ValueError: gin cannot write it.
+    """
     if isinstance(value, list | tuple):
-        parts = [written(x, f"{place}_{i}", bindings, modules) for i, x in enumerate(value)]
+        parts = [to_gin_value(x, f"{place}_{i}", bindings, modules) for i, x in enumerate(value)]
         return type(value)(parts)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return module_reference(value, place, bindings, modules)
@@ -68,14 +73,14 @@ def written(value: Any, place: str, bindings: dict[str, dict[str, Any]], modules
 
 
 def selector_of(target: Callable, modules: set[str]) -> str:
-    """`module.name` of a function or class, its module added to those to import.
+    """`module.name` of a function or class; adds its module to `modules`.
 
     Raises:
-      ValueError: it cannot be imported by its name.
+      ValueError: it cannot be imported by name.
     """
     module = PUBLIC.get(target.__module__, target.__module__)
     name = getattr(target, "__name__", None)
     if name is None or not hasattr(sys.modules.get(module), name):
-        raise ValueError(f"{target!r} has no name that gin could import it by")
+        raise ValueError(f"{target!r} cannot be imported by name, so gin cannot refer to it")
     modules.add(module)
     return f"{module.rpartition('.')[2]}.{name}"

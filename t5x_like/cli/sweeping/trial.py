@@ -63,7 +63,7 @@ def record_failure(members: Sequence[Trial], error: str) -> None:
 
 def train_one(config: Config) -> list[str]:
     """Trains a single trial as `t5x_like train` does."""
-    config.configured("trainer.train")(config=config.resolved_config())
+    config.bind("trainer.train")(config=config.resolved_config())
     return []
 
 

@@ -42,11 +42,11 @@ def refused(config, text, *overrides) -> str:
 
 def test_overrides_win_and_later_files_win(config):
     text = "STEPS = 1\nthrowaway.train.steps = %STEPS\nSTEPS = 2\n"
-    assert config(text).configured("throwaway.train")()["steps"] == 2
-    assert config(text, "--gin.STEPS=3").configured("throwaway.train")()["steps"] == 3
-    assert config(text, "--gin.throwaway.train.steps=4").configured("throwaway.train")()["steps"] == 4
-    assert config(text, "--gin.tests.cli.throwaway.train.steps=5").configured("throwaway.train")()["steps"] == 5
-    assert config(text).configured("throwaway.train")(steps=6)["steps"] == 6
+    assert config(text).bind("throwaway.train")()["steps"] == 2
+    assert config(text, "--gin.STEPS=3").bind("throwaway.train")()["steps"] == 3
+    assert config(text, "--gin.throwaway.train.steps=4").bind("throwaway.train")()["steps"] == 4
+    assert config(text, "--gin.tests.cli.throwaway.train.steps=5").bind("throwaway.train")()["steps"] == 5
+    assert config(text).bind("throwaway.train")(steps=6)["steps"] == 6
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_overrides_win_and_later_files_win(config):
 )
 def test_override_values(config, text, value):
     made = config("STEPS = 7\nthrowaway.train.steps = %STEPS\n", f"--gin.throwaway.train.shape={text}")
-    assert made.configured("throwaway.train")()["shape"] == value
+    assert made.bind("throwaway.train")()["shape"] == value
 
 
 @pytest.mark.parametrize("text", ["true", "10k", "a b", "[1,", "", "@throwaway.nothing", "'open"])
@@ -88,7 +88,7 @@ validation/throwaway.Cache.split = 'validation'
 def test_a_reference_inherits_the_scope_it_stands_in(config):
     made = config(SCOPED)
     assert made.evaluate("throwaway.train.rows") == throwaway.Rows(throwaway.Cache("train"))
-    assert made.configured("throwaway.train")()["rows"].cache.split == "train"
+    assert made.bind("throwaway.train")()["rows"].cache.split == "train"
 
 
 def test_a_macro_keeps_the_scope_of_its_own_reference(config):
@@ -128,7 +128,7 @@ def test_linen_modules_are_built_copied_and_passed_as_classes(config):
     widths = {name: params[name]["Dense_0"]["bias"].shape for name in params}
     assert widths == {"first": (5,), "second": (5,), "third": (3,)}
     assert hash(model) == hash(made.evaluate("%MODEL").clone()) and isinstance(model, nn.Module)
-    assert made.configured("throwaway.train")()["function"](3) == 6
+    assert made.bind("throwaway.train")()["function"](3) == 6
 
 
 @pytest.mark.parametrize(
@@ -203,13 +203,13 @@ def test_names_need_an_import_in_their_own_file(config, tmp_path):
 def test_what_would_be_called_incompletely_is_refused_before_the_call(config):
     made = config("throwaway.train.rows = @throwaway.Rows()\n")
     with pytest.raises(ConfigError, match=r"throwaway.train needs 'steps'"):
-        made.configured("throwaway.train")()
+        made.bind("throwaway.train")()
     with pytest.raises(ConfigError, match=r"run.gin:3: throwaway.Rows needs 'cache'"):
-        made.configured("throwaway.train")(steps=1)
-    with pytest.raises(ConfigError, match=r"nothing sets throwaway.train.steps"):
+        made.bind("throwaway.train")(steps=1)
+    with pytest.raises(ConfigError, match=r"no gin file sets throwaway.train.steps"):
         made.evaluate("throwaway.train.steps")
     with pytest.raises(ConfigError, match="is not in the gin files"):
-        made.configured("throwaway.double")
+        made.bind("throwaway.double")
 
 
 def test_short_names(tmp_path, monkeypatch):

@@ -135,10 +135,10 @@ def test_a_cache_depends_on_its_files(documents, tmp_path):
     }
     overrides = [f"--gin.{name}={value}" for name, value in macros.items()]
     config = runtime.parse(["tasks/files.gin"], overrides)
-    cache = config.configured("token_cache.TokenCache")(task=config.evaluate("%TASK"), split="train")
+    cache = config.bind("token_cache.TokenCache")(task=config.evaluate("%TASK"), split="train")
     assert cache.manifest["documents"] == len(cache.offsets("targets")) - 1 > 300
     assert cache.vocabulary.vocab_size == config.evaluate("%VOCAB_SIZE")
-    again = config.configured("token_cache.TokenCache")(task="files", split="train")
+    again = config.bind("token_cache.TokenCache")(task="files", split="train")
     assert again.find() == cache.folder
     lines(tmp_path / "c.jsonl", [{"content": "one more"}])
     assert again.find() is None
@@ -154,7 +154,7 @@ def test_the_arguments_of_gin_files_fit_define(name):
     text = (test_files.Path(runtime.__file__).parents[3] / "gin_configs/tasks" / f"{name}.gin").read_text()
     flags = [f"--gin.{macro}={value}" for macro, value in needed.items() if f"{macro} =" in text]
     config = runtime.parse([f"tasks/{name}.gin"], flags)
-    cache = config.configured("token_cache.TokenCache")(task=name, split="train")
+    cache = config.bind("token_cache.TokenCache")(task=name, split="train")
     module = importlib.import_module(cache.module)
     bound = inspect.signature(module.define).bind(name, **json.loads(json.dumps(dict(cache.arguments))))
     assert module_name in cache.module and config.evaluate("%TASK") == name

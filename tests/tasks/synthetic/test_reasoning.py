@@ -52,5 +52,5 @@ def test_the_arguments_of_the_gin_file_fit_define():
     from t5x_like.tasks.synthetic import reasoning as tasks
 
     config = runtime.parse(["tasks/reasoning.gin"], ["--gin.DATASET='chain_sum'"])
-    arguments = config.configured("token_cache.TokenCache")(task="reasoning", split="train").arguments
+    arguments = config.bind("token_cache.TokenCache")(task="reasoning", split="train").arguments
     assert inspect.signature(tasks.define).bind("reasoning", **arguments).arguments["dataset"] == "chain_sum"
