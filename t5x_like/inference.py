@@ -86,6 +86,7 @@ class ShardedFunction:
     batch_size: int
     mesh: Mesh
     rules: partitioning.Rules = partitioning.RULES
+    jitted: Callable[..., Any] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         replicated = NamedSharding(self.mesh, PartitionSpec())

@@ -123,7 +123,7 @@ def read_test_items(patterns: Sequence[str]) -> dict[str, str]:
     from t5x_like.cleaning import reading
     from t5x_like.cleaning.steps import Dropped
 
-    items = {}
+    items: dict[str, str] = {}
     for path in reading.find_files(patterns):
         for record in reading.read(path, field=None):
             if isinstance(record, Dropped):
@@ -159,7 +159,7 @@ def train(args: argparse.Namespace) -> None:
 
     if args.input or args.gin_file or args.against or args.word_list:
         raise ConfigError("--train_classifier takes no pipeline and no input other than LABEL=FILE ...")
-    labelled = []
+    labelled: list[tuple[str, str]] = []
     for pair in args.train_classifier:
         label, equals, pattern = pair.partition("=")
         if not equals:
@@ -170,7 +170,8 @@ def train(args: argparse.Namespace) -> None:
     training = [pair for index, pair in enumerate(labelled) if index % 10]
     held_out = labelled[::10]
     features = ngram_classifier.CharacterNgrams() if args.characters else ngram_classifier.WordNgrams()
-    classifier = ngram_classifier.train(*map(list, zip(*training, strict=True)) if training else ([], []), features)
+    texts, labels = [text for text, _ in training], [label for _, label in training]
+    classifier = ngram_classifier.train(texts, labels, features)
     correct = sum(classifier.classify(text)[0] == label for text, label in held_out)
     classifier.save(args.out)
     print(f"{args.out}: {', '.join(classifier.labels)}; {correct} of {len(held_out)} held-out documents are correct")

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
-from t5x_like import batches, checkpoints, inference
+from t5x_like import batches, checkpoints
 from t5x_like.cli import setup
 from t5x_like.cli.gin.runtime import Config, ConfigError
 from t5x_like.data.cache.token_cache import TokenCache
@@ -67,7 +66,10 @@ def run(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace, run_dir: str, step: int | None, folder: str | None) -> Iterator[Record]:
     """Yields the record of each task: an existing record with the same settings, or a new one."""
     run = setup.TrainedRun(run_dir, args.gin_overrides, step, args.gin_file)
-    run.step = checkpoints.latest_step(RunDir(run_dir).checkpoints) if step is None else step
+    step = checkpoints.latest_step(RunDir(run_dir).checkpoints) if step is None else step
+    if step is None:
+        raise FileNotFoundError(f"no checkpoint in {RunDir(run_dir).checkpoints}; train first")
+    run.step = step
     sampler = run.config.evaluate("%CHOOSE") if args.gin_file else Greedy()
     prefix = args.prefix or is_prefix_lm(run.config)
     params = None
@@ -84,26 +86,19 @@ def evaluate(args: argparse.Namespace, run_dir: str, step: int | None, folder: s
             args.seed,
         )
         check_vocabulary(run, evaluation)
-        path = records.record_path(folder or RunDir(run_dir).evaluations, task, run.step)
+        path = records.record_path(folder or RunDir(run_dir).evaluations, task, step)
         record = records.read(path, evaluation.settings(prefix))
         if record is None:
             evaluator = TaskEvaluator(evaluation, run.model, run.mesh, run.rules, prefix)
-            params = run.params(example_batch(run)) if params is None else params
-            record = evaluator.make_record(evaluator(params), run.step)
+            params = run.params(run.example_batch()) if params is None else params
+            record = evaluator.make_record(evaluator(params), step)
             records.publish(records.write_temporary(path, record))
         yield record
 
 
-def example_batch(run: setup.TrainedRun) -> dict[str, np.ndarray]:
-    """A batch of one token with the inputs that the model has."""
-    if run.model.encoder_decoder:
-        return inference.encoder_batch([[0]], run.vocabulary)
-    return inference.decoder_batch([[0]])
-
-
 def cache_of(config: Config, task: str, split: str, module: str | None) -> TokenCache:
     """The cache of a task, with the run's settings for token caches."""
-    options = {"task": task, "split": split} | ({} if module is None else {"module": module})
+    options: dict[str, Any] = {"task": task, "split": split} | ({} if module is None else {"module": module})
     try:
         return config.bind("token_cache.TokenCache")(**options)
     except ConfigError:  # an imported model

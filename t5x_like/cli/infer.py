@@ -63,10 +63,8 @@ def infer(args: argparse.Namespace) -> None:
     sampler = runtime.parse(args.gin_file or ["decoding/greedy.gin"], args.gin_overrides).evaluate("%CHOOSE")
     options = inference.DecodingOptions(sampler, args.max_new_tokens, args.batch_size, args.seed, args.prefix)
     run = setup.TrainedRun(args.run_dir, (), args.step)
-    seq2seq = run.model.encoder_decoder
-    example = inference.encoder_batch([[0]], run.vocabulary) if seq2seq else inference.decoder_batch([[0]])
-    params = run.params(example)
-    results = inference.infer(run.model, params, run.vocabulary, prompts, options, run.mesh, run.rules)
+    vocabulary, params = run.require_vocabulary(), run.params(run.example_batch())
+    results = inference.infer(run.model, params, vocabulary, prompts, options, run.mesh, run.rules)
     with open(args.output, "a") if args.output else sys.stdout as out:
         for result in track(results, "infer", len(prompts)):
             print(json.dumps(result, ensure_ascii=False), file=out, flush=True)

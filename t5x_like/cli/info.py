@@ -4,6 +4,8 @@ Needs only a size file: `t5x_like info --gin_file=sizes/llama/7b.gin`. It takes 
 into account. `--gin.WIDTH=8192` tries another size, and --devices plans for machines that are not present.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
@@ -13,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import Config, ConfigError
-from t5x_like.types import Model, Params
+from t5x_like.types import Params
 
 if TYPE_CHECKING:
     import jax
+    from flax import linen as nn
 
     from t5x_like.precision import Precision
 
@@ -105,7 +108,7 @@ def parameter_of(config: Config, name: str, default: Any) -> Any:
     return default if bound_value(config, name) is None else config.evaluate(f"trainer.train.{name}")
 
 
-def row_lengths(model: Model, length: int | None, encoder_length: int | None) -> dict[str, int]:
+def row_lengths(model: nn.Module, length: int | None, encoder_length: int | None) -> dict[str, int]:
     """The tokens per row of each side that the model has: {"encoder": L, "decoder": L}."""
     from t5x_like import batches
     from t5x_like.accounting import flops
@@ -124,7 +127,7 @@ def row_lengths(model: Model, length: int | None, encoder_length: int | None) ->
     return {side: encoder_length or length if side == "encoder" else length for side in sides}
 
 
-def abstract_params(model: Model, lengths: dict[str, int]) -> Params:
+def abstract_params(model: nn.Module, lengths: dict[str, int]) -> Params:
     """Shapes of the parameters, boxed with their logical axis names."""
     import jax
     import jax.numpy as jnp
@@ -137,7 +140,7 @@ def abstract_params(model: Model, lengths: dict[str, int]) -> Params:
     return jax.eval_shape(model.init, jax.random.PRNGKey(0), batch)["params"]
 
 
-def training_flops(model: Model, boxed: Params, lengths: dict[str, int], batch_size: int | None) -> dict[str, Any]:
+def training_flops(model: nn.Module, boxed: Params, lengths: dict[str, int], batch_size: int | None) -> dict[str, Any]:
     """FLOPs per token (encoder and decoder tokens alike), per row, and per step if the batch size is known."""
     from t5x_like.accounting import flops
 
@@ -154,14 +157,15 @@ def training_flops(model: Model, boxed: Params, lengths: dict[str, int], batch_s
     return facts
 
 
-def decoding_cost(model: Model, boxed: Params, lengths: dict[str, int], precision: "Precision") -> dict[str, Any]:
+def decoding_cost(model: nn.Module, boxed: Params, lengths: dict[str, int], precision: Precision) -> dict[str, Any]:
     """FLOPs of one new token at the end of a row, and bytes of the KV cache."""
     import jax.numpy as jnp
 
     from t5x_like.accounting import flops
 
     context, memory = lengths["decoder"], lengths.get("encoder", 0)
-    token, cache = (count(model, boxed, context, memory) for count in (flops.per_decoded_token, flops.cache))
+    token = flops.per_decoded_token(model, boxed, context, memory)
+    cache = flops.cache(model, boxed, context, memory)
     dtype = jnp.dtype(precision.compute_dtype)
     return {
         "context": context,
@@ -176,7 +180,7 @@ def decoding_cost(model: Model, boxed: Params, lengths: dict[str, int], precisio
 
 
 def memory_per_device(
-    config: Config, boxed: Params, precision: "Precision", devices: int, batch_size: int | None
+    config: Config, boxed: Params, precision: Precision, devices: int, batch_size: int | None
 ) -> dict[str, Any]:
     """Bytes that training needs on each device of the mesh, without activations."""
     import jax.numpy as jnp
@@ -207,12 +211,12 @@ def memory_per_device(
     }
 
 
-def planned_mesh(config: Config, devices: int) -> "jax.sharding.Mesh":
+def planned_mesh(config: Config, devices: int) -> jax.sharding.Mesh:
     """The configured mesh over `devices` planned devices; data parallelism if none is configured."""
     from t5x_like import partitioning
     from t5x_like.accounting import memory
 
-    options = {"devices": memory.planned_devices(devices)}
+    options: dict[str, Any] = {"devices": memory.planned_devices(devices)}
     try:
         if bound_value(config, "mesh") is None:
             return partitioning.make_mesh(**options)

@@ -61,7 +61,7 @@ def print_report(args: argparse.Namespace, run: "setup.TrainedRun") -> None:
     for name, value in bits.items():
         print(f"  {name:<12}{value:6.3f}")
     options = inference.DecodingOptions(Sample(temperature=0.7, top_k=40), max_new_tokens=160)
-    completions = inference.infer(run.model, params, run.vocabulary, [args.prompt], options, run.mesh)
+    completions = inference.infer(run.model, params, run.require_vocabulary(), [args.prompt], options, run.mesh)
     print(f"\nA continuation of {args.prompt!r}:\n")
     for line in (args.prompt + next(iter(completions))["completion"]).splitlines():
         print(f"    {line}")

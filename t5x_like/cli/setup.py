@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
-from t5x_like import checkpoints, parameters, partitioning
+from t5x_like import checkpoints, inference, parameters, partitioning
 from t5x_like.cli.gin import runtime
 from t5x_like.data.cache import token_cache
 from t5x_like.data.tokenizers import loading
 from t5x_like.run_dir import RunDir
-from t5x_like.types import Params
+from t5x_like.types import Params, Vocabulary
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -76,8 +77,26 @@ class TrainedRun:
         self.rules = self.config.evaluate("trainer.train.rules")
         self.precision = self.config.evaluate("trainer.train.precision")
         folder = RunDir(run_dir).vocabulary
-        self.vocabulary = loading.load(folder) if folder.exists() else None
+        self.vocabulary: Vocabulary | None = loading.load(folder) if folder.exists() else None
         self.run_dir, self.step = run_dir, step
+
+    def require_vocabulary(self) -> Vocabulary:
+        """The vocabulary of the run.
+
+        Raises:
+          FileNotFoundError: the run has none, such as a model that was imported without a tokenizer.
+        """
+        if self.vocabulary is None:
+            raise FileNotFoundError(
+                f"run_dir: {self.run_dir} has no vocabulary; import the model from a folder with a tokenizer"
+            )
+        return self.vocabulary
+
+    def example_batch(self) -> dict[str, np.ndarray]:
+        """A batch of one token with the inputs that the model has."""
+        if self.model.encoder_decoder:
+            return inference.encoder_batch([[0]], self.require_vocabulary())
+        return inference.decoder_batch([[0]])
 
     def params(self, batch: Any) -> Params:
         """Parameters of `step` (None: the newest) in the compute dtype, sharded; `batch` has the model's inputs."""

@@ -1,12 +1,15 @@
 """Cached generation: one forward pass over the prompts, then one token per step until every row has ended."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from t5x_like.types import Model, Params, Sampler
+
+State = dict[str, Any]  # of the loop, and variables of the model
 
 
 @struct.dataclass
@@ -43,7 +46,7 @@ def generate(
     slots = prompt + max_new_tokens
     stops_S = jnp.array(stop_ids, jnp.int32)
 
-    def run(variables, batch, last_B):
+    def run(variables: State, batch: Mapping[str, jax.Array], last_B: jax.Array) -> tuple[jax.Array, State]:
         """Runs the model: (logits at index `last_B` of each row, cache)."""
         x_BLD, updated = model.apply(
             variables | {"params": params}, batch, decode_length=slots, mutable=["cache"], method="hidden"
@@ -51,12 +54,12 @@ def generate(
         x_B1D = jnp.take_along_axis(x_BLD, last_B[:, None, None], axis=1)
         return model.apply({"params": params}, x_B1D, method="logits")[:, 0], {"cache": updated["cache"]}
 
-    def pick(logits_BV, position_B, ended_B):
+    def choose(logits_BV: jax.Array, position_B: jax.Array, ended_B: jax.Array) -> tuple[jax.Array, jax.Array]:
         token_B = sampler(jax.vmap(jax.random.fold_in)(keys_B, position_B), logits_BV)
         log_prob_B = jnp.take_along_axis(jax.nn.log_softmax(logits_BV), token_B[:, None], axis=1)[:, 0]
         return jnp.where(ended_B, 0, token_B), jnp.where(ended_B, 0.0, log_prob_B)
 
-    def write(state, token_B, log_prob_B):
+    def write(state: State, token_B: jax.Array, log_prob_B: jax.Array) -> State:
         n = state["n"]
         return {
             "n": n + 1,
@@ -67,16 +70,16 @@ def generate(
             "lengths_B": state["lengths_B"] + ~state["ended_B"],
         }
 
-    def step(state):
+    def step(state: State) -> State:
         position_B = length_B + state["n"] - 1
-        one = {
+        inputs = {
             "decoder_input_tokens": state["token_B"][:, None],
             "decoder_positions": position_B[:, None],
             "decoder_segment_ids": jnp.ones((rows, 1), jnp.int32),
         }
-        logits_BV, variables = run(state["variables"], one, jnp.zeros(rows, jnp.int32))
-        new = write(state, *pick(logits_BV, position_B + 1, state["ended_B"]))
-        return new | {"variables": variables}
+        logits_BV, variables = run(state["variables"], inputs, jnp.zeros(rows, jnp.int32))
+        updated = write(state, *choose(logits_BV, position_B + 1, state["ended_B"]))
+        return updated | {"variables": variables}
 
     length_B = jnp.sum(batch["decoder_segment_ids"] > 0, axis=1)
     empty = {
@@ -87,6 +90,6 @@ def generate(
         "lengths_B": jnp.zeros(rows, jnp.int32),
     }
     logits_BV, variables = run({}, batch, length_B - 1)
-    first = write(empty, *pick(logits_BV, length_B, empty["ended_B"])) | {"variables": variables}
+    first = write(empty, *choose(logits_BV, length_B, empty["ended_B"])) | {"variables": variables}
     final = jax.lax.while_loop(lambda s: (s["n"] < max_new_tokens) & ~jnp.all(s["ended_B"]), step, first)
     return Generated(final["tokens_BN"], final["log_probs_BN"], final["lengths_B"])

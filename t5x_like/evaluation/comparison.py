@@ -55,7 +55,7 @@ def bootstrap_differences(record: Record, other: Record) -> dict[str, Sequence[f
         values |= {label: value for label, (_, value) in labels.items()}
         names = {label: name for label, (name, _) in labels.items() if label not in means}
         for _ in range(SAMPLES if names else 0):
-            index_N = rng.integers(record["count"], size=record["count"])
+            index_N = rng.integers(record["count"], size=(record["count"],))
             ours, theirs = (metric([r["examples"][i] for i in index_N]) for r in (record, other))
             for label, name in names.items():
                 samples.setdefault(label, []).append(ours[name] - theirs[name])

@@ -35,6 +35,7 @@ class Evaluator:
     mesh: Mesh
     rules: partitioning.Rules = partitioning.RULES
     batches: int | None = None
+    step: Callable[..., Metrics] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         partitioning.check_batch(self.batch_size, 1, self.mesh, self.rules)
@@ -78,11 +79,8 @@ class Evaluator:
         with partitioning.on(self.mesh, self.rules):
             for task, batch in progress(self.task_batches()):
                 target_bytes[task] += count_target_bytes(batch, self.rows.vocabulary)
-                placed = partitioning.global_batch(
-                    lambda start, stop, batch=batch: {k: x[start:stop] for k, x in batch.items()},
-                    self.batch_size,
-                    sharding,
-                )
+                rows = functools.partial(slice_rows, batch)
+                placed = partitioning.global_batch(rows, self.batch_size, sharding)
                 metrics = jax.device_get(self.step(params, placed))
                 losses[task].append(metrics["loss"])
                 add_metrics(sums[task], metrics)
@@ -107,6 +105,11 @@ def add_metrics(sums: dict[str, np.ndarray], metrics: Metrics) -> None:
     """Adds (total, count) pairs to `sums`, by name."""
     for name, pair in metrics.items():
         sums[name] = sums.get(name, 0.0) + np.asarray(pair, np.float64)
+
+
+def slice_rows(batch: Mapping[str, np.ndarray], start: int, stop: int) -> dict[str, np.ndarray]:
+    """Rows `start` to `stop` of a batch."""
+    return {name: x[start:stop] for name, x in batch.items()}
 
 
 def take(batches: Iterator, count: int) -> Iterator:

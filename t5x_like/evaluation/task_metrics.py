@@ -94,7 +94,9 @@ def load_function(entry: Mapping[str, Any], kind: str) -> Callable:
     )
     before = set(sys.modules)
     try:
-        function = functools.reduce(getattr, name.split("."), importlib.import_module(module))
+        function: Any = importlib.import_module(module)
+        for attribute in name.split("."):
+            function = getattr(function, attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"the {kind} {entry['function']} cannot be imported ({error}); {remedy}") from error
     if imported := [library for library in HEAVY if library in sys.modules and library not in before]:
@@ -228,8 +230,9 @@ def compute_metrics(
             value_N = per_example.get(name)
             if value_N is None or not np.isclose(value_N.mean(), value, rtol=1e-6, atol=1e-9):
                 continue
-            intervals[label] = (mean_interval if name in NOT_PERCENT else percent_interval)(value_N)
-            for example, example_value in zip(examples, value_N.tolist(), strict=True):
+            example_values = value_N.tolist()
+            intervals[label] = (mean_interval if name in NOT_PERCENT else percent_interval)(example_values)
+            for example, example_value in zip(examples, example_values, strict=True):
                 example["values"][label] = example_value
     return values, intervals
 

@@ -168,7 +168,7 @@ def test_modules_of_one_name_keep_apart(config):
         ("throwawya.train.steps = 1\n", (), ("run.gin:3", "did you mean throwaway")),
         ("throwaway.train.rows = @throwaway.Row()\n", (), ("run.gin:3", "did you mean Rows")),
         ("throwaway.train.rows = [1, (@throwaway.Row(),)]\n", (), ("run.gin:3", "did you mean Rows")),
-        ("from t5x_like import traner\n", (), ("run.gin:3", "did you mean t5x_like.training.trainer")),
+        ("from t5x_like.training import traner\n", (), ("run.gin:3", "did you mean t5x_like.training.trainer")),
         ("import no_such_package\n", (), ("run.gin:3", "no module no_such_package")),
         ("include 'runs/pretrian.gin'\n", (), ("run.gin:3", "did you mean runs/pretrain.gin")),
         ("include 'run.gin'\n", (), ("run.gin:3", "includes itself")),
