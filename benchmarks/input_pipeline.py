@@ -1,12 +1,13 @@
-"""Real tokens a second (no padding) from the token cache against seqio live, seqio cached and grain on the same documents.
+"""Tokens per second (without padding) from the token cache, compared with seqio live, seqio cached and grain.
 
-All sides make as many ids of the same texts, which is checked first. LM rows are documents joined and cut ("seqio packed" is
-T5X's default there, which throws away all but the documents' beginnings). Documents are whole ones, several packed to a
-row; pairs have inputs and targets, packed too. The other objectives have no peer here: seqio and grain bring none. Packing
-is done once, when a run begins: its cost is measured on its own, and spread over one epoch.
+All pipelines read the same documents and make equally many ids of them, which is checked first. LM rows are documents joined
+and cut ("seqio packed" is T5X's default, which discards all but the documents' beginnings). Documents are complete ones,
+several packed into a row; pairs have inputs and targets, also packed. seqio and grain have no counterpart of the other
+objectives. Packing is done once, at the start of a run: its cost is measured separately and spread over one epoch.
 """
 
 import argparse
+import functools
 import os
 import tempfile
 import time
@@ -30,53 +31,56 @@ from t5x_like.tasks.vocabularies import SENTENCEPIECE
 
 LENGTH, PACKED, BATCH = 512, 256, 128
 TEXTS, DOCUMENTS, PAIRS = "benchmark_texts", "benchmark_documents", "benchmark_pairs"
-REPEATS = 40  # of the documents, for the time of packing them
+REPEATS = 40  # copies of the documents that are packed to measure the time of packing
 
 
 class TargetsOnly(TokenCache):
-    """A cache of pairs of which the targets alone are read, as documents."""
+    """A cache of pairs that reads only the targets, as documents."""
 
     features = ("targets",)
 
 
-def from_cache(made: rows.Rows) -> Iterator[dict[str, np.ndarray]]:
+def cache_batches(kind: rows.Rows) -> Iterator[dict[str, np.ndarray]]:
     """Batches of a shuffled stream of these rows."""
-    stream, step = Stream(made, BATCH), 0
+    stream, step = Stream(kind, BATCH), 0
     while True:
         yield stream[step]
         step += 1
 
 
-def tokens(batch: dict[str, np.ndarray]) -> int:
-    """Ids of a batch that are not padding: no corpus holds the id 0."""
+def count_tokens(batch: dict[str, np.ndarray]) -> int:
+    """The number of ids that are not padding; no corpus contains the id 0."""
     names = ("encoder_input_tokens", "decoder_target_tokens")
-    return sum(np.count_nonzero(batch[name]) for name in names if name in batch)
+    return sum(int(np.count_nonzero(batch[name])) for name in names if name in batch)
 
 
-def rate(batches: Iterator, seconds: float) -> float:
-    """Tokens a second over `seconds` of making batches, after the first."""
+def measure(batches: Iterator[dict[str, np.ndarray]], seconds: float) -> float:
+    """Tokens per second over `seconds` of making batches, after the first."""
     next(batches)
-    spent, made = 0.0, 0
+    spent, count = 0.0, 0
     while spent < seconds:
         started = time.perf_counter()
         batch = next(batches)
         spent += time.perf_counter() - started
-        made += tokens(batch)
-    return made / spent
+        count += count_tokens(batch)
+    return count / spent
 
 
 def check_same_text(caches: dict[str, TokenCache]) -> None:
-    """The first ids of every task, from seqio live, from its cache and from ours, are as many and stand for the same text.
+    """Checks that seqio live, its cache and ours have equally many ids for the same text in the first example of every task.
 
-    They need not be the same ids: where two spellings are equally likely, as in runs of spaces, TensorFlow's operation and
-    the sentencepiece library choose differently.
+    The ids may differ: of two equally likely segmentations, as in runs of spaces, TensorFlow's operation and the
+    sentencepiece library choose different ones.
+
+    Raises:
+      AssertionError: the texts differ.
     """
     for task, cache in caches.items():
         for cached in (False, True):
-            made = seqio.TaskRegistry.get(task).get_dataset(
+            dataset = seqio.TaskRegistry.get(task).get_dataset(
                 None, "train", use_cached=cached, shuffle=False, trim_output_features=False
             )
-            example = next(made.as_numpy_iterator())
+            example = next(dataset.as_numpy_iterator())
             for feature in cache.features:
                 theirs = example[feature]
                 ours = cache.tokens(feature)[: len(theirs)]
@@ -86,39 +90,41 @@ def check_same_text(caches: dict[str, TokenCache]) -> None:
                     )
 
 
-def packing_speed(made: rows.PackedExamples) -> dict[str, float]:
-    """Examples and tokens a second of packing all examples, many times over, and how full the rows of one copy are."""
-    lengths_NF = np.tile(made.lengths_NF, (REPEATS, 1))
+def measure_packing(examples: rows.PackedExamples) -> dict[str, float]:
+    """Examples and tokens per second of packing REPEATS copies of all examples, and the fill of the rows of one copy."""
+    lengths_NF = np.tile(examples.lengths_NF, (REPEATS, 1))
     order_N = np.random.default_rng(0).permutation(len(lengths_NF))
     started = time.perf_counter()
-    packing.pack_first_fit(lengths_NF, tuple(made.capacity.values()), order_N)
+    packing.pack_first_fit(lengths_NF, tuple(examples.capacity.values()), order_N)
     spent = time.perf_counter() - started
-    share = {f"fill {side}": x for side, x in made.fill.items()}
+    share = {f"fill {side}": x for side, x in examples.fill.items()}
     return {"examples/s": len(lengths_NF) / spent, "tokens/s": lengths_NF.sum() / spent, **share}
 
 
-def peer_sides(caches: dict[str, TokenCache], lengths: dict[str, dict[str, int]]) -> dict[str, Callable[[], Iterator]]:
-    """What the peers make of the same documents, by name."""
-    sides: dict[str, Callable[[], Iterator]] = {}
+def peer_pipelines(
+    caches: dict[str, TokenCache], lengths: dict[str, dict[str, int]]
+) -> dict[str, Callable[[], Iterator]]:
+    """The peers' pipelines on the same documents, by name."""
+    pipelines: dict[str, Callable[[], Iterator]] = {}
 
-    def add(what: str, task: str, pack: bool, how: str = "") -> None:
+    def add(name: str, task: str, pack: bool, how: str = "") -> None:
         size = lengths[task]
-        sides[f"{what}, seqio{how}"] = lambda: peers.of_seqio(task, size, pack, False, BATCH)
-        sides[f"{what}, seqio cached{how}"] = lambda: peers.of_seqio(task, size, pack, True, BATCH)
+        pipelines[f"{name}, seqio{how}"] = lambda: peers.seqio_batches(task, size, pack, False, BATCH)
+        pipelines[f"{name}, seqio cached{how}"] = lambda: peers.seqio_batches(task, size, pack, True, BATCH)
         if peers.grain is not None and how != " packed":
-            sides[f"{what}, grain{how}"] = lambda: peers.of_grain(caches[task], size, pack, BATCH)
+            pipelines[f"{name}, grain{how}"] = lambda: peers.grain_batches(caches[task], size, pack, BATCH)
 
     add("LM rows", TEXTS, False)
     add("LM rows", TEXTS, True, " packed")
     add("documents", DOCUMENTS, True)
     add("pairs", PAIRS, True)
     if peers.grain is None:
-        print("grain is not installed (pip install grain): its sides are left out")
-    return sides
+        print("grain is not installed (pip install grain): its pipelines are left out")
+    return pipelines
 
 
-def own_sides(texts: TokenCache, documents: TokenCache, pairs: TokenCache) -> dict[str, rows.Rows]:
-    """All kinds of rows; the first three have peers."""
+def own_rows(texts: TokenCache, documents: TokenCache, pairs: TokenCache) -> dict[str, rows.Rows]:
+    """All kinds of rows by name; the first three have peers."""
     return {
         "LM rows": rows.CausalLM(texts, LENGTH),
         "documents": rows.PackedExamples(documents, LENGTH, LENGTH),
@@ -138,9 +144,10 @@ def own_sides(texts: TokenCache, documents: TokenCache, pairs: TokenCache) -> di
 
 
 def main() -> None:
+    """Prints tokens per second of all pipelines, and the cost of packing."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of every side in every round")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of every pipeline in every round")
     args = parser.parse_args()
     texts, pairs = TokenCache("python_source_sp", "train"), TokenCache("python_docstrings_sp", "train")
     documents = TargetsOnly("python_docstrings_sp", "train")
@@ -157,19 +164,20 @@ def main() -> None:
             peers.write_cached(task, Path(folder))
         seqio.add_global_cache_dirs([folder])
         check_same_text(caches)
-        own = own_sides(texts, documents, pairs)
-        sides = {name: lambda made=made: from_cache(made) for name, made in own.items()} | peer_sides(caches, lengths)
-        rates: dict[str, list[float]] = {name: [] for name in sides}
+        own = own_rows(texts, documents, pairs)
+        pipelines = {name: functools.partial(cache_batches, kind) for name, kind in own.items()}
+        pipelines |= peer_pipelines(caches, lengths)
+        rates: dict[str, list[float]] = {name: [] for name in pipelines}
         for _ in range(args.rounds):
-            for name, side in sides.items():
-                rates[name].append(rate(side(), args.seconds))
+            for name, pipeline in pipelines.items():
+                rates[name].append(measure(pipeline(), args.seconds))
     spreads = {name: report.summarize(x) for name, x in rates.items()}
     median = {name: x["median"] for name, x in spreads.items()}
-    ratios = {name: median[name.partition(",")[0]] / median[name] for name in sides if name not in own}
+    ratios = {name: median[name.partition(",")[0]] / median[name] for name in pipelines if name not in own}
     report.print_table(
         "tokens a second", {name: x | {"cache is": f"{ratios.get(name, 1):.0f} x"} for name, x in spreads.items()}
     )
-    once = {name: packing_speed(own[name]) for name in ("documents", "pairs")}
+    once = {name: measure_packing(own[name]) for name in ("documents", "pairs")}
     for name, x in once.items():
         report.print_table("packing, once", {name: x})
     with_packing = {name: 1 / (1 / median[name] + 1 / x["tokens/s"]) for name, x in once.items()}
