@@ -1,11 +1,11 @@
-"""Documents a second on one core: Gopher's and C4's rules here and in datatrove, on the same text in the same process.
+"""Documents per second on one core: Gopher's and C4's rules here and in datatrove, on the same text in the same process.
 
 The text is Python's own: the language reference, the docstrings of every library module, and the modules' sources. Every
-filter sees every document, so that both sides do the same work. datatrove splits words with spaCy; "datatrove, by white
-space" has our way of finding words and sentences put in its place, so that only the rules differ. Its agreement with us is
-printed by filter; where they differ, datatrove drops short texts for a most frequent n-gram that occurs once, leaves words of
-punctuation out of the mean length, and skips overlapping repeated n-grams where we count their words. Without datatrove
-(pip install datatrove spacy) only our side is measured.
+filter sees every document, so both sides do the same work. datatrove splits words with spaCy; "datatrove, by white space"
+uses our words and sentences instead, so that only the rules differ. The benchmark prints the agreement per filter; where they
+differ, datatrove drops short texts for a most frequent n-gram that occurs once, excludes punctuation words from the mean
+length, and skips overlapping repeated n-grams whose words we count. Without datatrove (pip install datatrove spacy) only our
+side is measured.
 """
 
 import argparse
@@ -34,22 +34,22 @@ from t5x_like.cleaning.repetition import GopherRepetition
 from t5x_like.cleaning.report import Report
 from t5x_like.cleaning.steps import Dropped
 
-TERMINAL = (*C4().terminal, "'")  # datatrove's, as the sides must do the same
+TERMINAL = (*C4().terminal, "'")  # datatrove's, so that both sides do the same
 STEPS = {"gopher repetition": GopherRepetition(), "gopher quality": GopherQuality(), "c4": C4(terminal=TERMINAL)}
-LEFT_OUT = {"test", "tests", "site-packages", "__pycache__", "pydoc_data", "lib2to3"}
+EXCLUDED = {"test", "tests", "site-packages", "__pycache__", "pydoc_data", "lib2to3"}
 
 
 def texts() -> list[str]:
-    """Topics of the language reference, then docstrings and source of each module."""
+    """The topics of the language reference, then docstrings and source of each module."""
     from pydoc_data.topics import topics
 
-    found = list(topics.values())
+    documents = list(topics.values())
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
-        if not LEFT_OUT & set(path.relative_to(root).parts):
+        if not EXCLUDED & set(path.relative_to(root).parts):
             source = path.read_text(encoding="utf-8", errors="replace")
-            found += [docstrings(source), source]
-    return [text for text in found if text.strip()]
+            documents += [docstrings(source), source]
+    return [text for text in documents if text.strip()]
 
 
 def docstrings(source: str) -> str:
@@ -62,7 +62,7 @@ def docstrings(source: str) -> str:
     return "\n\n".join(ast.get_docstring(node) or "" for node in nodes if isinstance(node, documented))
 
 
-def ours(documents: list[str]) -> dict[str, list[bool]]:
+def run_ours(documents: list[str]) -> dict[str, list[bool]]:
     """Which documents each of our steps keeps."""
     return {
         name: [not isinstance(step({"text": text, "id": ""}), Dropped) for text in documents]
@@ -80,7 +80,7 @@ def whitespace_tokenizer(language: str) -> SimpleNamespace:
     return SimpleNamespace(word_tokenize=str.split, span_tokenize=spans)
 
 
-def datatrove_side(documents: list[str], tokenizer: Callable | None) -> Callable[[], dict[str, list[bool]]]:
+def make_datatrove_side(documents: list[str], tokenizer: Callable | None) -> Callable[[], dict[str, list[bool]]]:
     """A function that runs datatrove's filters."""
     from datatrove.data import Document
     from datatrove.pipeline.filters import C4QualityFilter, GopherQualityFilter, GopherRepetitionFilter
@@ -102,14 +102,14 @@ def datatrove_side(documents: list[str], tokenizer: Callable | None) -> Callable
     return side
 
 
-def kept_alike(one: dict[str, list[bool]], other: dict[str, list[bool]]) -> dict[str, float]:
+def measure_agreement(one: dict[str, list[bool]], other: dict[str, list[bool]]) -> dict[str, float]:
     """By filter, the share of documents on which two sides agree."""
     alike = {name: [a == b for a, b in zip(one[name], other[name], strict=True)] for name in one}
     return {name: sum(same) / len(same) for name, same in alike.items()}
 
 
 def parts(documents: list[str]) -> dict[str, Callable[[], object]]:
-    """Our other steps, for their cost."""
+    """The speed of our other steps."""
     pipeline, redact, minhash = Pipeline(tuple(STEPS.values())), RedactPII(), MinHash()
     return {
         "pipeline with report": lambda: list(pipeline(({"text": text} for text in documents), Report())),
@@ -119,7 +119,7 @@ def parts(documents: list[str]) -> dict[str, Callable[[], object]]:
 
 
 def figures(seconds: list[tuple[float, float]], documents: list[str]) -> dict[str, float]:
-    """Documents and megabytes a second of CPU time; median, and the slowest and fastest round."""
+    """Documents and megabytes per second of CPU time: median, slowest and fastest round."""
     rates = report.summarize([len(documents) / cpu for _, cpu in seconds])
     megabytes = sum(map(len, documents)) / 1e6
     return {"documents/s": rates["median"], "min": rates["min"], "max": rates["max"]} | {
@@ -127,14 +127,14 @@ def figures(seconds: list[tuple[float, float]], documents: list[str]) -> dict[st
     }
 
 
-def edited(text: str, share: float, drawn: random.Random) -> str:
+def replace_words(text: str, share: float, drawn: random.Random) -> str:
     """The text with a share of its words replaced."""
     words = text.split()
     return " ".join(f"w{drawn.getrandbits(40)}" if drawn.random() < share else word for word in words)
 
 
 def true_jaccard(one: str, other: str) -> float:
-    """Of the sets of five-word shingles, spelled out."""
+    """The exact Jaccard index of the sets of five-word shingles."""
     left, right = ({tuple(words[i : i + 5]) for i in range(len(words) - 4)} for words in map(split_words, (one, other)))
     return len(left & right) / max(len(left | right), 1)
 
@@ -143,38 +143,38 @@ Pair = tuple[float, bool]  # true Jaccard index of a planted copy and its origin
 
 
 def planted_copies(documents: list[str]) -> list[Pair]:
-    """Copies of every text of 50 to 5000 words, with a growing share of their words replaced."""
+    """Copies of every text of 50 to 5000 words, with an increasing share of words replaced."""
     drawn, dedup = random.Random(0), NearDedup()
     pairs = []
     for text in (text for text in documents if 50 <= len(split_words(text)) < 5000):
         for share in (0.002, 0.005, 0.01, 0.02, 0.04, 0.1):
-            copy = edited(text, share, drawn)
-            pairs.append((true_jaccard(text, copy), dropped_copy(dedup, text, copy)))
+            copy = replace_words(text, share, drawn)
+            pairs.append((true_jaccard(text, copy), drops_copy(dedup, text, copy)))
     return pairs
 
 
 def by_index(pairs: list[Pair]) -> dict[str, dict[str, float]]:
-    """The share of copies that is dropped, by their index."""
-    found: dict[str, list[bool]] = {"below 0.7": [], "0.7 to 0.8": [], "0.8 to 0.9": [], "0.9 and above": []}
+    """The share of dropped copies, by their index."""
+    hits_by_range: dict[str, list[bool]] = {"below 0.7": [], "0.7 to 0.8": [], "0.8 to 0.9": [], "0.9 and above": []}
     for exact, hit in pairs:
-        found[list(found)[sum(exact >= bound for bound in (0.7, 0.8, 0.9))]].append(hit)
-    return {name: {"pairs": len(hits), "found": sum(hits) / max(len(hits), 1)} for name, hits in found.items()}
+        hits_by_range[list(hits_by_range)[sum(exact >= bound for bound in (0.7, 0.8, 0.9))]].append(hit)
+    return {name: {"pairs": len(hits), "found": sum(hits) / max(len(hits), 1)} for name, hits in hits_by_range.items()}
 
 
 def recall_and_precision(pairs: list[Pair]) -> dict[str, dict[str, float]]:
-    """Of copies at or above an index that should be dropped: how many are, and how many of those dropped they are."""
+    """Recall of copies at or above an index that should be dropped, and precision of the drops."""
     rows = {}
     for bound in (NearDedup().threshold, 0.8, 0.9):
-        wanted = [hit for exact, hit in pairs if exact >= bound]
+        expected = [hit for exact, hit in pairs if exact >= bound]
         dropped = [exact >= bound for exact, hit in pairs if hit]
         rows[f"copies of index >= {bound:g}"] = {
-            "recall": sum(wanted) / max(len(wanted), 1),
+            "recall": sum(expected) / max(len(expected), 1),
             "precision": sum(dropped) / max(len(dropped), 1),
         }
     return rows
 
 
-def dropped_copy(dedup: NearDedup, text: str, copy: str) -> bool:
+def drops_copy(dedup: NearDedup, text: str, copy: str) -> bool:
     """Whether a copy is dropped after its original."""
     step = dedup.start()
     step({"text": text, "id": "original"})
@@ -184,8 +184,8 @@ def dropped_copy(dedup: NearDedup, text: str, copy: str) -> bool:
 COMMAND = Pipeline((RedactPII(), GopherRepetition(), GopherQuality(), ExactDedup(), NearDedup()))
 
 
-def whole_runs(documents: list[str], shards: int = 8) -> dict[str, dict[str, float]]:
-    """Documents a second of the whole run over files, reading and writing .jsonl.gz: of wall time, and of CPU time in all."""
+def measure_runs(documents: list[str], shards: int = 8) -> dict[str, dict[str, float]]:
+    """Documents per second of whole runs over .jsonl.gz files, by wall time and by total CPU time."""
     rows, megabytes = {}, sum(map(len, documents)) / 1e6
     with tempfile.TemporaryDirectory() as folder:
         inputs = tuple(Path(folder) / f"{shard}.jsonl.gz" for shard in range(shards))
@@ -193,16 +193,16 @@ def whole_runs(documents: list[str], shards: int = 8) -> dict[str, dict[str, flo
             with gzip.open(path, "wt", encoding="utf-8") as file:
                 file.writelines(json.dumps({"text": text}) + "\n" for text in documents[shard::shards])
         for workers in (1, 2):
-            began, cpu = time.perf_counter(), cpu_seconds()
+            started, cpu = time.perf_counter(), cpu_seconds()
             run.run(run.Job(COMMAND, inputs, Path(folder) / str(workers), ".jsonl.gz"), workers)
-            seconds, cpu = time.perf_counter() - began, cpu_seconds() - cpu
+            seconds, cpu = time.perf_counter() - started, cpu_seconds() - cpu
             rates = {"documents/s": len(documents) / seconds, "MB/s": megabytes / seconds}
             rows[f"workers: {workers}"] = rates | {"documents/CPU s": len(documents) / cpu}
     return rows
 
 
 def cpu_seconds() -> float:
-    """Of this process and of its children that have ended."""
+    """CPU time of this process and of its finished children."""
     used = os.times()
     return used.user + used.system + used.children_user + used.children_system
 
@@ -210,31 +210,31 @@ def cpu_seconds() -> float:
 def main() -> None:
     """Prints the table, the agreement and one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--documents", type=int, default=600, help="how many, spread over the corpus")
+    parser.add_argument("--documents", type=int, default=600, help="number of documents, spread over the corpus")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     every = texts()
     documents = every[:: max(len(every) // arguments.documents, 1)][: arguments.documents]
-    sides = {"t5x_like": lambda: ours(documents)}
+    sides = {"t5x_like": lambda: run_ours(documents)}
     try:
-        sides["datatrove"] = datatrove_side(documents, None)
-        sides["datatrove, by white space"] = datatrove_side(documents, whitespace_tokenizer)
+        sides["datatrove"] = make_datatrove_side(documents, None)
+        sides["datatrove, by white space"] = make_datatrove_side(documents, whitespace_tokenizer)
     except ImportError as error:
-        print(f"datatrove is not here ({error}): only our side")
+        print(f"datatrove cannot be imported ({error}): measuring only our side")
     kept = {name: side() for name, side in sides.items()}
     seconds = report.time_interleaved({**sides, **parts(documents)}, arguments.rounds, warmup=0)
     rows = {name: figures(found, documents) for name, found in seconds.items()}
     report.print_table(f"Gopher and C4 rules, {len(documents)} documents, one core", rows)
-    agreement = {name: kept_alike(kept["t5x_like"], found) for name, found in kept.items() if name != "t5x_like"}
+    agreement = {name: measure_agreement(kept["t5x_like"], found) for name, found in kept.items() if name != "t5x_like"}
     if agreement:
         report.print_table("Agreement with us", agreement)
     pairs = planted_copies(documents)
-    copies, judged, whole = by_index(pairs), recall_and_precision(pairs), whole_runs(every)
+    copies, quality, runs = by_index(pairs), recall_and_precision(pairs), measure_runs(every)
     report.print_table("Planted near copies dropped, by their Jaccard index (threshold 0.75)", copies)
-    report.print_table("Planted near copies: recall and precision", judged)
-    report.print_table(f"Whole runs over files, {len(every)} documents in 8 files", whole)
+    report.print_table("Planted near copies: recall and precision", quality)
+    report.print_table(f"Whole runs over files, {len(every)} documents in 8 files", runs)
     report.print_json(
-        documents=len(documents), rates=rows, agreement=agreement, near_copies=copies, judged=judged, whole_runs=whole
+        documents=len(documents), rates=rows, agreement=agreement, near_copies=copies, judged=quality, whole_runs=runs
     )
 
 

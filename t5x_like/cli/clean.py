@@ -85,7 +85,7 @@ def clean(args: argparse.Namespace) -> None:
     job = run.Job(pipeline, tuple(inputs), Path(args.out), args.suffix, make_reader(args, inputs))
     workers = min(args.workers, len(inputs))
     with ProgressBar("clean", (len(job.stateful_steps) + 1) * len(inputs)) as bar:
-        report = run.run(job, workers, lambda done, total, what: bar.advance(done, what))
+        report = run.run(job, workers, lambda done, total, message: bar.advance(done, message))
     if test_items:
         write_overlap(job, test_items, workers)
     print(f"{report.summary()}\n{job.out}: {len(inputs)} shards, report.html, report.json")
@@ -110,8 +110,8 @@ def extra_steps(args: argparse.Namespace, test_items: dict[str, str]) -> list:
     from t5x_like.cleaning.contamination import Decontaminate
     from t5x_like.cleaning.word_list import WordList, read_word_list
 
-    words = [WordList(read_word_list(args.word_list))] if args.word_list else []
-    return words + ([Decontaminate(test_items)] if test_items else [])
+    steps: list = [WordList(read_word_list(args.word_list))] if args.word_list else []
+    return steps + ([Decontaminate(test_items)] if test_items else [])
 
 
 def read_test_items(patterns: Sequence[str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ def check_pairs(targets: Sequence, outputs: Sequence, name: str = "predictions")
     return list(targets), list(outputs)
 
 
-def to_float64(values: Sequence, name: str) -> np.ndarray:
+def to_float64(values: Sequence | np.ndarray, name: str) -> np.ndarray:
     """One number per example as float64 [N].
 
     Raises:

@@ -1,4 +1,4 @@
-"""A pipeline on Beam keeps what it keeps in process, and counts the same."""
+"""A pipeline on Beam keeps and counts the same documents as in process."""
 
 import pytest
 

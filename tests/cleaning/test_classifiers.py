@@ -1,4 +1,4 @@
-"""Hashed n-gram classifiers on planted classes, the filters that ask them, and word lists."""
+"""Hashed n-gram classifiers on planted classes, the filters that use them, and word lists."""
 
 import random
 import sys
@@ -23,14 +23,14 @@ LETTERS = {"en": "aeioutnshrdl", "fi": "aiteunlskoäm", "pl": "aiezonrwsycł"}
 
 
 def spoken(language: str, drawn: random.Random, words: int = 8) -> str:
-    """Words with the letters of a language, the first ones more often."""
+    """Words with the letters of a language, the first ones more frequent."""
     letters = LETTERS[language]
     weights = [1 / (place + 2) for place in range(len(letters))]
     return " ".join("".join(drawn.choices(letters, weights, k=drawn.randint(2, 8))) for _ in range(words))
 
 
 def page(good: bool, drawn: random.Random) -> str:
-    """Good pages say somewhat more of one half of the words than poor ones."""
+    """Good pages use one half of the words more often than poor ones."""
     halves = WORDS[:200], WORDS[200:400]
     return " ".join(drawn.choice(halves[(drawn.random() < 0.65) ^ good] + list(STOP)) for _ in range(60))
 
@@ -142,7 +142,7 @@ def test_quality_filter():
 
 @pytest.mark.parametrize("score", [0.9, 0.95, 1.0])
 def test_pareto_keeps_as_often_as_its_law(score):
-    """P(kept) = P(Lomax(9) > 1 - score) = (2 - score)**-9, and the same documents each time."""
+    """P(kept) = P(Lomax(9) > 1 - score) = (2 - score)**-9, and the same documents in each run."""
     step = QualityFilter(lambda text: score, pareto=9)
     kept = [rule(step(document("x", str(number)))) == "kept" for number in range(2000)]
     expected = (2 - score) ** -9

@@ -1,4 +1,4 @@
-"""Copies: exact, near, by line, and of test items, each planted and counted."""
+"""Planted copies (exact, near, by line, of test items) are found and counted."""
 
 import random
 
@@ -67,7 +67,7 @@ def true_jaccard(one: list[str], other: list[str], n: int = 5) -> float:
 
 @pytest.mark.parametrize("hashes", [112, 448])
 def test_minhash_error_is_binomial(hashes):
-    """Over 200 pairs: no bias, and the spread that sqrt(J (1 - J) / hashes) says."""
+    """Over 200 pairs: no bias, and the standard deviation sqrt(J (1 - J) / hashes)."""
     drawn, minhash, scores = random.Random(1), MinHash(hashes=hashes), []
     for _ in range(200):
         one, other = shared(200, drawn.choice((2, 5, 10, 20)), drawn)
@@ -87,7 +87,7 @@ def test_minhash_of_little_text():
 
 
 def test_near_copies_are_found_and_nothing_else():
-    """Of 150 planted copies of J >= 0.8 at least 90% (the bands promise 92% at 0.8 and more above); of 300 others none."""
+    """At least 90% of 150 planted copies of J >= 0.8 are found (the bands find 92% at 0.8), and none of 300 others."""
     drawn, documents, copies = random.Random(2), [], 0
     for number in range(150):
         one, other = shared(300, drawn.choice((1, 2, 3, 5)), drawn)
@@ -119,7 +119,7 @@ ITEMS = {f"item{seed}": words(30, 1000 + seed) for seed in range(20)} | {
 
 
 def part(name: str, first: int, count: int) -> str:
-    """Some words of an item, written in another way."""
+    """Some words of an item, with other case and punctuation."""
     return ", ".join(ITEMS[name].upper().split()[first : first + count])
 
 

@@ -1,4 +1,4 @@
-"""Published heuristics: of every rule one document that is just kept and one that is just dropped."""
+"""Published heuristics: for every rule one document just inside and one just outside its bound."""
 
 import random
 
@@ -81,7 +81,7 @@ def test_gopher_repetition_of_lines_and_paragraphs(name, kept, dropped):
 
 
 def spelled_top(words: list[str], n: int) -> int:
-    """Characters of the most frequent n-gram, as datatrove counts them, where it repeats."""
+    """Characters of the most frequent n-gram as datatrove counts them, if it repeats."""
     grams = [" ".join(words[i : i + n]) for i in range(len(words) - n + 1)]
     top = max(grams, key=grams.count, default="")
     return len(top) * grams.count(top) if grams.count(top) > 1 else 0
@@ -111,7 +111,7 @@ def test_ngram_counts_equal_their_definitions(seed):
 
 @pytest.mark.parametrize(("n", "most"), GopherRepetition().top)
 def test_gopher_top_ngram(n, most):
-    """An n-gram of six-letter words, repeated between words of their own, around its bound."""
+    """An n-gram of six-letter words, repeated between unique words, around its bound."""
     gram = ["aaaaaa", "bbbbbb", "cccccc", "dddddd"][:n]
     step = GopherRepetition(top=((n, most),), repeated=())
     others = iter(different(1000, 6))

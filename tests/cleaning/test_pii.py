@@ -1,4 +1,4 @@
-"""Personal data: planted in prose by kind, and what looks like it but is not."""
+"""Personal data planted in prose by kind, and similar text that is not personal data."""
 
 import random
 import string
@@ -74,7 +74,7 @@ def drawn_card(drawn: random.Random) -> str:
 
 
 def test_precision_and_recall_on_planted_data():
-    """Drawn data of every kind in prose: all found; 2000 random 16-digit numbers: none but the one in ten that Luhn lets pass."""
+    """Random data of every kind in prose is found; of 2000 random 16-digit numbers only the tenth that satisfies Luhn."""
     drawn, planted, found = random.Random(0), 0, 0
     for seed in range(50):
         lines = prose(seed).split("\n")
@@ -108,7 +108,7 @@ def test_edits_are_counted():
     "unit", ["1", "1 ", "a.", "a@", "a-", ":", "1:", "+1 ", "eyJa.", "-----BEGIN PRIVATE KEY-----", "DE12 ", "sk-a"]
 )
 def test_no_text_makes_it_slow(unit):
-    """A hundred thousand of the same characters take well under a second (a quadratic pattern would take minutes)."""
+    """100,000 equal characters take well under a second (a quadratic pattern would take minutes)."""
     began = time.process_time()
     redact(unit * (100_000 // len(unit)))
     assert time.process_time() - began < 2

@@ -1,4 +1,4 @@
-"""The pipeline: order, counts, the report, and input that is no text at all."""
+"""The pipeline: order, counts, the report, and input that is not text."""
 
 import json
 import random
@@ -55,7 +55,7 @@ def test_steps_come_in_their_order_and_each_document_is_counted_once():
 
 
 def test_it_streams():
-    """Nothing is read before it is asked for."""
+    """Documents are read on demand."""
     asked = []
     source = ({"text": prose(n), "id": asked.append(n)} for n in range(100))
     next(WEB(source, Report()))
@@ -147,7 +147,7 @@ EVERY = (
 
 @pytest.mark.parametrize("pick", range(len(EVERY)))
 def test_every_step_takes_any_text(pick):
-    """Drawn strings of odd characters: kept, edited or dropped by a rule of the step, never an error; and counts add up."""
+    """Random strings of unusual characters are kept, edited or dropped by a rule, without errors, and counts add up."""
     drawn = random.Random(pick)
     texts = ["".join(drawn.choices(drawn.choice(ALPHABETS), k=drawn.randint(1, 200))) for _ in range(150)]
     kept, report = run(Pipeline((EVERY[pick],)), ({"text": text} for text in texts))

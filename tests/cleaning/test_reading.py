@@ -1,4 +1,4 @@
-"""Files of every kind, whole and damaged: documents come back as they were written, and what is lost is counted."""
+"""Files of every format, complete and damaged: documents are read as they were written, and losses are counted."""
 
 import csv
 import gzip

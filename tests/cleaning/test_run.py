@@ -1,4 +1,4 @@
-"""A run over files: the same bytes for any number of processes and after any kill, and every document counted once."""
+"""A run over files: equal bytes for any number of processes and after any kill, and every document counted once."""
 
 import functools
 import gzip
@@ -38,7 +38,7 @@ PIPELINE = Pipeline(STEPS)
 
 
 def texts(first: int, count: int) -> list[str]:
-    """Prose, some of it copied exactly, nearly, in a line, in three sentences, or with data or a test item planted."""
+    """Prose, some of it copied exactly, nearly, in a line or in three sentences, or with planted data or a test item."""
     menu = "Home and the products of our shop, with all that you have to know."
     made = []
     for n in range(first, first + count):
@@ -60,7 +60,7 @@ def texts(first: int, count: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory) -> tuple[Path, ...]:
-    """Files of several kinds: whole, empty, and with lines that are no documents."""
+    """Files of several formats: complete, empty, truncated, and with lines that are not documents."""
     folder = tmp_path_factory.mktemp("inputs")
     (folder / "in").mkdir()
     for n, name in enumerate(("a.jsonl", "b.jsonl", "in/c.jsonl.gz", "in/a.txt")):
@@ -178,7 +178,7 @@ def test_kill_9_and_again(inputs, done, tmp_path):
 
 
 def members(group: int) -> list[int]:
-    """Processes of a group that still run."""
+    """Running processes of a group."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -1,4 +1,4 @@
-"""Pages: their text, out of HTML and out of archives; every record of an archive is read, passed by its kind, or counted."""
+"""The text of pages, from HTML files and archives; every record of an archive is read, skipped by type, or counted."""
 
 import gzip
 import time

@@ -1,4 +1,4 @@
-"""Metrics against the libraries that others report with; a test is left out where its library is not installed."""
+"""Metrics against reference libraries; a test is skipped if its library is not installed."""
 
 import numpy as np
 import pytest

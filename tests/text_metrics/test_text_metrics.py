@@ -1,4 +1,4 @@
-"""Metrics against cases worked by hand, and laws they obey."""
+"""Metrics against cases computed by hand, and their laws."""
 
 import functools
 import inspect
@@ -15,7 +15,7 @@ METRICS = [getattr(tm, name) for name in tm.__all__ if name not in ("bootstrap",
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda m: m.__name__)
 def test_seqio_takes_it(metric):
-    """seqio asks for exactly (targets, predictions) or (targets, scores) without a default."""
+    """seqio requires exactly (targets, predictions) or (targets, scores) without a default."""
     required = [n for n, p in inspect.signature(metric).parameters.items() if p.default is p.empty]
     assert required in (["targets", "predictions"], ["targets", "scores"])
     with pytest.raises(ValueError, match="empty"):
