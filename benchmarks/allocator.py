@@ -1,7 +1,7 @@
-"""Steps of a small model with the memory allocator as `t5x_like` sets it for its own process, and as glibc has it.
+"""Training speed of a small model with the memory allocator settings of `t5x_like` and with the defaults of glibc.
 
-The quickstart (1.9M parameters, batch 8 x 256, float32) either way in turn: tokens per second of its training, and the pages
-that the system had to clear for the whole command, over its steps.
+Runs the quickstart (1.9M parameters, batch 8 x 256, float32) alternately with both: tokens per second in training, and page
+faults of the whole command per step.
 """
 
 import argparse
@@ -15,11 +15,11 @@ import tempfile
 import report
 from t5x_like.run_dir import RunDir
 
-SIDES = {"as t5x_like sets it": {}, "as glibc has it": {"GLIBC_TUNABLES": ""}}
+SIDES: dict[str, dict[str, str]] = {"t5x_like settings": {}, "glibc defaults": {"GLIBC_TUNABLES": ""}}
 
 
-def trained(environment: dict[str, str], steps: int) -> tuple[float, float]:
-    """(tokens per second over the last half of the steps, page faults per step of the whole run)."""
+def train(environment: dict[str, str], steps: int) -> tuple[float, float]:
+    """Trains: (tokens per second over the last half of the steps, page faults of the command per step)."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt
     with tempfile.TemporaryDirectory() as run_dir:
         command = [sys.executable, "-m", "t5x_like", "quickstart", f"--steps={steps}", f"--run_dir={run_dir}/run"]
@@ -34,19 +34,20 @@ def trained(environment: dict[str, str], steps: int) -> tuple[float, float]:
 
 
 def main() -> None:
+    """Runs the benchmark and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=40)
     args = parser.parse_args()
-    trained({}, args.steps)  # fills the compile cache and the token cache
-    found = {name: [] for name in SIDES}
+    train({}, args.steps)  # fills the compile cache and the token cache
+    results: dict[str, list[tuple[float, float]]] = {name: [] for name in SIDES}
     for _ in range(args.rounds):
         for name, environment in SIDES.items():
-            found[name].append(trained(environment, args.steps))
+            results[name].append(train(environment, args.steps))
     rows = {
         name: report.summarize([speed for speed, _ in runs])
-        | {"page faults a step": report.summarize([faults for _, faults in runs])["median"]}
-        for name, runs in found.items()
+        | {"page faults per step": report.summarize([faults for _, faults in runs])["median"]}
+        for name, runs in results.items()
     }
     report.print_table("tokens per second", rows)
     ours, theirs = (row["median"] for row in rows.values())

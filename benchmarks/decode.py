@@ -1,6 +1,6 @@
-"""New tokens a second, greedy, batch 8, 64 prompt + 64 new, of the 66.5M decoder of train_step.py, float32.
+"""Greedy decoding speed of the 66.5M decoder of train_step.py: batch 8, 64 prompt and 64 new tokens, float32.
 
-Beside it, alternately, a chain of matrix products: a measure of the machine in the same minutes.
+A chain of matrix products runs alternately, as a measure of the machine at the same time.
 """
 
 import argparse
@@ -18,6 +18,7 @@ ROWS, PROMPT, NEW = 8, 64, 64
 
 
 def main() -> None:
+    """Runs the benchmark and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
@@ -27,7 +28,7 @@ def main() -> None:
     params = nn.unbox(jax.jit(model.init)(jax.random.key(0), batch)["params"])
     size = sum(x.nbytes for x in jax.tree.leaves(params))
     keys = jax.random.split(jax.random.PRNGKey(0), ROWS)
-    # No token ends a row, so that all of them are generated.
+    # Without stop ids every row generates all tokens.
     decode = jax.jit(lambda p, b, k: generate(model, p, b, k, Greedy(), NEW, stop_ids=()))
     a = jnp.eye(1024)
     chain = jax.jit(lambda a: jax.lax.fori_loop(0, 100, lambda _, x: jnp.tanh(x @ a), a))
@@ -41,9 +42,9 @@ def main() -> None:
     assert set(lengths) == {ROWS * NEW}
     rates = report.summarize([ROWS * NEW / wall for wall, _ in seconds["decode"]])
     cpu = report.summarize([c for _, c in seconds["decode"]])["median"]
-    report.print_table(f"new tokens a second, {size / 1e6:.0f} MB of parameters", {"decode": rates | {"CPU s": cpu}})
+    report.print_table(f"new tokens per second, {size / 1e6:.0f} MB of parameters", {"decode": rates | {"CPU s": cpu}})
     gflops = report.summarize([100 * 2 * 1.024**3 / wall for wall, _ in seconds["products"]])["median"]
-    print(f"beside it, 100 products of 1024^3: {gflops:.0f} GFLOP/s")
+    print(f"at the same time, 100 products of 1024^3: {gflops:.0f} GFLOP/s")
     report.print_json(tokens_per_second=rates["median"], product_gflops=gflops, **rates)
 
 

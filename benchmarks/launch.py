@@ -1,7 +1,7 @@
-"""Seconds from typing `t5x_like train` to the end of the first step, compile cache cold and warm, and what imports cost.
+"""Seconds from starting `t5x_like train` to the end of the first step, with a cold and a warm compile cache, and of imports.
 
-The 66.5M-parameter decoder of train_step.py on a warm token cache. Bare JAX (imports, the same program compiled by the
-hand-written step of train_step.py, one step) runs beside it.
+Trains the 66.5M-parameter decoder of train_step.py on a warm token cache. The peer is bare JAX: imports, compiling the
+hand-written step of train_step.py, one step.
 """
 
 import argparse
@@ -35,7 +35,7 @@ float(jax.jit(train_step.hand_step)((params, zeros, zeros, 0.0), batch)[1])
 
 
 def first_step(compile_cache: str) -> float:
-    """Seconds until the first step's metrics are on disk."""
+    """Seconds until the metrics of the first step are on disk."""
     with tempfile.TemporaryDirectory() as run_dir:
         flags = [f"--gin_file={name}.gin" for name in FILES] + [f"--gin.{k}={v}" for k, v in MACROS.items()]
         flags += [f"--gin.RUN_DIR={run_dir}", "--gin.trainer.train.log_every=1", "--gin.trainer.train.eval_rows=None"]
@@ -50,8 +50,8 @@ def first_step(compile_cache: str) -> float:
         return seconds
 
 
-def timed(program: str) -> float:
-    """Seconds of a Python program of its own."""
+def time_program(program: str) -> float:
+    """Seconds that a Python program takes in its own process."""
     started = time.perf_counter()
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
@@ -61,19 +61,20 @@ def timed(program: str) -> float:
 
 
 def main() -> None:
+    """Runs the benchmark and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        first_step(folder)  # makes the token cache, where it is missing, and fills the compile cache
+        first_step(folder)  # fills the token cache and the compile cache
         sides: dict[str, list[float]] = {"cold": [], "warm": [], "bare": [], "import jax": [], "import t5x_like": []}
         for _ in range(args.rounds):
             with tempfile.TemporaryDirectory() as empty:
                 sides["cold"].append(first_step(empty))
             sides["warm"].append(first_step(folder))
-            sides["bare"].append(timed(BARE))
-            sides["import jax"].append(timed("import jax"))
-            sides["import t5x_like"].append(timed("import jax, t5x_like.training.trainer"))
+            sides["bare"].append(time_program(BARE))
+            sides["import jax"].append(time_program("import jax"))
+            sides["import t5x_like"].append(time_program("import jax, t5x_like.training.trainer"))
     report.print_table(
         "launch to the end of the first step, seconds", {name: report.summarize(x) for name, x in sides.items()}
     )

@@ -43,23 +43,25 @@ def generate(
     with the key fold_in(keys_B[b], i), so it does not depend on the rest of the batch. A row ends at any of `stop_ids`.
     """
     rows, prompt = batch["decoder_input_tokens"].shape
-    slots = prompt + max_new_tokens
+    cache_length = prompt + max_new_tokens
     stops_S = jnp.array(stop_ids, jnp.int32)
 
     def run(variables: State, batch: Mapping[str, jax.Array], last_B: jax.Array) -> tuple[jax.Array, State]:
         """Runs the model: (logits at index `last_B` of each row, cache)."""
         x_BLD, updated = model.apply(
-            variables | {"params": params}, batch, decode_length=slots, mutable=["cache"], method="hidden"
+            variables | {"params": params}, batch, decode_length=cache_length, mutable=["cache"], method="hidden"
         )
         x_B1D = jnp.take_along_axis(x_BLD, last_B[:, None, None], axis=1)
         return model.apply({"params": params}, x_B1D, method="logits")[:, 0], {"cache": updated["cache"]}
 
     def choose(logits_BV: jax.Array, position_B: jax.Array, ended_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Samples the next tokens: (ids, log-probabilities), 0 for rows that have ended."""
         token_B = sampler(jax.vmap(jax.random.fold_in)(keys_B, position_B), logits_BV)
         log_prob_B = jnp.take_along_axis(jax.nn.log_softmax(logits_BV), token_B[:, None], axis=1)[:, 0]
         return jnp.where(ended_B, 0, token_B), jnp.where(ended_B, 0.0, log_prob_B)
 
     def write(state: State, token_B: jax.Array, log_prob_B: jax.Array) -> State:
+        """Appends a token to every row that has not ended."""
         n = state["n"]
         return {
             "n": n + 1,
@@ -71,6 +73,7 @@ def generate(
         }
 
     def step(state: State) -> State:
+        """Feeds the last tokens and appends the next ones."""
         position_B = length_B + state["n"] - 1
         inputs = {
             "decoder_input_tokens": state["token_B"][:, None],
