@@ -1,4 +1,4 @@
-"""The commands as a user types them: train, measure, sample; and the mistakes a user makes."""
+"""The commands from end to end: train, evaluate, infer, and their error messages."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def test_infer_samples_by_gin(tiny_root, run_dir):
     assert json.loads(greedy.stdout)["tokens"] != json.loads(sampled.stdout)["tokens"]
 
 
-def test_cache_says_where_the_tokens_are(tiny_root, tmp_path):
+def test_cache_prints_the_folders(tiny_root, tmp_path):
     made = command(tiny_root, "cache", "--verify", *flags(tmp_path))
     assert made.returncode == 0, made.stderr
     assert len(re.findall(r"tiny/\w+ +120 ", made.stdout)) == 2 and str(tiny_root) in made.stdout
@@ -85,19 +85,19 @@ def test_cache_says_where_the_tokens_are(tiny_root, tmp_path):
         (["--gin.LENGTH=1"], "length=1 is too short"),
     ],
 )
-def test_mistakes_are_explained_before_anything_is_written(tiny_root, tmp_path, change, said):
+def test_mistakes_raise_before_anything_is_written(tiny_root, tmp_path, change, said):
     made = command(tiny_root, "train", *flags(tmp_path / "run"), *change)
     assert made.returncode == 2
     assert said in made.stderr and "Traceback" not in made.stderr
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unknown_task_names_those_there_are(tiny_root, tmp_path):
+def test_an_unknown_task_error_lists_the_tasks(tiny_root, tmp_path):
     made = command(tiny_root, "train", *flags(tmp_path / "run", TASK="python_sauce_bytes"))
     assert made.returncode == 2 and "python_source_bytes" in made.stderr
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_that_is_not_there(tiny_root, tmp_path):
+def test_a_missing_run_raises(tiny_root, tmp_path):
     made = command(tiny_root, "infer", f"--run_dir={tmp_path}", "--prompt=x")
     assert made.returncode == 2 and "config.gin does not exist" in made.stderr

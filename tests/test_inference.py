@@ -1,4 +1,4 @@
-"""Prompts in, records out: in order, at any batch size, on any mesh; bad lines are named."""
+"""Inference: results in order, for any batch size and mesh; errors name bad lines."""
 
 import dataclasses
 import json
@@ -29,10 +29,10 @@ def infer(model_and_params, sampler=Greedy(), mesh=None, **options):
     return list(inference.infer(*model_and_params, ByteVocabulary(), PROMPTS, options, mesh))
 
 
-def test_records_come_in_order_and_say_what_was_made(model_and_params):
-    made = infer(model_and_params)
-    assert [record["id"] for record in made] == [0, 1, "mine", 3, 4]
-    for record, prompt in zip(made, ["def f", "x", "class A:", "", "é"], strict=True):
+def test_results_are_complete_and_in_order(model_and_params):
+    results = infer(model_and_params)
+    assert [record["id"] for record in results] == [0, 1, "mine", 3, 4]
+    for record, prompt in zip(results, ["def f", "x", "class A:", "", "é"], strict=True):
         assert record["prompt"] == prompt
         assert record["completion"] == ByteVocabulary().decode(record["tokens"])
         assert record["finished"] == (record["tokens"][-1] == 1) and record["log_prob"] < 0
@@ -49,12 +49,12 @@ def test_results_do_not_depend_on_batch_size_or_mesh(model_and_params, sampler):
     assert tokens(batch_size=3, mesh=partitioning.make_mesh(data=2, fsdp=2, tensor=2)) == one
 
 
-def test_too_few_new_tokens_are_refused(model_and_params):
+def test_max_new_tokens_below_1_raises(model_and_params):
     with pytest.raises(ValueError, match="max_new_tokens=0"):
         infer(model_and_params, max_new_tokens=0)
 
 
-def test_files_of_prompts_are_read_and_bad_lines_named(tmp_path):
+def test_prompt_files_are_read_and_errors_name_bad_lines(tmp_path):
     text, lines, bad = (tmp_path / name for name in ("a.txt", "b.jsonl", "c.jsonl"))
     text.write_text("one\ntwo\n")
     lines.write_text('{"prompt": "one", "id": 7}\n{"inputs": "two"}\n')
@@ -67,13 +67,13 @@ def test_files_of_prompts_are_read_and_bad_lines_named(tmp_path):
 
 @pytest.fixture(scope="module")
 def pretrained():
-    """A tokenizer with ids of its own: 0 ends, 1 and 2 stand around the turns of a chat."""
+    """A tokenizer with its own special ids: 0 is eos, 1 and 2 surround the messages of a chat."""
     template = "{% for m in messages %}{{ '<|im_start|>' + m.role + ' ' + m.content + '<|im_end|>' }}{% endfor %}"
     text = tiny_tokenizers.byte_level().to_str()
     return TokenizerVocabulary(text, 384, eos=0, stop_ids=(0, 2), chat_template=template)
 
 
-def test_prompts_begin_as_the_vocabulary_says(pretrained):
+def test_prompts_begin_as_the_vocabulary_defines(pretrained):
     plain, begun = {"prompt": "def"}, dataclasses.replace(pretrained, bos=1, add_bos=True)
     ids = pretrained.encode("def")
     assert inference.prompt_ids(plain, ByteVocabulary(), False) == [0, *ByteVocabulary().encode("def")]
@@ -95,10 +95,12 @@ def test_a_pretrained_vocabulary_ends_at_all_of_its_stop_ids(model_and_params, p
             return jax.numpy.full(len(logits_BV), stop, jax.numpy.int32)
 
         options = inference.DecodingOptions(sampler, max_new_tokens=3)
-        made = list(inference.infer(*model_and_params, pretrained, prompts, options))
-        assert [record["finished"] for record in made] == [finished] * 2
-        assert [len(record["tokens"]) for record in made] == [1 if finished else 3] * 2
-    assert made[1]["id"] == 5 and made[1]["prompt"] == "<|im_start|>system s<|im_end|><|im_start|>user x<|im_end|>"
+        results = list(inference.infer(*model_and_params, pretrained, prompts, options))
+        assert [record["finished"] for record in results] == [finished] * 2
+        assert [len(record["tokens"]) for record in results] == [1 if finished else 3] * 2
+    assert (
+        results[1]["id"] == 5 and results[1]["prompt"] == "<|im_start|>system s<|im_end|><|im_start|>user x<|im_end|>"
+    )
     with pytest.raises(ValueError, match="no chat_template"):
         list(inference.infer(*model_and_params, ByteVocabulary(), prompts, options))
 

@@ -238,9 +238,9 @@ def compute_metrics(
 
 
 def label_values(
-    metric: Metric, examples: Sequence[Example], taken: Mapping[str, float]
+    metric: Metric, examples: Sequence[Example], existing: Mapping[str, float]
 ) -> dict[str, tuple[str, float]]:
-    """Computes a metric: {label: (name, value)}. The label of a name in `taken` is METRIC/NAME.
+    """Computes a metric: {label: (name, value)}. The label of a name in `existing` is METRIC/NAME.
 
     Raises:
       RuntimeError: the metric failed.
@@ -249,7 +249,7 @@ def label_values(
         values = metric(examples)
     except Exception as error:
         raise RuntimeError(f"metric {metric.name}: {type(error).__name__}: {error}") from error
-    return {f"{metric.name}/{name}" if name in taken else name: (name, value) for name, value in values.items()}
+    return {f"{metric.name}/{name}" if name in existing else name: (name, value) for name, value in values.items()}
 
 
 def per_example_values(metric: Metric, examples: Sequence[Example]) -> dict[str, np.ndarray]:

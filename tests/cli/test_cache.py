@@ -1,4 +1,4 @@
-"""`t5x_like cache`: what it prints is what is in the caches and in the rows, and its flags reach the building program."""
+"""`t5x_like cache`: its report matches the caches and rows, and its flags reach the build program."""
 
 import os
 import re
@@ -21,7 +21,7 @@ def at_root(tiny_root, monkeypatch):
     return tiny_root
 
 
-def test_a_run_file_is_reported_split_by_split_and_row_by_row(at_root, capsys):
+def test_a_run_file_is_reported_by_split_and_rows(at_root, capsys):
     assert command.main([*FILES, "--verify"]) == 0
     out = capsys.readouterr().out
     for split in ("train", "validation"):
@@ -41,7 +41,7 @@ def test_a_task_needs_no_run_file(at_root, capsys):
     assert os.environ[token_cache.FLAGS_VARIABLE] == "--workers=2"
 
 
-def test_options_of_the_pipeline_go_to_the_building_program(at_root):
+def test_pipeline_options_reach_the_build_program(at_root):
     command.main(["--task=pairs", "--split=train", "--runner=DirectRunner", "--", "--a=b c", "--gin.x=1"])
     assert os.environ[token_cache.FLAGS_VARIABLE] == "--runner=DirectRunner -- '--a=b c' --gin.x=1"
 
@@ -55,7 +55,7 @@ def test_options_of_the_pipeline_go_to_the_building_program(at_root):
         (["--task=a", "--workers=0"], "--workers=0 must be at least 1"),
     ],
 )
-def test_flags_that_do_not_go_together_are_refused(flags, message, capsys):
+def test_conflicting_flags_raise(flags, message, capsys):
     with pytest.raises(SystemExit):
         command.main(flags)
     assert message in capsys.readouterr().err

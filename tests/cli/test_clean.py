@@ -1,4 +1,4 @@
-"""`t5x_like clean`: published pipelines from gin, what was planted is found, and bad flags are refused before any writing."""
+"""`t5x_like clean`: published pipelines from gin, planted items are found, and bad flags raise before anything is written."""
 
 import dataclasses
 import json
@@ -50,7 +50,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_what_was_planted_is_found(folder, capsys):
+def test_planted_items_are_found(folder, capsys):
     out = folder / "out"
     flags = [
         "--gin_file=cleaning/gopher.gin",
@@ -88,7 +88,7 @@ def test_what_was_planted_is_found(folder, capsys):
     "name", sorted(path.stem for path in (CONFIGS / "cleaning").glob("*.gin") if path.stem != "gpt3")
 )
 def test_published_pipelines(name):
-    """Each keeps what it is for: prose but for its copy, or code."""
+    """Each keeps its kind of text: prose without its copy, or code."""
     pipeline = with_language(runtime.parse([f"cleaning/{name}.gin"]).evaluate("%PIPELINE"))
     source = "\n".join(f"def function_{n}(x):\n    return {{x: {n}}}\n" for n in range(40))
     documents = [document(text, str(n)) for n, text in enumerate([*map(prose, range(30, 40)), prose(30), source])]
@@ -113,7 +113,7 @@ def test_fineweb_from_end_to_end():
     }
 
 
-def test_a_threshold_is_one_flag():
+def test_a_flag_sets_a_threshold():
     flags = ["--gin.gopher.GopherQuality.min_words=7"]
     assert runtime.parse(["cleaning/gopher.gin"], flags).evaluate("%PIPELINE").steps[0].min_words == 7
 
@@ -169,7 +169,7 @@ def test_one_file_one_document(tmp_path, capsys):
         (["--train_classifier", "good=IN/a.jsonl", "--input=IN/a.jsonl"], "takes no pipeline and no input"),
     ],
 )
-def test_bad_flags_are_refused_and_nothing_written(flags, message, folder, capsys):
+def test_bad_flags_raise_and_nothing_is_written(flags, message, folder, capsys):
     (folder / "x.docx").write_text("x")
     flags = [flag.replace("IN/", f"{folder}/") for flag in flags]
     assert main.main(["clean", f"--out={folder / 'out'}", "--field=body", *flags]) == 2

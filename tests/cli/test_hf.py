@@ -1,4 +1,4 @@
-"""`t5x_like hf`: a folder in, a run that decodes and trains, the same folder out; models written as gin text."""
+"""`t5x_like hf`: an imported folder decodes, trains and exports to the same folder; models as gin text."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from tests.hf.folders import FIXTURES, NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_gin_text_is_the_model(name, tmp_path):
+def test_gin_text_gives_the_same_model(name, tmp_path):
     _, model = hf.build_model(folders.config(name), names=list(tensors.list_tensors(FIXTURES / name)))
     (tmp_path / "model.gin").write_text(gin_text.format_model(model))
     again = runtime.parse([str(tmp_path / "model.gin")]).evaluate("trainer.train.model")
@@ -46,7 +46,7 @@ def run_dir(folder):
     return out
 
 
-def test_what_goes_in_comes_out(folder, run_dir, tmp_path):
+def test_export_of_an_import_is_the_original(folder, run_dir, tmp_path):
     assert main.main(["hf", "export", str(run_dir), f"--out={tmp_path / 'out'}"]) == 0
     before, after = tensors.list_tensors(folder), tensors.list_tensors(tmp_path / "out")
     assert {n: (x.dtype, x.read().tobytes()) for n, x in after.items()} == {
@@ -75,7 +75,7 @@ def test_an_imported_run_decodes(run_dir, tmp_path, capsys):
     assert made["prompt"] == "a b c" and 1 <= len(made["tokens"]) <= 4
 
 
-def test_an_imported_run_is_trained_on(run_dir, tiny_root, tmp_path):
+def test_an_imported_run_can_be_fine_tuned(run_dir, tiny_root, tmp_path):
     """Bytes of another task in the imported model's table: only the shapes matter here."""
     files = ("objectives/causal_lm.gin", "optimizers/adamw.gin", "runs/finetune.gin")
     text = (run_dir / "config.gin").read_text().replace("vocab_size = 61", "vocab_size = 384")
@@ -106,7 +106,7 @@ def test_an_imported_run_is_trained_on(run_dir, tiny_root, tmp_path):
         (["export", "RUN", "--out=OUT", "--model_type=nothing"], "model_type='nothing' is not supported"),
     ],
 )
-def test_bad_input_is_refused_before_anything_is_written(flags, message, folder, run_dir, tmp_path, capsys):
+def test_bad_input_raises_before_anything_is_written(flags, message, folder, run_dir, tmp_path, capsys):
     places = {"OUT": str(tmp_path / "out"), "FOLDER": str(folder), "RUN": str(run_dir)}
     for name, place in places.items():
         flags = [flag.replace(name, place) for flag in flags]
@@ -115,7 +115,7 @@ def test_bad_input_is_refused_before_anything_is_written(flags, message, folder,
     assert not (tmp_path / "out").exists()
 
 
-def test_help_says_what_there_is(capsys):
+def test_help_names_the_commands(capsys):
     with pytest.raises(SystemExit):
         main.main(["hf", "--help"])
     assert "t5x_like hf import" in capsys.readouterr().out

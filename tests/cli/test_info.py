@@ -1,4 +1,4 @@
-"""`t5x_like info`: its counts are those of the shapes, its memory that of the real layout, and it runs without devices."""
+"""`t5x_like info`: counts match the shapes, memory matches the real layout, and it runs without devices."""
 
 import json
 import math
@@ -38,7 +38,7 @@ def facts(capsys):
     return run
 
 
-def refused(capsys, *flags: str) -> str:
+def error_of(capsys, *flags: str) -> str:
     assert main.main(["info", *flags]) == 2
     return capsys.readouterr().err
 
@@ -65,7 +65,7 @@ def test_mixtral_has_12_9_billion_active_parameters(facts):
     assert round(facts(MIXTRAL)["parameters"]["active_per_token"] / 1e9, 1) == 12.9
 
 
-def test_two_tokens_long_rows_cost_twice_and_attend_four_times(facts):
+def test_doubling_the_length_doubles_flops_and_quadruples_attention(facts):
     short, long = (facts(LLAMA, f"--length={length}")["flops"] for length in (1024, 2048))
     assert long["attention_per_token"] == 2 * short["attention_per_token"]
     weights = [f["forward_per_token"] - f["attention_per_token"] for f in (short, long)]
@@ -85,15 +85,15 @@ def test_grouped_queries_and_bfloat16_shrink_the_cache(facts):
     assert plain["kv_cache_bytes_per_sequence"] == 2048 * plain["kv_cache_bytes_per_token"]
 
 
-def test_the_encoders_length_is_its_own_and_an_encoder_does_not_decode(facts):
+def test_the_encoder_has_its_own_length_and_does_not_decode(facts):
     both = facts("sizes/t5_1_1/small.gin", "--length=64", "--encoder_length=256")
     assert both["lengths"] == {"encoder": 256, "decoder": 64}
     assert "decoding" not in facts("sizes/bert/base.gin")
 
 
-def test_rows_are_no_longer_than_the_position_table_unless_asked(facts, capsys):
+def test_the_default_length_fits_the_position_table(facts, capsys):
     assert facts("sizes/gpt2/small.gin")["lengths"] == {"decoder": 1024}
-    assert "max_length" in refused(capsys, "--gin_file=sizes/gpt2/small.gin", "--length=1025")
+    assert "max_length" in error_of(capsys, "--gin_file=sizes/gpt2/small.gin", "--length=1025")
 
 
 @pytest.mark.parametrize("optimizer", [(), ("optimizers/adafactor.gin",), ("optimizers/lion.gin",)])
@@ -108,7 +108,7 @@ def test_twice_the_devices_hold_half_each(facts, optimizer):
     assert alone["mesh"]["data"] == 256 and alone["parameters"] == 4 * 6_738_415_616
 
 
-def test_optimizer_state_is_that_of_the_optimizer_configured(facts):
+def test_optimizer_state_matches_the_configured_optimizer(facts):
     kept = {name: facts(LLAMA, f"optimizers/{name}.gin")["memory"] for name in ("adamw", "lion", "adafactor")}
     assumed = facts(LLAMA)["memory"]
     assert "assumed" in assumed["optimizer"] and kept["adamw"]["optimizer"] == "adamw"
@@ -117,14 +117,14 @@ def test_optimizer_state_is_that_of_the_optimizer_configured(facts):
     assert kept["adafactor"]["optimizer_state"] < assumed["optimizer_state"] / 100
 
 
-def test_mixed_precision_adds_a_copy_to_compute_with(facts):
+def test_mixed_precision_adds_a_compute_copy(facts):
     plain, mixed = facts(LLAMA)["memory"], facts(LLAMA, "precision/bfloat16.gin")["memory"]
     assert plain["computing_copy"] == 0 and mixed["parameters"] == plain["parameters"]
     assert mixed["computing_copy"] == pytest.approx(plain["parameters"] / 2, rel=1e-3)  # norms stay float32
 
 
 @pytest.mark.parametrize("sizes", [{"fsdp": 4, "tensor": 2}, {"data": 2, "fsdp": 2, "expert": 2}])
-def test_planned_memory_is_that_of_a_state_laid_out_for_real(sizes):
+def test_planned_memory_matches_a_real_state(sizes):
     mesh, batch = partitioning.make_mesh(**sizes), tiny.batch()
     model, optimizer = tiny.decoder(experts=True), optimizers.adamw(1e-3)
     layout = train_state.layout(model, optimizer, batch, mesh)
@@ -141,7 +141,7 @@ def test_planned_memory_is_that_of_a_state_laid_out_for_real(sizes):
     assert found.total == 2 * found.parameters + found.optimizer
 
 
-def test_gradients_are_kept_in_the_parameters_dtype():
+def test_gradients_have_the_dtype_of_the_parameters():
     boxed = jax.eval_shape(tiny.decoder().init, jax.random.key(0), tiny.batch(1))["params"]
     mesh = partitioning.make_mesh(devices=memory.planned_devices(1))
     half = memory.per_device(boxed, mesh, optax.identity(), precision=Precision(jnp.bfloat16, jnp.bfloat16))
@@ -157,7 +157,7 @@ def test_half_a_trillion_parameters_on_six_thousand_devices_in_seconds(facts):
     assert 3e11 < found["parameters"]["total"] < 6e11
 
 
-def test_it_needs_no_tensorflow_no_accelerator_and_no_devices():
+def test_it_needs_neither_tensorflow_nor_devices():
     code = (
         "import sys\n"
         "for name in ('tensorflow', 'seqio', 'tensorflow_datasets', 'tensorflow_text'): sys.modules[name] = None\n"
@@ -192,6 +192,6 @@ def test_it_needs_no_tensorflow_no_accelerator_and_no_devices():
     ],
     ids=lambda x: x[-1] if isinstance(x, tuple) and x else None,
 )
-def test_what_cannot_be_is_refused_by_name(capsys, flags, words):
-    error = refused(capsys, *flags)
+def test_errors_name_the_flag(capsys, flags, words):
+    error = error_of(capsys, *flags)
     assert all(word in error for word in words), error

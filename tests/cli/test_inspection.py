@@ -1,4 +1,4 @@
-"""What is printed of a row says everything about it: its text comes back, and the marks stand where the arrays say."""
+"""Printed rows: the text is complete, and the marks match the arrays."""
 
 import io
 import re
@@ -29,14 +29,14 @@ def printed(made, count=3) -> str:
     return out.getvalue().split("\n", 1)[1]
 
 
-def test_every_segment_is_seen_with_its_text(cache):
+def test_every_segment_is_printed(cache):
     out = printed(rows.PackedExamples(cache, 32, 128), 1)
     segments = re.findall(r"\[(.*?)\]", out.split("\n", 2)[2], re.DOTALL)
     assert sorted(s.replace("⏎\n", "\n").removesuffix("</s>") for s in segments) == sorted(TEXTS)
     assert "3 segments, 95 of 128 positions, 95 with loss" in out
 
 
-def test_what_does_not_count_is_marked(cache):
+def test_tokens_without_loss_are_marked(cache):
     made = rows.PrefixLM(cache, 16)
     batch = made.fetch(np.arange(3), np.zeros(3, int), 0)
     out = printed(made, 3)
@@ -52,11 +52,11 @@ def test_sentinels_are_named_on_both_sides(cache):
     assert "<0>" in inputs and "<0>" in targets and "encoder inputs" in inputs
 
 
-def test_fewer_rows_than_asked_for_are_said(cache):
+def test_a_lack_of_rows_is_reported(cache):
     assert "the first documents have only 1 rows" in printed(rows.PackedExamples(cache, 32, 128), 5)
 
 
-def test_the_same_rows_without_colours_hold_all_marks(cache):
+def test_marks_do_not_depend_on_colours(cache):
     made = rows.PrefixLM(cache, 16)
     out = io.StringIO()
     inspection.print_rows(

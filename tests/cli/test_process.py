@@ -1,4 +1,4 @@
-"""The process of a command: started anew once, with the memory allocator that steps want, as its user typed it."""
+"""The process of a command: restarted once with the allocator settings, with the same arguments."""
 
 import os
 import sys
@@ -8,14 +8,14 @@ import pytest
 from t5x_like import __main__ as process
 
 
-class StartedAnewError(Exception):
-    """Stands for the process that takes this one's place."""
+class RestartedError(Exception):
+    """Raised instead of replacing the process."""
 
 
 @pytest.fixture
-def typed(monkeypatch):
+def run_command(monkeypatch):
     def replaced(program, arguments):
-        raise StartedAnewError(program, arguments)
+        raise RestartedError(program, arguments)
 
     monkeypatch.setattr(os, "execv", replaced)
     monkeypatch.setattr(sys, "orig_argv", ["python", "-X", "dev", "-m", "t5x_like", "--help"])
@@ -25,15 +25,15 @@ def typed(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc")
-def test_a_command_starts_anew_with_all_its_arguments_and_only_once(typed, capsys):
-    with pytest.raises(StartedAnewError) as caught:
+def test_a_command_restarts_once_with_its_arguments(run_command, capsys):
+    with pytest.raises(RestartedError) as caught:
         process.start()
     assert caught.value.args == (sys.executable, [sys.executable, "-X", "dev", "-m", "t5x_like", "--help"])
     assert process.start() == 0
     assert "t5x_like train" in capsys.readouterr().out
 
 
-def test_what_the_user_chose_stays(typed, capsys):
+def test_settings_of_the_user_are_kept(run_command, capsys):
     os.environ["GLIBC_TUNABLES"] = ""
     assert process.start() == 0
     assert os.environ["GLIBC_TUNABLES"] == ""

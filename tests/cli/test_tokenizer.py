@@ -1,4 +1,4 @@
-"""`t5x_like tokenizer`: text files in, a folder that reads back, a report; bad flags refused with nothing written."""
+"""`t5x_like tokenizer`: trained tokenizers can be read and reported; bad flags raise and write nothing."""
 
 import json
 
@@ -45,7 +45,7 @@ def test_trains_and_reports(kind, size, text, tmp_path, capsys):
         (["--kind=bpe", "--vocab_size=400", "--input=TEXT", "--split=train"], "--split does not apply to --input"),
     ],
 )
-def test_bad_input_is_refused_and_nothing_written(flags, message, text, tmp_path, capsys):
+def test_bad_input_raises_and_nothing_is_written(flags, message, text, tmp_path, capsys):
     (tmp_path / "empty.txt").write_text("\n\n")
     places = {"TEXT": str(text), "EMPTY": str(tmp_path / "empty.txt")}
     for name, place in places.items():
@@ -56,7 +56,7 @@ def test_bad_input_is_refused_and_nothing_written(flags, message, text, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
 
 
-def test_what_is_there_is_not_overwritten(text, tmp_path, capsys):
+def test_existing_files_are_not_overwritten(text, tmp_path, capsys):
     (tmp_path / "mine").write_text("")
     flags = ["--kind=bpe", "--vocab_size=400", f"--input={text}", f"--out={tmp_path}"]
     assert main.main(["tokenizer", "train", *flags]) == 2
@@ -88,8 +88,8 @@ seqio.TaskRegistry.add(
 
 
 @pytest.mark.parametrize(("kind", "size"), [("bpe", 400), ("sentencepiece_unigram", 140)])
-def test_a_task_gives_its_texts_and_gets_a_vocabulary(kind, size, text, tmp_path, monkeypatch, capsys):
-    """The texts are those of the features; what is learnt is a seqio vocabulary with sentinels and chat tokens."""
+def test_a_task_gives_texts_and_gets_a_vocabulary(kind, size, text, tmp_path, monkeypatch, capsys):
+    """The texts are those of the features; the result is a seqio vocabulary with sentinels and chat tokens."""
     seqio = pytest.importorskip("seqio")
     (tmp_path / "tokenizer_tasks.py").write_text(TASKS.format(texts=TEXTS), encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)

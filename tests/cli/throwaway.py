@@ -1,4 +1,4 @@
-"""Things for gin to configure in test_gin_runtime.py."""
+"""Functions and classes that gin/test_runtime.py configures."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Inner(nn.Module):
 
 
 class Outer(nn.Module):
-    """Has a submodule that gin built, used twice under other names, and a class to make a third of."""
+    """A module with a submodule built by gin, used twice, and a class that it instantiates."""
 
     inner: nn.Module
     kind: type = Inner

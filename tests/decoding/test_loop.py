@@ -1,4 +1,4 @@
-"""Generation with a cache is the model run again and again from the start, whatever shares the batch."""
+"""Cached generation equals running the whole sequence for every token, whatever else is in the batch."""
 
 import jax
 import jax.numpy as jnp
@@ -26,23 +26,23 @@ NEW = 6
 
 def decode(model, params, prompts, sampler=Greedy(), new=NEW, prefix=False, seed=0, numbers=None):
     batch = inference.decoder_batch([[0, *prompt] for prompt in prompts], prefix)
-    batch = {name: x[:, : 1 + max(map(len, prompts))] for name, x in batch.items()}  # no wider than needed
+    batch = {name: x[:, : 1 + max(map(len, prompts))] for name, x in batch.items()}  # the minimal length
     return run(model, params, batch, len(prompts), sampler, new, seed, numbers)
 
 
 def run(model, params, batch, count, sampler, new, seed=0, numbers=None):
     numbers = np.arange(count) if numbers is None else np.asarray(numbers)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.PRNGKey(seed), numbers)
-    made = jax.jit(lambda p, b, k: generate(model, p, b, k, sampler, new))(params, batch, keys)
-    return jax.device_get(made)
+    generated = jax.jit(lambda p, b, k: generate(model, p, b, k, sampler, new))(params, batch, keys)
+    return jax.device_get(generated)
 
 
-def again_from_the_start(model, params, prompt, new=NEW, prefix=False, encoder=None):
-    """Greedy tokens and log-probabilities, the whole sequence run for each of them."""
+def generate_without_cache(model, params, prompt, new=NEW, prefix=False, encoder=None):
+    """Greedy tokens and log-probabilities without a cache: runs the whole sequence for each token."""
     tokens, log_probs = [0, *prompt], []
     forward = jax.jit(lambda b: model.apply({"params": params}, b))
     for _ in range(new):
-        padded = inference.pad_rows([tokens], 1 + len(prompt) + new, "decoder")  # one shape: compiled once
+        padded = inference.pad_rows([tokens], 1 + len(prompt) + new, "decoder")  # one shape, compiled once
         if prefix:
             padded["decoder_prefix"] = (np.arange(padded["decoder_positions"].shape[1]) <= len(prompt))[None].astype(
                 np.int32
@@ -55,43 +55,43 @@ def again_from_the_start(model, params, prompt, new=NEW, prefix=False, encoder=N
     return tokens[1 + len(prompt) :], log_probs
 
 
-def check(made, row, expected):
+def check(generated, row, expected):
     tokens, log_probs = expected
-    assert made.tokens_BN[row, : made.lengths_B[row]].tolist() == tokens
-    np.testing.assert_allclose(made.log_probs_BN[row, : len(log_probs)], log_probs, atol=1e-4)
-    assert not made.tokens_BN[row, made.lengths_B[row] :].any()
+    assert generated.tokens_BN[row, : generated.lengths_B[row]].tolist() == tokens
+    np.testing.assert_allclose(generated.log_probs_BN[row, : len(log_probs)], log_probs, atol=1e-4)
+    assert not generated.tokens_BN[row, generated.lengths_B[row] :].any()
 
 
 @pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("position", POSITIONS)
-def test_ragged_prompts_are_continued_as_each_is_alone(position, scan):
+def test_ragged_prompts_are_continued_as_if_alone(position, scan):
     model = tiny.decoder(position=POSITIONS[position](), scan=scan)
     params = tiny.init(model, tiny.batch())
-    made = decode(model, params, PROMPTS)
+    generated = decode(model, params, PROMPTS)
     for row, prompt in enumerate(PROMPTS):
-        check(made, row, again_from_the_start(model, params, prompt))
+        check(generated, row, generate_without_cache(model, params, prompt))
 
 
-def test_experts_and_prefixes_too():
+def test_experts_and_prefixes():
     model = tiny.decoder(experts=True)
     params = tiny.init(model, tiny.batch())
-    made, shown = decode(model, params, PROMPTS), decode(model, params, PROMPTS, prefix=True)
+    generated, with_prefix = decode(model, params, PROMPTS), decode(model, params, PROMPTS, prefix=True)
     for row, prompt in enumerate(PROMPTS):
-        check(made, row, again_from_the_start(model, params, prompt))
-        check(shown, row, again_from_the_start(model, params, prompt, prefix=True))
-    assert not np.array_equal(made.log_probs_BN, shown.log_probs_BN)
+        check(generated, row, generate_without_cache(model, params, prompt))
+        check(with_prefix, row, generate_without_cache(model, params, prompt, prefix=True))
+    assert not np.array_equal(generated.log_probs_BN, with_prefix.log_probs_BN)
 
 
 def test_encoder_decoders_read_ragged_inputs():
     model = tiny.encoder_decoder(position=None)
     params = tiny.init(model, tiny.batch(sides=("encoder", "decoder")))
-    made = run(model, params, inference.encoder_batch(PROMPTS, VOCABULARY), 3, Greedy(), NEW)
+    generated = run(model, params, inference.encoder_batch(PROMPTS, VOCABULARY), 3, Greedy(), NEW)
     for row, prompt in enumerate(PROMPTS):
         encoder = {k: x for k, x in inference.encoder_batch([prompt], VOCABULARY).items() if k.startswith("encoder")}
-        check(made, row, again_from_the_start(model, params, [], encoder=encoder))
+        check(generated, row, generate_without_cache(model, params, [], encoder=encoder))
 
 
-def test_samples_depend_on_the_example_not_on_the_batch():
+def test_samples_do_not_depend_on_the_batch():
     model = tiny.decoder()
     params = tiny.init(model, tiny.batch())
     sampler = Sample(temperature=1.5)
@@ -103,17 +103,17 @@ def test_samples_depend_on_the_example_not_on_the_batch():
     assert not np.array_equal(other.tokens_BN, together.tokens_BN)
 
 
-def test_a_row_ends_at_the_end_of_sequence_and_the_others_go_on():
+def test_a_row_ends_at_eos_and_the_others_continue():
     model = tiny.decoder()
     params = tiny.init(model, tiny.batch())
 
     def sampler(keys_B, logits_BV):
         return jnp.where(jnp.arange(3) == 0, 1, 7).astype(jnp.int32)
 
-    made = decode(model, params, PROMPTS, sampler)
-    assert made.lengths_B.tolist() == [1, NEW, NEW]
-    assert made.tokens_BN.tolist() == [[1, 0, 0, 0, 0, 0], [7] * NEW, [7] * NEW]
-    assert not made.log_probs_BN[0, 1:].any()
+    generated = decode(model, params, PROMPTS, sampler)
+    assert generated.lengths_B.tolist() == [1, NEW, NEW]
+    assert generated.tokens_BN.tolist() == [[1, 0, 0, 0, 0, 0], [7] * NEW, [7] * NEW]
+    assert not generated.log_probs_BN[0, 1:].any()
 
 
 def test_a_row_ends_at_any_of_the_stop_ids():

@@ -1,4 +1,4 @@
-"""Choosing tokens against slow numpy."""
+"""Samplers against slow NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,12 @@ def support(logits_BV):
     return [set(np.flatnonzero(np.isfinite(row))) for row in np.asarray(logits_BV)]
 
 
-def test_greedy_takes_the_likeliest():
+def test_greedy_takes_the_most_likely_token():
     np.testing.assert_array_equal(Greedy()(None, LOGITS), np.argmax(LOGITS, -1))
 
 
 @pytest.mark.parametrize("k", [1, 3, 12])
-def test_top_k_keeps_the_k_likeliest(k):
+def test_top_k_keeps_the_k_most_likely_tokens(k):
     expected = [set(np.argsort(row)[::-1][:k]) for row in np.asarray(LOGITS)]
     assert support(top_k(LOGITS, k)) == expected
 
@@ -41,10 +41,10 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(p):
 def test_samples_follow_the_probabilities(options):
     n, logits = 20_000, LOGITS[:1]
     sampler = Sample(**options)
-    made = jax.jit(lambda keys: sampler(keys, jnp.broadcast_to(logits, (n, 12))))(
+    sampled = jax.jit(lambda keys: sampler(keys, jnp.broadcast_to(logits, (n, 12))))(
         jax.random.split(jax.random.key(1), n)
     )
-    counts = np.bincount(np.asarray(made), minlength=12)
+    counts = np.bincount(np.asarray(sampled), minlength=12)
     scaled = logits / options.get("temperature", 1.0)
     scaled = top_k(scaled, options["top_k"]) if "top_k" in options else scaled
     scaled = top_p(scaled, options["top_p"]) if "top_p" in options else scaled
@@ -59,11 +59,11 @@ def test_samples_follow_the_probabilities(options):
     "options, message",
     [(dict(temperature=0.0), "temperature=0.0"), (dict(top_p=1.5), "top_p=1.5"), (dict(top_k=-1), "top_k=-1")],
 )
-def test_bad_values_are_refused(options, message):
+def test_bad_values_raise(options, message):
     with pytest.raises(ValueError, match=message):
         Sample(**options)
 
 
-def test_more_candidates_than_ids_are_refused():
+def test_top_k_above_the_vocabulary_raises():
     with pytest.raises(ValueError, match="top_k=13 is larger than the vocabulary of 12 ids"):
         Sample(top_k=13)(jax.random.split(jax.random.key(0), 5), LOGITS)

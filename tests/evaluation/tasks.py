@@ -1,4 +1,4 @@
-"""Token caches of tasks with metrics, written without seqio, and metrics that tests can look into."""
+"""Token caches of tasks with metrics, written without seqio, and metrics that tests control."""
 
 import threading
 from pathlib import Path
@@ -12,27 +12,28 @@ from t5x_like.data.tokenizers.vocabularies import EOS, ByteVocabulary
 
 METRICS = "t5x_like.text_metrics."
 PAIRS = [("a?", "yes"), ("bc?", "no"), ("def?", "yes"), ("g?", "maybe"), ("hij?", "no")]
-RELEASED = threading.Event()  # what `waits` waits for
+RELEASED = threading.Event()  # `waits` waits for it
 
 
 def waits(targets, predictions):
-    """A slow metric: it ends when somebody else has gone on."""
+    """A slow metric: it returns once RELEASED is set."""
     if not RELEASED.wait(60):
-        raise TimeoutError("nothing went on while the metric ran")
+        raise TimeoutError("RELEASED was not set while the metric ran")
     return {"waited": 1.0}
 
 
 def breaks(targets, predictions):
+    """A metric that fails."""
     raise ZeroDivisionError("a metric's own fault")
 
 
 def named(function: str, **options) -> dict:
-    """A function as a manifest names it."""
+    """The manifest entry of a function."""
     return {"function": function, "options": options}
 
 
 def write(root, task, examples, metrics, postprocess=None, split="validation", vocabulary=None) -> TokenCache:
-    """A cache of examples whose features are ids, and whose other fields go into the sidecar."""
+    """Writes a cache of examples: arrays are features, other fields go into the sidecar."""
     vocabulary, inputs = vocabulary or ByteVocabulary(), {"task": task, "split": split}
     folder = Path(root) / task / token_cache.fingerprint_of(inputs) / split
     folder.mkdir(parents=True)

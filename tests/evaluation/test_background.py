@@ -1,4 +1,4 @@
-"""Evaluation beside training: steps go on while metrics run, results stand under their step, and no failure is lost."""
+"""Evaluation during training: steps continue while metrics run, results are logged under their step, failures are raised."""
 
 import json
 import os
@@ -26,7 +26,7 @@ MESH = partitioning.make_mesh(devices=jax.devices()[:1])
 
 
 class Scripted:
-    """Questions whose answers are known and whose judgement waits for an event, or fails."""
+    """An evaluator with known answers, whose metrics wait for an event or fail."""
 
     settings = types.MappingProxyType({"split": "validation"})
 
@@ -44,7 +44,7 @@ class Scripted:
         return {"task": self.task, "step": step, "settings": self.settings, "metrics": {"answer": answers}}
 
 
-def test_results_are_reported_in_order_once_they_are_there(tmp_path):
+def test_results_are_reported_in_order_when_finished(tmp_path):
     event, reported = threading.Event(), []
     with BackgroundScorer(tmp_path) as scorer:
         scorer.submit(3, Scripted("slow", event), 0.5)
@@ -52,13 +52,13 @@ def test_results_are_reported_in_order_once_they_are_there(tmp_path):
         scorer.collect(lambda *one: reported.append(one))
         assert not reported and not list(tmp_path.rglob("*.json"))
         event.set()
-        made = scorer.collect(lambda *one: reported.append(one), wait=True)
+        collected = scorer.collect(lambda *one: reported.append(one), wait=True)
     assert reported == [(3, {"slow/answer": 0.5}), (4, {"fast/answer": 0.7})]
-    assert made == {"slow/answer": 0.5, "fast/answer": 0.7}
+    assert collected == {"slow/answer": 0.5, "fast/answer": 0.7}
     assert json.loads((tmp_path / "evaluations/slow/3.json").read_text())["metrics"] == {"answer": 0.5}
 
 
-def test_a_failure_says_its_task_and_step(tmp_path):
+def test_a_failure_names_its_task_and_step(tmp_path):
     with BackgroundScorer(tmp_path) as scorer:
         scorer.submit(3, Scripted("broken", failure=ValueError("no good")), 0)
         with pytest.raises(RuntimeError, match="evaluation of task 'broken' at step 3 failed: ValueError: no good"):
@@ -66,7 +66,7 @@ def test_a_failure_says_its_task_and_step(tmp_path):
     assert not list(tmp_path.rglob("*.json"))
 
 
-def test_what_a_dead_run_judged_after_its_checkpoint_is_dropped(tmp_path):
+def test_records_after_the_checkpoint_are_dropped(tmp_path):
     with BackgroundScorer(tmp_path) as scorer:
         for step in (2, 4, 6):
             scorer.submit(step, Scripted("one"), step)
@@ -76,8 +76,8 @@ def test_what_a_dead_run_judged_after_its_checkpoint_is_dropped(tmp_path):
     assert sorted(path.stem for path in tmp_path.rglob("*.json")) == ["2", "4"]
 
 
-def arguments(root, run_dir, *metrics, model=tiny.decoder, made=PackedConversations, lengths=(48,), **changes):
-    """trainer.train's arguments for a run on question and answer, evaluated on the same task."""
+def arguments(root, run_dir, *metrics, model=tiny.decoder, rows_type=PackedConversations, lengths=(48,), **changes):
+    """Arguments of trainer.train for a run on questions and answers, evaluated on the same task."""
     cache = tasks.write_pairs(root, metrics=metrics) if not (root / "pairs").exists() else None
     cache = tasks.TokenCache("pairs", "validation", root=str(root)) if cache is None else cache
     model = model()
@@ -86,7 +86,7 @@ def arguments(root, run_dir, *metrics, model=tiny.decoder, made=PackedConversati
         model=model.clone(embed=model.embed.clone(vocab_size=384)),
         objective=LanguageModel(),
         optimizer=optimizers.adamw(1e-2),
-        train_rows=made(cache, *lengths),
+        train_rows=rows_type(cache, *lengths),
         evaluations=(TaskEvaluation(cache, max_new_tokens=8, batch_size=4),),
         steps=6,
         batch_size=4,
@@ -103,17 +103,17 @@ def lines(run_dir) -> list[dict]:
 
 
 @pytest.mark.parametrize(
-    "kind, made, lengths",
+    "kind, rows_type, lengths",
     [(tiny.decoder, PackedConversations, (48,)), (tiny.encoder_decoder, rows.PackedExamples, (48, 48))],
 )
-def test_a_model_that_has_learnt_the_answers_gives_them(tmp_path, kind, made, lengths):
-    run = arguments(tmp_path, tmp_path / "run", EXACT, model=kind, made=made, lengths=lengths)
+def test_a_model_that_learned_the_answers_gives_them(tmp_path, kind, rows_type, lengths):
+    run = arguments(tmp_path, tmp_path / "run", EXACT, model=kind, rows_type=rows_type, lengths=lengths)
     last = trainer.train(**run | dict(steps=60, eval_every=60, checkpoint_every=60))
     assert last["eval_tasks/pairs/exact_match"] == 100
     record = json.loads((tmp_path / "run/evaluations/pairs/60.json").read_text())
-    said = [(one["inputs"], one["predictions"][0]["text"]) for one in record["examples"]]
-    assert said == tasks.PAIRS and record["step"] == 60
-    # A finished run asks nothing again, unless the record is gone.
+    answers = [(one["inputs"], one["predictions"][0]["text"]) for one in record["examples"]]
+    assert answers == tasks.PAIRS and record["step"] == 60
+    # A finished run evaluates again only if the record is missing.
     path, before = tmp_path / "run/evaluations/pairs/60.json", lines(tmp_path / "run")
     written = path.stat().st_mtime_ns
     trainer.train(**run | dict(steps=60, eval_every=60))
@@ -124,8 +124,8 @@ def test_a_model_that_has_learnt_the_answers_gives_them(tmp_path, kind, made, le
         assert json.loads(path.read_text())["examples"] == record["examples"]
 
 
-def test_steps_go_on_while_a_metric_runs(tmp_path, monkeypatch):
-    """The metric of step 3 ends only when step 5 is logged, and stands under step 3 all the same."""
+def test_steps_continue_while_a_metric_runs(tmp_path, monkeypatch):
+    """The metric of step 3 ends once step 5 is logged, and is logged under step 3."""
     tasks.RELEASED.clear()
     write = writers.RunWriter.write
 
@@ -163,13 +163,13 @@ def test_a_stopped_run_waits_for_its_evaluations(tmp_path, monkeypatch):
     assert [line["step"] for line in lines(tmp_path / "run") if "eval_tasks/pairs/waited" in line] == [3]
 
 
-def test_a_metric_that_fails_ends_the_run_with_its_name(tmp_path):
+def test_a_failing_metric_ends_the_run_and_is_named(tmp_path):
     broken = tasks.named("tests.evaluation.tasks:breaks")
     with pytest.raises(RuntimeError, match=r"task 'pairs' at step 3 failed: .*metric breaks: ZeroDivisionError"):
         trainer.train(**arguments(tmp_path, tmp_path / "run", broken))
 
 
-def test_evaluations_that_do_not_fit_are_refused_before_anything_is_written(tmp_path):
+def test_bad_evaluations_raise_before_anything_is_written(tmp_path):
     given = arguments(tmp_path, tmp_path / "run", EXACT)
     with pytest.raises(ValueError, match="evaluations name pairs more than once"):
         trainer.train(**given | dict(evaluations=given["evaluations"] * 2))

@@ -1,4 +1,4 @@
-"""Evaluation: the standard error of the loss is how far it lies from that of endless text like it."""
+"""Evaluation: the standard error of the loss is the standard deviation over other samples of text."""
 
 import numpy as np
 import pytest
@@ -6,19 +6,19 @@ import pytest
 from t5x_like.evaluation import evaluator
 
 
-def drawn(generator, batches, mean, least):
-    """(nats, tokens) of batches whose tokens go together: a batch has a level of its own."""
+def draw_batches(generator, batches, mean, least):
+    """(nats, tokens) of batches whose tokens are correlated: each batch has its own mean."""
     count_b = generator.integers(least, 150, batches)
     level_b = mean + 0.2 * generator.standard_normal(batches)
     return list(zip(level_b * count_b, count_b, strict=True))
 
 
 @pytest.mark.parametrize("tasks", [((40, 1.0, 50),), ((20, 1.0, 149), (30, 3.0, 149))])
-def test_the_standard_error_is_the_spread_of_losses_of_other_text(tasks):
+def test_the_standard_error_is_the_spread_over_samples_of_text(tasks):
     generator = np.random.default_rng(0)
     losses, errors = [], []
     for _ in range(500):
-        measured = [drawn(generator, *task) for task in tasks]
+        measured = [draw_batches(generator, *task) for task in tasks]
         nats, tokens = np.concatenate(measured).sum(axis=0)
         losses.append(nats / tokens)
         errors.append(evaluator.standard_error(measured)["loss_se"])

@@ -55,9 +55,9 @@ def templated():
     )
 
 
-def segments(made):
+def segments(packed):
     """The arrays of every example in rows, sorted by its tokens."""
-    batch = made.fetch(np.arange(len(made)), np.zeros(len(made), int), 0)
+    batch = packed.fetch(np.arange(len(packed)), np.zeros(len(packed), int), 0)
     kept = []
     for row, ids in enumerate(batch["decoder_segment_ids"]):
         for number in range(1, ids.max() + 1):
@@ -66,7 +66,7 @@ def segments(made):
 
 
 def scored_rows(evaluator):
-    """The same arrays as the evaluation scores them."""
+    """The same arrays of the rows that the evaluation scores."""
     batch = evaluator.continuation_batch([(q, q.continuations[0]) for q in evaluator.questions], 128)
     real = [ids > 0 for ids in batch["decoder_segment_ids"]]
     kept = [{name: x[row][where] for name, x in batch.items()} for row, where in enumerate(real)]
@@ -105,8 +105,8 @@ def test_an_encoder_reads_the_tokens_of_training(tmp_path):
     cache = tasks.write_pairs(tmp_path)
     evaluator = evaluator_of(cache, model_of(tiny.encoder_decoder))
     batch = evaluator.continuation_batch([(q, q.continuations[0]) for q in evaluator.questions], 32, 32)
-    whole = rows.PackedExamples(cache, 32, 32)
-    theirs = [x["decoder_input_tokens"].tolist() for x in segments(whole)]
+    packed = rows.PackedExamples(cache, 32, 32)
+    theirs = [x["decoder_input_tokens"].tolist() for x in segments(packed)]
     assert sorted(theirs) == sorted(
         x[ids > 0].tolist() for x, ids in zip(batch["decoder_input_tokens"], batch["decoder_segment_ids"], strict=True)
     )
@@ -114,7 +114,7 @@ def test_an_encoder_reads_the_tokens_of_training(tmp_path):
         assert batch["encoder_input_tokens"][row][: len(inputs) + 1].tolist() == tasks.ids_of(inputs).tolist()
 
 
-def test_long_questions_are_cut_as_rows_are(tmp_path):
+def test_long_questions_are_truncated_as_rows_are(tmp_path):
     cache = tasks.write_pairs(tmp_path)
     decoder = evaluator_of(cache, model_of(), inputs_length=2).questions
     encoder = evaluator_of(cache, model_of(tiny.encoder_decoder), inputs_length=2).questions
@@ -161,19 +161,19 @@ def plain(ids, side):
     }
 
 
-def test_samples_depend_on_the_example_and_their_number_alone(tmp_path):
+def test_samples_depend_only_on_the_example_and_their_number(tmp_path):
     model = model_of()
     cache = tasks.write_pairs(tmp_path)
     options = dict(sampler=Sample(temperature=2.0), max_new_tokens=4)
     evaluator = evaluator_of(cache, model, num_samples=3, batch_size=8, **options)
     params = tiny.init(model, evaluator.prompt_batch(evaluator.questions, 64))
-    said = evaluator.generate(params)
-    assert [len(samples) for samples in said] == [3] * 5 and len({x for one in said for x in one}) > 10
+    samples = evaluator.generate(params)
+    assert [len(group) for group in samples] == [3] * 5 and len({x for group in samples for x in group}) > 10
     fewer = evaluator_of(cache, model, num_samples=1, batch_size=2, examples=3, **options).generate(params)
-    assert [samples[:1] for samples in said[:3]] == fewer
+    assert [group[:1] for group in samples[:3]] == fewer
 
 
-def test_bad_input_is_refused_before_anything_is_compiled(tmp_path):
+def test_bad_input_raises_before_anything_is_compiled(tmp_path):
     cache = tasks.write_pairs(tmp_path)
     with pytest.raises(ValueError, match="num_samples=0"):
         TaskEvaluation(cache, num_samples=0)

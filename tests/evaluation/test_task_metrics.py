@@ -16,7 +16,7 @@ EXACT = tasks.named(tasks.METRICS + "answers:exact_match")
 
 
 def record_of(cache, said, log_probs=None, stops=(), step=0):
-    """The record of texts, one or several an example."""
+    """The record of answers given as texts, one or several per example."""
     made = [[one] if isinstance(one, str) else one for one in said]
     questions = read_questions(cache, seq2seq=False)
     answers = [
@@ -27,7 +27,7 @@ def record_of(cache, said, log_probs=None, stops=(), step=0):
     return task_metrics.make_record(cache.task, step, {"split": "validation"}, questions, answers)
 
 
-def test_a_record_holds_everything_and_comes_back_from_disk(tmp_path):
+def test_a_record_is_complete_and_is_read_back(tmp_path):
     cache = tasks.write_pairs(tmp_path, metrics=[EXACT])
     record = record_of(cache, ["yes", "no", "no!", "maybe", "no"], step=7)
     assert record["metrics"] == {"exact_match": 80.0} and record["count"] == 5
@@ -60,8 +60,8 @@ def test_choices_are_ranked_by_their_scores(tmp_path):
     cache = tasks.write_pairs(tmp_path, metrics=[ranks], choices=["yes", "no", "maybe"])
     log_probs = [(-1, -2, -9), (-1, -2, -9), (-3, -3.5, -9), (-4, -4, -5), (-1, -0.5, -9)]
     record = record_of(cache, [[]] * 5, log_probs)
-    assert record["metrics"]["accuracy"] == pytest.approx(60)  # right: the first, third and last
-    assert record["metrics"]["accuracy_normalised"] == pytest.approx(80)  # a byte of "maybe" is the likeliest
+    assert record["metrics"]["accuracy"] == pytest.approx(60)  # correct: the first, third and last
+    assert record["metrics"]["accuracy_normalised"] == pytest.approx(80)  # "maybe" has the highest likelihood per byte
     assert [one["values"]["accuracy"] for one in record["examples"]] == [100, 0, 100, 0, 100]
     assert record["examples"][3]["scored"][2] == {
         "text": "maybe",
@@ -79,7 +79,7 @@ def test_the_likelihood_of_targets_is_scored(tmp_path):
     assert record_of(cache, [[]] * 5, log_probs)["metrics"]["bits_per_byte"] == pytest.approx(1)
 
 
-def test_pass_at_k_is_given_all_samples_and_other_metrics_the_first(tmp_path):
+def test_pass_at_k_gets_all_samples_and_other_metrics_the_first(tmp_path):
     metrics = [tasks.named(tasks.METRICS + "sampling:pass_at_k", k=[1, 2]), EXACT]
     cache = tasks.write_pairs(tmp_path, metrics=metrics)
     record = record_of(cache, [["yes", "x"], ["x", "no"], ["x", "x"], ["maybe", "maybe"], ["x", "no"]])
@@ -88,7 +88,7 @@ def test_pass_at_k_is_given_all_samples_and_other_metrics_the_first(tmp_path):
         TaskMetrics.from_cache(cache)
 
 
-def test_a_name_that_two_metrics_have_says_which(tmp_path):
+def test_a_duplicate_name_gets_the_metric_as_prefix(tmp_path):
     same = tasks.named(tasks.METRICS + "answers:number_match")
     cache = tasks.write(tmp_path, "sums", [tasks.pair("1+1", "2"), tasks.pair("2+2", "4")], [EXACT, same])
     values = record_of(cache, ["2.", "4"])["metrics"]
@@ -103,8 +103,8 @@ def test_a_name_that_two_metrics_have_says_which(tmp_path):
         ("brings_tensorflow:metric", "brings_tensorflow:metric imports tensorflow; metrics run during training"),
     ],
 )
-def test_metrics_that_cannot_be_had_are_named_with_the_remedy(tmp_path, monkeypatch, function, message):
-    # A module that stands in for TensorFlow: what counts is that it is loaded.
+def test_metrics_that_cannot_be_imported_raise(tmp_path, monkeypatch, function, message):
+    # A fake TensorFlow: the check is only whether it is loaded.
     (tmp_path / "brings_tensorflow.py").write_text("import tensorflow\ndef metric(targets, predictions): return {}\n")
     (tmp_path / "tensorflow.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -136,7 +136,7 @@ def test_records_of_the_same_examples_are_compared_in_pairs(tmp_path):
     assert (one["low"], one["high"]) == mean_interval(np.subtract(*values))
     assert 20 < one["low"] < 40 < one["high"] < 60
     assert made["macro_f1"]["low"] < made["macro_f1"]["difference"] < made["macro_f1"]["high"]
-    # The same record has no difference at all, for its examples are drawn together.
+    # A record compared with itself has no difference, because both use the same resampled examples.
     for one in comparison.compare(worse, worse).values():
         assert one["difference"] == one["low"] == one["high"] == 0
     with pytest.raises(ValueError, match="the 40 examples of task 'many' at step 0 differ from the 5 of task 'pairs'"):

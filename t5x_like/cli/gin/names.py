@@ -89,8 +89,8 @@ class Names:
             parts = path.split(".")
             forms = ["_".join(parts[-n:]) for n in range(1, len(parts) + 1)]
             forms += [f"{path.replace('.', '_')}_{n}" for n in range(2, len(self.modules) + 2)]
-            taken = {*names.values(), "gin"}
-            names[path] = next(form for form in forms if form not in taken)
+            used = {*names.values(), "gin"}
+            names[path] = next(form for form in forms if form not in used)
         return names
 
     def find_selectors(self, name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Gin files and overrides: what they mean, and that what cannot be meant is refused with the place and the remedy."""
+"""Gin files and overrides: their meaning, and errors with the place and the remedy."""
 
 import argparse
 import os
@@ -26,18 +26,18 @@ def config(tmp_path, monkeypatch):
     """`config(text, *overrides)` parses a gin text."""
     monkeypatch.chdir(tmp_path)
 
-    def parsed(text, *overrides):
+    def parse(text, *overrides):
         Path("run.gin").write_text(HEADER + text)
         return runtime.parse(["run.gin"], overrides)
 
-    yield parsed
+    yield parse
     gin.clear_config()
 
 
-def refused(config, text, *overrides) -> str:
-    with pytest.raises(ConfigError) as caught:
+def error_of(config, text, *overrides) -> str:
+    with pytest.raises(ConfigError) as info:
         config(text, *overrides)
-    return str(caught.value)
+    return str(info.value)
 
 
 def test_overrides_win_and_later_files_win(config):
@@ -66,13 +66,13 @@ def test_overrides_win_and_later_files_win(config):
     ],
 )
 def test_override_values(config, text, value):
-    made = config("STEPS = 7\nthrowaway.train.steps = %STEPS\n", f"--gin.throwaway.train.shape={text}")
-    assert made.bind("throwaway.train")()["shape"] == value
+    parsed = config("STEPS = 7\nthrowaway.train.steps = %STEPS\n", f"--gin.throwaway.train.shape={text}")
+    assert parsed.bind("throwaway.train")()["shape"] == value
 
 
 @pytest.mark.parametrize("text", ["true", "10k", "a b", "[1,", "", "@throwaway.nothing", "'open"])
-def test_override_values_that_are_no_value_are_refused(config, text):
-    assert "--gin.STEPS=" in refused(config, "throwaway.train.steps = %STEPS\n", f"--gin.STEPS={text}")
+def test_invalid_override_values_raise(config, text):
+    assert "--gin.STEPS=" in error_of(config, "throwaway.train.steps = %STEPS\n", f"--gin.STEPS={text}")
 
 
 SCOPED = """
@@ -85,24 +85,24 @@ validation/throwaway.Cache.split = 'validation'
 """
 
 
-def test_a_reference_inherits_the_scope_it_stands_in(config):
-    made = config(SCOPED)
-    assert made.evaluate("throwaway.train.rows") == throwaway.Rows(throwaway.Cache("train"))
-    assert made.bind("throwaway.train")()["rows"].cache.split == "train"
+def test_a_reference_inherits_its_scope(config):
+    parsed = config(SCOPED)
+    assert parsed.evaluate("throwaway.train.rows") == throwaway.Rows(throwaway.Cache("train"))
+    assert parsed.bind("throwaway.train")()["rows"].cache.split == "train"
 
 
 def test_a_macro_keeps_the_scope_of_its_own_reference(config):
-    made = config(SCOPED + "ROWS = @validation/throwaway.Rows()\nthrowaway.train.rows = %ROWS\n")
-    assert made.evaluate("throwaway.train.rows").cache.split == "validation"
-    assert made.evaluate("%ROWS").cache.split == "validation"
+    parsed = config(SCOPED + "ROWS = @validation/throwaway.Rows()\nthrowaway.train.rows = %ROWS\n")
+    assert parsed.evaluate("throwaway.train.rows").cache.split == "validation"
+    assert parsed.evaluate("%ROWS").cache.split == "validation"
 
 
-def test_a_macro_leaves_the_scope_it_is_read_in(config):
-    """Gin's rule, which run files must know: an unscoped reference in a macro does not see the reader's scope."""
-    made = config(
+def test_a_macro_is_evaluated_outside_the_scope_of_its_use(config):
+    """Gin's rule: an unscoped reference in a macro does not see the scope in which the macro is used."""
+    parsed = config(
         SCOPED + "throwaway.Cache.split = 'unscoped'\nCACHE = @throwaway.Cache()\nthrowaway.Rows.cache = %CACHE\n"
     )
-    assert made.evaluate("throwaway.train.rows").cache.split == "unscoped"
+    assert parsed.evaluate("throwaway.train.rows").cache.split == "unscoped"
 
 
 def test_evaluate_falls_back_on_the_default(config):
@@ -121,40 +121,40 @@ throwaway.train.function = @throwaway.double
 
 
 def test_linen_modules_are_built_copied_and_passed_as_classes(config):
-    made = config(MODULES)
-    model = made.evaluate("%MODEL")
+    parsed = config(MODULES)
+    model = parsed.evaluate("%MODEL")
     assert type(model) is throwaway.Outer and type(model.inner) is throwaway.Inner
     params = model.init(jax.random.key(0), jnp.ones((1, 4)))["params"]
     widths = {name: params[name]["Dense_0"]["bias"].shape for name in params}
     assert widths == {"first": (5,), "second": (5,), "third": (3,)}
-    assert hash(model) == hash(made.evaluate("%MODEL").clone()) and isinstance(model, nn.Module)
-    assert made.bind("throwaway.train")()["function"](3) == 6
+    assert hash(model) == hash(parsed.evaluate("%MODEL").clone()) and isinstance(model, nn.Module)
+    assert parsed.bind("throwaway.train")()["function"](3) == 6
 
 
 @pytest.mark.parametrize(
     "text", [SCOPED, MODULES, "throwaway.train.steps = 1\nthrowaway.train.shape = {'a': [1e-9, %X]}\nX = 'q\"'\n"]
 )
-def test_resolved_text_alone_is_the_same_configuration_anywhere(config, tmp_path, monkeypatch, text):
+def test_the_resolved_text_gives_the_same_configuration(config, tmp_path, monkeypatch, text):
     Path(tmp_path, "base.gin").write_text(HEADER + text)
-    made = config(
+    parsed = config(
         "include 'base.gin'\nfrom jax import numpy\nthrowaway.train.steps = %STEPS\nSTEPS = 3\n", "--gin.STEPS=4"
     )
-    resolved, as_gin = made.resolved_config(), gin.config_str()
+    resolved, as_gin = parsed.resolved_config(), gin.config_str()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "config.gin").write_text(resolved)
     monkeypatch.chdir(elsewhere)
-    again = runtime.parse([str(elsewhere / "config.gin")])
+    reparsed = runtime.parse([str(elsewhere / "config.gin")])
     assert gin.config_str() == as_gin and "STEPS = 4" in as_gin
-    assert again.resolved_config() == resolved
+    assert reparsed.resolved_config() == resolved
 
 
-def test_modules_of_one_name_keep_apart(config):
+def test_modules_with_the_same_name_are_distinct(config):
     text = (
         "import jax.numpy as np1\nfrom jax.nn import initializers\nfrom flax.linen import initializers as linen_init\n"
     )
-    made = config(text + "import numpy\nthrowaway.train:\n  steps = 1\n  shape = (@np1.ones, @numpy.ones)\n")
-    Path("config.gin").write_text(made.resolved_config())
+    parsed = config(text + "import numpy\nthrowaway.train:\n  steps = 1\n  shape = (@np1.ones, @numpy.ones)\n")
+    Path("config.gin").write_text(parsed.resolved_config())
     ours, theirs = runtime.parse(["config.gin"]).evaluate("throwaway.train.shape")
     assert isinstance(ours(1), jax.Array) and not isinstance(theirs(1), jax.Array)
 
@@ -190,26 +190,26 @@ def test_modules_of_one_name_keep_apart(config):
     ],
 )
 def test_mistakes_name_the_place_and_the_remedy(config, text, overrides, expected):
-    message = refused(config, text, *overrides)
+    message = error_of(config, text, *overrides)
     assert all(part in message for part in expected), message
 
 
 def test_names_need_an_import_in_their_own_file(config, tmp_path):
     Path(tmp_path, "bare.gin").write_text("throwaway.train.steps = 1\n")
-    message = refused(config, "include 'bare.gin'\n")
+    message = error_of(config, "include 'bare.gin'\n")
     assert "bare.gin:1" in message and "dynamic_registration" in message
 
 
-def test_what_would_be_called_incompletely_is_refused_before_the_call(config):
-    made = config("throwaway.train.rows = @throwaway.Rows()\n")
+def test_missing_parameters_raise_before_the_call(config):
+    parsed = config("throwaway.train.rows = @throwaway.Rows()\n")
     with pytest.raises(ConfigError, match=r"throwaway.train needs 'steps'"):
-        made.bind("throwaway.train")()
+        parsed.bind("throwaway.train")()
     with pytest.raises(ConfigError, match=r"run.gin:3: throwaway.Rows needs 'cache'"):
-        made.bind("throwaway.train")(steps=1)
+        parsed.bind("throwaway.train")(steps=1)
     with pytest.raises(ConfigError, match=r"no gin file sets throwaway.train.steps"):
-        made.evaluate("throwaway.train.steps")
+        parsed.evaluate("throwaway.train.steps")
     with pytest.raises(ConfigError, match="is not in the gin files"):
-        made.bind("throwaway.double")
+        parsed.bind("throwaway.double")
 
 
 def test_short_names(tmp_path, monkeypatch):
@@ -237,7 +237,7 @@ def test_flags(config, tmp_path):
     assert "--gin.NAME" in parser.format_help()
 
 
-def test_the_command_line_answers_mistakes_with_code_2(capsys):
+def test_an_unknown_command_returns_2(capsys):
     assert main.main(["tarin"]) == 2
     assert "did you mean train" in capsys.readouterr().err
     assert main.main(["--help"]) == 0
