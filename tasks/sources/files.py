@@ -288,7 +288,7 @@ class FileSource(RecordSource):
         """
         if self.whole_files:
             return reading.read_whole_file
-        reader: Callable[..., Iterator[Mapping[str, Any] | Dropped]] = reading.find_reader(path)
+        reader: Callable[..., Iterator[dict[str, Any] | Dropped]] = reading.find_reader(path)
         if self.columns and reader not in (reading.read_tsv, reading.read_csv):
             raise ValueError(f"columns={self.columns} are for .tsv and .csv files, not {path}; use fields")
         return partial(reader, columns=self.columns) if self.columns else reader

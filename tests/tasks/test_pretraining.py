@@ -16,10 +16,12 @@ CONFIGS = Path(__file__).parents[2] / "gin_configs" / "tasks"
 
 @pytest.fixture(scope="module")
 def seqio(tmp_path_factory):
-    """Returns seqio, with an empty cache folder for the SentencePiece model."""
+    """Returns seqio with the tasks registered, and an empty cache folder for the SentencePiece model."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("T5X_LIKE_CACHE", str(tmp_path_factory.mktemp("cache")))
         import seqio
+
+        from t5x_like.tasks import mixtures, pretraining  # noqa: F401 - register their tasks
 
         yield seqio
 
