@@ -24,8 +24,8 @@ class Op:
     Equal ops must be the same object, because compiled functions are cached by op; hence `functools.cache` below.
     """
 
-    split: Callable[[np.ndarray, Sequence[Shape]], Sequence[np.ndarray]]
-    join: Callable[[Sequence[np.ndarray]], np.ndarray]
+    split: Callable[[Any, Sequence[Shape]], Sequence[Any]]
+    join: Callable[[Sequence[Any]], Any]
 
     @functools.cache  # noqa: B019 - ops are few, and live as long as the process
     def then(self, other: "Op") -> "Op":
