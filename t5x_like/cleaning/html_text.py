@@ -28,20 +28,20 @@ SPACE = re.compile(r"\s+")
 
 def split_tags(page: str) -> Iterator[tuple[str, str]]:
     """Yields ("", text), (tag, "") and ("/tag", "") in order, without comments and raw elements, in linear time."""
-    place = 0
-    while tag := TAG.search(page, place):
-        yield "", page[place : tag.start()]
-        place = tag.end()
+    position = 0
+    while tag := TAG.search(page, position):
+        yield "", page[position : tag.start()]
+        position = tag.end()
         if tag[0] == "<!--":
-            comment_end = page.find("-->", place)
-            place = len(page) if comment_end < 0 else comment_end + 3
+            comment_end = page.find("-->", position)
+            position = len(page) if comment_end < 0 else comment_end + 3
         elif tag[2]:
             name = tag[2].lower()
             yield tag[1] + name, ""
             if name in RAW_END and not tag[1]:
-                end = RAW_END[name].search(page, place)
-                place = end.start() if end else len(page)
-    yield "", page[place:]
+                end = RAW_END[name].search(page, position)
+                position = end.start() if end else len(page)
+    yield "", page[position:]
 
 
 class Lines:

@@ -17,7 +17,7 @@ Check = Callable[[str], int]
 
 def is_luhn_valid(digits: str) -> bool:
     """Checks a card's check digit (ISO/IEC 7812-1): every second digit from the right doubled, digit sums, a multiple of 10."""
-    doubled = (int(digit) * (1 + place % 2) for place, digit in enumerate(reversed(digits)))
+    doubled = (int(digit) * (1 + index % 2) for index, digit in enumerate(reversed(digits)))
     return sum(value - 9 * (value > 9) for value in doubled) % 10 == 0
 
 

@@ -144,13 +144,13 @@ def shorten(text: Any, length: int) -> str:
     return str(text)[:length].encode("utf-8", "replace").decode()
 
 
-def format_table(counts: Counter[str], whole: int) -> str:
-    """Rules, most frequent first, with their share of `whole`."""
+def format_table(counts: Counter[str], total: int) -> str:
+    """An HTML table, most frequent rule first, with shares of `total`."""
     if not counts:
         return "<p>None.</p>"
     rows = (
-        f"<tr><td>{html.escape(rule)}<td>{count:,}<td>{count / whole:.2%}"
-        f'<td style="text-align:left"><span class="bar" style="width:{200 * count / whole:.0f}px"></span>'
+        f"<tr><td>{html.escape(rule)}<td>{count:,}<td>{count / total:.2%}"
+        f'<td style="text-align:left"><span class="bar" style="width:{200 * count / total:.0f}px"></span>'
         for rule, count in counts.most_common()
     )
     return "<table><tr><th>rule<th>count<th>share<th>\n" + "\n".join(rows) + "</table>"

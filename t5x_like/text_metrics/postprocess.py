@@ -61,7 +61,7 @@ def find_letter(text: str, example: Mapping | None = None, is_target: bool = Fal
 
 def cut_at(text: str, stops: Sequence[str]) -> str:
     """The text before the first of the `stops`."""
-    return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
+    return text[: min((position for stop in stops if (position := text.find(stop)) >= 0), default=len(text))]
 
 
 def extract_problem(
