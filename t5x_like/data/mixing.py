@@ -169,7 +169,7 @@ def merge_features(components: Sequence[Rows]) -> dict[str, Feature]:
     return merged
 
 
-def of_tasks(
+def mix_tasks(
     rows: Callable[..., Any],
     cache: Callable[..., Any],
     tasks: str | Sequence[str] | Mapping[str, float],

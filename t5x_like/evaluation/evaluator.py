@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from t5x_like import partitioning
+from t5x_like.batches import check_groups
 from t5x_like.data import mixing
 from t5x_like.data.stream import Stream
 from t5x_like.types import Apply, Metrics, Objective, Params, Rows, Vocabulary
@@ -25,7 +26,7 @@ class Evaluator:
     `batches` limits how many batches are read per task (None: all rows once).
 
     Raises:
-      ValueError: a batch size that does not fit the mesh, or a task without rows.
+      ValueError: a batch size that does not fit the mesh or splits groups of rows, or a task without rows.
     """
 
     apply: Apply
@@ -45,6 +46,7 @@ class Evaluator:
                     f"eval_rows {task} of {rows.caches[0].task}/{rows.caches[0].split} are empty: the split is shorter "
                     f"than one row of {rows.lengths}; reduce the lengths, or evaluate on more text"
                 )
+            check_groups(rows.group, self.batch_size, 1, partitioning.batch_devices(self.mesh, self.rules))
 
         def step(params: Params, batch: Mapping[str, jax.Array]) -> Metrics:
             _, _, metrics = self.objective(self.apply, params, batch, None)

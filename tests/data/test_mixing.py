@@ -94,7 +94,7 @@ def test_tasks_are_a_name_several_names_or_names_with_rates(parts):
     caches = {rows.cache.task: rows.cache for rows in parts}
 
     def mix(tasks, **options):
-        return mixing.of_tasks(lambda cache: rows.CausalLM(cache, 16), lambda task: caches[task], tasks, **options)
+        return mixing.mix_tasks(lambda cache: rows.CausalLM(cache, 16), lambda task: caches[task], tasks, **options)
 
     assert mix("few").fingerprint == parts[1].fingerprint
     sizes = [len(part) for part in parts]

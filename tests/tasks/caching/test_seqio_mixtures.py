@@ -64,7 +64,7 @@ def example_share(mixture) -> float:
 
 def test_rates_are_of_examples_as_in_seqio(cache, tmp_path):
     def mixture(tasks):
-        return mixing.of_tasks(lambda cache: rows.CausalLM(cache, 16), cache, tasks)
+        return mixing.mix_tasks(lambda cache: rows.CausalLM(cache, 16), cache, tasks)
 
     assert example_share(mixture("fixed")) == pytest.approx(0.75, abs=0.02)
     sized = mixture("sized")  # min(90, 60) and min(30, 60)
