@@ -141,21 +141,21 @@ def read(path: PathLike) -> Fit:
       ValueError: the file is not a fit.
     """
     try:
-        kept = json.loads(Path(path).read_text())
-        law = laws.find_law(kept["law"]["name"], tuple(kept["law"]["inputs"]), kept["law"]["target"])
+        content = json.loads(Path(path).read_text())
+        law = laws.find_law(content["law"]["name"], tuple(content["law"]["inputs"]), content["law"]["target"])
         return Fit(
             law=law,
-            objective=Objective(**kept["objective"]),
-            theta=np.array(kept["theta"]),
-            draws=np.array(kept["draws"]),
-            residuals=np.array(kept["residuals"]),
-            parameters={name: Estimate(**each) for name, each in kept["parameters"].items()},
-            identification=Identification(**kept["identification"]),
-            certificate=Certificate(**kept["certificate"]),
-            bootstrap=kept["bootstrap"],
-            level=kept["level"],
-            steps=tuple(Step(**step) for step in kept["steps"]),
-            ranges={name: tuple(pair) for name, pair in kept["ranges"].items()},
+            objective=Objective(**content["objective"]),
+            theta=np.array(content["theta"]),
+            draws=np.array(content["draws"]),
+            residuals=np.array(content["residuals"]),
+            parameters={name: Estimate(**each) for name, each in content["parameters"].items()},
+            identification=Identification(**content["identification"]),
+            certificate=Certificate(**content["certificate"]),
+            bootstrap=content["bootstrap"],
+            level=content["level"],
+            steps=tuple(Step(**step) for step in content["steps"]),
+            ranges={name: tuple(pair) for name, pair in content["ranges"].items()},
         )
     except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a fit ({error!r}); write one with t5x_like fit TABLE --out={path}") from None

@@ -70,10 +70,10 @@ def select_comparable(table: Table, target: str, *inputs: str) -> Table:
     return table
 
 
-def fit_optima(table: Table, along: str, per: tuple[str, ...], target: str, what: str) -> Table:
+def fit_optima(table: Table, along: str, per: tuple[str, ...], target: str, quantity: str) -> Table:
     """Fits a parabola of the target over log `along` to every group of equal `per`; returns one row per minimum.
 
-    `what` names `along` in messages.
+    `quantity` names `along` in messages.
 
     Raises:
       ValueError: fewer than two groups have a minimum inside their range.
@@ -81,7 +81,7 @@ def fit_optima(table: Table, along: str, per: tuple[str, ...], target: str, what
     values, rows, steps = table[along], [], list(table.steps)
     for group in group_rows(np.log(np.stack([table[name] for name in per], axis=-1))):
         label = ", ".join(f"{name} {np.exp(np.log(table[name][group]).mean()):.3g}" for name in per)
-        (x, y), problem = find_minimum(np.log(values[group]), table[target][group], what)
+        (x, y), problem = find_minimum(np.log(values[group]), table[target][group], quantity)
         if problem:
             steps.append(Step(f"no minimum at {label}", len(group), problem))
             continue
@@ -107,20 +107,20 @@ def group_rows(logs_NK: np.ndarray) -> list[np.ndarray]:
     return parts
 
 
-def find_minimum(x_N: np.ndarray, y_N: np.ndarray, what: str) -> tuple[tuple[float, float], str]:
+def find_minimum(x_N: np.ndarray, y_N: np.ndarray, quantity: str) -> tuple[tuple[float, float], str]:
     """Fits a parabola; returns ((x, y) of its minimum, "") or (NaNs, why it has none inside the range)."""
     nowhere = (np.nan, np.nan)
     if (count := len(np.unique(x_N.round(6)))) < MIN_POINTS:
-        return nowhere, f"{count} different values of {what}; a parabola needs {MIN_POINTS}"
+        return nowhere, f"{count} different values of {quantity}; a parabola needs {MIN_POINTS}"
     centre = x_N.mean()
     a, b, c = np.polyfit(x_N - centre, y_N, 2)
     if a <= 0:
-        return nowhere, f"the curve over {what} does not bend upwards"
+        return nowhere, f"the curve over {quantity} does not bend upwards"
     x = centre - b / (2 * a)
     if x <= x_N.min() or y_N.argmin() == x_N.argmin():
-        return nowhere, f"the minimum is at the lower edge, {what} {np.exp(x_N.min()):.3g}: train smaller ones too"
+        return nowhere, f"the minimum is at the lower edge, {quantity} {np.exp(x_N.min()):.3g}: train smaller ones too"
     if x >= x_N.max() or y_N.argmin() == x_N.argmax():
-        return nowhere, f"the minimum is at the upper edge, {what} {np.exp(x_N.max()):.3g}: train larger ones too"
+        return nowhere, f"the minimum is at the upper edge, {quantity} {np.exp(x_N.max()):.3g}: train larger ones too"
     return (x, c - b * b / (4 * a)), ""
 
 

@@ -24,10 +24,8 @@ ABSENT, GRADUAL, BREAK = "absent", "gradual", "break"
 RESOLUTION, UNCLEAR = "metric resolution", "too few sizes around the threshold"
 MIN_SIDE = 3  # sizes on either side of a break
 DEGREES = (1, 2, 3)  # of smooth curves
-BENDS, PLACES = (
-    (0.25, 0.5, 1.0),
-    6,
-)  # of smooth curves with a floor: exponents, and the number of places where they bend
+BENDS = (0.25, 0.5, 1.0)  # exponents of smooth curves with a floor
+PLACES = 6  # places where those curves bend
 
 
 @dataclasses.dataclass(frozen=True)

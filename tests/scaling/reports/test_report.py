@@ -71,7 +71,7 @@ def written(result, tmp_path_factory):
     return page.write(result, tmp_path_factory.mktemp("report") / "report.html", png=True)
 
 
-def test_the_page_is_whole_and_alone(written):
+def test_the_page_is_self_contained(written):
     text = written[0].read_text()
     parser = parse_page(text)
     assert {"headline", "parameters", "runs", *figures.FIGURES} == set(parser.ids)
