@@ -21,18 +21,18 @@ TOLERANCES = {"float32": 1e-4, "bfloat16": 0.12}
 
 def kernels_of(model, params, batch) -> tuple[np.ndarray, str]:
     """(logits, the names of the attention kernels that were chosen)."""
-    names, chosen = set(), kernels.chosen
+    names, chosen = set(), kernels.select
 
     def noted(*arguments):
         kernel = chosen(*arguments)
         names.add(kernel.__name__)
         return kernel
 
-    kernels.chosen = noted
+    kernels.select = noted
     try:
         logits = jax.jit(model.apply)({"params": params}, batch)
     finally:
-        kernels.chosen = chosen
+        kernels.select = chosen
     return np.asarray(logits.astype(jnp.float32)), " ".join(sorted(names))
 
 

@@ -86,7 +86,7 @@ def ours(size: int, remat, chunk: int | None):
     run = {"state": layout.create(0), "k": 0}
     fetch = loop.fetcher(stream, partitioning.batch_sharding(mesh))
     example = jax.ShapeDtypeStruct((size, LENGTH, HEADS, HEAD_DIM), jnp.bfloat16)
-    print(f"attention kernel: {kernels.chosen(example, None, None).__name__}")
+    print(f"attention kernel: {kernels.select(example, None, None).__name__}")
 
     def steps(count: int) -> float:
         started = time.perf_counter()

@@ -1,27 +1,29 @@
-"""The three architectures. `model.apply({"params": params}, batch, train=...) -> logits_BLV`.
+"""The architectures. `model.apply({"params": params}, batch, train) -> logits_BLV`; see `t5x_like.types.Model`.
 
-`hidden` and `logits` are the two halves of `__call__`, so that a loss may apply the head to a piece of the sequence at
-a time. With `decode_length` a decoder reads and writes the `cache` collection, which holds that many slots a row: the
-first call takes the prompts (padding has segment 0), later ones a token per row. `encoder_*` go into the first call only.
+`hidden` and `logits` are the two halves of `__call__`, so that a loss may apply the head to one chunk of the sequence at a
+time. With `decode_length` a decoder reads and writes the `cache` collection, which holds that many tokens per row: the first
+call takes the prompts (padding has segment 0), later calls take one token per row. Only the first call reads `encoder_*`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from t5x_like.models.context import Context, Slots, cached_keys, slots
-from t5x_like.models.linear import Initializer
+from t5x_like.models.context import Context, TokenInfo, append_to_cache, token_info
+from t5x_like.models.linear import Initializer, with_axes
+
+Batch = Mapping[str, jax.Array]
 
 
-def decoder_context(module: nn.Module, batch, decode_length: int | None, train: bool) -> Context:
-    """The decoder's context: its own slots as keys, or the cache's in decoding."""
-    queries = slots(batch, "decoder")
+def make_decoder_context(module: nn.Module, batch: Batch, decode_length: int | None, train: bool) -> Context:
+    """Returns the decoder's context; its keys are the batch's own tokens, or in decoding those of the cache."""
+    queries = token_info(batch, "decoder")
     if decode_length is None:
         return Context(queries, queries, train=train)
-    keys, slot = cached_keys(module, queries, decode_length)
-    return Context(queries, keys, slot=slot, train=train)
+    keys, index = append_to_cache(module, queries, decode_length)
+    return Context(queries, keys, cache_index=index, train=train)
 
 
 class DecoderOnly(nn.Module):
@@ -37,22 +39,24 @@ class DecoderOnly(nn.Module):
         """The number of rows of the embedding table."""
         return self.embed.vocab_size
 
-    def __call__(self, batch, train: bool = False, decode_length: int | None = None) -> jax.Array:
+    def __call__(self, batch: Batch, train: bool = False, decode_length: int | None = None) -> jax.Array:
         return self.logits(self.hidden(batch, train, decode_length))
 
     @nn.compact
-    def hidden(self, batch, train: bool = False, decode_length: int | None = None) -> jax.Array:
-        ctx = decoder_context(self, batch, decode_length, train)
+    def hidden(self, batch: Batch, train: bool = False, decode_length: int | None = None) -> jax.Array:
+        """Returns the decoder's output [B, L, D]."""
+        ctx = make_decoder_context(self, batch, decode_length, train)
         return self.decoder(self.embed(batch["decoder_input_tokens"]), ctx)
 
     def logits(self, x_BLD: jax.Array) -> jax.Array:
+        """Applies the head: [B, L, D] -> [B, L, V]."""
         return self.head(x_BLD, self.embed.table_VD)
 
 
 class EncoderOnly(nn.Module):
     """A bidirectional encoder with a head over the vocabulary: BERT, RoBERTa, ELECTRA, ...
 
-    `pooler` and `classifier` say something of a row as a whole (BERT's next sentence), by `pooled` and `classified`.
+    `pooler` and `classifier` read a row as a whole (BERT's next sentence), see `pool` and `classify`.
     """
 
     embed: nn.Module
@@ -68,41 +72,51 @@ class EncoderOnly(nn.Module):
         """The number of rows of the embedding table."""
         return self.embed.vocab_size
 
-    def __call__(self, batch, train: bool = False) -> jax.Array:
+    def __call__(self, batch: Batch, train: bool = False) -> jax.Array:
         if self.is_initializing() and (self.pooler or self.classifier) is not None:
-            self.classified(batch)
+            self.classify(batch)
         return self.logits(self.hidden(batch, train))
 
-    def hidden(self, batch, train: bool = False) -> jax.Array:
+    def hidden(self, batch: Batch, train: bool = False) -> jax.Array:
+        """Returns the encoder's output [B, L, D]."""
         x_BLD = self.embed(batch["encoder_input_tokens"])
         if self.token_types is not None:
             types_BL = batch.get("encoder_token_types", jnp.zeros_like(batch["encoder_input_tokens"]))
             x_BLD += self.token_types(types_BL)
-        queries = slots(batch, "encoder")
+        queries = token_info(batch, "encoder")
         return self.encoder(x_BLD, Context(queries, queries, train=train))
 
     def logits(self, x_BLD: jax.Array) -> jax.Array:
+        """Applies the head: [B, L, D] -> [B, L, V]."""
         return self.head(x_BLD, self.embed.table_VD)
 
-    def pooled(self, batch, train: bool = False) -> jax.Array:
-        """[B, D], one vector a row."""
+    def pool(self, batch: Batch, train: bool = False) -> jax.Array:
+        """Returns one vector per row [B, D].
+
+        Raises:
+          ValueError: the model has no pooler.
+        """
+        if self.pooler is None:
+            raise ValueError("EncoderOnly.pooler=None, but pool and classify need one; set EncoderOnly.pooler")
         return self.pooler(self.hidden(batch, train))
 
-    def classified(self, batch, train: bool = False) -> jax.Array:
-        """Logits of the classes [B, C] (C = 2, next sentence or not, in BERT); without a classifier what `pooled` gives."""
-        if self.pooler is None:
-            raise ValueError("EncoderOnly.classifier classifies what a pooler gives; set EncoderOnly.pooler too")
-        x_BD = self.pooled(batch, train)
+    def classify(self, batch: Batch, train: bool = False) -> jax.Array:
+        """Returns class logits [B, C] (BERT: C = 2, next sentence or not), or without a classifier the result of `pool`.
+
+        Raises:
+          ValueError: the model has no pooler.
+        """
+        x_BD = self.pool(batch, train)
         return x_BD if self.classifier is None else self.classifier(x_BD)
 
 
 class TwoStream(nn.Module):
-    """XLNet (Yang et al. 2019): an encoder that predicts words in any order.
+    """XLNet (Yang et al. 2019): an encoder that predicts tokens in any order.
 
-    `encoder_order` [B, L], the rank at which each position is predicted, adds a second stream: queries that know their
-    position but not their word, and see the words of lower rank. What has a segment's lowest rank is context and not to be
-    predicted: its queries see no word, and what they give means nothing. Without an order every word is seen, as in
-    fine-tuning.
+    `encoder_order` [B, L], the rank at which each position is predicted, adds a second stream of queries, which have a
+    position but no token and see the tokens of lower rank. The tokens with the lowest rank of their segment are context and
+    are not predicted: their queries see no token and their logits are meaningless. Without an order every token is seen, as
+    in fine-tuning.
     """
 
     embed: nn.Module
@@ -116,31 +130,33 @@ class TwoStream(nn.Module):
         """The number of rows of the embedding table."""
         return self.embed.vocab_size
 
-    def setup(self):
-        init = nn.with_logical_partitioning(self.mask_init, ("norm",))
+    def setup(self) -> None:
+        init = with_axes(self.mask_init, ("norm",))
         self.mask = self.param("mask", init, (self.embed.width,))
 
-    def __call__(self, batch, train: bool = False) -> jax.Array:
+    def __call__(self, batch: Batch, train: bool = False) -> jax.Array:
         return self.logits(self.hidden(batch, train))
 
-    def hidden(self, batch, train: bool = False) -> jax.Array:
-        x_BLD, content = self.embed(batch["encoder_input_tokens"]), slots(batch, "encoder")
+    def hidden(self, batch: Batch, train: bool = False) -> jax.Array:
+        """Returns the encoder's output [B, L, D]: of the second stream if the batch has an order."""
+        x_BLD, content = self.embed(batch["encoder_input_tokens"]), token_info(batch, "encoder")
         content = content.replace(types_BL=batch.get("encoder_token_types"))
         if "encoder_order" not in batch:
             return self.encoder(x_BLD, Context(content, content, train=train))
         order_BL = 2 * batch["encoder_order"]
         content = content.replace(order_BL=order_BL)
         both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], 1), content, content.replace(order_BL=order_BL - 1))
-        blind_BLD = jnp.broadcast_to(self.mask.astype(x_BLD.dtype), x_BLD.shape)
-        x_BLD = self.encoder(jnp.concatenate([x_BLD, blind_BLD], axis=1), Context(both, content, train=train))
+        mask_BLD = jnp.broadcast_to(self.mask.astype(x_BLD.dtype), x_BLD.shape)
+        x_BLD = self.encoder(jnp.concatenate([x_BLD, mask_BLD], axis=1), Context(both, content, train=train))
         return x_BLD[:, order_BL.shape[1] :]
 
     def logits(self, x_BLD: jax.Array) -> jax.Array:
+        """Applies the head: [B, L, D] -> [B, L, V]."""
         return self.head(x_BLD, self.embed.table_VD)
 
 
 class EncoderDecoder(nn.Module):
-    """An encoder and a causal decoder that looks at its output, one embedding for both: T5, Switch, ..."""
+    """An encoder and a causal decoder that attends to its output, with one embedding for both: T5, Switch, ..."""
 
     embed: nn.Module
     encoder: nn.Module
@@ -153,24 +169,26 @@ class EncoderDecoder(nn.Module):
         """The number of rows of the embedding table."""
         return self.embed.vocab_size
 
-    def __call__(self, batch, train: bool = False, decode_length: int | None = None) -> jax.Array:
+    def __call__(self, batch: Batch, train: bool = False, decode_length: int | None = None) -> jax.Array:
         return self.logits(self.hidden(batch, train, decode_length))
 
     @nn.compact
-    def hidden(self, batch, train: bool = False, decode_length: int | None = None) -> jax.Array:
-        memory_BMD, memory = self.encoded(batch, train, decode_length)
-        ctx = decoder_context(self, batch, decode_length, train).replace(memory_BMD=memory_BMD, memory=memory)
+    def hidden(self, batch: Batch, train: bool = False, decode_length: int | None = None) -> jax.Array:
+        """Returns the decoder's output [B, L, D]."""
+        memory_BMD, memory = self.encode(batch, train, decode_length)
+        ctx = make_decoder_context(self, batch, decode_length, train).replace(memory_BMD=memory_BMD, memory=memory)
         return self.decoder(self.embed(batch["decoder_input_tokens"]), ctx)
 
-    def encoded(self, batch, train: bool, decode_length: int | None) -> tuple[jax.Array | None, Slots]:
-        """The encoder's output and its slots; the output is None in a decoding step, which has it in its cache."""
+    def encode(self, batch: Batch, train: bool, decode_length: int | None) -> tuple[jax.Array | None, TokenInfo]:
+        """Returns the encoder's output and its token information; the output is None in a decoding step, where it is cached."""
         if "encoder_input_tokens" not in batch:
             return None, self.get_variable("cache", "memory")
-        memory = slots(batch, "encoder")
+        memory = token_info(batch, "encoder")
         x_BMD = self.embed(batch["encoder_input_tokens"])
         if decode_length is not None:
             self.put_variable("cache", "memory", memory)
         return self.encoder(x_BMD, Context(memory, memory, train=train)), memory
 
     def logits(self, x_BLD: jax.Array) -> jax.Array:
+        """Applies the head: [B, L, D] -> [B, L, V]."""
         return self.head(x_BLD, self.embed.table_VD)

@@ -1,4 +1,4 @@
-"""Self- and cross-attention with any number of key/value heads: MHA, MQA and GQA are one module."""
+"""Self- and cross-attention with any number of key/value heads (MHA, MQA, GQA)."""
 
 from collections.abc import Callable
 
@@ -13,11 +13,11 @@ from t5x_like.models.positions import rotate
 
 
 class Attention(nn.Module):
-    """What self- and cross-attention share: four projections and the kernel between them.
+    """The base of self- and cross-attention: four projections and the attention kernel.
 
-    `num_kv_heads` defaults to `num_heads` (multi-head); 1 is multi-query, a divisor between is grouped-query attention.
-    `scale` multiplies the scores and defaults to head_dim ** -0.5; `soft_cap` bounds them (Gemma 2). `qk_norm` norms
-    queries and keys before they are rotated (Qwen 3, OLMo 2). `out_bias` defaults to `use_bias`, `query_init` and
+    `num_kv_heads` defaults to `num_heads` (multi-head); 1 is multi-query, a divisor of `num_heads` is grouped-query
+    attention. `scale` multiplies the scores and defaults to head_dim ** -0.5; `soft_cap` bounds them (Gemma 2). `qk_norm`
+    normalises queries and keys before the rotation (Qwen 3, OLMo 2). `out_bias` defaults to `use_bias`, `query_init` and
     `out_init` to `kernel_init`.
     """
 
@@ -35,7 +35,7 @@ class Attention(nn.Module):
     query_init: Initializer | None = None
     out_init: Initializer | None = None
 
-    def setup(self):
+    def setup(self) -> None:
         kv_heads = self.num_kv_heads or self.num_heads
         if self.num_heads % kv_heads:
             raise ValueError(
@@ -50,6 +50,7 @@ class Attention(nn.Module):
             self.query_norm, self.key_norm = self.qk_norm.copy(), self.qk_norm.copy()
 
     def projection(self, heads: int, axis: str, init: Initializer | None) -> Dense:
+        """The projection of the model width to `heads` heads."""
         return Dense(
             features=(heads, self.head_dim),
             axes=("embed", axis, "head_dim"),
@@ -57,26 +58,38 @@ class Attention(nn.Module):
             kernel_init=init or self.kernel_init,
         )
 
-    def queries(self, x_BLD):
+    def project_queries(self, x_BLD: jax.Array) -> jax.Array:
+        """Returns queries [B, L, H, K]."""
         q_BLHK = self.query(x_BLD)
         if self.qk_norm is not None:
             q_BLHK = self.query_norm(q_BLHK)
         return constrain(q_BLHK, "batch", "length", "heads", "head_dim")
 
-    def keys_values(self, x_BMD):
+    def project_keys_values(self, x_BMD: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns keys and values [B, M, G, K]."""
         axes = ("batch", "length", "kv_heads", "head_dim")
         k_BMGK = self.key(x_BMD)
         if self.qk_norm is not None:
             k_BMGK = self.key_norm(k_BMGK)
         return constrain(k_BMGK, *axes), constrain(self.value(x_BMD), *axes)
 
-    def attend(self, q_BLHK, k_BMGK, v_BMGK, bias_AHLM, mask_ALM, train: bool):
+    def attend(
+        self,
+        q_BLHK: jax.Array,
+        k_BMGK: jax.Array,
+        v_BMGK: jax.Array,
+        bias_AHLM: jax.Array | None,
+        mask_ALM: jax.Array,
+        train: bool,
+    ) -> jax.Array:
+        """Runs the kernel; returns [B, L, H, K]."""
         drop = self.drop if train and self.dropout else None
         scale = self.head_dim**-0.5 if self.scale is None else self.scale
         y_BLHK = self.kernel(q_BLHK, k_BMGK, v_BMGK, bias_AHLM, mask_ALM, scale, drop, self.soft_cap)
         return constrain(y_BLHK, "batch", "length", "heads", "head_dim")
 
     def output(self, width: int) -> Dense:
+        """The projection of all heads to the model width."""
         return Dense(
             features=(width,),
             axes=("heads", "head_dim", "embed"),
@@ -88,52 +101,56 @@ class Attention(nn.Module):
 
 
 class SelfAttention(Attention):
-    """Attention of a sequence to itself; `mask` says which of its slots a query may see."""
+    """Attention of a sequence to itself; `mask` (see `masks`) tells which keys a query may see."""
 
     mask: Callable = masks.causal
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array, ctx: Context) -> jax.Array:
-        q_BLHK = self.queries(x_BLD)
-        # All of x, unless a second stream of queries stands behind it (XLNet); in decoding the cache holds the rest.
-        k_BMGK, v_BMGK = self.keys_values(x_BLD if ctx.decode else x_BLD[:, : ctx.keys.positions_BL.shape[1]])
+        q_BLHK = self.project_queries(x_BLD)
+        # A second stream of queries (XLNet) has no keys. In decoding the cache holds the earlier keys.
+        keys_BMD = x_BLD if ctx.decode else x_BLD[:, : ctx.keys.positions_BL.shape[1]]
+        k_BMGK, v_BMGK = self.project_keys_values(keys_BMD)
         if ctx.rotary is not None:
             q_BLHK, k_BMGK = rotate(q_BLHK, ctx.rotary), rotate(k_BMGK, ctx.rotary)
-        if ctx.decode:
-            k_BMGK, v_BMGK = self.cached("key_cache", k_BMGK, ctx), self.cached("value_cache", v_BMGK, ctx)
+        if ctx.cache_index is not None:
+            length = ctx.keys.positions_BL.shape[1]
+            k_BMGK = self.update_cache("key_cache", k_BMGK, length, ctx.cache_index)
+            v_BMGK = self.update_cache("value_cache", v_BMGK, length, ctx.cache_index)
         mask_ALM = self.mask(ctx.queries, ctx.keys) & masks.same_segment(ctx.queries, ctx.keys)
-        q_BLHK, bias_AHLM = self.biased(q_BLHK, ctx, x_BLD.shape[-1])
+        q_BLHK, bias_AHLM = self.add_position_bias(q_BLHK, ctx, x_BLD.shape[-1])
         y_BLHK = self.attend(q_BLHK, k_BMGK, v_BMGK, bias_AHLM, mask_ALM, ctx.train)
         return self.output(x_BLD.shape[-1])(y_BLHK)
 
-    def biased(self, q_BLHK: jax.Array, ctx: Context, width: int) -> tuple[jax.Array, jax.Array | None]:
-        """The queries that meet the keys, and what is added to their scores; `width` is the model's."""
+    def add_position_bias(self, q_BLHK: jax.Array, ctx: Context, width: int) -> tuple[jax.Array, jax.Array | None]:
+        """Returns (queries, bias_AHLM added to the scores); `width` is the model's."""
         return q_BLHK, ctx.bias_AHLM
 
-    def cached(self, name: str, new_BLGK: jax.Array, ctx: Context) -> jax.Array:
-        """Writes `new_BLGK` at the context's slot; returns the whole cache."""
+    def update_cache(self, name: str, new_BLGK: jax.Array, length: int, index: jax.Array) -> jax.Array:
+        """Writes `new_BLGK` at `index` of a cache of `length` tokens; returns the whole cache."""
         rows, _, groups, depth = new_BLGK.shape
-        shape = (rows, ctx.keys.positions_BL.shape[1], groups, depth)
-        cell = self.variable("cache", name, jnp.zeros, shape, new_BLGK.dtype)
-        cell.value = jax.lax.dynamic_update_slice(cell.value, new_BLGK, (0, ctx.slot, 0, 0))
-        return cell.value
+        cache = self.variable("cache", name, jnp.zeros, (rows, length, groups, depth), new_BLGK.dtype)
+        cache.value = jax.lax.dynamic_update_slice(cache.value, new_BLGK, (0, index, 0, 0))
+        return cache.value
 
 
 class CrossAttention(Attention):
-    """Attention to the encoder's output; knows no positions, sees every key of its own segment."""
+    """Attention to the encoder's output, without positions; a query sees every key of its segment."""
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array, ctx: Context) -> jax.Array:
+        if ctx.memory is None:
+            raise ValueError("CrossAttention has no encoder output; set blocks.Block.cross only in an EncoderDecoder")
         mask_ALM = masks.same_segment(ctx.queries, ctx.memory)
-        k_BMGK, v_BMGK = self.memory(ctx)
-        y_BLHK = self.attend(self.queries(x_BLD), k_BMGK, v_BMGK, None, mask_ALM, ctx.train)
+        k_BMGK, v_BMGK = self.memory_keys_values(ctx)
+        y_BLHK = self.attend(self.project_queries(x_BLD), k_BMGK, v_BMGK, None, mask_ALM, ctx.train)
         return self.output(x_BLD.shape[-1])(y_BLHK)
 
-    def memory(self, ctx: Context) -> tuple[jax.Array, jax.Array]:
-        """Keys and values of the encoder's output: worked out once, then read from the cache in decoding."""
+    def memory_keys_values(self, ctx: Context) -> tuple[jax.Array, jax.Array]:
+        """Returns keys and values of the encoder's output: computed once, then read from the cache in decoding."""
         if ctx.memory_BMD is None:
             return self.get_variable("cache", "key_cache"), self.get_variable("cache", "value_cache")
-        k_BMGK, v_BMGK = self.keys_values(ctx.memory_BMD)
+        k_BMGK, v_BMGK = self.project_keys_values(ctx.memory_BMD)
         if ctx.decode:
             self.put_variable("cache", "key_cache", k_BMGK)
             self.put_variable("cache", "value_cache", v_BMGK)

@@ -1,4 +1,4 @@
-"""A block is sublayers with residual connections and norms; a pattern of blocks is itself a block."""
+"""Blocks: sublayers with residual connections and norms. A pattern of blocks is itself a block."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,50 +8,51 @@ from flax import linen as nn
 from t5x_like.models.context import Context
 from t5x_like.models.norms import RMSNorm
 
-Sublayers = Sequence[tuple[str, Callable]]  # name and `x_BLD -> y_BLD`
+Sublayers = Sequence[tuple[str, Callable[[jax.Array], jax.Array]]]  # (name, `x_BLD -> y_BLD`)
+MakeNorm = Callable[[str], Callable[[jax.Array], jax.Array]]  # name -> norm
 
 
-def pre(x_BLD: jax.Array, sublayers: Sublayers, norm: Callable) -> jax.Array:
+def pre(x_BLD: jax.Array, sublayers: Sublayers, norm: MakeNorm) -> jax.Array:
     """x + f(norm(x)) for each sublayer."""
     for name, layer in sublayers:
         x_BLD = x_BLD + layer(norm(f"{name}_norm")(x_BLD))
     return x_BLD
 
 
-def post(x_BLD: jax.Array, sublayers: Sublayers, norm: Callable) -> jax.Array:
+def post(x_BLD: jax.Array, sublayers: Sublayers, norm: MakeNorm) -> jax.Array:
     """norm(x + f(x)) for each sublayer."""
     for name, layer in sublayers:
         x_BLD = norm(f"{name}_norm")(x_BLD + layer(x_BLD))
     return x_BLD
 
 
-def sandwich(x_BLD: jax.Array, sublayers: Sublayers, norm: Callable) -> jax.Array:
+def sandwich(x_BLD: jax.Array, sublayers: Sublayers, norm: MakeNorm) -> jax.Array:
     """x + norm(f(norm(x))) for each sublayer."""
     for name, layer in sublayers:
         x_BLD = x_BLD + norm(f"{name}_post_norm")(layer(norm(f"{name}_norm")(x_BLD)))
     return x_BLD
 
 
-def after(x_BLD: jax.Array, sublayers: Sublayers, norm: Callable) -> jax.Array:
+def after(x_BLD: jax.Array, sublayers: Sublayers, norm: MakeNorm) -> jax.Array:
     """x + norm(f(x)) for each sublayer (OLMo 2)."""
     for name, layer in sublayers:
         x_BLD = x_BLD + norm(f"{name}_norm")(layer(x_BLD))
     return x_BLD
 
 
-def parallel(x_BLD: jax.Array, sublayers: Sublayers, norm: Callable) -> jax.Array:
-    """x + the sum of all f(norm(x)), one norm for all (GPT-J, PaLM)."""
+def parallel(x_BLD: jax.Array, sublayers: Sublayers, norm: MakeNorm) -> jax.Array:
+    """x + sum of f(norm(x)) over sublayers, with one norm for all (GPT-J, PaLM)."""
     y_BLD = norm("shared_norm")(x_BLD)
     return x_BLD + sum(layer(y_BLD) for _, layer in sublayers)
 
 
-def parallel_own_norms(x_BLD: jax.Array, sublayers: Sublayers, norm: Callable) -> jax.Array:
-    """x + the sum of all f(norm(x)), a norm for each (GPT-NeoX, Falcon 40B)."""
+def parallel_own_norms(x_BLD: jax.Array, sublayers: Sublayers, norm: MakeNorm) -> jax.Array:
+    """x + sum of f(norm(x)) over sublayers, with a norm for each (GPT-NeoX, Falcon 40B)."""
     return x_BLD + sum(layer(norm(f"{name}_norm")(x_BLD)) for name, layer in sublayers)
 
 
 class Block(nn.Module):
-    """Mixer, optional cross-attention and optional MLP, joined as `placement` says."""
+    """Mixer, optional cross-attention and optional MLP; `placement` (e.g. `pre`) combines them with norms and residuals."""
 
     mixer: nn.Module
     mlp: nn.Module | None = None
@@ -64,17 +65,17 @@ class Block(nn.Module):
     def __call__(self, x_BLD: jax.Array, ctx: Context) -> jax.Array:
         drop = nn.Dropout(self.dropout, deterministic=not ctx.train)
 
-        def applied(layer):
+        def bind(layer: nn.Module) -> Callable[[jax.Array], jax.Array]:
             return lambda x_BLD: drop(layer(x_BLD, ctx))
 
         present = {"mixer": self.mixer, "cross": self.cross, "mlp": self.mlp}
-        sublayers = [(name, applied(layer)) for name, layer in present.items() if layer is not None]
+        sublayers = [(name, bind(layer)) for name, layer in present.items() if layer is not None]
         return self.placement(x_BLD, sublayers, lambda name: self.norm.copy(name=name))
 
 
 class Positioned(nn.Module):
-    """A block with a position encoding of its own: local and global layers that rotate differently (Gemma 3), a relative
-    bias in every layer (umT5)."""
+    """A block with its own position encoding: local and global layers with different rotations (Gemma 3), a relative bias in
+    every layer (umT5)."""
 
     position: nn.Module
     block: nn.Module
@@ -84,7 +85,7 @@ class Positioned(nn.Module):
 
 
 class Pattern(nn.Module):
-    """Blocks one after the other, itself a block: every other layer MoE, local and global attention, hybrids."""
+    """A sequence of blocks, itself a block: alternating MoE layers, local and global attention, hybrids."""
 
     blocks: Sequence[nn.Module]
 

@@ -1,4 +1,6 @@
-"""ELECTRA (Clark et al. 2020, arXiv:2003.10555): a generator fills masks in, a discriminator finds what it filled in."""
+"""ELECTRA (Clark et al. 2020, arXiv:2003.10555): a generator fills masks in, a discriminator detects the replaced tokens."""
+
+from collections.abc import Mapping
 
 import jax
 from flax import linen as nn
@@ -7,10 +9,10 @@ from t5x_like.models.architectures import EncoderOnly
 
 
 class Electra(nn.Module):
-    """Two encoders that look words up in one table, `embed`, whatever table they were given themselves.
+    """Two encoders that share one embedding table, `embed`, which replaces the tables they were built with.
 
-    The generator's head is over the vocabulary, the discriminator's gives one logit a token. Called as a model, it is the
-    discriminator on the batch as it stands, which is what is kept after pretraining.
+    The generator's head is over the vocabulary, the discriminator's gives one logit per token. Called as a model it is the
+    discriminator, which is the part kept after pretraining.
     """
 
     embed: nn.Module
@@ -23,25 +25,27 @@ class Electra(nn.Module):
         """The number of rows of the embedding table."""
         return self.embed.vocab_size
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("generator", "discriminator"):
-            body = getattr(self, name)
-            # Built by gin, each has a table of its own; inside a bound module the one instance is there already.
-            if body.parent is None and body.embed is not self.embed:
-                object.__setattr__(self, name, body.clone(parent=None, embed=self.embed))
+            encoder = getattr(self, name)
+            # Encoders built by gin have tables of their own; in a bound module they already share this one.
+            if encoder.parent is None and encoder.embed is not self.embed:
+                object.__setattr__(self, name, encoder.clone(parent=None, embed=self.embed))
         super().__post_init__()
 
-    def __call__(self, batch, train: bool = False) -> jax.Array:
+    def __call__(self, batch: Mapping[str, jax.Array], train: bool = False) -> jax.Array:
         if self.is_initializing():
             self.generator(batch)
         return self.discriminator(batch, train)
 
-    def generated(self, batch, train: bool = False) -> jax.Array:
-        """The generator's logits [B, L, V]."""
+    def generator_logits(self, batch: Mapping[str, jax.Array], train: bool = False) -> jax.Array:
+        """Returns the generator's logits [B, L, V]."""
         return self.generator(batch, train)
 
-    def hidden(self, batch, train: bool = False) -> jax.Array:
+    def hidden(self, batch: Mapping[str, jax.Array], train: bool = False) -> jax.Array:
+        """Returns the discriminator's hidden states [B, L, D]."""
         return self.discriminator.hidden(batch, train)
 
     def logits(self, x_BLD: jax.Array) -> jax.Array:
+        """Applies the discriminator's head: [B, L, D] -> [B, L, 1]."""
         return self.discriminator.logits(x_BLD)

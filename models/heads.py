@@ -1,15 +1,16 @@
-"""Heads turn the last hidden state into logits over the vocabulary, in float32: `(x_BLD, table_VD) -> logits_BLV`.
+"""Heads compute float32 logits over the vocabulary from the last hidden state: `(x_BLD, table_VD) -> logits_BLV`.
 
-`Detector` and `states` give other things of that shape; `Pooler` reads a whole row.
+`Detector` returns one logit per token and `states` the hidden states themselves; `Pooler` reads a whole row.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from t5x_like.models.linear import DEFAULT_INIT, Dense, Initializer, constrain
+from t5x_like.models.linear import DEFAULT_INIT, Dense, Initializer, constrain, with_axes
 from t5x_like.models.mlp import gelu
 from t5x_like.models.norms import LayerNorm
 
@@ -17,19 +18,19 @@ NORMAL = nn.initializers.normal(0.02)
 
 
 def product(x_BLD: jax.Array, table_VD: jax.Array) -> jax.Array:
-    """x times the transposed table, accumulated and returned in float32."""
+    """Returns x times the transposed table, accumulated in float32: [B, L, V]."""
     logits_BLV = jnp.einsum("BLD,VD->BLV", x_BLD, table_VD.astype(x_BLD.dtype), preferred_element_type=jnp.float32)
     return constrain(logits_BLV, "batch", "length", "vocab")
 
 
 def word_bias(module: nn.Module, table_VD: jax.Array) -> jax.Array:
-    """A learned bias per word, a parameter of `module`."""
-    zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
+    """Returns a learned bias per token id [V], a parameter of `module`."""
+    zeros = with_axes(nn.initializers.zeros, ("vocab",))
     return module.param("bias", zeros, table_VD.shape[:1])
 
 
 class Tied(nn.Module):
-    """Reads the embedding table; `scale` multiplies x first, None is width ** -0.5 (T5 1.0)."""
+    """Uses the embedding table; x is first multiplied by `scale`, None is width ** -0.5 (T5 1.0)."""
 
     scale: float | None = 1.0
     use_bias: bool = False
@@ -42,7 +43,7 @@ class Tied(nn.Module):
 
 
 class Untied(nn.Module):
-    """A table of its own, with as many words as the embedding's."""
+    """Has its own table, with as many rows as the embedding table."""
 
     use_bias: bool = False
     table_init: Initializer = DEFAULT_INIT
@@ -50,16 +51,16 @@ class Untied(nn.Module):
     @nn.compact
     def __call__(self, x_BLD: jax.Array, table_VD: jax.Array) -> jax.Array:
         # The initializer's fan-in is the width, hence the transpose.
-        def transposed(key, shape, dtype=jnp.float32):
+        def transposed(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
             return self.table_init(key, shape[::-1], dtype).T
 
-        init = nn.with_logical_partitioning(transposed, ("vocab", "embed"))
+        init = with_axes(transposed, ("vocab", "embed"))
         logits_BLV = product(x_BLD, self.param("table", init, (table_VD.shape[0], x_BLD.shape[-1])))
         return logits_BLV + word_bias(self, table_VD) if self.use_bias else logits_BLV
 
 
 class Projected(nn.Module):
-    """A head behind a matrix to `width`, that of a table narrower than the model (OPT 350M)."""
+    """Projects x to `width`, that of a table narrower than the model, and applies `head` (OPT 350M)."""
 
     head: nn.Module
     width: int
@@ -72,7 +73,7 @@ class Projected(nn.Module):
 
 
 class SoftCapped(nn.Module):
-    """cap * tanh(logits / cap) of a head's logits (Gemma 2)."""
+    """Bounds the logits of `head`: cap * tanh(logits / cap) (Gemma 2)."""
 
     head: nn.Module
     cap: float
@@ -82,7 +83,7 @@ class SoftCapped(nn.Module):
 
 
 class MaskedLM(nn.Module):
-    """BERT's head: dense to the table's width, activation, norm, then the embedding table and a bias per word."""
+    """BERT's head: dense to the table's width, activation, norm, then the embedding table and a bias per token id."""
 
     activation: Callable = gelu
     norm: nn.Module = LayerNorm(epsilon=1e-12)
@@ -96,7 +97,7 @@ class MaskedLM(nn.Module):
 
 
 class Detector(nn.Module):
-    """ELECTRA's head: one logit a token, [B, L, 1] float32, that the token was replaced (Clark et al. 2020)."""
+    """ELECTRA's head: the logit that a token was replaced, [B, L, 1] float32 (Clark et al. 2020)."""
 
     activation: Callable = gelu
     kernel_init: Initializer = NORMAL
@@ -109,12 +110,12 @@ class Detector(nn.Module):
 
 
 def states(x_BLD: jax.Array, table_VD: jax.Array) -> jax.Array:
-    """No head: the hidden states themselves, of any dtype (sentence encoders)."""
+    """Returns the hidden states themselves, in their dtype (sentence encoders)."""
     return x_BLD
 
 
 class Pooler(nn.Module):
-    """tanh(dense(the first token's state)): what BERT says of a row as a whole, [B, L, D] -> [B, D]."""
+    """BERT's representation of a row, tanh(dense(state of the first token)): [B, L, D] -> [B, D]."""
 
     kernel_init: Initializer = NORMAL
 

@@ -15,7 +15,7 @@ def gelu(x: jax.Array) -> jax.Array:
 
 
 def gelu_tanh(x: jax.Array) -> jax.Array:
-    """The approximation of `gelu` by a tanh (GPT-2, T5 v1.1, Gemma)."""
+    """The tanh approximation of `gelu` (GPT-2, T5 v1.1, Gemma)."""
     return nn.gelu(x, approximate=True)
 
 
@@ -42,5 +42,6 @@ class Mlp(nn.Module):
         return down(h_BLF)
 
     def projection(self, name: str) -> Dense:
+        """A projection from the model width to `hidden_dim`."""
         axes = ("embed", "mlp")
         return Dense((self.hidden_dim,), axes, 1, self.use_bias, self.kernel_init, name=name)

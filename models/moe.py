@@ -1,6 +1,7 @@
-"""Mixture-of-experts MLPs: a router, experts that are one stacked MLP, and three ways to bring tokens to experts.
+"""Mixture-of-experts MLPs: a router, experts stored as one stacked MLP, and functions that dispatch tokens to experts.
 
-`dense` and `dropless` never drop a token and give the same numbers; `Capacity` drops what an expert cannot hold.
+A dispatch function maps (experts, x_BLD, routing) to (y_BLD, the share of dropped choices [B]). `dense` and `dropless` never
+drop a token and give the same numbers; `Capacity` drops what exceeds an expert's capacity.
 """
 
 import dataclasses
@@ -12,13 +13,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from t5x_like.models.context import Context
-from t5x_like.models.linear import DEFAULT_INIT, Dense, Initializer, constrain
+from t5x_like.models.linear import DEFAULT_INIT, Dense, Initializer, constrain, with_axes
 from t5x_like.models.mlp import gelu_tanh
 from t5x_like.models.routers import Choices, Routing
 
 
 def dense(experts: Callable, x_BLD: jax.Array, routing: Routing) -> tuple[jax.Array, jax.Array]:
-    """Every expert works on every token: no dropping, E / k times the work. For few experts, and for CPUs."""
+    """Applies every expert to every token: no dropping, E / k times the work. For few experts and for CPUs."""
     y_EBLD = experts(
         jnp.broadcast_to(x_BLD, (routing.num_experts, *x_BLD.shape)),
         lambda x_EBLD, w_EDF: jnp.einsum("EBLD,EDF->EBLF", x_EBLD, w_EDF),
@@ -29,10 +30,10 @@ def dense(experts: Callable, x_BLD: jax.Array, routing: Routing) -> tuple[jax.Ar
 
 
 def dropless(experts: Callable, x_BLD: jax.Array, routing: Routing) -> tuple[jax.Array, jax.Array]:
-    """Tokens sorted by expert, one ragged product per matrix (MegaBlocks, Gale et al. 2023): no dropping."""
+    """Sorts tokens by expert and computes one ragged product per matrix (MegaBlocks, Gale et al. 2023): no dropping."""
     rows, length, width = x_BLD.shape
     top_k = routing.experts_BLS.shape[-1]
-    # Padding chose expert E; it is sorted behind all others and any expert may work on it, its weight is 0.
+    # Padding has expert E: it is sorted last and goes to the last expert, with weight 0.
     expert_T = routing.experts_BLS.reshape(-1)
     order_T = jnp.argsort(expert_T, stable=True)
     sizes_E = jnp.bincount(jnp.minimum(expert_T, routing.num_experts - 1), length=routing.num_experts)
@@ -45,11 +46,11 @@ def dropless(experts: Callable, x_BLD: jax.Array, routing: Routing) -> tuple[jax
 
 @dataclasses.dataclass(frozen=True)
 class Capacity:
-    """Each expert holds C = ceil(factor * k * L / E) tokens of a row, or just `tokens`; what does not fit is dropped (GShard,
+    """Each expert takes C = ceil(factor * k * L / E) tokens of a row, or `tokens` if given, and drops the rest (GShard,
     Switch).
 
-    First choices go before second ones, then earlier tokens before later ones. So with more than one choice a token
-    can lose its second one to a later token's first: strictly causal only for top_k = 1, `dense` and `dropless` always.
+    First choices have priority over second ones, then earlier tokens over later ones. So with more than one choice a token
+    can lose its second one to a later token's first: this is strictly causal only for top_k = 1, `dense` and `dropless` always.
     """
 
     factor: float = 1.25
@@ -60,7 +61,7 @@ class Capacity:
         length = x_BLD.shape[1]
         capacity = math.ceil(self.factor * top_k * length / routing.num_experts)
         capacity = capacity if self.tokens is None else min(self.tokens, top_k * length)
-        dispatch_BLSEC = slots_of(routing, capacity)
+        dispatch_BLSEC = assign_capacity(routing, capacity)
         dispatch_BLEC = jnp.sum(dispatch_BLSEC, axis=2).astype(x_BLD.dtype)
         axes = ("expert", "expert_batch", "capacity", "embed")
         x_EBCD = constrain(jnp.einsum("BLEC,BLD->EBCD", dispatch_BLEC, x_BLD), *axes)
@@ -72,8 +73,8 @@ class Capacity:
         return y_BLD, 1.0 - jnp.sum(dispatch_BLSEC, axis=(1, 2, 3, 4)) / chosen_B
 
 
-def slots_of(routing: Routing, capacity: int) -> jax.Array:
-    """One-hot [B, L, S, E, C]: where each choice goes; all zero for the choices that are dropped."""
+def assign_capacity(routing: Routing, capacity: int) -> jax.Array:
+    """Returns the place of each choice in its expert's capacity, one-hot [B, L, S, E, C]; all zero for dropped choices."""
     rows, length, top_k = routing.experts_BLS.shape
     choice_BLSE = jax.nn.one_hot(routing.experts_BLS, routing.num_experts, dtype=jnp.int32)
     in_order_BNE = jnp.moveaxis(choice_BLSE, 2, 1).reshape(rows, top_k * length, -1)
@@ -82,8 +83,8 @@ def slots_of(routing: Routing, capacity: int) -> jax.Array:
     return jax.nn.one_hot(place_BLSE, capacity) * choice_BLSE[..., None]
 
 
-def chosen_tokens(experts: Callable, x_BLD: jax.Array, choices: Choices) -> tuple[jax.Array, jax.Array]:
-    """Every expert works on the C tokens of a row that it chose (`routers.ExpertChoice`); "dropped" are tokens nobody chose."""
+def expert_choice(experts: Callable, x_BLD: jax.Array, choices: Choices) -> tuple[jax.Array, jax.Array]:
+    """Applies every expert to the C tokens of a row that it chose (`routers.ExpertChoice`); tokens without expert are dropped."""
     tokens_BEC, weights_BEC = choices.tokens_BEC, choices.weights_BEC
     rows_B11 = jnp.arange(x_BLD.shape[0])[:, None, None]
     axes = ("expert", "expert_batch", "capacity", "embed")
@@ -91,13 +92,16 @@ def chosen_tokens(experts: Callable, x_BLD: jax.Array, choices: Choices) -> tupl
     y_EBCD = constrain(experts(x_EBCD, lambda x_EBCD, w_EDF: jnp.einsum("EBCD,EDF->EBCF", x_EBCD, w_EDF)), *axes)
     y_BECD = jnp.swapaxes(y_EBCD, 0, 1) * weights_BEC[..., None].astype(x_BLD.dtype)
     y_BLD = jnp.zeros_like(x_BLD).at[rows_B11, tokens_BEC].add(y_BECD)
-    taken_BL = jnp.zeros(x_BLD.shape[:2]).at[rows_B11, tokens_BEC].max(weights_BEC > 0)
-    return y_BLD, 1.0 - jnp.sum(taken_BL, axis=1) / jnp.maximum(choices.real_B, 1)
+    chosen_BL = jnp.zeros(x_BLD.shape[:2]).at[rows_B11, tokens_BEC].max(weights_BEC > 0)
+    return y_BLD, 1.0 - jnp.sum(chosen_BL, axis=1) / jnp.maximum(choices.real_B, 1)
 
 
 class Moe(nn.Module):
-    """The weighted sum of the chosen experts' MLPs, and of `shared`, an MLP that works on every token (DeepSeekMoE, Dai et
-    al. 2024); `shared_gate` weighs it by sigmoid(x w) (Qwen MoE). Fine-grained experts are many with a small hidden_dim."""
+    """The weighted sum of the chosen experts' MLPs, plus `shared`, an MLP for every token (DeepSeekMoE, Dai et al. 2024).
+
+    `shared_gate` multiplies the shared MLP's output by sigmoid(x w) (Qwen MoE). Fine-grained experts are many experts with a
+    small hidden_dim.
+    """
 
     router: nn.Module
     hidden_dim: int
@@ -120,7 +124,7 @@ class Moe(nn.Module):
         }
         w_EFD = self.kernel("down", routing, (self.hidden_dim, width), ("mlp", "embed"), out_init)
 
-        def experts(x, product):
+        def experts(x: jax.Array, product: Callable) -> jax.Array:
             h = self.activation(product(x, w_EDF["gate" if self.gated else "up"].astype(x.dtype)))
             if self.gated:
                 h *= product(x, w_EDF["up"].astype(x.dtype))
@@ -129,16 +133,25 @@ class Moe(nn.Module):
         y_BLD, dropped_B = self.dispatch(experts, x_BLD, routing)
         self.sow("metrics", "dropped", dropped_B)
         if self.shared is not None:
-            always_BLD = self.shared(x_BLD, ctx)
+            shared_BLD = self.shared(x_BLD, ctx)
             if self.shared_gate:
                 gate = Dense((1,), ("embed", "router"), kernel_init=self.kernel_init, name="shared_router")
-                always_BLD *= jax.nn.sigmoid(gate(x_BLD.astype(jnp.float32))).astype(x_BLD.dtype)
-            y_BLD += always_BLD
+                shared_BLD *= jax.nn.sigmoid(gate(x_BLD.astype(jnp.float32))).astype(x_BLD.dtype)
+            y_BLD += shared_BLD
         return constrain(y_BLD, "batch", "length", "embed")
 
-    def kernel(self, name: str, routing: Routing, shape, axes, init: Initializer) -> jax.Array:
-        def stacked(key, shape):
+    def kernel(
+        self,
+        name: str,
+        routing: Routing | Choices,
+        shape: tuple[int, int],
+        axes: tuple[str, str],
+        init: Initializer,
+    ) -> jax.Array:
+        """Returns the parameter `name`, one matrix of `shape` per expert."""
+
+        def stacked(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
             return jax.vmap(lambda k: init(k, shape[1:], jnp.float32))(jax.random.split(key, shape[0]))
 
-        named = nn.with_logical_partitioning(stacked, ("expert", *axes))
+        named = with_axes(stacked, ("expert", *axes))
         return self.param(name, named, (routing.num_experts, *shape))

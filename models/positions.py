@@ -1,5 +1,7 @@
-"""Position encodings, each `(x_BLD, ctx) -> (x_BLD, ctx)`: learned and sinusoidal change x, rotary sets the angles,
-T5's relative bias and ALiBi set the attention bias."""
+"""Position encodings, each `(x_BLD, ctx) -> (x_BLD, ctx)`.
+
+Learned and sinusoidal encodings change x, rotary sets the angles, T5's relative bias and ALiBi set the attention bias.
+"""
 
 import math
 from collections.abc import Callable
@@ -11,11 +13,15 @@ import numpy as np
 from flax import linen as nn
 
 from t5x_like.models.context import Context
-from t5x_like.models.linear import Initializer
+from t5x_like.models.linear import Initializer, with_axes
 
 
 class Learned(nn.Module):
-    """Adds a learned vector per position, the first `offset` vectors of the table left alone (2 in OPT, BART, RoBERTa)."""
+    """Adds a learned vector per position; the first `offset` rows of the table are unused (2 in OPT, BART, RoBERTa).
+
+    Raises:
+      ValueError: the sequences are longer than `max_length`.
+    """
 
     max_length: int
     offset: int = 0
@@ -23,19 +29,19 @@ class Learned(nn.Module):
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array, ctx: Context) -> tuple[jax.Array, Context]:
-        slots = ctx.keys.positions_BL.shape[1]
-        if slots > self.max_length:
+        length = ctx.keys.positions_BL.shape[1]
+        if length > self.max_length:
             raise ValueError(
-                f"a length of {slots} is longer than the position table, positions.Learned.max_length="
+                f"a length of {length} is longer than the position table, positions.Learned.max_length="
                 f"{self.max_length}; shorten the sequences or raise max_length"
             )
-        init = nn.with_logical_partitioning(self.table_init, ("position", "embed"))
+        init = with_axes(self.table_init, ("position", "embed"))
         table_ND = self.param("table", init, (self.max_length + self.offset, x_BLD.shape[-1]))
         return x_BLD + table_ND[ctx.queries.positions_BL + self.offset].astype(x_BLD.dtype), ctx
 
 
 class Sinusoidal(nn.Module):
-    """Adds [sin(p w), cos(p w)], w = max_wavelength^(-2i/D) (Vaswani et al. 2017; halves joined, not interleaved)."""
+    """Adds [sin(p w), cos(p w)], w = max_wavelength^(-2i/D) (Vaswani et al. 2017; halves concatenated, not interleaved)."""
 
     max_wavelength: float = 1e4
 
@@ -47,10 +53,13 @@ class Sinusoidal(nn.Module):
 
 
 class Rope(nn.Module):
-    """Rotates queries and keys by position (RoFormer, Su et al. 2021), the halves of a head paired as in LLaMA.
+    """Rotates queries and keys by position (RoFormer, Su et al. 2021); the halves of a head are paired as in LLaMA.
 
-    `width` is how much of every head is rotated, its first numbers (all of them in LLaMA, a quarter in GPT-NeoX).
-    `scaling` stretches the frequencies beyond the trained length: see models/rope_scaling.py.
+    `width` is the number of leading dims of every head that are rotated (all of them in LLaMA, a quarter in GPT-NeoX).
+    `scaling` changes the frequencies for lengths beyond the trained one, see `rope_scaling`.
+
+    Raises:
+      ValueError: `width` is odd.
     """
 
     width: int
@@ -68,17 +77,17 @@ class Rope(nn.Module):
 
 
 def rotary_frequencies(width: int, base: float) -> np.ndarray:
-    """base^(-2i/width) for i in 0 .. width/2 - 1, radians per position, float32 [width/2]."""
+    """Returns base^(-2i/width) for i in 0 .. width/2 - 1, radians per position, float32 [width/2]."""
     return base ** (-np.arange(0, width, 2, dtype=np.float32) / width)
 
 
 def rotate(x_BLHK: jax.Array, rotary: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotates the pairs (x_i, x_{i + W/2}) of the first W numbers of every head, given cos and sin [B, L, W/2]."""
+    """Rotates the pairs (x_i, x_{i + W/2}) of the first W dims of every head, given cos and sin [B, L, W/2]."""
     cos, sin = rotary[0][:, :, None], rotary[1][:, :, None]
     half = cos.shape[-1]
     first, second, rest = x_BLHK[..., :half], x_BLHK[..., half : 2 * half], x_BLHK[..., 2 * half :]
-    turned = [first * cos - second * sin, second * cos + first * sin]
-    return jnp.concatenate([*(part.astype(x_BLHK.dtype) for part in turned), rest], axis=-1)
+    rotated = [first * cos - second * sin, second * cos + first * sin]
+    return jnp.concatenate([*(part.astype(x_BLHK.dtype) for part in rotated), rest], axis=-1)
 
 
 class RelativeBias(nn.Module):
@@ -92,7 +101,7 @@ class RelativeBias(nn.Module):
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array, ctx: Context) -> tuple[jax.Array, Context]:
-        init = nn.with_logical_partitioning(self.table_init, ("heads", "relpos"))
+        init = with_axes(self.table_init, ("heads", "relpos"))
         table_HN = self.param("table", init, (self.num_heads, self.num_buckets))
         bucket_ALM = relative_bucket(ctx.distances_ALM(), self.bidirectional, self.num_buckets, self.max_distance)
         bias_AHLM = jnp.moveaxis(jnp.take(table_HN, bucket_ALM, axis=1), 0, 1)
@@ -100,7 +109,7 @@ class RelativeBias(nn.Module):
 
 
 def relative_bucket(distances: jax.Array, bidirectional: bool, num_buckets: int, max_distance: int) -> jax.Array:
-    """T5's bucket of key position minus query position: exact when near, logarithmic to `max_distance`, then one."""
+    """Returns T5's bucket of key minus query position: exact when near, logarithmic up to `max_distance`, then a single one."""
     bucket = jnp.zeros_like(distances)
     if bidirectional:
         num_buckets //= 2
@@ -117,7 +126,7 @@ def relative_bucket(distances: jax.Array, bidirectional: bool, num_buckets: int,
 class Alibi(nn.Module):
     """A fixed bias -slope * distance, one slope per head (Press et al. 2022), times `scale` (Falcon: head_dim ** -0.5).
 
-    With a `dtype` slope * position is rounded to it before distances are taken, as Falcon was trained (bfloat16).
+    With a `dtype`, slope * position is rounded to it before differences are taken, as in Falcon's training (bfloat16).
     """
 
     num_heads: int
@@ -126,23 +135,23 @@ class Alibi(nn.Module):
 
     def __call__(self, x_BLD: jax.Array, ctx: Context) -> tuple[jax.Array, Context]:
         if self.dtype is not None:
-            slopes_H11 = rounded(jnp.asarray(alibi_slopes(self.num_heads)), self.dtype)[:, None, None]
-            positions_B11M = rounded(ctx.keys.positions_BL[:, None, None].astype(jnp.float32), self.dtype)
-            bias_BH1M = self.scale * rounded(slopes_H11 * positions_B11M, self.dtype)
-            # The part of the query's own position is the same for all of its keys: a softmax does not see it.
+            slopes_H11 = round_to(jnp.asarray(alibi_slopes(self.num_heads)), self.dtype)[:, None, None]
+            positions_B11M = round_to(ctx.keys.positions_BL[:, None, None].astype(jnp.float32), self.dtype)
+            bias_BH1M = self.scale * round_to(slopes_H11 * positions_B11M, self.dtype)
+            # The query's own position adds the same number to all of its scores, which the softmax ignores.
             return x_BLD, ctx.replace(bias_AHLM=bias_BH1M)
         slopes_H = jnp.asarray(self.scale * alibi_slopes(self.num_heads))
         distances_A1LM = jnp.abs(ctx.distances_ALM())[:, None].astype(jnp.float32)
         return x_BLD, ctx.replace(bias_AHLM=-slopes_H[:, None, None] * distances_A1LM)
 
 
-def rounded(x: jax.Array, dtype: Any) -> jax.Array:
-    """x in the precision of `dtype`; a cast there and back is what XLA may leave out."""
+def round_to(x: jax.Array, dtype: Any) -> jax.Array:
+    """Rounds x to the precision of `dtype`. XLA may remove a cast there and back, but not this."""
     return jax.lax.reduce_precision(x, jnp.finfo(dtype).nexp, jnp.finfo(dtype).nmant)
 
 
 def alibi_slopes(num_heads: int) -> np.ndarray:
-    """2^(-8h/n), h = 1 .. n, for a power of two n; else those of the power below, then every other of the one above."""
+    """Returns 2^(-8h/n), h = 1 .. n, for n a power of two; else those of the power below, then every other one of the next."""
     below = 2 ** int(math.log2(num_heads))
     first = 2.0 ** (-8.0 * np.arange(1, below + 1) / below)
     rest = 2.0 ** (-8.0 * np.arange(1, 2 * below + 1, 2) / (2 * below))

@@ -1,6 +1,6 @@
-"""How rotary frequencies are stretched for lengths beyond the trained one: `(frequencies_K, base, ctx) -> (frequencies, m)`.
+"""Scaling of rotary frequencies for lengths beyond the trained one: `(frequencies_K, base, ctx) -> (frequencies, m)`.
 
-frequencies_K are radians per position, the result is [K] or [B, L, K]; cos and sin are multiplied by m.
+frequencies_K are in radians per position; the result is [K] or [B, L, K]. Cos and sin are multiplied by m.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from t5x_like.models.context import Context
 
 @dataclasses.dataclass(frozen=True)
 class Linear:
-    """All frequencies divided by `factor`: positions are interpolated (Chen et al. 2023)."""
+    """Divides all frequencies by `factor`: positions are interpolated (Chen et al. 2023)."""
 
     factor: float
 
@@ -26,7 +26,7 @@ class Linear:
 
 @dataclasses.dataclass(frozen=True)
 class Ntk:
-    """The base grows by `factor` ^ (W / (W - 2)): the lowest frequency is divided by `factor`, the highest stays."""
+    """Multiplies the base by `factor` ^ (W / (W - 2)): the lowest frequency is divided by `factor`, the highest unchanged."""
 
     factor: float
 
@@ -36,30 +36,30 @@ class Ntk:
 
 @dataclasses.dataclass(frozen=True)
 class DynamicNtk:
-    """`Ntk` by factor * n / original_length - (factor - 1), where n > original_length is how long one's segment is so far.
+    """`Ntk` by factor * n / original_length - (factor - 1), where n > original_length is the current length of the segment.
 
-    In decoding, keys stay rotated as they were when they were written, as in other implementations.
+    In decoding, cached keys keep the rotation they were written with, as in other implementations.
     """
 
     factor: float
     original_length: int
 
     def __call__(self, frequencies_K: np.ndarray, base: float, ctx: Context) -> tuple[jax.Array, float]:
-        own_BLM = masks.same_segment(ctx.queries, ctx.keys)
-        length_BL = 1 + jnp.max(jnp.where(own_BLM, ctx.keys.positions_BL[:, None], 0), axis=-1)
+        segment_BLM = masks.same_segment(ctx.queries, ctx.keys)
+        length_BL = 1 + jnp.max(jnp.where(segment_BLM, ctx.keys.positions_BL[:, None], 0), axis=-1)
         stretch_BL1 = (self.factor * length_BL / self.original_length - (self.factor - 1))[..., None]
-        return frequencies_K * jnp.maximum(stretch_BL1, 1.0) ** ntk_exponents(len(frequencies_K)), 1.0
+        return jnp.maximum(stretch_BL1, 1.0) ** ntk_exponents(len(frequencies_K)) * frequencies_K, 1.0
 
 
 def ntk_exponents(pairs: int) -> np.ndarray:
-    """-2i / (W - 2) for i in 0 .. W/2 - 1: what a factor of the base is raised to in frequency i."""
+    """Returns -2i / (W - 2) for i in 0 .. W/2 - 1, the exponent of a factor of the base in frequency i."""
     return -2.0 * np.arange(pairs, dtype=np.float32) / max(2 * pairs - 2, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Llama3:
-    """Wavelengths above original_length / low_factor are divided by `factor`, those below original_length / high_factor
-    kept, between them interpolated (Llama 3.1)."""
+    """Divides frequencies by `factor` for wavelengths above original_length / low_factor, keeps them below original_length /
+    high_factor, and interpolates between the two (Llama 3.1)."""
 
     factor: float = 8.0
     low_factor: float = 1.0
@@ -74,10 +74,10 @@ class Llama3:
 
 @dataclasses.dataclass(frozen=True)
 class Yarn:
-    """Frequencies that turn less than `slow` times in original_length are divided by `factor`, those above `fast` kept,
-    between them a ramp over i; scores are sharpened by magnitude^2 (YaRN, Peng et al. 2024).
+    """Divides frequencies with less than `slow` turns in original_length by `factor`, keeps those with more than `fast`, and
+    ramps linearly over i between them; scores are multiplied by magnitude^2 (YaRN, Peng et al. 2024).
 
-    `magnitude` defaults to 0.1 ln(factor) + 1. `whole` rounds the ends of the ramp outwards to whole i.
+    `magnitude` defaults to 0.1 ln(factor) + 1. `truncate` rounds the ends of the ramp outwards to integers.
     """
 
     factor: float
@@ -85,12 +85,12 @@ class Yarn:
     fast: float = 32.0
     slow: float = 1.0
     magnitude: float | None = None
-    whole: bool = True
+    truncate: bool = True
 
     def __call__(self, frequencies_K: np.ndarray, base: float, ctx: Context) -> tuple[np.ndarray, float]:
         width = 2 * len(frequencies_K)
         low, high = self.pair(self.fast, width, base), self.pair(self.slow, width, base)
-        if self.whole:
+        if self.truncate:
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, width - 1)
         ramp_K = np.clip((np.arange(width // 2) - low) / max(high - low, 1e-3), 0.0, 1.0).astype(np.float32)
@@ -98,5 +98,5 @@ class Yarn:
         return frequencies_K * (1 - ramp_K) + frequencies_K / np.float32(self.factor) * ramp_K, magnitude
 
     def pair(self, turns: float, width: int, base: float) -> float:
-        """The (fractional) i whose frequency turns that often in original_length."""
+        """Returns the (fractional) i whose frequency makes `turns` turns in original_length."""
         return width * math.log(self.original_length / (turns * 2 * math.pi)) / (2 * math.log(base))

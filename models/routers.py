@@ -1,4 +1,4 @@
-"""Routers say which experts work on a token and with what weight."""
+"""Routers choose the experts of each token and their weights."""
 
 import math
 
@@ -13,7 +13,7 @@ from t5x_like.models.linear import DEFAULT_INIT, Dense, Initializer
 
 @struct.dataclass
 class Routing:
-    """The S experts of every token and the weight of each one's output; padding tokens have weight 0."""
+    """The S experts of every token and the weights of their outputs; padding tokens have weight 0 and expert `num_experts`."""
 
     experts_BLS: jax.Array
     weights_BLS: jax.Array
@@ -28,9 +28,12 @@ class Routing:
 class TopK(nn.Module):
     """Softmax over experts, then the k best (Switch: k = 1, not renormalised; Mixtral: k = 2, renormalised).
 
-    Sows, per row of the batch so that accumulation and sharding cannot change them, into `losses`:
+    Sows two losses into `losses`, per row of the batch so that accumulation and sharding cannot change them:
     load_balance = weight * E * sum_e f_e P_e (Fedus et al. 2022; 1 * weight when balanced) and
     router_z = weight * mean(logsumexp(logits)^2) (Zoph et al. 2022).
+
+    Raises:
+      ValueError: `top_k` > `num_experts`.
     """
 
     num_experts: int
@@ -56,11 +59,13 @@ class TopK(nn.Module):
         experts_BLS = jnp.where(real_BL1, experts_BLS, self.num_experts)
         return Routing(experts_BLS, jnp.where(real_BL1, weights_BLS, 0.0), self.num_experts)
 
-    def sow_losses(self, logits_BLE, probs_BLE, experts_BLS, real_BL1):
-        """Per-row auxiliary losses over the row's real tokens."""
+    def sow_losses(
+        self, logits_BLE: jax.Array, probs_BLE: jax.Array, experts_BLS: jax.Array, real_BL1: jax.Array
+    ) -> None:
+        """Sows each row's auxiliary losses over its real tokens."""
         tokens_B = jnp.maximum(jnp.sum(real_BL1, axis=(1, 2)), 1).astype(jnp.float32)
 
-        def mean(y_BLN):
+        def mean(y_BLN: jax.Array) -> jax.Array:
             return jnp.sum(y_BLN * real_BL1, axis=1) / tokens_B[:, None]
 
         chosen_BLE = jnp.sum(jax.nn.one_hot(experts_BLS, self.num_experts), axis=2) / self.top_k
@@ -72,7 +77,7 @@ class TopK(nn.Module):
 
 @struct.dataclass
 class Choices:
-    """The C tokens of a row that every expert works on, with their weights (0: padding), and the row's real tokens."""
+    """The C tokens of a row that every expert chose, their weights (0: padding), and the number of the row's real tokens."""
 
     tokens_BEC: jax.Array
     weights_BEC: jax.Array
@@ -83,7 +88,7 @@ class Choices:
 class ExpertChoice(nn.Module):
     """Every expert chooses its C = ceil(factor * L / E) likeliest tokens of a row (Zhou et al. 2022): balanced without a loss.
 
-    Goes with `moe.chosen_tokens`. What an earlier token gets depends on later ones: for encoders, not for causal decoders.
+    Used with `moe.expert_choice`. An earlier token's experts depend on later tokens: for encoders, not for causal decoders.
     """
 
     num_experts: int

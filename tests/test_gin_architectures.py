@@ -31,7 +31,7 @@ def loss_of(model: nn.Module, batch, params) -> jax.Array:
     token_logps_BL = jnp.take_along_axis(jax.nn.log_softmax(logits_BLV), targets_BL[..., None], -1)
     loss = -jnp.mean(token_logps_BL) + sum(jnp.mean(x) for x in jax.tree.leaves(sown))
     if getattr(model, "pooler", None) is not None:
-        loss += jnp.mean(jnp.square(1.0 - model.apply({"params": params}, batch, method="classified")))
+        loss += jnp.mean(jnp.square(1.0 - model.apply({"params": params}, batch, method="classify")))
     return loss
 
 

@@ -1,1 +1,1 @@
-"""Arithmetic on models and runs before they are computed: FLOPs and bytes of memory."""
+"""FLOPs and bytes of memory of models and runs, computed from shapes."""

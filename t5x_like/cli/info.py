@@ -60,7 +60,7 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
     boxed, precision = abstract_params(model, lengths), parameter_of(config, "precision", Precision())
     facts = {"model": type(model).__name__, "gin_files": args.gin_file, "lengths": lengths}
     facts |= {
-        "parameters": flops.parameters(model, boxed),
+        "parameters": flops.count_parameters(model, boxed),
         "flops": training_flops(model, boxed, lengths, args.batch_size),
     }
     if "decoder" in lengths:
@@ -122,7 +122,7 @@ def row_lengths(model: nn.Module, length: int | None, encoder_length: int | None
         raise ValueError(
             f"--encoder_length={encoder_length}: {type(model).__name__} is not an encoder-decoder; use --length"
         )
-    tables = [module.max_length for module in flops.tree(model) if hasattr(module, "max_length")]
+    tables = [module.max_length for module in flops.submodules(model) if hasattr(module, "max_length")]
     length = length or min([DEFAULT_LENGTH, *tables])
     return {side: encoder_length or length if side == "encoder" else length for side in sides}
 
@@ -165,7 +165,7 @@ def decoding_cost(model: nn.Module, boxed: Params, lengths: dict[str, int], prec
 
     context, memory = lengths["decoder"], lengths.get("encoder", 0)
     token = flops.per_decoded_token(model, boxed, context, memory)
-    cache = flops.cache(model, boxed, context, memory)
+    cache = flops.cache_size(model, boxed, context, memory)
     dtype = jnp.dtype(precision.compute_dtype)
     return {
         "context": context,

@@ -120,7 +120,7 @@ def scaling_fields(scaling: Any) -> dict[str, Any] | None:
                 "fast": "beta_fast",
                 "slow": "beta_slow",
                 "magnitude": "attention_factor",
-                "whole": "truncate",
+                "truncate": "truncate",
             },
         ),
     }

@@ -30,7 +30,7 @@ class ReplacedTokenDetection:
     ) -> tuple[jax.Array, jax.Array, Metrics]:
         weights_BL, targets_BL = batch["encoder_loss_weights"], batch["encoder_target_tokens"]
         keys = (None, jax.random.key(0), None) if rng is None else jax.random.split(rng, 3)
-        logits_BLV, sown = hidden_states(apply, params, batch, keys[0], method="generated")
+        logits_BLV, sown = hidden_states(apply, params, batch, keys[0], method="generator_logits")
         values = token_terms(self.z_loss, self.label_smoothing, rng is None)(logits_BLV, targets_BL)
         sums = {name: jnp.sum(value_BL * weights_BL, axis=1) for name, value_BL in values.items()}
         total, weight, metrics = combine(sums, sum_sown(sown, weights_BL), batch, "encoder")

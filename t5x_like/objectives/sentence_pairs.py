@@ -54,7 +54,7 @@ class MaskedAndPaired:
 
 
 def pair_logits(model: nn.Module, x_BLD: jax.Array) -> jax.Array:
-    """Computes `EncoderOnly.classified` [B, C] from hidden states.
+    """Computes `EncoderOnly.classify` [B, C] from hidden states.
 
     Raises:
       ValueError: the model has no pooler or no classifier.

@@ -103,7 +103,8 @@ def split_chunks(y_BL: jax.Array, chunk: int) -> jax.Array:
 
 def sum_sown(sown: Any, weights_BL: jax.Array) -> dict[str, jax.Array]:
     """Sums sown per-row values, weighted by the row's loss weight: {"collection/name": [sum over layers, layers]}."""
-    weights_B, result = jnp.sum(weights_BL, axis=1), {}
+    weights_B = jnp.sum(weights_BL, axis=1)
+    result: dict[str, jax.Array] = {}
     for path, value in jax.tree_util.tree_leaves_with_path(sown):
         collection, name = path[0].key, path[-2].key
         value_NB = value.reshape(-1, weights_B.shape[0])

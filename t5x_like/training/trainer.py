@@ -163,7 +163,7 @@ def expectation(monitor: Monitor, model, layout, optimizer, rows, batch_size: in
     if monitor.expected is None:
         return None
     tokens = batch_size * sum(rows.lengths.values())
-    n_params = flops.parameters(model, layout.boxed.params)["non_embedding"]
+    n_params = flops.count_parameters(model, layout.boxed.params)["non_embedding"]
     rates = optimizers.learning_rates(optimizer, layout.boxed.params, steps)
     if rates is None:
         raise ValueError(

@@ -111,7 +111,7 @@ def test_forward_flops_are_those_xla_counts(model, lengths, causal_layers):
 def test_scanned_unrolled_and_shared_layers_cost_the_same():
     unrolled, scanned, shared = (counted(decoder(**o), decoder=64) for o in ({}, {"scan": True}, {"shared": True}))
     assert unrolled == scanned == shared
-    sizes = [sum(w.size for w in flops.weights(m, boxed(m))) for m in (decoder(), decoder(shared=True))]
+    sizes = [sum(w.size for w in flops.list_weights(m, boxed(m))) for m in (decoder(), decoder(shared=True))]
     assert sizes[1] < sizes[0]
 
 
@@ -126,7 +126,7 @@ def test_every_mixture_counts_its_own_router():
     model = decoder(mlps=[sparse(1), sparse(2), mlp.Mlp(1024)])
     found = {
         w.path: w.share
-        for w in flops.weights(model, boxed(model))
+        for w in flops.list_weights(model, boxed(model))
         if w.path.endswith("up/kernel") or "expert" in w.names
     }
     shares = [{share for path, share in found.items() if f"blocks_{i}/" in path} for i in range(3)]
@@ -134,7 +134,7 @@ def test_every_mixture_counts_its_own_router():
 
 
 def test_experts_that_choose_cost_their_capacity():
-    choice = moe.Moe(routers.ExpertChoice(8, factor=2.0), 512, dispatch=moe.chosen_tokens)
+    choice = moe.Moe(routers.ExpertChoice(8, factor=2.0), 512, dispatch=moe.expert_choice)
     assert flops.experts_per_token(choice) == 2.0
 
 
@@ -200,8 +200,8 @@ def test_the_cache_is_as_large_as_the_one_the_model_makes(model):
     _, made = jax.eval_shape(lambda v: model.apply(v, batch, decode_length=context, mutable=["cache"]), variables)
     leaves = jax.tree_util.tree_leaves_with_path(made["cache"])
     held = sum(math.prod(x.shape) for path, x in leaves if "_cache" in jax.tree_util.keystr(path[-1:]))
-    memory = 16 if hasattr(model, "encoder") else 0
-    cache = flops.cache(model, boxed(model, batch), context, memory)
+    memory = 16 if model.encoder_decoder else 0
+    cache = flops.cache_size(model, boxed(model, batch), context, memory)
     assert cache.per_sequence == held
     assert cache.per_token == 2 * 2 * 2 * HEAD_DIM  # layers, keys and values, heads of them
     assert cache.read <= held

@@ -5,23 +5,23 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from t5x_like.models.context import Context, Slots
+from t5x_like.models.context import Context, TokenInfo
 
 
-def slots(segments_BL, prefix_BL=None) -> Slots:
-    """Slots with positions that count from 0 in every segment."""
+def token_info(segments_BL, prefix_BL=None) -> TokenInfo:
+    """Token information with positions that count from 0 in every segment."""
     segments_BL = np.asarray(segments_BL, np.int32)
     positions_BL = np.zeros_like(segments_BL)
     for i in range(1, segments_BL.shape[1]):
         same_B = segments_BL[:, i] == segments_BL[:, i - 1]
         positions_BL[:, i] = np.where(same_B, positions_BL[:, i - 1] + 1, 0)
     prefix_BL = None if prefix_BL is None else jnp.asarray(prefix_BL, jnp.int32)
-    return Slots(jnp.asarray(positions_BL), jnp.asarray(segments_BL), prefix_BL)
+    return TokenInfo(jnp.asarray(positions_BL), jnp.asarray(segments_BL), prefix_BL)
 
 
 def context(segments_BL, **options) -> Context:
     """A context in which the segments look at themselves."""
-    own = slots(segments_BL)
+    own = token_info(segments_BL)
     return Context(own, own, **options)
 
 

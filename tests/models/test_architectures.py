@@ -12,9 +12,8 @@ from t5x_like.models.heads import MaskedLM, Pooler, Projected, Tied, Untied
 from t5x_like.models.transformer_xl import RelativeAttention
 from tests import tiny
 from tests.models.contexts import drawn
+from tests.models.laws import L, assert_cached_decoding_is_the_whole_forward, assert_packed_is_alone, one_row, rows, run
 
-L = 12
-LENGTHS = (3, 4, 3)  # of the segments that are packed into one row
 POSITIONS = {
     "learned": positions.Learned(16),
     "sinusoidal": positions.Sinusoidal(),
@@ -48,48 +47,6 @@ DECODERS = {name: causal(position=position) for name, position in POSITIONS.item
 
 def decoder_of(name: str) -> architectures.DecoderOnly:
     return architectures.DecoderOnly(linear.Embed(tiny.VOCAB, tiny.WIDTH), DECODERS[name], Untied())
-
-
-def rows(side: str, lengths=LENGTHS, seed=0) -> dict[str, np.ndarray]:
-    """Row 0 holds three segments, rows 1 to 3 hold each of them alone; all padding is full of random tokens."""
-    random = np.random.default_rng(seed)
-    tokens = np.random.default_rng(seed + 1).integers(3, tiny.VOCAB, sum(lengths))
-    pieces = np.split(tokens, np.cumsum(lengths)[:-1])
-    batch = {
-        f"{side}_input_tokens": random.integers(3, tiny.VOCAB, (4, L)),
-        f"{side}_positions": np.zeros((4, L)),
-        f"{side}_segment_ids": np.zeros((4, L)),
-    }
-    at = 0
-    for i, piece in enumerate(pieces):
-        for row, start, segment in ((0, at, i + 1), (i + 1, 0, 1)):
-            place = (row, slice(start, start + len(piece)))
-            batch[f"{side}_input_tokens"][place] = piece
-            batch[f"{side}_positions"][place] = np.arange(len(piece))
-            batch[f"{side}_segment_ids"][place] = segment
-        at += len(piece)
-    return {name: x.astype(np.int32) for name, x in batch.items()}
-
-
-def assert_packed_is_alone(logits_BLV, lengths=LENGTHS):
-    at = 0
-    for i, length in enumerate(lengths):
-        np.testing.assert_allclose(logits_BLV[0, at : at + length], logits_BLV[i + 1, :length], atol=1e-5)
-        at += length
-
-
-def run(model, batch):
-    return np.asarray(jax.jit(model.apply)({"params": drawn(model, batch)}, batch))
-
-
-def one_row(length=L, rows=1, seed=0):
-    tokens = np.random.default_rng(seed).integers(3, tiny.VOCAB, (rows, length)).astype(np.int32)
-    places = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
-    return {
-        "decoder_input_tokens": tokens,
-        "decoder_positions": places,
-        "decoder_segment_ids": np.ones_like(tokens),
-    }
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -206,7 +163,7 @@ def test_a_row_is_pooled_and_classified_from_its_first_state():
     variables = {"params": drawn(model, batch)}
     assert {"pooler", "classifier"} <= set(variables["params"])
     hidden, pooled, classes = jax.jit(
-        lambda v: tuple(model.apply(v, batch, method=name) for name in ("hidden", "pooled", "classified"))
+        lambda v: tuple(model.apply(v, batch, method=name) for name in ("hidden", "pool", "classify"))
     )(variables)
     params = variables["params"]
     transform = params["pooler"]["transform"]
@@ -263,28 +220,7 @@ def test_a_row_longer_than_the_position_table_is_refused_before_compiling():
     [*((name, False) for name in DECODERS), ("rope", True), ("relative", True), ("transformer_xl", True)],
 )
 def test_decoding_with_the_cache_is_the_whole_forward(name, prefix):
-    """Prompts of different lengths side by side, read causally or (prefix LM) both ways, then a token a row."""
-    prompts, new, slots = np.array([2, 5, 4]), 3, 5 + 3
-    model, whole = decoder_of(name), one_row(8, rows=3)
-    if prefix:
-        whole["decoder_prefix"] = (np.arange(8) < prompts[:, None]).astype(np.int32)
-    params = drawn(model, whole)
-    full = np.asarray(jax.jit(model.apply)({"params": params}, whole))
-
-    @jax.jit
-    def call(variables, batch):
-        return model.apply(variables, batch, decode_length=slots, mutable=["cache"])
-
-    prompt = {key: x[:, :5] for key, x in whole.items()}
-    prompt["decoder_segment_ids"] = (np.arange(5) < prompts[:, None]).astype(np.int32)
-    logits, state = call({"params": params}, prompt)
-    for b, length in enumerate(prompts):
-        np.testing.assert_allclose(logits[b, :length], full[b, :length], atol=1e-5)
-    for step in range(new):
-        at = (prompts + step)[:, None]
-        token = {key: np.take_along_axis(x, at, 1) for key, x in whole.items()}
-        logits, state = call({"params": params, **state}, token)
-        np.testing.assert_allclose(logits[:, 0], np.take_along_axis(full, at[..., None], 1)[:, 0], atol=1e-5)
+    assert_cached_decoding_is_the_whole_forward(decoder_of(name), prefix)
 
 
 def test_decoding_with_a_cached_encoder_is_the_whole_forward():

@@ -11,7 +11,7 @@ from t5x_like.models.attention import CrossAttention, SelfAttention
 from t5x_like.models.context import Context
 from t5x_like.models.norms import RMSNorm
 from t5x_like.models.positions import rotary_frequencies, rotate
-from tests.models.contexts import array, context, drawn, slots
+from tests.models.contexts import array, context, drawn, token_info
 
 H, K, D = 4, 8, 16
 
@@ -134,7 +134,7 @@ def test_the_bias_of_the_context_is_added_to_the_scores():
 
 def test_cross_attention_sees_the_memory_of_its_own_segment():
     params = {"params": self_params(H)}
-    queries, memory = slots([[1, 1, 2, 0]]), slots([[1, 2, 2, 2, 0]])
+    queries, memory = token_info([[1, 1, 2, 0]]), token_info([[1, 2, 2, 2, 0]])
 
     def attended(memory_BMD):
         ctx = Context(queries, queries, memory_BMD=memory_BMD, memory=memory)

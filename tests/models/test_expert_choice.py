@@ -14,7 +14,7 @@ B, L, D, F, E = 2, 6, 4, 5, 4
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 0], [1] * 6])
 X = jnp.asarray(array(B, L, D))
 CHOICE = {
-    factor: moe.Moe(routers.ExpertChoice(E, factor), F, nn.silu, True, moe.chosen_tokens) for factor in (1.0, 2.0)
+    factor: moe.Moe(routers.ExpertChoice(E, factor), F, nn.silu, True, moe.expert_choice) for factor in (1.0, 2.0)
 }
 
 
@@ -65,7 +65,7 @@ def close(ours, others, atol=2e-5):
 
 
 @pytest.mark.parametrize(("factor", "capacity"), [(1.0, 2), (2.0, 3)])
-def test_chosen_tokens_are_the_slow_loop(factor, capacity):
+def test_expert_choice_is_the_slow_loop(factor, capacity):
     params = jax.tree.map(lambda p: 3 * p, drawn(CHOICE[factor], X, context(SEGMENTS)))
     order = liked(params)
     slow = lambda params, x: slow_choice(params, x, order, capacity)  # noqa: E731

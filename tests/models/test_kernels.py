@@ -111,5 +111,5 @@ def test_cudnn_refuses_what_it_cannot_do_and_is_not_chosen_for_it(what, monkeypa
         kernels.cudnn(q, k, v, asked["bias"], mask, 0.3, asked["drop"], asked["cap"])
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     half = jnp.asarray(q, jnp.bfloat16)
-    assert kernels.chosen(half, None, None, None) is kernels.cudnn
-    assert kernels.chosen(half, asked["bias"], asked["drop"], asked["cap"]) is kernels.reference
+    assert kernels.select(half, None, None, None) is kernels.cudnn
+    assert kernels.select(half, asked["bias"], asked["drop"], asked["cap"]) is kernels.reference

@@ -84,7 +84,7 @@ def test_a_small_capacity_drops_what_the_slow_loop_drops(factor):
 def test_first_choices_and_earlier_tokens_come_first():
     # All tokens want expert 0 first and expert 1 second; the last one wants expert 1 first.
     experts = jnp.array([[[0, 1], [0, 1], [0, 1], [1, 0]]])
-    kept_BLS = moe.slots_of(routers.Routing(experts, jnp.ones((1, 4, 2)), 2), capacity=2).sum((-1, -2))
+    kept_BLS = moe.assign_capacity(routers.Routing(experts, jnp.ones((1, 4, 2)), 2), capacity=2).sum((-1, -2))
     assert kept_BLS[0].tolist() == [[1, 1], [1, 0], [0, 0], [1, 0]]
 
 

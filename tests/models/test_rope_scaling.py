@@ -46,17 +46,17 @@ def llama3(i, length):
     return (1 - smooth) * plain(i) / 8 + smooth * plain(i), 1.0
 
 
-def yarn(i, length, whole=False):
+def yarn(i, length, truncate=False):
     """By turns r in the trained length: gamma is 0 below `slow` turns, 1 above `fast`, and straight in i between them."""
     ends = [(WIDTH / 2) * math.log(64 / (2 * math.pi * turns)) / math.log(BASE) for turns in (4.0, 0.5)]
-    first, last = (math.floor(ends[0]), math.ceil(ends[1])) if whole else ends
+    first, last = (math.floor(ends[0]), math.ceil(ends[1])) if truncate else ends
     gamma = 1 - min(max((i - first) / (last - first), 0), 1)
     return (1 - gamma) * plain(i) / 16 + gamma * plain(i), 0.1 * math.log(16) + 1
 
 
 def whole_yarn(i, length):
     """`yarn` with the ramp's ends at whole i, as its authors' code has it."""
-    return yarn(i, length, whole=True)
+    return yarn(i, length, truncate=True)
 
 
 SCALINGS = {
@@ -64,7 +64,7 @@ SCALINGS = {
     "ntk": (rope_scaling.Ntk(4.0), ntk),
     "dynamic_ntk": (rope_scaling.DynamicNtk(3.0, original_length=8), dynamic_ntk),
     "llama3": (rope_scaling.Llama3(original_length=128), llama3),
-    "yarn": (rope_scaling.Yarn(16.0, 64, fast=4.0, slow=0.5, whole=False), yarn),
+    "yarn": (rope_scaling.Yarn(16.0, 64, fast=4.0, slow=0.5, truncate=False), yarn),
     "whole_yarn": (rope_scaling.Yarn(16.0, 64, fast=4.0, slow=0.5), whole_yarn),
 }
 

@@ -7,8 +7,8 @@ import pytest
 
 from t5x_like.models import masks
 from t5x_like.models.context import Context
-from t5x_like.models.transformer_xl import RelativeAttention, shifted
-from tests.models.contexts import array, drawn, slots
+from t5x_like.models.transformer_xl import RelativeAttention, shift_scores
+from tests.models.contexts import array, drawn, token_info
 
 H, K, D, L = 2, 4, 6, 7
 SEGMENTS = [[1, 1, 1, 1, 2, 2, 0], [1, 1, 2, 2, 2, 2, 2]]
@@ -55,20 +55,20 @@ def check(attention, x, ctx, scale=K**-0.5):
 
 @pytest.mark.parametrize("mask", [masks.causal, masks.full, masks.Window(3)], ids=["causal", "full", "window"])
 def test_it_is_the_loop_over_content_and_distance(mask):
-    own = slots(SEGMENTS)
+    own = token_info(SEGMENTS)
     params = check(RelativeAttention(H, K, mask=mask), array(2, L, D), Context(own, own))
     assert "type_bias" not in params
 
 
 def test_types_scale_and_bias_are_added():
-    own, bias = slots(SEGMENTS).replace(types_BL=TYPES), jnp.asarray(array(1, H, L, L, seed=3))
+    own, bias = token_info(SEGMENTS).replace(types_BL=TYPES), jnp.asarray(array(1, H, L, L, seed=3))
     attention = RelativeAttention(H, K, mask=masks.full, segment_bias=True, scale=0.7)
     params = check(attention, array(2, L, D), Context(own, own, bias_AHLM=bias), 0.7)
     assert {"type_bias", "type_table"} <= set(params)
 
 
 def test_a_second_stream_stands_at_the_positions_of_the_first():
-    content = slots(SEGMENTS).replace(types_BL=TYPES, order_BL=2 * ORDER)
+    content = token_info(SEGMENTS).replace(types_BL=TYPES, order_BL=2 * ORDER)
     blind = content.replace(order_BL=2 * ORDER - 1)
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], 1), content, blind)
     attention = RelativeAttention(H, K, mask=masks.permuted, segment_bias=True)
@@ -76,7 +76,7 @@ def test_a_second_stream_stands_at_the_positions_of_the_first():
 
 
 def test_without_types_it_is_as_if_all_had_the_same():
-    own, x = slots(SEGMENTS), array(2, L, D)
+    own, x = token_info(SEGMENTS), array(2, L, D)
     attention = RelativeAttention(H, K, mask=masks.full, segment_bias=True)
     params = {"params": drawn(attention, x, Context(own, own))}
     same = own.replace(types_BL=jnp.zeros((2, L), jnp.int32))
@@ -85,8 +85,8 @@ def test_without_types_it_is_as_if_all_had_the_same():
 
 
 @pytest.mark.parametrize("streams", [1, 2])
-def test_shifted_reads_the_distance_of_key_and_query(streams):
+def test_shift_scores_reads_the_distance_of_key_and_query(streams):
     scores_BHLN = array(2, 3, streams * 5, 9)
-    y = jax.jit(shifted, static_argnums=1)(scores_BHLN, 5)
+    y = jax.jit(shift_scores, static_argnums=1)(scores_BHLN, 5)
     for i, j in np.ndindex(streams * 5, 5):
         np.testing.assert_array_equal(y[:, :, i, j], scores_BHLN[:, :, i, j - i % 5 + 4])

@@ -6,7 +6,7 @@ import numpy as np
 from t5x_like.models import architectures, blocks, heads, linear, masks, mlp, norms, stack
 from t5x_like.models.transformer_xl import RelativeAttention
 from tests import tiny
-from tests.models.contexts import drawn, slots
+from tests.models.contexts import drawn, token_info
 
 SEGMENTS = [[1] * 8, [1, 1, 1, 2, 2, 2, 2, 0]]
 # Ranks 1, 2, ... are predicted; what has rank 0 is context.
@@ -23,7 +23,7 @@ MODEL = architectures.TwoStream(EMBED, encoder(masks.permuted), heads.Tied())
 
 
 def batch_of(**others):
-    own = slots(SEGMENTS)
+    own = token_info(SEGMENTS)
     random = np.random.default_rng(0)
     return {
         "encoder_input_tokens": random.integers(3, tiny.VOCAB, own.segments_BL.shape).astype(np.int32),

@@ -31,7 +31,7 @@ PARAMS = tiny.init(MODEL, BATCH)
 def test_both_read_one_table():
     assert "embed" in PARAMS and "embed" not in PARAMS["generator"] and "embed" not in PARAMS["discriminator"]
     moved = dict(PARAMS, embed=jax.tree.map(lambda x: x + jnp.arange(tiny.WIDTH), PARAMS["embed"]))
-    for method in ("generated", None):
+    for method in ("generator_logits", None):
         one, other = (MODEL.apply({"params": p}, BATCH, method=method) for p in (PARAMS, moved))
         assert not np.allclose(one, other)
 
@@ -43,7 +43,7 @@ def test_the_discriminator_is_the_encoder_it_was_made_of():
 
 
 def test_labels_are_where_the_sample_is_not_the_original():
-    logits = MODEL.apply({"params": PARAMS}, BATCH, method="generated")
+    logits = MODEL.apply({"params": PARAMS}, BATCH, method="generator_logits")
     shown = np.asarray(replace_masked(logits, BATCH, jax.random.key(0)))
     chosen, tokens = BATCH["encoder_loss_weights"] > 0, BATCH["encoder_target_tokens"]
     np.testing.assert_array_equal(shown[~chosen], tokens[~chosen])
@@ -64,7 +64,7 @@ def test_samples_have_the_generators_distribution():
 
 def test_the_objective_is_the_formula():
     total, _, metrics = ReplacedTokenDetection()(MODEL.apply, PARAMS, BATCH)
-    logits = MODEL.apply({"params": PARAMS}, BATCH, method="generated")
+    logits = MODEL.apply({"params": PARAMS}, BATCH, method="generator_logits")
     shown = replace_masked(logits, BATCH, jax.random.key(0))
     found, _ = detect(MODEL.apply, PARAMS, BATCH | {"encoder_input_tokens": shown}, None)
     p = 1 / (1 + np.exp(-np.asarray(found, np.float64)))

@@ -24,7 +24,7 @@ def test_the_objective_is_the_masked_tokens_loss_and_the_labels():
     params = tiny.init(MODEL, batch)
     total, weight, metrics = MaskedAndPaired(pair_weight=0.5)(MODEL.apply, params, batch)
     masked, _, _ = LanguageModel(side="encoder")(MODEL.apply, params, batch)
-    logits = np.asarray(MODEL.apply({"params": params}, batch, method="classified"), np.float64)
+    logits = np.asarray(MODEL.apply({"params": params}, batch, method="classify"), np.float64)
     logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     each = -logp[np.arange(8), batch["encoder_labels"][:, 0]]
     rows = batch["encoder_loss_weights"].sum(axis=1)

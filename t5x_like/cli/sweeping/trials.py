@@ -80,7 +80,7 @@ def model_counts(config: Config) -> Counts:
     """Sizes of the configured model, from its shapes."""
     model, rows = (config.evaluate(f"trainer.train.{name}") for name in ("model", "train_rows"))
     boxed = info.abstract_params(model, rows.lengths)
-    sizes = flops.parameters(model, boxed)
+    sizes = flops.count_parameters(model, boxed)
     tokens = sum(rows.lengths.values())
     train = flops.per_row(model, boxed, rows.lengths).train
     return Counts(sizes["non_embedding"], sizes["total"], sizes["active_per_token"], tokens, train / tokens)
