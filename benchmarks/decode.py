@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    model, batch = train_step.our_model(), train_step.synthetic(ROWS, PROMPT)
+    model, batch = train_step.build_model(), train_step.random_batch(ROWS, PROMPT)
     prompt = {name: jnp.asarray(batch[f"decoder_{name}"]) for name in ("input_tokens", "positions", "segment_ids")}
     prompt = {f"decoder_{name}": x for name, x in prompt.items()}
     params = nn.unbox(jax.jit(model.init)(jax.random.key(0), batch)["params"])

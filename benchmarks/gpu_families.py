@@ -1,11 +1,13 @@
-"""Every family's tiny model on this device, in float32 and bfloat16: how far from the reference's logits, with which kernel.
+"""Every family's tiny model on this device, in float32 and bfloat16: difference from the reference's logits, and the kernel used.
 
-The logits are those that the tests' fixtures hold. Differences are root mean squares, relative to that of the logits; a device
-in order stays under the tolerances, and the script fails otherwise.
+The logits are those of the tests' fixtures. Differences are root mean squares, relative to that of the logits. The script fails
+if a difference exceeds its tolerance.
 """
 
 import argparse
 import sys
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,37 +16,38 @@ import numpy as np
 import report
 from t5x_like import hf
 from t5x_like.models import kernels
+from t5x_like.types import Model, Params
 from tests.hf import folders
 
 TOLERANCES = {"float32": 1e-4, "bfloat16": 0.12}
 
 
-def kernels_of(model, params, batch) -> tuple[np.ndarray, str]:
-    """(logits, the names of the attention kernels that were chosen)."""
-    names, chosen = set(), kernels.select
+def run_model(model: Model, params: Params, batch: Mapping[str, Any]) -> tuple[np.ndarray, str]:
+    """Returns (logits, the names of the attention kernels that were used)."""
+    names, select = set(), kernels.select
 
-    def noted(*arguments):
-        kernel = chosen(*arguments)
+    def record(*arguments: Any) -> Callable:
+        kernel = select(*arguments)
         names.add(kernel.__name__)
         return kernel
 
-    kernels.select = noted
+    kernels.select = record
     try:
         logits = jax.jit(model.apply)({"params": params}, batch)
     finally:
-        kernels.select = chosen
+        kernels.select = select
     return np.asarray(logits.astype(jnp.float32)), " ".join(sorted(names))
 
 
-def measured(name: str, dtype: str) -> tuple[float, str]:
-    """(relative difference at real positions, kernels) of one fixture."""
+def compare(name: str, dtype: str) -> tuple[float, str]:
+    """Returns (relative difference at real positions, kernels) of one fixture."""
     model, params = hf.load(folders.FIXTURES / name, dtype=jnp.dtype(dtype))
     want = folders.expected(name)
     sides = tuple(side for side in ("encoder", "decoder") if hasattr(model, side))
     batch = folders.batch(want, sides)
     real = batch[f"{sides[-1]}_segment_ids"] > 0
     logits = want.get("row_logits", want.get("logits", want.get("hidden")))
-    got, names = kernels_of(model, params, batch)
+    got, names = run_model(model, params, batch)
     got = got[..., 0] if logits.ndim == 2 else got
     return float(np.linalg.norm((got[: len(real)] - logits)[real]) / np.linalg.norm(logits[real])), names
 
@@ -58,7 +61,7 @@ def main() -> None:
     for name in args.names:
         row: dict[str, float | str] = {}
         for dtype in TOLERANCES:
-            row[dtype], row[f"kernel, {dtype}"] = measured(name, dtype)
+            row[dtype], row[f"kernel, {dtype}"] = compare(name, dtype)
             worst[dtype] = max(worst[dtype], row[dtype])
         rows[name] = row
     report.print_table("difference from the reference's logits, relative", rows)

@@ -1,15 +1,16 @@
-"""Training a 1.2B LLaMA-shaped decoder on one GPU: our step against PyTorch's on the same shape, alternately.
+"""Training a 1.2B LLaMA-shaped decoder on one GPU: t5x_like's step against PyTorch's with the same shape, alternately.
 
-Sequence 2048 with several packed documents a row, bfloat16 products, float32 master weights, AdamW, rows from a synthetic
-token cache through the real stream; no TensorFlow. The PyTorch peer is torch.compile with flash attention
+Sequence length 2048 with several packed documents per row, bfloat16 products, float32 master weights, AdamW, rows from a
+synthetic token cache through the data stream; no TensorFlow. The PyTorch peer is torch.compile with flash attention
 (scaled_dot_product_attention, causal), fused AdamW and bfloat16 autocast. First, cuDNN attention is checked against the
-reference on packed rows, value and gradients. MFU counts causal attention at half.
+reference on packed rows, values and gradients. MFU counts causal attention at half.
 """
 
 import argparse
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs memory too
@@ -37,14 +38,14 @@ WIDTH, LAYERS, HEADS, HEAD_DIM, MLP_DIM, VOCAB, LENGTH = 2048, 20, 16, 128, 5632
 
 
 def check_cudnn() -> float:
-    """Largest difference, relative to the reference's size, of packed causal attention and its gradients in bfloat16."""
+    """Returns the largest difference of gradients of packed causal attention in bfloat16, relative to the reference's maximum."""
     random = np.random.default_rng(0)
     q, k, v, mix = (jnp.asarray(random.normal(size=(2, 512, 4, 128)), jnp.bfloat16) for _ in range(4))
     segments = jnp.asarray(np.sort(random.integers(1, 5, (2, 512)), axis=1))
     mask = (segments[:, :, None] == segments[:, None]) & jnp.tril(jnp.ones((512, 512), bool))
 
-    def run(kernel):
-        def loss(q, k, v):
+    def run(kernel: Callable) -> tuple[jax.Array, ...]:
+        def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
             return jnp.sum(kernel(q, k, v, None, mask, 128**-0.5).astype(jnp.float32) * mix)
 
         return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(q, k, v)[1]
@@ -53,8 +54,8 @@ def check_cudnn() -> float:
     return max(float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b))) for a, b in pairs)
 
 
-def synthetic_cache() -> TokenCache:
-    """Random documents of a few hundred to a few thousand bytes, so that rows hold several."""
+def make_cache() -> TokenCache:
+    """Writes a cache of random documents of a few hundred to a few thousand bytes, so that a row holds several."""
     random, inputs = np.random.default_rng(0), {"task": "synthetic"}
     root = Path(tempfile.mkdtemp())
     folder = root / "synthetic" / token_cache.fingerprint_of(inputs) / "train"
@@ -64,8 +65,8 @@ def synthetic_cache() -> TokenCache:
     return TokenCache("synthetic", "train", root=str(root), fingerprint=token_cache.fingerprint_of(inputs))
 
 
-def our_model(remat) -> nn.Module:
-    """The decoder of the title, from our blocks."""
+def build_model(remat: Callable | None) -> nn.Module:
+    """Builds the decoder from t5x_like's blocks."""
     block = blocks.Block(
         mixer=attention.SelfAttention(num_heads=HEADS, head_dim=HEAD_DIM),
         mlp=mlp.Mlp(hidden_dim=MLP_DIM, activation=nn.silu, gated=True),
@@ -74,13 +75,13 @@ def our_model(remat) -> nn.Module:
     return architectures.DecoderOnly(linear.Embed(VOCAB, WIDTH), decoder, heads.Untied())
 
 
-def ours(size: int, remat, chunk: int | None):
-    """(seconds of a number of steps as a function, FLOPs a step, peak bytes as a function)."""
-    made = rows.CausalLM(synthetic_cache(), LENGTH)
-    stream, mesh = Stream(made, size), partitioning.make_mesh(devices=jax.devices()[:1])
+def build_run(size: int, remat: Callable | None, chunk: int | None) -> tuple[Callable, float, Callable]:
+    """Returns (a function that runs N steps and returns seconds, FLOPs per step, a function that returns peak bytes)."""
+    train_rows = rows.CausalLM(make_cache(), LENGTH)
+    stream, mesh = Stream(train_rows, size), partitioning.make_mesh(devices=jax.devices()[:1])
     precision = Precision(jnp.float32, jnp.bfloat16)
-    optimizer, model = optimizers.adamw(1e-4), our_model(remat)
-    layout = state.layout(model, optimizer, batches.abstract(made, size), mesh, precision=precision)
+    optimizer, model = optimizers.adamw(1e-4), build_model(remat)
+    layout = state.layout(model, optimizer, batches.abstract(train_rows, size), mesh, precision=precision)
     objective = lm.LanguageModel(chunk=chunk)
     step = trainer.jitted_step(model, objective, optimizer, 1, layout, mesh, partitioning.RULES, precision)
     run = {"state": layout.create(0), "k": 0}
@@ -98,12 +99,12 @@ def ours(size: int, remat, chunk: int | None):
         float(metrics["loss"][0])
         return time.perf_counter() - started
 
-    row = flops.per_row(model, layout.boxed.params, made.lengths)
+    row = flops.per_row(model, layout.boxed.params, train_rows.lengths)
     return steps, row.train * size, lambda: jax.devices()[0].memory_stats()["peak_bytes_in_use"]
 
 
-def torch_peer(size: int):
-    """(seconds of a number of steps as a function, peak bytes as a function)."""
+def build_torch_run(size: int) -> tuple[Callable, Callable]:
+    """Returns (a function that runs N steps and returns seconds, a function that returns peak bytes)."""
     import torch
     import torch.nn.functional as F
 
@@ -168,20 +169,20 @@ def torch_peer(size: int):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=8, help="rows of 2048 tokens a step")
+    parser.add_argument("--rows", type=int, default=8, help="rows of 2048 tokens per step")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=5, help="steps a round")
-    parser.add_argument("--remat", action="store_true", help="keep only matrix products for the backward pass")
-    parser.add_argument("--chunk", type=int, default=512, help="positions whose logits exist at a time")
-    parser.add_argument("--no_peer", action="store_true", help="without PyTorch")
+    parser.add_argument("--steps", type=int, default=5, help="steps per round")
+    parser.add_argument("--remat", action="store_true", help="save only matrix products for the backward pass")
+    parser.add_argument("--chunk", type=int, default=512, help="positions per row whose logits are computed at a time")
+    parser.add_argument("--no_peer", action="store_true", help="skip the PyTorch peer")
     args = parser.parse_args()
     if jax.default_backend() != "gpu":
         raise SystemExit("gpu_train.py needs a GPU; train_step.py is the benchmark for CPUs")
     print(f"cuDNN against the reference on packed rows: largest relative difference {check_cudnn():.2e}")
-    our_steps, count, our_peak = ours(args.rows, stack.save_products if args.remat else None, args.chunk)
+    our_steps, count, our_peak = build_run(args.rows, stack.save_products if args.remat else None, args.chunk)
     sides, peaks = {"ours": our_steps}, {"ours": our_peak}
     if not args.no_peer:
-        sides["torch"], peaks["torch"] = torch_peer(args.rows)
+        sides["torch"], peaks["torch"] = build_torch_run(args.rows)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for side in sides.values():
         side(3)

@@ -27,7 +27,7 @@ MACROS |= dict(BATCH_SIZE=8, STEPS=2, WARMUP_STEPS=1)
 BARE = """
 import jax, numpy as np
 import train_step
-batch = jax.device_put(train_step.synthetic(8, 256))
+batch = jax.device_put(train_step.random_batch(8, 256))
 params = train_step.random_params(jax.random.key(0))
 zeros = jax.tree.map(jax.numpy.zeros_like, params)
 float(jax.jit(train_step.hand_step)((params, zeros, zeros, 0.0), batch)[1])

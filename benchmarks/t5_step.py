@@ -1,6 +1,6 @@
-"""Seconds a step of T5 v1.1 small: batch 8, 128 in and 64 out, float32, Adafactor.
+"""Seconds per step of T5 v1.1 small: batch 8, 128 input and 64 target tokens, float32, Adafactor.
 
-A matrix-product chain of the same FLOPs runs alternately, as a measure of the machine in the same minutes.
+A chain of matrix products with the same FLOPs runs alternately, to measure the machine's speed at the same time.
 """
 
 import argparse
@@ -23,8 +23,8 @@ ROWS, INPUTS, TARGETS, VOCAB = 8, 128, 64, 32128
 
 
 def batch_of(rows: int) -> dict[str, np.ndarray]:
-    """Random tokens for both sides."""
-    encoder, decoder = train_step.synthetic(rows, INPUTS), train_step.synthetic(rows, TARGETS)
+    """Returns random tokens for encoder and decoder."""
+    encoder, decoder = train_step.random_batch(rows, INPUTS), train_step.random_batch(rows, TARGETS)
     names = ("input_tokens", "positions", "segment_ids")
     return {f"encoder_{name}": encoder[f"decoder_{name}"] for name in names} | decoder
 
@@ -40,7 +40,7 @@ def main() -> None:
     optimizer = optimizers.adafactor(schedules.rsqrt())
     layout = state.layout(model, optimizer, shapes, mesh)
     step = trainer.jitted_step(model, lm.LanguageModel(), optimizer, 1, layout, mesh, partitioning.RULES, precision)
-    ours = train_step.Side(step, layout.create(0), batch, lambda metrics: metrics["loss"][0] / metrics["loss"][1])
+    ours = train_step.Steps(step, layout.create(0), batch, lambda metrics: metrics["loss"][0] / metrics["loss"][1])
     row = flops.per_row(model, layout.boxed.params, {"encoder": INPUTS, "decoder": TARGETS})
     count = row.train * ROWS
     size = 1024
@@ -52,7 +52,7 @@ def main() -> None:
     wall = {name: [w for w, _ in times] for name, times in seconds.items()}
     cpu = {name: [c for _, c in times] for name, times in seconds.items()}
     rows = {name: report.summarize(wall[name]) | {"CPU s": report.summarize(cpu[name])["median"]} for name in wall}
-    report.print_table(f"T5 v1.1 small, batch {ROWS} x {INPUTS}/{TARGETS}, {count / 1e9:.0f} GFLOP a step", rows)
+    report.print_table(f"T5 v1.1 small, batch {ROWS} x {INPUTS}/{TARGETS}, {count / 1e9:.0f} GFLOP per step", rows)
     ratio = report.summarize(wall["train step"])["median"] / report.summarize(wall["products"])["median"]
     report.print_json(
         ratio=ratio, cpu_seconds=report.summarize(cpu["train step"])["median"], **report.summarize(wall["train step"])

@@ -1,10 +1,12 @@
-"""Our train step against a minimal hand-written JAX step of the same mathematics, alternately, in one process.
+"""The train step against a minimal hand-written JAX step of the same mathematics, run alternately in one process.
 
 Decoder-only, width 512, 8 layers, 8 heads x 64, gated MLP 2048, vocabulary 32128 untied, batch 8 x 256, float32, AdamW,
-no rematerialisation. The hand-written side is what someone would write who needs nothing else.
+no rematerialisation. The hand-written step does this and nothing else.
 """
 
 import argparse
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +20,16 @@ from t5x_like.objectives import lm
 from t5x_like.precision import Precision
 from t5x_like.training import state as train_state
 from t5x_like.training import trainer
+from t5x_like.types import Params
+
+Batch = Mapping[str, Any]
 
 WIDTH, LAYERS, HEADS, HEAD_DIM, MLP_DIM, VOCAB = 512, 8, 8, 64, 2048, 32128
 LEARNING_RATE, B1, B2, EPSILON, WEIGHT_DECAY = 1e-3, 0.9, 0.95, 1e-8, 0.1
 
 
-def our_model() -> nn.Module:
-    """The decoder of the title, from our blocks."""
+def build_model() -> nn.Module:
+    """Builds the decoder from t5x_like's blocks."""
     block = blocks.Block(
         mixer=attention.SelfAttention(num_heads=HEADS, head_dim=HEAD_DIM),
         mlp=mlp.Mlp(hidden_dim=MLP_DIM, activation=nn.silu, gated=True),
@@ -33,22 +38,22 @@ def our_model() -> nn.Module:
     return architectures.DecoderOnly(linear.Embed(VOCAB, WIDTH), decoder, heads.Untied())
 
 
-def our_step(batch):
-    """(step, state) of the framework on one device."""
+def build_step(batch: Batch) -> tuple[Callable, Any]:
+    """Returns (step, state) of t5x_like on one device."""
     mesh = partitioning.make_mesh(devices=jax.devices()[:1])
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
     optimizer = optimizers.adamw(LEARNING_RATE, b1=B1, b2=B2, eps=EPSILON, weight_decay=WEIGHT_DECAY, clip_norm=None)
-    model, precision = our_model(), Precision()
+    model, precision = build_model(), Precision()
     layout = train_state.layout(model, optimizer, shapes, mesh, precision=precision)
     step = trainer.jitted_step(model, lm.LanguageModel(), optimizer, 1, layout, mesh, partitioning.RULES, precision)
     return step, layout.create(0)
 
 
-def hand_params(params):
-    """Our parameters in the hand-written side's layout: 2-d matrices, a list of layers, the head as [D, V]."""
+def convert_params(params: Params) -> dict[str, Any]:
+    """Converts parameters to the hand-written layout: 2-d matrices, a list of layers, the head as [D, V]."""
     inner = HEADS * HEAD_DIM
 
-    def layer(p):
+    def layer(p: Params) -> dict[str, jax.Array]:
         attention_in = {name[0]: p["mixer"][name]["kernel"].reshape(WIDTH, inner) for name in ("query", "key", "value")}
         dense = {name: p["mlp"][name]["kernel"] for name in ("gate", "up", "down")}
         norms = {"norm1": p["mixer_norm"]["scale"], "norm2": p["mlp_norm"]["scale"]}
@@ -63,11 +68,11 @@ def hand_params(params):
     return jax.tree.map(jnp.copy, tree)
 
 
-def random_params(key):
-    """Fresh parameters for the hand-written side, where ours are not at hand."""
+def random_params(key: jax.Array) -> dict[str, Any]:
+    """Returns random parameters in the hand-written layout."""
     keys = iter(jax.random.split(key, 2 + 7 * LAYERS))
 
-    def matrix(rows, columns):
+    def matrix(rows: int, columns: int) -> jax.Array:
         return jax.random.normal(next(keys), (rows, columns)) / np.sqrt(rows)
 
     inner = HEADS * HEAD_DIM
@@ -78,18 +83,21 @@ def random_params(key):
     return {"embed": matrix(VOCAB, WIDTH), "head": matrix(WIDTH, VOCAB), "norm": jnp.ones(WIDTH), "layers": layers}
 
 
-def hand_norm(x, scale):
+def hand_norm(x: jax.Array, scale: jax.Array) -> jax.Array:
+    """RMSNorm."""
     return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6) * scale
 
 
-def hand_rope(x, positions_BL):
+def hand_rope(x: jax.Array, positions_BL: jax.Array) -> jax.Array:
+    """Rotary positions."""
     frequencies = 1e4 ** (-np.arange(0, HEAD_DIM, 2) / HEAD_DIM)
     angle = (positions_BL[..., None] * frequencies)[:, :, None]
     a, b = jnp.split(x, 2, -1)
     return jnp.concatenate([a * jnp.cos(angle) - b * jnp.sin(angle), b * jnp.cos(angle) + a * jnp.sin(angle)], -1)
 
 
-def hand_loss(params, batch):
+def hand_loss(params: Params, batch: Batch) -> jax.Array:
+    """The mean cross-entropy of the decoder."""
     rows, length = batch["decoder_input_tokens"].shape
     segments = batch["decoder_segment_ids"]
     mask = jnp.tril(jnp.ones((length, length), bool)) & (segments[:, :, None] == segments[:, None])
@@ -109,8 +117,8 @@ def hand_loss(params, batch):
     return -jnp.sum(target * weights) / jnp.sum(weights)
 
 
-def hand_step(state, batch):
-    """AdamW written out, decay on matrices only."""
+def hand_step(state: tuple, batch: Batch) -> tuple[tuple, jax.Array]:
+    """One AdamW step, with weight decay on matrices only."""
     params, m, v, t = state
     loss, grads = jax.value_and_grad(hand_loss)(params, batch)
     t += 1
@@ -124,8 +132,8 @@ def hand_step(state, batch):
     return (jax.tree.map(update, params, m, v), m, v, t), loss
 
 
-def synthetic(rows: int, length: int):
-    """One batch of random tokens."""
+def random_batch(rows: int, length: int) -> dict[str, np.ndarray]:
+    """Returns a batch of random tokens."""
     tokens = np.random.default_rng(0).integers(3, VOCAB, (rows, length + 1), dtype=np.int32)
     return {
         "decoder_input_tokens": tokens[:, :-1],
@@ -136,13 +144,14 @@ def synthetic(rows: int, length: int):
     }
 
 
-class Side:
-    """One train step after the other; a call returns when its loss is known."""
+class Steps:
+    """Runs one train step per call, and returns when its loss is on the host."""
 
-    def __init__(self, step, state, batch, loss):
-        self.step, self.state, self.batch, self.loss, self.losses = step, state, batch, loss, []
+    def __init__(self, step: Callable, state: Any, batch: Batch, loss: Callable[[Any], jax.Array]) -> None:
+        self.step, self.state, self.batch, self.loss = step, state, batch, loss
+        self.losses: list[float] = []
 
-    def __call__(self):
+    def __call__(self) -> None:
         self.state, out = self.step(self.state, self.batch)
         self.losses.append(float(self.loss(out)))
         jax.block_until_ready(self.state)
@@ -154,15 +163,15 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--length", type=int, default=256)
     args = parser.parse_args()
-    batch = jax.device_put(synthetic(args.rows, args.length))
+    batch = jax.device_put(random_batch(args.rows, args.length))
 
-    step, state = our_step(batch)
-    params = hand_params(state.params)
+    step, state = build_step(batch)
+    params = convert_params(state.params)
     zeros = jax.tree.map(jnp.zeros_like, params)
-    hand = Side(
+    hand = Steps(
         jax.jit(hand_step, donate_argnums=0), (params, zeros, jax.tree.map(jnp.copy, zeros), 0.0), batch, lambda x: x
     )
-    ours = Side(step, state, batch, lambda metrics: metrics["loss"][0] / metrics["loss"][1])
+    ours = Steps(step, state, batch, lambda metrics: metrics["loss"][0] / metrics["loss"][1])
 
     seconds = report.time_interleaved({"ours": ours, "hand-written": hand}, args.rounds)
     wall = {name: [w for w, _ in times] for name, times in seconds.items()}
@@ -179,7 +188,7 @@ def main() -> None:
         }
         for name, side in (("ours", ours), ("hand-written", hand))
     }
-    np.testing.assert_allclose(ours.losses, hand.losses, rtol=1e-3, err_msg="the two sides do not compute the same")
+    np.testing.assert_allclose(ours.losses, hand.losses, rtol=1e-3, err_msg="the two steps compute different losses")
     report.print_table(f"train step, batch {args.rows} x {args.length}", rows)
     report.print_json(
         ratio=report.summarize(wall["ours"])["median"] / report.summarize(wall["hand-written"])["median"],
