@@ -1,4 +1,4 @@
-"""Models that the packaged gin files describe, for tests: all sizes, a batch any of them reads, shapes."""
+"""The models of the packaged gin files, for tests: all sizes, a batch for any of them, shapes."""
 
 from pathlib import Path
 
@@ -19,12 +19,12 @@ def family_of(size: str) -> str:
 
 
 def model_of(gin_file: str, *overrides: str) -> nn.Module:
-    """The MODEL that a gin file describes."""
+    """Builds MODEL of a gin file."""
     return runtime.parse([gin_file], overrides).evaluate("%MODEL")
 
 
 def batch_of(rows: int, length: int, vocab_size: int, token_types: int = 2, seed: int = 0) -> dict[str, np.ndarray]:
-    """One segment a row, both sides; two texts to a row of the encoder's, predicted in a random order (XLNet)."""
+    """Returns one segment per row for both sides; encoder rows are pairs of texts, predicted in a random order (XLNet)."""
     rng, batch = np.random.RandomState(seed), {}
     for side in ("encoder", "decoder"):
         batch[f"{side}_input_tokens"] = rng.randint(3, vocab_size, (rows, length)).astype(np.int32)
@@ -37,11 +37,11 @@ def batch_of(rows: int, length: int, vocab_size: int, token_types: int = 2, seed
 
 
 def batch_for(model: nn.Module, rows: int, length: int = 8, vocab_size: int = 384) -> dict[str, np.ndarray]:
-    """`batch_of` with as many token types as the model knows (RoBERTa: one)."""
+    """`batch_of` with the model's number of token types (RoBERTa: one)."""
     types = getattr(model, "token_types", None)
     return batch_of(rows, length, vocab_size, 2 if types is None else types.vocab_size)
 
 
 def shapes(model: nn.Module):
-    """The boxed parameter shapes of a model, nothing computed."""
+    """Returns the boxed parameter shapes of a model without computing anything."""
     return jax.eval_shape(model.init, jax.random.key(0), batch_of(1, 8, 9))["params"]

@@ -1,8 +1,8 @@
 """Every size in gin_configs/sizes has its published number of parameters, names their axes, and takes a training step.
 
-Steps are traced at the published shapes, layers scanned: model, objective, gradients, update and the shardings of eight
-devices. Nothing is compiled, for that takes hundreds of times longer; `test_gin_architectures` compiles and runs every
-family's tiny size, and the sizes that differ from their family by more than numbers run here, with small numbers.
+Steps are traced at the published shapes with scanned layers: model, objective, gradients, update, and shardings over eight
+devices. Nothing is compiled, which would take hundreds of times longer. `test_gin_architectures` compiles and runs every
+family's tiny size; sizes that change modules of their family, not only numbers, run here with small numbers.
 """
 
 import json
@@ -27,24 +27,24 @@ AXES = {"embed", "vocab", "heads", "kv_heads", "head_dim", "mlp", "expert", "lay
     "position", "relpos", "norm", "router"
 }  # fmt: skip
 
-# How near a count has to be: the same; a figure of three or four digits; one rounded by its paper; GLaM, of whose two
-# smaller sizes the paper's figures fit a vocabulary of 32k and the largest's one of 256k.
+# Relative tolerances: equal; figures of three or four digits; figures rounded by the paper; GLaM, whose figures fit a
+# vocabulary of 32k for the two smaller sizes and 256k for the largest.
 EXACT, DIGITS, ROUNDED, GLAM = 0.0, 0.004, 0.01, 0.03
 
 
 def masked_lm(width: int, vocab: int, embed: int | None = None) -> int:
-    """The masked-LM head, which released bodies lack and our files have: dense, norm, a bias per word."""
+    """Parameters of the masked-LM head, which released bodies lack: dense, norm, a bias per token id."""
     embed = embed or width
     return width * embed + embed + 2 * embed + vocab
 
 
 def detector(width: int) -> int:
-    """ELECTRA's head: dense, and a logit."""
+    """Parameters of ELECTRA's head: dense and one logit."""
     return width * width + width + width + 1
 
 
 def generator(embed: int, layers: int, width: int = 256, vocab: int = 30522) -> int:
-    """ELECTRA's generators, of which the paper counts nothing: the closed form of the released shapes, without heads."""
+    """ELECTRA's generators, not counted in the paper: the closed form of the released shapes, without heads."""
     projection = embed * width + width if embed != width else 0
     layer = 4 * (width * width + width) + 8 * width * width + 5 * width + 4 * width
     return (vocab + 512 + 2) * embed + 2 * embed + projection + layers * layer
@@ -67,7 +67,7 @@ QWEN2_57B = (2 * 151936 + 1) * 3584 + 28 * (
     2 * 3584**2 + 3584 + 2 * (3584 + 1) * 512 + 64 * (3 * 3584 * 2560 + 3584) + 3 * 3584 * 20480 + 3 * 3584
 )
 
-# EXACT counts are those of released checkpoints, except where one of the closed forms above is named.
+# EXACT counts are those of released checkpoints, or of the closed forms above where they are used.
 PUBLISHED = {
     "gpt1/base": (116_534_784, EXACT),
     "gpt2/small": (124_439_808, EXACT),
@@ -200,7 +200,7 @@ PUBLISHED = {
     "gemma2/9b": (9_241_705_984, EXACT),
     "gemma2/27b": (27_227_128_320, EXACT),
     "gemma3/1b": (999_885_952, EXACT),
-    # Without what reads images: the encoder's 416,866,032 and the 1152 * WIDTH + 1152 of its projection.
+    # Without the image parameters: the encoder's 416,866,032 and the 1152 * WIDTH + 1152 of its projection.
     "gemma3/4b": (4_300_079_472 - 416_866_032 - 1152 * 2561, EXACT),
     "gemma3/12b": (12_187_325_040 - 416_866_032 - 1152 * 3841, EXACT),
     "gemma3/27b": (27_432_406_640 - 416_866_032 - 1152 * 5377, EXACT),
@@ -229,7 +229,7 @@ MESH, OPTIMIZER = partitioning.make_mesh(), optax.sgd(1e-2)
 
 
 def abstract_batch(rows: int = 8, length: int = 8) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a training batch that every family reads."""
+    """Returns the shapes of a training batch for any family."""
     batch = batch_of(rows, length, 9)
     targets = batch.pop("targets")
     for side in ("encoder", "decoder"):
@@ -242,7 +242,7 @@ def layout_of(model: nn.Module) -> state.Layout:
 
 
 def trace_step(model: nn.Module, objective, layout: state.Layout) -> None:
-    """Traces one training step; the state keeps its shapes and dtypes, and the loss is a scalar sum."""
+    """Traces one training step; the state must keep its shapes and dtypes, and the loss must be a float32 scalar."""
     step = trainer.jitted_step(model, objective, OPTIMIZER, 1, layout, MESH, partitioning.RULES, Precision())
     before = layout.abstract
     with partitioning.on(MESH, partitioning.RULES):
@@ -293,7 +293,6 @@ SPECIAL = {
     "opt/350m": {"LAYERS": 1, "EMBED_WIDTH": 8},
     "falcon/180b": {"LAYERS": 1, "KV_HEADS": 2},
     "gemma3/1b": {"PERIODS": 1, "WINDOW": 8},
-    "llama3/1b": {"LAYERS": 1, "KV_HEADS": 2},
 }
 SMALL = {"WIDTH": 16, "HEADS": 4, "HEAD_DIM": 4, "MLP_DIM": 32, "VOCAB_SIZE": 384, "LENGTH": 16, "BATCH_SIZE": 8}
 RUN = {"STEPS": 1, "WARMUP_STEPS": 1, "TASK": "tiny", "trainer.train.log_every": 1, "trainer.train.eval_batches": 1}

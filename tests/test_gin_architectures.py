@@ -1,6 +1,6 @@
-"""Every architecture in gin: its tiny size learns, reads what it may, drops out, and is put together as it should be.
+"""Every architecture in gin: its tiny size learns, respects its mask, applies dropout, and has the right modules.
 
-How many parameters each size has is in test_families.
+Parameter counts and training steps of all sizes are in test_families.
 """
 
 import dataclasses
@@ -15,15 +15,15 @@ from flax import linen as nn
 
 from t5x_like.models import masks, mlp
 from tests.gin_models import TINY, batch_for, batch_of, family_of, model_of
-from tests.models.contexts import drawn
+from tests.models.contexts import random_params
 
 ENCODERS = {"bert", "roberta", "albert", "electra_discriminator", "electra_generator", "xlnet"}
-# Compiling is nearly all of the time these tests take.
+# Compilation dominates the time of these tests.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def loss_of(model: nn.Module, batch, params) -> jax.Array:
-    """What every parameter takes part in: the loss of each token (or of its being a replaced one), of each row, and sown."""
+    """Returns a loss that depends on every parameter: of each token (or of its replacement), of each row, and sown."""
     logits_BLV, sown = model.apply({"params": params}, batch, mutable=["losses"])
     targets_BL = batch["targets"]
     if logits_BLV.shape[-1] == 1:
@@ -54,7 +54,7 @@ def test_a_decoder_never_reads_ahead(size):
     batch = {name: np.repeat(x, length + 1, 0) for name, x in batch_of(1, length, 384).items()}
     for i in range(length):
         batch["decoder_input_tokens"][i + 1, i] = 3 + (batch["decoder_input_tokens"][0, i] + 7) % 300
-    logits = np.asarray(jit(model.apply)({"params": drawn(model, batch)}, batch))
+    logits = np.asarray(jit(model.apply)({"params": random_params(model, batch)}, batch))
     for i in range(length):
         apart = np.abs(logits[i + 1] - logits[0]).max(-1)
         assert np.all(apart[:i] < 1e-5) and apart[i] > 1e-4
@@ -63,14 +63,14 @@ def test_a_decoder_never_reads_ahead(size):
 def test_a_permuted_encoder_reads_lower_ranks_alone():
     """Row i + 1 differs from row 0 in the token of rank i alone: the logits of higher ranks differ, and no others.
 
-    What has rank 0 is context, nothing to predict: its queries see no key.
+    Rank 0 is context and not predicted: its queries see no key.
     """
     model, length = model_of("sizes/xlnet/tiny.gin", "--gin.SCAN=True"), 8
     batch = {name: np.repeat(x, length + 1, 0) for name, x in batch_of(1, length, 384).items()}
     order_L = batch["encoder_order"][0]
     for i in range(length):
         batch["encoder_input_tokens"][i + 1, np.argmax(order_L == i)] += 1 if i % 2 else -1
-    logits = np.asarray(jit(model.apply)({"params": drawn(model, batch)}, batch))
+    logits = np.asarray(jit(model.apply)({"params": random_params(model, batch)}, batch))
     for i in range(length):
         apart_L = np.abs(logits[i + 1] - logits[0]).max(-1)
         assert np.all(apart_L[(order_L > 0) & (order_L <= i)] < 1e-5) and np.all(apart_L[order_L > i] > 1e-4)
@@ -107,7 +107,7 @@ def windowed(block: nn.Module) -> bool:
 
 
 def submodules(module: nn.Module):
-    """A module and all that it is made of."""
+    """Yields a module and all of its submodules."""
     yield module
     for field in dataclasses.fields(module):
         value = getattr(module, field.name)
@@ -118,7 +118,7 @@ def submodules(module: nn.Module):
 
 @pytest.mark.parametrize("size", TINY)
 def test_dropout_is_set_wherever_there_is_any(size):
-    """On stacks, blocks and attention; within MLPs only where the family has it."""
+    """On stacks, blocks and attention; inside MLPs only if the family has it."""
     for module in submodules(model_of(size, "--gin.DROPOUT=0.5")):
         if hasattr(module, "dropout") and not isinstance(module, mlp.Mlp):
             assert module.dropout == 0.5, type(module).__name__
@@ -128,7 +128,7 @@ def test_dropout_is_set_wherever_there_is_any(size):
 def test_dropout_reaches_the_model(size):
     model = model_of(size, "--gin.DROPOUT=0.5", "--gin.SCAN=True")
     batch = batch_for(model, rows=1)
-    params = drawn(model, batch)
+    params = random_params(model, batch)
 
     @jit
     def logits(key):
@@ -153,11 +153,11 @@ def test_dropout_reaches_the_model(size):
 def test_initial_standard_deviation_is_the_published_one(size, name, stddev):
     model = model_of(f"sizes/{size}.gin", "--gin.VOCAB_SIZE=384")
 
-    def drawn(key):
+    def init_leaf(key):
         params = nn.unbox(model.init(key, batch_of(1, 2, 9))["params"])
         for part in name:
             params = params[part]
         return params
 
-    # Nothing but the one leaf is drawn: what a jitted function does not return, XLA leaves out.
-    assert np.std(jax.jit(drawn)(jax.random.key(0))) == pytest.approx(stddev, rel=0.02)
+    # Only one leaf is initialised: XLA removes what a jitted function does not return.
+    assert np.std(jax.jit(init_leaf)(jax.random.key(0))) == pytest.approx(stddev, rel=0.02)

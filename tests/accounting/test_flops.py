@@ -1,4 +1,4 @@
-"""FLOPs, active weights and caches against what XLA counts, what the model's own cache holds, and closed forms."""
+"""FLOPs, active weights and caches against XLA's counts, the model's actual cache, and closed forms."""
 
 import math
 
@@ -28,7 +28,7 @@ VOCAB, WIDTH, HEADS, HEAD_DIM, LENGTH = 512, 256, 4, 64, 64
 
 
 def tower(causal=True, cross=False, mlps=None, scan=False, shared=False, repeats=2, mask=None) -> stack.Stack:
-    """Wide enough for matrix products to be nearly all of the work."""
+    """Returns a stack so wide that matrix products dominate the FLOPs."""
     mask = mask or (masks.causal if causal else masks.full)
     layers = [
         blocks.Block(
@@ -47,7 +47,7 @@ def decoder(head=None, **options) -> architectures.DecoderOnly:
 
 
 def narrow_table() -> architectures.DecoderOnly:
-    """A table half as wide as the model, a matrix behind it and one before the head (OPT 350M), and a tail."""
+    """Returns a model with a table half its width, projections after it and before the head (OPT 350M), and a tail."""
     embed = linear.Projected(linear.Embed(VOCAB, WIDTH // 2), WIDTH)
     block = blocks.Block(attention.SelfAttention(HEADS, HEAD_DIM), mlp.Mlp(1024))
     tail = stack.Stack(block, 1, positions.Rope(HEAD_DIM), tail=block.copy(), scan=False)
@@ -75,7 +75,7 @@ def boxed(model, batch=None):
     return jax.eval_shape(model.init, jax.random.key(0), batch or batch_of(model))["params"]
 
 
-def counted(model, **lengths) -> flops.Flops:
+def count_row(model, **lengths) -> flops.Flops:
     return flops.per_row(model, boxed(model), lengths)
 
 
@@ -84,13 +84,13 @@ def xla_counts(model, batch) -> float:
     return jax.jit(lambda p: model.apply({"params": p}, batch)).lower(params).compile().cost_analysis()["flops"]
 
 
-# Long enough rows for attention to be an eighth of the work and more; the encoder's twice as long as the decoder's.
+# Rows so long that attention is at least a tenth of the FLOPs; the encoder's are twice as long as the decoder's.
 @pytest.mark.parametrize(
     "model, lengths, causal_layers",
     [
         (decoder(), {"decoder": 512}, 2),
         (decoder(heads.Tied()), {"decoder": 512}, 2),
-        (decoder(mlps=[mlp.Mlp(1024), sparse(4)]), {"decoder": 512}, 4),  # every expert chosen, none left out
+        (decoder(mlps=[mlp.Mlp(1024), sparse(4)]), {"decoder": 512}, 4),  # every expert is chosen
         (narrow_table(), {"decoder": 512}, 2),
         (tower_of_encoders(), {"encoder": 512}, 0),
         (encoder_decoder(), {"encoder": 1024, "decoder": 512}, 2),
@@ -103,13 +103,13 @@ def test_forward_flops_are_those_xla_counts(model, lengths, causal_layers):
         batch |= tiny.batch(1, length, [side])
     count = flops.per_row(model, boxed(model, batch), lengths)
     assert count.attention > 0.1 * count.weights
-    # XLA multiplies queries with the keys that the causal mask hides, too.
+    # XLA also counts products with the keys that the causal mask hides.
     hidden = causal_layers * 4 * HEADS * HEAD_DIM * lengths.get("decoder", 0) ** 2 / 2
     assert count.forward + hidden == pytest.approx(xla_counts(model, batch), rel=0.03)
 
 
 def test_scanned_unrolled_and_shared_layers_cost_the_same():
-    unrolled, scanned, shared = (counted(decoder(**o), decoder=64) for o in ({}, {"scan": True}, {"shared": True}))
+    unrolled, scanned, shared = (count_row(decoder(**o), decoder=64) for o in ({}, {"scan": True}, {"shared": True}))
     assert unrolled == scanned == shared
     sizes = [sum(w.size for w in flops.list_weights(m, boxed(m))) for m in (decoder(), decoder(shared=True))]
     assert sizes[1] < sizes[0]
@@ -118,18 +118,18 @@ def test_scanned_unrolled_and_shared_layers_cost_the_same():
 def test_llama_7b_is_six_times_its_weights_and_attention():
     model = runtime.parse(["sizes/llama/7b.gin"]).evaluate("%MODEL")
     row = flops.per_row(model, boxed(model), {"decoder": 2048})
-    used = 6_738_415_616 - 32000 * 4096  # all but the table that is looked up
+    used = 6_738_415_616 - 32000 * 4096  # without the table that is looked up
     assert row.train == 6 * used * 2048 + 6 * 32 * 4096 * 2048**2
 
 
 def test_every_mixture_counts_its_own_router():
     model = decoder(mlps=[sparse(1), sparse(2), mlp.Mlp(1024)])
-    found = {
+    shares_by_path = {
         w.path: w.share
         for w in flops.list_weights(model, boxed(model))
         if w.path.endswith("up/kernel") or "expert" in w.names
     }
-    shares = [{share for path, share in found.items() if f"blocks_{i}/" in path} for i in range(3)]
+    shares = [{share for path, share in shares_by_path.items() if f"blocks_{i}/" in path} for i in range(3)]
     assert shares == [{0.25}, {0.5}, {1.0}]
 
 
@@ -149,33 +149,33 @@ def test_experts_cost_what_the_chosen_ones_do():
 
 @pytest.mark.parametrize("size", [1, 7, 32])
 def test_a_window_counts_the_pairs_it_lets_through(size):
-    seen = sum(min(i + 1, size) for i in range(LENGTH))
-    count = counted(decoder(mask=masks.Window(size)), decoder=LENGTH)
-    assert count.attention == 2 * 4 * HEADS * HEAD_DIM * seen
-    assert count.weights == counted(decoder(), decoder=LENGTH).weights
+    visible = sum(min(i + 1, size) for i in range(LENGTH))
+    count = count_row(decoder(mask=masks.Window(size)), decoder=LENGTH)
+    assert count.attention == 2 * 4 * HEADS * HEAD_DIM * visible
+    assert count.weights == count_row(decoder(), decoder=LENGTH).weights
 
 
 @pytest.mark.parametrize("size", [LENGTH - 1, LENGTH, 10 * LENGTH])
 def test_a_window_as_long_as_the_row_is_no_window(size):
-    assert counted(decoder(mask=masks.Window(size)), decoder=LENGTH) == counted(decoder(), decoder=LENGTH)
+    assert count_row(decoder(mask=masks.Window(size)), decoder=LENGTH) == count_row(decoder(), decoder=LENGTH)
 
 
 def test_relative_attention_scores_distances_too():
     block = blocks.Block(transformer_xl.RelativeAttention(HEADS, HEAD_DIM), mlp.Mlp(1024))
     model = architectures.DecoderOnly(linear.Embed(VOCAB, WIDTH), stack.Stack(block, 2), heads.Untied())
     plain = model.clone(decoder=stack.Stack(block.copy(mixer=attention.SelfAttention(HEADS, HEAD_DIM)), 2))
-    ours, theirs = counted(model, decoder=LENGTH), counted(plain, decoder=LENGTH)
+    ours, theirs = count_row(model, decoder=LENGTH), count_row(plain, decoder=LENGTH)
     assert ours.attention == 1.5 * theirs.attention
     biases = (
         2 * 2 * 2 * HEADS * HEAD_DIM * LENGTH
-    )  # two vectors a layer; the encoded distances are the batch's, not a row's
+    )  # two vectors per layer; distances are encoded once per batch, not per row
     assert ours.weights - theirs.weights == biases
 
 
 def test_a_new_token_costs_a_row_of_one_and_its_context():
     model = decoder()
     token = flops.per_decoded_token(model, boxed(model), 100)
-    assert token.weights == counted(model, decoder=1).weights
+    assert token.weights == count_row(model, decoder=1).weights
     assert token.attention == 2 * 4 * HEADS * HEAD_DIM * 100
     windowed = decoder(mask=masks.Window(7))
     assert flops.per_decoded_token(windowed, boxed(windowed), 100).attention == 2 * 4 * HEADS * HEAD_DIM * 7
@@ -197,8 +197,8 @@ def test_a_new_token_reads_the_memory_but_does_not_project_it():
 def test_the_cache_is_as_large_as_the_one_the_model_makes(model):
     context, batch = 24, batch_of(model, 16)
     variables = {"params": nn.unbox(boxed(model, batch))}
-    _, made = jax.eval_shape(lambda v: model.apply(v, batch, decode_length=context, mutable=["cache"]), variables)
-    leaves = jax.tree_util.tree_leaves_with_path(made["cache"])
+    _, updated = jax.eval_shape(lambda v: model.apply(v, batch, decode_length=context, mutable=["cache"]), variables)
+    leaves = jax.tree_util.tree_leaves_with_path(updated["cache"])
     held = sum(math.prod(x.shape) for path, x in leaves if "_cache" in jax.tree_util.keystr(path[-1:]))
     memory = 16 if model.encoder_decoder else 0
     cache = flops.cache_size(model, boxed(model, batch), context, memory)
@@ -209,6 +209,6 @@ def test_the_cache_is_as_large_as_the_one_the_model_makes(model):
 
 def test_only_a_head_that_reads_the_table_pays_for_it():
     tied, own = decoder(heads.Tied()), decoder()
-    assert counted(tied, decoder=LENGTH) == counted(own, decoder=LENGTH)
+    assert count_row(tied, decoder=LENGTH) == count_row(own, decoder=LENGTH)
     assert flops.reads_table(tied.head) and flops.reads_table(heads.SoftCapped(heads.Tied(), 30.0))
     assert not flops.reads_table(heads.Detector()) and not flops.reads_table(heads.states)

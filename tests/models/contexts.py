@@ -1,4 +1,4 @@
-"""Contexts that the tests of sublayers share."""
+"""Contexts and parameters shared by the tests of sublayers."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from t5x_like.models.context import Context, TokenInfo
 
 
 def token_info(segments_BL, prefix_BL=None) -> TokenInfo:
-    """Token information with positions that count from 0 in every segment."""
+    """Returns token information with positions that count from 0 in every segment."""
     segments_BL = np.asarray(segments_BL, np.int32)
     positions_BL = np.zeros_like(segments_BL)
     for i in range(1, segments_BL.shape[1]):
@@ -20,18 +20,18 @@ def token_info(segments_BL, prefix_BL=None) -> TokenInfo:
 
 
 def context(segments_BL, **options) -> Context:
-    """A context in which the segments look at themselves."""
+    """A context in which tokens attend to their own segment."""
     own = token_info(segments_BL)
     return Context(own, own, **options)
 
 
 def array(*shape, seed=0) -> np.ndarray:
-    """Normal float32 numbers."""
+    """Returns normal float32 numbers."""
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def drawn(module, *arguments, **options):
-    """Random parameters of a module's shapes; drawing them in numpy spares the compilation of `init`."""
+def random_params(module, *arguments, **options):
+    """Returns random parameters of a module; NumPy avoids compiling `init`."""
     shapes = nn.unbox(jax.eval_shape(lambda: module.init(jax.random.key(0), *arguments, **options)))["params"]
     random = np.random.default_rng(0)
 

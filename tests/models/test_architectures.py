@@ -1,4 +1,4 @@
-"""The three architectures: who sees what, with every position encoding, packed, padded, and decoded step by step."""
+"""The architectures with every position encoding: visibility, packing, padding, and step-by-step decoding."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from t5x_like.models.electra import Electra
 from t5x_like.models.heads import MaskedLM, Pooler, Projected, Tied, Untied
 from t5x_like.models.transformer_xl import RelativeAttention
 from tests import tiny
-from tests.models.contexts import drawn
+from tests.models.contexts import random_params
 from tests.models.laws import L, assert_cached_decoding_is_the_whole_forward, assert_packed_is_alone, one_row, rows, run
 
 POSITIONS = {
@@ -25,7 +25,7 @@ POSITIONS = {
 
 
 def causal(mixer=None, position=None, **options) -> stack.Stack:
-    """A stack of one layer (or `repeats`) with this mixer."""
+    """Returns a stack of one layer (or `repeats`) with this mixer."""
     options = {"repeats": 1, "scan": False} | options
     return stack.Stack(blocks.Block(mixer or heads(), mlp.Mlp(8)), position=position, **options)
 
@@ -87,7 +87,7 @@ def test_what_stands_in_padding_changes_nothing(make):
         other[f"{side}_input_tokens"] = np.where(padding, 5, batch[f"{side}_input_tokens"])
         other[f"{side}_positions"] = np.where(padding, 9, batch[f"{side}_positions"])
     real = batch[f"{sides[-1]}_segment_ids"] > 0
-    apply, params = jax.jit(model.apply), {"params": drawn(model, batch)}
+    apply, params = jax.jit(model.apply), {"params": random_params(model, batch)}
     np.testing.assert_allclose(apply(params, batch)[real], apply(params, other)[real], atol=1e-6)
 
 
@@ -114,7 +114,7 @@ def test_the_encoder_reads_both_ways_and_the_decoder_reads_all_of_it():
 
 def test_the_halves_of_a_model_make_the_whole():
     batch, model = one_row(), tiny.decoder(repeats=1)
-    params = {"params": drawn(model, batch)}
+    params = {"params": random_params(model, batch)}
 
     @jax.jit
     def halves(params):
@@ -127,7 +127,7 @@ def test_the_halves_of_a_model_make_the_whole():
 def test_16_bit_parameters_give_16_bit_activations_and_float32_logits():
     batch = tiny.batch(2, L, ("encoder", "decoder"))
     model = tiny.encoder_decoder(repeats=1, experts=True)
-    params = drawn(model, batch)
+    params = random_params(model, batch)
     half = {"params": jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)}
     assert jax.eval_shape(lambda: model.apply(half, batch, method="hidden")).dtype == jnp.bfloat16
     logits, exact = jax.jit(model.apply)(half, batch), run(model, batch)
@@ -138,7 +138,7 @@ def test_16_bit_parameters_give_16_bit_activations_and_float32_logits():
 @pytest.mark.parametrize("name", DECODERS)
 def test_no_decoder_leaves_16_bits(name):
     model, batch = decoder_of(name), one_row()
-    half = {"params": jax.tree.map(lambda p: p.astype(jnp.bfloat16), drawn(model, batch))}
+    half = {"params": jax.tree.map(lambda p: p.astype(jnp.bfloat16), random_params(model, batch))}
     assert jax.eval_shape(lambda: model.apply(half, batch, method="hidden")).dtype == jnp.bfloat16
 
 
@@ -146,7 +146,7 @@ def test_token_types_are_added():
     types = linear.Embed(2, tiny.WIDTH)
     model = tiny.encoder(repeats=1).copy(token_types=types)
     batch = rows("encoder") | {"encoder_token_types": np.zeros((4, L), np.int32)}
-    params = {"params": drawn(model, batch)}
+    params = {"params": random_params(model, batch)}
     other = batch | {"encoder_token_types": np.ones((4, L), np.int32)}
     apply = jax.jit(model.apply)
     zero, one = (np.asarray(apply(params, each)) for each in (batch, other))
@@ -160,7 +160,7 @@ def test_a_row_is_pooled_and_classified_from_its_first_state():
     classifier = linear.Dense((3,), ("embed", "router"), use_bias=True)
     pooling = tiny.encoder(repeats=1).copy(pooler=Pooler())
     model, batch = pooling.copy(classifier=classifier), rows("encoder")
-    variables = {"params": drawn(model, batch)}
+    variables = {"params": random_params(model, batch)}
     assert {"pooler", "classifier"} <= set(variables["params"])
     hidden, pooled, classes = jax.jit(
         lambda v: tuple(model.apply(v, batch, method=name) for name in ("hidden", "pool", "classify"))
@@ -171,14 +171,14 @@ def test_a_row_is_pooled_and_classified_from_its_first_state():
     last = params["classifier"]
     np.testing.assert_allclose(classes, pooled @ last["kernel"] + last["bias"], atol=1e-5)
     del params["classifier"]
-    assert jax.tree.structure(params) == jax.tree.structure(drawn(pooling, batch))
+    assert jax.tree.structure(params) == jax.tree.structure(random_params(pooling, batch))
     np.testing.assert_allclose(jax.jit(lambda v: pooling.apply(v, batch, method="classified"))(variables), pooled)
 
 
 def test_a_narrow_embedding_and_its_head_read_one_table():
     narrow = linear.Projected(linear.Embed(tiny.VOCAB, 6), tiny.WIDTH)
     model, batch = architectures.DecoderOnly(narrow, causal(), Projected(Tied(), 6)), one_row()
-    params = drawn(model, batch)
+    params = random_params(model, batch)
     whole = {"embed": {"table": params["embed"]["embed"]["table"] @ params["embed"]["projection"]["kernel"]}}
     whole |= {
         "decoder": params["decoder"],
@@ -229,7 +229,7 @@ def test_decoding_with_a_cached_encoder_is_the_whole_forward():
     memory["encoder_segment_ids"] = (memory["encoder_segment_ids"] > 0).astype(np.int32)
     memory["encoder_positions"] = np.tile(np.arange(L, dtype=np.int32), (3, 1))
     whole = one_row(steps, rows=3)
-    params = drawn(model, whole | memory)
+    params = random_params(model, whole | memory)
     full = np.asarray(jax.jit(model.apply)({"params": params}, whole | memory))
 
     @jax.jit

@@ -1,4 +1,4 @@
-"""Self- and cross-attention: what a head sees, and how heads share keys and values."""
+"""Self- and cross-attention: what a head attends to, and how heads share keys and values."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from t5x_like.models.attention import CrossAttention, SelfAttention
 from t5x_like.models.context import Context
 from t5x_like.models.norms import RMSNorm
 from t5x_like.models.positions import rotary_frequencies, rotate
-from tests.models.contexts import array, context, drawn, token_info
+from tests.models.contexts import array, context, random_params, token_info
 
 H, K, D = 4, 8, 16
 
@@ -26,7 +26,7 @@ def self_params(groups, biased=False):
 
 
 def rotation(segments, width=K):
-    """cos and sin of the angles of Rope(width)."""
+    """Returns cos and sin of the angles of Rope(width)."""
     angles_BLK = context(segments).queries.positions_BL[..., None] * rotary_frequencies(width, 1e4)
     return jnp.cos(angles_BLK), jnp.sin(angles_BLK)
 
@@ -66,16 +66,16 @@ def test_queries_and_keys_are_normed_and_then_rotated(dims, groups):
     x, segments, params = array(1, 5, D), [[1] * 5], self_params(groups)
     shapes = {"query": (H, K)[-dims:], "key": (groups, K)[-dims:]}
     scales = {name: array(*shape, seed=20 + i) for i, (name, shape) in enumerate(shapes.items())}
-    asked = []
+    specs = []
 
     def kernel(q, k, v, *others):
-        asked.extend((q, k, v))
+        specs.extend((q, k, v))
         return kernels.reference(q, k, v, *others)
 
     attention = SelfAttention(H, K, groups, qk_norm=RMSNorm(dims=dims), kernel=kernel)
     normed = params | {f"{name}_norm": {"scale": scale} for name, scale in scales.items()}
     attention.apply({"params": normed}, x, context(segments, rotary=rotation(segments)))
-    for name, ours in zip(("query", "key", "value"), asked, strict=True):
+    for name, ours in zip(("query", "key", "value"), specs, strict=True):
         y = np.einsum("BLD,DHK->BLHK", x, params[name]["kernel"])
         if name != "value":
             y = y / np.sqrt(np.mean(y**2, (-1, -2)[:dims], keepdims=True) + 1e-6) * scales[name]
@@ -84,7 +84,7 @@ def test_queries_and_keys_are_normed_and_then_rotated(dims, groups):
 
 
 def test_the_norms_of_queries_and_keys_are_two():
-    params = drawn(SelfAttention(H, K, 2, qk_norm=RMSNorm(dims=2)), array(1, 2, D), context([[1, 1]]))
+    params = random_params(SelfAttention(H, K, 2, qk_norm=RMSNorm(dims=2)), array(1, 2, D), context([[1, 1]]))
     assert {name: params[name]["scale"].shape for name in params if name.endswith("norm")} == {
         "query_norm": (H, K),
         "key_norm": (2, K),
@@ -95,12 +95,12 @@ def test_the_norms_of_queries_and_keys_are_two():
 def test_the_output_may_have_a_bias_of_its_own(use_bias, out_bias):
     attention = SelfAttention(H, K, use_bias=use_bias, out_bias=out_bias)
     x, params = array(1, 3, D), self_params(H, biased=True)
-    wanted = {name: use_bias for name in ("query", "key", "value")} | {
+    expected = {name: use_bias for name in ("query", "key", "value")} | {
         "out": use_bias if out_bias is None else out_bias
     }
-    fresh = drawn(attention, x, context([[1] * 3]))
-    assert {name: "bias" in part for name, part in fresh.items()} == wanted
-    held = {name: {**part, "bias": part["bias"] * wanted[name]} for name, part in params.items()}
+    fresh = random_params(attention, x, context([[1] * 3]))
+    assert {name: "bias" in part for name, part in fresh.items()} == expected
+    held = {name: {**part, "bias": part["bias"] * expected[name]} for name, part in params.items()}
     own = {name: {key: part[key] for key in fresh[name]} for name, part in params.items()}
     full = SelfAttention(H, K, use_bias=True).apply({"params": held}, x, context([[1] * 3]))
     np.testing.assert_allclose(attention.apply({"params": own}, x, context([[1] * 3])), full, atol=1e-5)

@@ -10,7 +10,7 @@ from tests.models.contexts import array, context
 
 
 class Affine(nn.Module):
-    """A sublayer simple enough to write out: a x + b."""
+    """A simple sublayer, a x + b."""
 
     a: float
     b: float

@@ -1,4 +1,4 @@
-"""Experts that choose their tokens, and experts that work on all of them, against slow loops; and over eight devices."""
+"""Expert choice and shared experts against slow loops, and on eight devices."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from t5x_like import partitioning
 from t5x_like.models import mlp, moe, routers
-from tests.models.contexts import array, context, drawn
+from tests.models.contexts import array, context, random_params
 
 B, L, D, F, E = 2, 6, 4, 5, 4
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 0], [1] * 6])
@@ -23,7 +23,7 @@ def gated(params, x):
 
 
 def liked(params):
-    """The real tokens of each row and expert [B][E], the likeliest first."""
+    """Returns the real tokens of each row and expert [B][E], the likeliest first."""
     logits = X @ params["router"]["gate"]["kernel"]
     probs = np.asarray(jax.nn.softmax(logits))
     real = [np.flatnonzero(row) for row in SEGMENTS]
@@ -31,7 +31,7 @@ def liked(params):
 
 
 def slow_choice(params, x, order, capacity):
-    """Experts one by one, each on its likeliest tokens of every row; and the share of tokens nobody chose."""
+    """Applies experts one by one to their likeliest tokens of every row; also returns the share of tokens without expert."""
     probs = jax.nn.softmax(x @ params["router"]["gate"]["kernel"])
     rows, dropped = [], []
     for b in range(B):
@@ -47,7 +47,7 @@ def slow_choice(params, x, order, capacity):
 
 
 def with_gradients(function, params):
-    """The output and what is sown, and the gradients of one loss, by parameters and input."""
+    """Returns the output and sown values, and the gradients of a loss with respect to parameters and input."""
 
     def loss(params, x):
         y, others = function(params, x)
@@ -66,7 +66,7 @@ def close(ours, others, atol=2e-5):
 
 @pytest.mark.parametrize(("factor", "capacity"), [(1.0, 2), (2.0, 3)])
 def test_expert_choice_is_the_slow_loop(factor, capacity):
-    params = jax.tree.map(lambda p: 3 * p, drawn(CHOICE[factor], X, context(SEGMENTS)))
+    params = jax.tree.map(lambda p: 3 * p, random_params(CHOICE[factor], X, context(SEGMENTS)))
     order = liked(params)
     slow = lambda params, x: slow_choice(params, x, order, capacity)  # noqa: E731
     grads, (y, sown) = jax.jit(lambda params: with_gradients(applied(CHOICE[factor]), params))(params)
@@ -78,7 +78,7 @@ def test_expert_choice_is_the_slow_loop(factor, capacity):
 
 @pytest.mark.parametrize("factor", CHOICE)
 def test_what_stands_in_padding_is_chosen_for_nothing(factor):
-    params = drawn(CHOICE[factor], X, context(SEGMENTS))
+    params = random_params(CHOICE[factor], X, context(SEGMENTS))
     other = jnp.where(SEGMENTS[..., None] > 0, X, 100.0)
     one, two = (jax.jit(applied(CHOICE[factor]))(params, x)[0] for x in (X, other))
     np.testing.assert_allclose(one, two, atol=1e-6)
@@ -87,7 +87,7 @@ def test_what_stands_in_padding_is_chosen_for_nothing(factor):
 def test_16_bits_stay_16_bits():
     always = moe.Moe(routers.TopK(E), F, shared=mlp.Mlp(7), shared_gate=True)
     for layer in (*CHOICE.values(), always):
-        params = jax.tree.map(lambda p: jnp.asarray(p, jnp.bfloat16), drawn(layer, X, context(SEGMENTS)))
+        params = jax.tree.map(lambda p: jnp.asarray(p, jnp.bfloat16), random_params(layer, X, context(SEGMENTS)))
         y = jax.jit(layer.apply)({"params": params}, X.astype(jnp.bfloat16), context(SEGMENTS))
         wide = jax.jit(layer.apply)({"params": jax.tree.map(jnp.float32, params)}, X, context(SEGMENTS))
         assert y.dtype == jnp.bfloat16
@@ -98,7 +98,7 @@ def test_16_bits_stay_16_bits():
 def test_eight_devices_choose_and_work_as_one_does(name):
     ways = {"dense": moe.dense, "dropless": moe.dropless, "capacity": moe.Capacity(0.75)}
     layer = CHOICE[1.0] if name == "chosen" else moe.Moe(routers.TopK(E), F, nn.silu, True, ways[name])
-    params = drawn(layer, X, context(SEGMENTS))
+    params = random_params(layer, X, context(SEGMENTS))
     expected = jax.jit(lambda params: with_gradients(applied(layer), params))(params)
     mesh = partitioning.make_mesh(data=2, expert=4)
     boxed = jax.eval_shape(lambda: layer.init(jax.random.key(0), X, context(SEGMENTS)))["params"]
@@ -114,12 +114,12 @@ def test_a_shared_expert_works_on_every_token(weighed):
     always = mlp.Mlp(7, nn.silu, gated=True)
     routed = moe.Moe(routers.TopK(E), F, nn.silu, True, moe.dense)
     dense = routed.copy(shared=always, shared_gate=weighed)
-    params = jax.tree.map(lambda p: 3 * p, drawn(dense, X, context(SEGMENTS)))
+    params = jax.tree.map(lambda p: 3 * p, random_params(dense, X, context(SEGMENTS)))
     assert ("shared_router" in params) == weighed
 
     @jax.jit
     def outputs(params):
-        """Of the routed experts alone, then values and gradients with the shared one, dense and dropless."""
+        """Returns the routed experts' output, then values and gradients with the shared one, dense and dropless."""
         bare = {name: part for name, part in params.items() if "shared" not in name}
         layers = dense, dense.copy(dispatch=moe.dropless)
         return applied(routed)(bare, X)[0], [with_gradients(applied(layer), params) for layer in layers]

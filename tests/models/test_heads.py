@@ -1,4 +1,4 @@
-"""Heads against numpy; logits are float32 whatever the parameters are."""
+"""Heads against numpy; logits are float32 for parameters of any dtype."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def test_logits_are_float32_in_16_bits(head):
     half = jax.tree.map(lambda p: jnp.asarray(p, jnp.bfloat16), (params, x, table))
     logits, exact = head.apply(*half), head.apply(params, x, table)
     assert logits.shape == (B, L, V) and logits.dtype == exact.dtype == jnp.float32
-    # Not rounded to 8 bits on the way out.
+    # The logits are not rounded to bfloat16.
     assert np.any(logits != logits.astype(jnp.bfloat16).astype(jnp.float32))
     np.testing.assert_allclose(logits, exact, atol=0.5)
 

@@ -22,11 +22,11 @@ def slow(q, k, v, bias, mask, scale, cap=None):
     y = np.zeros(q.shape)
     for b, i, h in np.ndindex(B, L, H):
         g = h // (H // k.shape[2])
-        seen = [j for j in range(M) if mask[b, i, j]]
-        scores = np.array([scale * np.dot(q[b, i, h], k[b, j, g]) for j in seen])
-        scores = (scores if cap is None else cap * np.tanh(scores / cap)) + bias[0, h, i, seen]
+        visible = [j for j in range(M) if mask[b, i, j]]
+        scores = np.array([scale * np.dot(q[b, i, h], k[b, j, g]) for j in visible])
+        scores = (scores if cap is None else cap * np.tanh(scores / cap)) + bias[0, h, i, visible]
         probs = np.exp(scores - scores.max())
-        y[b, i, h] = (probs / probs.sum()) @ v[b, seen, g]
+        y[b, i, h] = (probs / probs.sum()) @ v[b, visible, g]
     return y
 
 
@@ -81,7 +81,7 @@ def test_a_soft_cap_bounds_scores_and_keeps_gradients_finite():
 
     grads = jax.jit(jax.grad(lambda *qkv: jnp.sum(jnp.sin(attended(*qkv, 5.0))), (0, 1, 2)))(1e4 * q, 1e4 * k, v)
     assert all(np.all(np.isfinite(g)) for g in grads) and np.any(grads[2])
-    # A huge cap is none, and under a tiny one all that is seen weighs the same.
+    # A huge cap has no effect; with a tiny cap all visible keys have equal weight.
     np.testing.assert_allclose(attended(q, k, v, 1e4), attended(q, k, v, None), atol=1e-4)
     mean = np.einsum("BLM,BMGK->BLGK", mask / np.maximum(mask.sum(-1, keepdims=True), 1), v)
     np.testing.assert_allclose(attended(q, k, v, 1e-6)[1], np.repeat(mean, 2, 2)[1], atol=1e-5)
@@ -106,10 +106,10 @@ def test_drop_acts_on_the_probabilities():
 @pytest.mark.parametrize("what", ["bias", "drop", "cap"])
 def test_cudnn_refuses_what_it_cannot_do_and_is_not_chosen_for_it(what, monkeypatch):
     q, k, v, bias, mask = inputs(2)
-    asked = {"bias": None, "drop": None, "cap": None} | {what: {"bias": bias, "drop": jnp.sin, "cap": 30.0}[what]}
+    options = {"bias": None, "drop": None, "cap": None} | {what: {"bias": bias, "drop": jnp.sin, "cap": 30.0}[what]}
     with pytest.raises(ValueError, match=r"no attention bias, dropout or soft cap; use kernels.reference"):
-        kernels.cudnn(q, k, v, asked["bias"], mask, 0.3, asked["drop"], asked["cap"])
+        kernels.cudnn(q, k, v, options["bias"], mask, 0.3, options["drop"], options["cap"])
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     half = jnp.asarray(q, jnp.bfloat16)
     assert kernels.select(half, None, None, None) is kernels.cudnn
-    assert kernels.select(half, asked["bias"], asked["drop"], asked["cap"]) is kernels.reference
+    assert kernels.select(half, options["bias"], options["drop"], options["cap"]) is kernels.reference

@@ -1,4 +1,4 @@
-"""Dense and embedding layers against numpy, their names and spreads, and constraints that really land."""
+"""Dense and embedding layers against numpy, their axis names and initial deviations, and sharding constraints."""
 
 import jax
 import jax.numpy as jnp

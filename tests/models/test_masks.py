@@ -1,4 +1,4 @@
-"""Masks against what they mean, slot by slot."""
+"""Masks against their definitions, pair by pair."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,33 +12,33 @@ SEGMENTS = [[1, 1, 1, 2, 2, 0], [1, 1, 2, 3, 3, 3]]
 
 def test_causal_sees_its_own_and_earlier_positions():
     own = token_info(SEGMENTS)
-    seen = np.asarray(masks.causal(own, own) & masks.same_segment(own, own))
+    visible = np.asarray(masks.causal(own, own) & masks.same_segment(own, own))
     for b, i, j in np.ndindex(2, 6, 6):
         segment = SEGMENTS[b][i]
-        assert seen[b, i, j] == (segment > 0 and segment == SEGMENTS[b][j] and j <= i)
+        assert visible[b, i, j] == (segment > 0 and segment == SEGMENTS[b][j] and j <= i)
 
 
 def test_causal_sees_the_whole_prefix():
     own = token_info([[1] * 5], prefix_BL=[[1, 1, 1, 0, 0]])
-    seen = np.asarray(masks.causal(own, own))[0]
+    visible = np.asarray(masks.causal(own, own))[0]
     for i, j in np.ndindex(5, 5):
-        assert seen[i, j] == (j <= i or j < 3)
+        assert visible[i, j] == (j <= i or j < 3)
 
 
 def test_full_sees_all_of_the_segment_and_no_padding():
     own = token_info(SEGMENTS)
-    seen = np.asarray(masks.full(own, own) & masks.same_segment(own, own))
+    visible = np.asarray(masks.full(own, own) & masks.same_segment(own, own))
     for b, i, j in np.ndindex(2, 6, 6):
-        assert seen[b, i, j] == (SEGMENTS[b][i] > 0 and SEGMENTS[b][i] == SEGMENTS[b][j])
+        assert visible[b, i, j] == (SEGMENTS[b][i] > 0 and SEGMENTS[b][i] == SEGMENTS[b][j])
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_a_window_sees_the_last_keys_of_its_own_segment(size):
     own = token_info(SEGMENTS)
-    seen = np.asarray(masks.Window(size)(own, own) & masks.same_segment(own, own))
+    visible = np.asarray(masks.Window(size)(own, own) & masks.same_segment(own, own))
     for b, i, j in np.ndindex(2, 6, 6):
         segment = SEGMENTS[b][i]
-        assert seen[b, i, j] == (segment > 0 and segment == SEGMENTS[b][j] and i - size < j <= i)
+        assert visible[b, i, j] == (segment > 0 and segment == SEGMENTS[b][j] and i - size < j <= i)
 
 
 def test_a_window_as_long_as_the_row_is_causal():
@@ -50,13 +50,13 @@ def test_permuted_sees_what_is_not_predicted_later():
     order = np.random.default_rng(0).integers(0, 4, (2, 6))
     keys = token_info(SEGMENTS).replace(order_BL=jnp.asarray(order))
     queries = keys.replace(order_BL=keys.order_BL - 1)
-    seen, before = np.asarray(masks.permuted(keys, keys)), np.asarray(masks.permuted(queries, keys))
+    visible, before = np.asarray(masks.permuted(keys, keys)), np.asarray(masks.permuted(queries, keys))
     for b, i, j in np.ndindex(2, 6, 6):
-        assert seen[b, i, j] == (order[b, j] <= order[b, i]) and before[b, i, j] == (order[b, j] < order[b, i])
+        assert visible[b, i, j] == (order[b, j] <= order[b, i]) and before[b, i, j] == (order[b, j] < order[b, i])
     own = token_info(SEGMENTS)
     np.testing.assert_array_equal(masks.permuted(own, own), masks.full(own, own))
 
 
 def test_same_segment_between_two_sides():
-    seen = np.asarray(masks.same_segment(token_info([[1, 2, 0]]), token_info([[1, 1, 2, 0]])))[0]
-    assert seen.tolist() == [[True, True, False, False], [False, False, True, False], [False] * 4]
+    visible = np.asarray(masks.same_segment(token_info([[1, 2, 0]]), token_info([[1, 1, 2, 0]])))[0]
+    assert visible.tolist() == [[True, True, False, False], [False, False, True, False], [False] * 4]

@@ -1,4 +1,4 @@
-"""Every way to bring tokens to experts against a slow loop over tokens and experts, in values and gradients."""
+"""Every dispatch function against a slow loop over tokens and experts, in values and gradients."""
 
 import math
 
@@ -27,7 +27,7 @@ def layer(dispatch, top_k=2, gated=True):
 
 
 def slow(params, x_BLD, top_k, capacity=B * L):
-    """Tokens one by one: first choices before second ones, earlier tokens first, `capacity` places a row and expert."""
+    """Assigns tokens one by one: first choices before second ones, earlier tokens first, `capacity` places per row and expert."""
     probs_BLE = jax.nn.softmax(x_BLD @ params["router"]["gate"]["kernel"])
     rows, dropped = [], []
     for b in range(B):
@@ -49,7 +49,7 @@ def slow(params, x_BLD, top_k, capacity=B * L):
 
 @pytest.fixture(scope="module")
 def expected():
-    """The slow loop's output and gradients, for two choices and unlimited places."""
+    """Returns the slow loop's output and gradients, for two choices and unlimited capacity."""
 
     def loss(params, x):
         y, _ = slow(params, x, 2)

@@ -14,7 +14,7 @@ SHAPE = 2, 5, 16
 
 
 def params_of(norm):
-    """Scales and biases that are not ones and zeros."""
+    """Returns scales and biases that are not ones and zeros."""
     names = ["scale"] if norm in RMS or not norm.use_bias else ["scale", "bias"]
     shape = SHAPE[-norm.dims :] if norm in RMS else SHAPE[-1:]
     return {name: jnp.asarray(array(*shape, seed=i + 1)) for i, name in enumerate(names)}

@@ -8,7 +8,7 @@ from flax import struct
 
 from t5x_like.precision import Precision
 from tests import tiny
-from tests.models.contexts import drawn
+from tests.models.contexts import random_params
 
 
 @struct.dataclass
@@ -46,7 +46,7 @@ def replace_kernels(params, function):
 def test_int8_kernels_give_the_forward_of_the_dequantized_ones(scan, dtype):
     model, batch = tiny.decoder(experts=True, scan=scan), tiny.batch(rows=2)
     precision = Precision(compute_dtype=dtype)
-    params = precision.to_compute_dtype(replace_kernels(drawn(model, batch), quantize))
+    params = precision.to_compute_dtype(replace_kernels(random_params(model, batch), quantize))
     kernels = [x for x in jax.tree.leaves(params, is_leaf=is_quantized) if is_quantized(x)]
     assert len(kernels) >= 8 and {x.values.dtype for x in kernels} == {jnp.dtype(jnp.int8)}
     plain = jax.tree.map(lambda x: x.astype(dtype) if is_quantized(x) else x, params, is_leaf=is_quantized)

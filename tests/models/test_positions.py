@@ -1,4 +1,4 @@
-"""Position encodings against their closed forms, and the laws that make them position encodings."""
+"""Position encodings against their closed forms, and their invariances."""
 
 import math
 
@@ -25,7 +25,7 @@ def test_learned_may_leave_the_first_vectors_alone():
     np.testing.assert_allclose(y, x + table[np.asarray(ctx.queries.positions_BL) + 2])
     fresh = jax.eval_shape(positions.Learned(9, offset=2).init, jax.random.key(0), x, ctx)["params"]["table"]
     assert fresh.value.shape == table.shape
-    with pytest.raises(ValueError, match=r"length of 8 .*max_length=7"):  # the offset is no room
+    with pytest.raises(ValueError, match=r"length of 8 .*max_length=7"):  # the offset adds no positions
         jax.eval_shape(positions.Learned(7, offset=2).init, jax.random.key(0), x, ctx)
 
 
@@ -45,7 +45,7 @@ def test_sinusoidal_is_its_closed_form():
 
 
 def waves(positions_BL, width=8):
-    """cos and sin of the rotary angles."""
+    """Returns cos and sin of the rotary angles."""
     angles_BLK = positions_BL[..., None] * positions.rotary_frequencies(width, 1e4)
     return np.cos(angles_BLK), np.sin(angles_BLK)
 
@@ -87,7 +87,7 @@ def test_rotary_refuses_an_odd_width():
 
 
 def slow_bucket(distance, bidirectional, buckets, furthest):
-    """T5's bucket of one distance, from the paper's description."""
+    """Returns T5's bucket of one distance, from the paper's description."""
     first = 0
     if bidirectional:
         buckets //= 2
@@ -138,7 +138,7 @@ def test_alibi_falls_by_the_slope_with_the_distance():
 
 
 def test_alibi_may_round_slope_times_position():
-    """Up to what a query adds to all of its keys, which a softmax does not see."""
+    """Equal up to a constant per query, which the softmax ignores."""
     own, half = context([[1] * 300 + [2] * 20]), jnp.bfloat16
     _, ctx = positions.Alibi(12, 0.25, half).apply({}, array(1, 320, 4), own)
     slopes, places = positions.alibi_slopes(12).astype(half), np.asarray(own.keys.positions_BL[0]).astype(half)

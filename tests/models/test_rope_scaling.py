@@ -1,4 +1,4 @@
-"""Stretched rotary frequencies against slow versions written from their papers, one frequency at a time."""
+"""Scaled rotary frequencies against slow versions written from the papers, one frequency at a time."""
 
 import math
 
@@ -36,7 +36,7 @@ def dynamic_ntk(i, length):
 
 
 def llama3(i, length):
-    """By wavelength: short ones kept, long ones stretched, between them a straight line in original_length / wavelength."""
+    """By wavelength: short ones unchanged, long ones scaled, linear in original_length / wavelength between them."""
     wavelength = 2 * math.pi / plain(i)
     if wavelength < 128 / 4:
         return plain(i), 1.0
@@ -47,15 +47,15 @@ def llama3(i, length):
 
 
 def yarn(i, length, truncate=False):
-    """By turns r in the trained length: gamma is 0 below `slow` turns, 1 above `fast`, and straight in i between them."""
+    """By turns r in the trained length: gamma is 0 below `slow` turns, 1 above `fast`, and linear in i between them."""
     ends = [(WIDTH / 2) * math.log(64 / (2 * math.pi * turns)) / math.log(BASE) for turns in (4.0, 0.5)]
     first, last = (math.floor(ends[0]), math.ceil(ends[1])) if truncate else ends
     gamma = 1 - min(max((i - first) / (last - first), 0), 1)
     return (1 - gamma) * plain(i) / 16 + gamma * plain(i), 0.1 * math.log(16) + 1
 
 
-def whole_yarn(i, length):
-    """`yarn` with the ramp's ends at whole i, as its authors' code has it."""
+def truncated_yarn(i, length):
+    """`yarn` with the ramp's ends at integer i, as in its authors' code."""
     return yarn(i, length, truncate=True)
 
 
@@ -65,12 +65,12 @@ SCALINGS = {
     "dynamic_ntk": (rope_scaling.DynamicNtk(3.0, original_length=8), dynamic_ntk),
     "llama3": (rope_scaling.Llama3(original_length=128), llama3),
     "yarn": (rope_scaling.Yarn(16.0, 64, fast=4.0, slow=0.5, truncate=False), yarn),
-    "whole_yarn": (rope_scaling.Yarn(16.0, 64, fast=4.0, slow=0.5), whole_yarn),
+    "truncated_yarn": (rope_scaling.Yarn(16.0, 64, fast=4.0, slow=0.5), truncated_yarn),
 }
 
 
 def rotary(scaling, segments):
-    """cos and sin of every slot and pair [2, B, L, K]."""
+    """Returns cos and sin of every token and pair [2, B, L, K]."""
 
     def waves(ctx):
         _, ctx = positions.Rope(WIDTH, BASE, scaling).apply({}, array(1, 1, 4), ctx)

@@ -91,7 +91,7 @@ def test_every_expert_chooses_its_likeliest_tokens(factor):
     x, gate = array(2, 6, D), array(D, E, seed=1)
     choices = choices_of(factor, x, gate)
     capacity, probs = min(math.ceil(factor * 6 / E), 6), softmax(x @ gate)
-    # Balanced by construction: as many different tokens for every expert.
+    # Balanced by construction: every expert has the same number of tokens.
     assert choices.tokens_BEC.shape == choices.weights_BEC.shape == (2, E, capacity)
     assert choices.real_B.tolist() == [5, 6] and choices.num_experts == E
     for b, e in np.ndindex(2, E):

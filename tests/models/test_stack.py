@@ -11,7 +11,7 @@ from flax.core import meta
 
 from t5x_like.models import attention, blocks, linear, mlp, moe, norms, positions, routers, stack
 from tests import tiny
-from tests.models.contexts import array, context, drawn
+from tests.models.contexts import array, context, random_params
 
 SEGMENTS = [[1, 1, 1, 2, 2, 0]]
 MIXED = blocks.Pattern(
@@ -23,7 +23,7 @@ MIXED = blocks.Pattern(
 
 
 def output_and_grads(module: stack.Stack, params, x):
-    """The output, and gradients of a loss that reads it and the auxiliary losses."""
+    """Returns the output, and gradients of a loss that includes the auxiliary losses."""
 
     def loss(params):
         y, sown = module.apply({"params": params}, x, context(SEGMENTS), mutable=["losses"])
@@ -34,7 +34,7 @@ def output_and_grads(module: stack.Stack, params, x):
 
 
 def stacked(params):
-    """Unrolled parameters as the scanned stack has them."""
+    """Converts unrolled parameters to the scanned layout."""
     layers = [params[name] for name in sorted(params) if name.startswith("layer_")]
     others = {name: part for name, part in params.items() if not name.startswith("layer_")}
     return others | {"layers": jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)}
@@ -48,7 +48,7 @@ def stacked(params):
 def test_scanned_is_unrolled(block, position):
     unrolled = stack.Stack(block, 2, position, scan=False)
     x = array(1, 6, 32)
-    params = drawn(unrolled, x, context(SEGMENTS))
+    params = random_params(unrolled, x, context(SEGMENTS))
     one, one_grads = output_and_grads(unrolled, params, x)
     two, two_grads = output_and_grads(dataclasses.replace(unrolled, scan=True), stacked(params), x)
     np.testing.assert_allclose(two, one, atol=1e-5)
@@ -58,7 +58,7 @@ def test_scanned_is_unrolled(block, position):
 
 
 def apart(params, layers):
-    """Shared parameters as an unrolled stack of so many layers has them."""
+    """Converts shared parameters to the layout of an unrolled stack."""
     others = {name: part for name, part in params.items() if name != "layers"}
     return others | {f"layer_{i}": params["layers"] for i in range(layers)}
 
@@ -66,7 +66,7 @@ def apart(params, layers):
 def test_shared_layers_are_layers_with_the_same_parameters():
     block = blocks.Block(mixer=moe.Moe(routers.TopK(3), 8, dispatch=moe.dense))
     shared, x = stack.Stack(block, 2, shared=True), array(1, 6, 32)
-    params = drawn(shared, x, context(SEGMENTS))
+    params = random_params(shared, x, context(SEGMENTS))
     y, grads = output_and_grads(shared, params, x)
     unrolled = dataclasses.replace(shared, shared=False, scan=False)
     expected, each = output_and_grads(unrolled, apart(params, 2), x)
@@ -91,7 +91,7 @@ def test_shared_parameters_have_no_axis_of_layers():
 def test_a_tail_is_what_comes_after_the_repetitions(options):
     last = blocks.Block(mixer=mlp.Mlp(8))
     whole, x = stack.Stack(tiny.tower().block, 2, positions.Rope(8), tail=last, **options), array(1, 6, 32)
-    params = drawn(whole, x, context(SEGMENTS))
+    params = random_params(whole, x, context(SEGMENTS))
 
     def in_parts(params):
         bare = dataclasses.replace(whole, tail=None, norm=None)
@@ -119,11 +119,11 @@ def test_a_position_in_every_layer_is_one_on_the_stack_where_all_are_the_same(po
     block, x = tiny.tower().block, array(1, 6, 32)
     once = stack.Stack(block, 2, position, scan=False)
     each = stack.Stack(blocks.Positioned(position, block), 2, scan=False)
-    params = drawn(once, x, context(SEGMENTS))
+    params = random_params(once, x, context(SEGMENTS))
     own = params.get("position", {})
     inside = {name: {"block": params[name]} | ({"position": own} if own else {}) for name in ("layer_0", "layer_1")}
     inside["norm"] = params["norm"]
-    assert jax.tree.structure(inside) == jax.tree.structure(drawn(each, x, context(SEGMENTS)))
+    assert jax.tree.structure(inside) == jax.tree.structure(random_params(each, x, context(SEGMENTS)))
     expected, y = (
         jax.jit(lambda params, module=module: module.apply({"params": params}, x, context(SEGMENTS)))(params)
         for module, params in ((once, params), (each, inside))
@@ -132,10 +132,10 @@ def test_a_position_in_every_layer_is_one_on_the_stack_where_all_are_the_same(po
 
 
 def test_layers_may_have_positions_of_their_own():
-    """Local layers rotate fast and global ones slowly (Gemma 3); neither hands its angles on."""
+    """Local layers rotate fast and global ones slowly (Gemma 3); neither affects the other's angles."""
     x, turns = array(1, 6, 32), (positions.Rope(8), positions.Rope(8, base=1e6))
     pattern = blocks.Pattern(tuple(blocks.Positioned(turn, tiny.tower().block) for turn in turns))
-    params = drawn(pattern, x, context(SEGMENTS))
+    params = random_params(pattern, x, context(SEGMENTS))
 
     @jax.jit
     def both(params):
@@ -151,7 +151,7 @@ def test_layers_may_have_positions_of_their_own():
 @pytest.mark.parametrize("scan", [False, True])
 def test_remat_changes_nothing(scan):
     x, plain = array(1, 6, 32), tiny.tower(experts=not scan, repeats=2 if scan else 1, scan=scan)
-    params = drawn(plain, x, context(SEGMENTS))
+    params = random_params(plain, x, context(SEGMENTS))
     expected = output_and_grads(plain, params, x)
     for policy in (stack.save_nothing, stack.save_products):
         remat = output_and_grads(dataclasses.replace(plain, remat=policy), params, x)
@@ -186,7 +186,7 @@ def test_layers_are_drawn_independently():
 
 def test_dropout_follows_its_key_through_a_scan():
     x, module = array(1, 6, 32), tiny.tower(scan=True, dropout=0.5)
-    params = drawn(module, x, context(SEGMENTS))
+    params = random_params(module, x, context(SEGMENTS))
 
     @jax.jit
     def run(key):

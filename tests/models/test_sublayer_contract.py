@@ -10,7 +10,7 @@ from t5x_like.models import architectures, attention, blocks, linear, mlp, posit
 from t5x_like.models.context import Context
 from t5x_like.models.heads import Untied
 from tests import tiny
-from tests.models.contexts import drawn
+from tests.models.contexts import random_params
 from tests.models.laws import assert_cached_decoding_is_the_whole_forward, assert_packed_is_alone, one_row, rows, run
 
 
@@ -72,7 +72,7 @@ def test_packed_segments_are_each_alone(name):
 @pytest.mark.parametrize("name", BLOCKS)
 def test_scanned_is_unrolled(name):
     scanned, unrolled, batch = decoder_of(name, True), decoder_of(name, False), one_row(rows=2)
-    params = drawn(scanned, batch)
+    params = random_params(scanned, batch)
     layers = params["decoder"].pop("layers")
     each = {f"layer_{i}": jax.tree.map(lambda x, i=i: x[i], layers) for i in range(2)}
     flat = params | {"decoder": params["decoder"] | each}

@@ -1,4 +1,4 @@
-"""Transformer-XL's attention against a loop over queries, heads and keys, and the shift that spares the loop."""
+"""Transformer-XL's attention against a loop over queries, heads and keys, and `shift_scores`."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import pytest
 from t5x_like.models import masks
 from t5x_like.models.context import Context
 from t5x_like.models.transformer_xl import RelativeAttention, shift_scores
-from tests.models.contexts import array, drawn, token_info
+from tests.models.contexts import array, random_params, token_info
 
 H, K, D, L = 2, 4, 6, 7
 SEGMENTS = [[1, 1, 1, 1, 2, 2, 0], [1, 1, 2, 2, 2, 2, 2]]
@@ -17,20 +17,20 @@ ORDER = jnp.array([[2, 0, 3, 1, 1, 0, 0], [1, 0, 4, 3, 0, 1, 2]])
 
 
 def wave(distance):
-    """[sin, cos] of one distance, frequencies 10000^(-2i/D)."""
+    """Returns [sin, cos] of one distance, frequencies 10000^(-2i/D)."""
     angles = [distance / 10000 ** (2 * i / D) for i in range(D // 2)]
     return np.array([np.sin(a) for a in angles] + [np.cos(a) for a in angles])
 
 
 def slow(params, x, ctx, mask, scale):
-    """[(q + u) k + (q + v) r(i - j) + (q + s) e] * scale + bias, one score at a time; 0 for queries that see nothing."""
+    """[(q + u) k + (q + v) r(i - j) + (q + s) e] * scale + bias, one score at a time; 0 for queries that see no key."""
     rows, queries, _ = x.shape
     q, k, v = (np.einsum("BLD,DHK->BLHK", x, params[name]["kernel"]) for name in ("query", "key", "value"))
-    seen = np.asarray(mask(ctx.queries, ctx.keys) & masks.same_segment(ctx.queries, ctx.keys))
+    visible = np.asarray(mask(ctx.queries, ctx.keys) & masks.same_segment(ctx.queries, ctx.keys))
     y = np.zeros(q.shape)
     for b, i, h in np.ndindex(rows, queries, H):
         scores = np.full(L, -np.inf)
-        for j in np.flatnonzero(seen[b, i]):
+        for j in np.flatnonzero(visible[b, i]):
             r = wave(i % L - j) @ params["relative"]["kernel"][:, h]
             scores[j] = (q[b, i, h] + params["content_bias"][h]) @ k[b, j, h]
             scores[j] += (q[b, i, h] + params["distance_bias"][h]) @ r
@@ -38,15 +38,15 @@ def slow(params, x, ctx, mask, scale):
                 other = int(ctx.queries.types_BL[b, i] != ctx.keys.types_BL[b, j])
                 scores[j] += (q[b, i, h] + params["type_bias"][h]) @ params["type_table"][other, h]
             scores[j] = scale * scores[j] + (0 if ctx.bias_AHLM is None else ctx.bias_AHLM[0, h, i, j])
-        if seen[b, i].any():
+        if visible[b, i].any():
             weights = np.exp(scores - scores.max())
             y[b, i, h] = weights / weights.sum() @ v[b, :L, h]
-    return np.einsum("BLHK,HKD->BLD", y, params["out"]["kernel"]), seen.any(-1)
+    return np.einsum("BLHK,HKD->BLD", y, params["out"]["kernel"]), visible.any(-1)
 
 
 def check(attention, x, ctx, scale=K**-0.5):
-    # Parameters large enough to tell a wrong distance or type.
-    params = jax.tree.map(lambda p: 3 * p, drawn(attention, x, ctx))
+    # Parameters large enough to detect a wrong distance or type.
+    params = jax.tree.map(lambda p: 3 * p, random_params(attention, x, ctx))
     y = jax.jit(attention.apply)({"params": params}, x, ctx)
     expected, real = slow(params, x, ctx, attention.mask, scale)
     np.testing.assert_allclose(y[real], expected[real], rtol=1e-4, atol=1e-4)
@@ -78,7 +78,7 @@ def test_a_second_stream_stands_at_the_positions_of_the_first():
 def test_without_types_it_is_as_if_all_had_the_same():
     own, x = token_info(SEGMENTS), array(2, L, D)
     attention = RelativeAttention(H, K, mask=masks.full, segment_bias=True)
-    params = {"params": drawn(attention, x, Context(own, own))}
+    params = {"params": random_params(attention, x, Context(own, own))}
     same = own.replace(types_BL=jnp.zeros((2, L), jnp.int32))
     one, two = (attention.apply(params, x, Context(each, each)) for each in (own, same))
     np.testing.assert_allclose(one, two, atol=1e-5)

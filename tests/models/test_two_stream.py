@@ -1,4 +1,4 @@
-"""XLNet's two streams: what each may see, and what they are without an order or with the usual one."""
+"""XLNet's two streams: what each may see, and their equivalents without an order or with the causal one."""
 
 import jax
 import numpy as np
@@ -6,10 +6,10 @@ import numpy as np
 from t5x_like.models import architectures, blocks, heads, linear, masks, mlp, norms, stack
 from t5x_like.models.transformer_xl import RelativeAttention
 from tests import tiny
-from tests.models.contexts import drawn, token_info
+from tests.models.contexts import random_params, token_info
 
 SEGMENTS = [[1] * 8, [1, 1, 1, 2, 2, 2, 2, 0]]
-# Ranks 1, 2, ... are predicted; what has rank 0 is context.
+# Ranks 1, 2, ... are predicted; rank 0 is context.
 ORDER = [[3, 0, 5, 1, 0, 2, 4, 6], [2, 0, 1, 0, 3, 1, 2, 0]]
 EMBED = linear.Embed(tiny.VOCAB, tiny.WIDTH)
 
@@ -35,7 +35,7 @@ def batch_of(**others):
 
 @jax.jit
 def logits_and_states(params, batch):
-    """The logits and both streams as the encoder gives them out."""
+    """Returns the logits and the encoder's output for both streams."""
     logits, state = MODEL.apply(
         {"params": params},
         batch,
@@ -45,8 +45,8 @@ def logits_and_states(params, batch):
     return logits, state["intermediates"]["encoder"]["__call__"][0]
 
 
-def encoded(mask, params, batch):
-    """The hidden states of a plain encoder with these parameters and this mask."""
+def encode(mask, params, batch):
+    """Returns the hidden states of a plain encoder with these parameters and this mask."""
     model = architectures.EncoderOnly(EMBED, encoder(mask), heads.states)
     own = {name: x for name, x in batch.items() if name != "encoder_token_types"}
     return jax.jit(model.apply)({"params": {name: params[name] for name in ("embed", "encoder")}}, own)
@@ -54,7 +54,7 @@ def encoded(mask, params, batch):
 
 def test_a_token_is_read_by_the_queries_of_higher_ranks_alone():
     batch = batch_of(encoder_order=ORDER)
-    params = drawn(MODEL, batch)
+    params = random_params(MODEL, batch)
     logits, states = logits_and_states(params, batch)
     order, segments = np.array(ORDER), np.array(SEGMENTS)
     for j in range(8):
@@ -73,17 +73,17 @@ def test_a_token_is_read_by_the_queries_of_higher_ranks_alone():
 def test_the_content_stream_in_the_usual_order_is_a_causal_encoder():
     batch = batch_of(encoder_order=np.tile(np.arange(8), (2, 1)))
     del batch["encoder_token_types"]
-    params = drawn(MODEL, batch)
+    params = random_params(MODEL, batch)
     _, states = logits_and_states(params, batch)
     real = np.array(SEGMENTS) > 0
-    np.testing.assert_allclose(states[:, :8][real], encoded(masks.causal, params, batch)[real], atol=1e-5)
+    np.testing.assert_allclose(states[:, :8][real], encode(masks.causal, params, batch)[real], atol=1e-5)
 
 
 def test_without_an_order_it_is_a_full_encoder():
     batch = batch_of()
     del batch["encoder_token_types"]
-    params = drawn(MODEL, batch)
+    params = random_params(MODEL, batch)
     logits, states = logits_and_states(params, batch)
-    full, real = encoded(masks.full, params, batch), np.array(SEGMENTS) > 0
+    full, real = encode(masks.full, params, batch), np.array(SEGMENTS) > 0
     np.testing.assert_allclose(states[real], full[real], atol=1e-5)
     np.testing.assert_allclose(logits[real], full[real] @ params["embed"]["table"].T, atol=1e-4)

@@ -1,4 +1,4 @@
-"""ELECTRA: one table for both, labels where the sample is not the original, no gradient through the sampling."""
+"""ELECTRA: a shared table, labels where the sample differs from the original, no gradient through the sampling."""
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,13 @@ MODEL = electra.Electra(linear.Embed(tiny.VOCAB, tiny.WIDTH), tiny.encoder(repea
 
 
 def masked(seed=0):
-    """A batch where a third of the tokens are masked."""
+    """Returns a batch where a third of the tokens are masked."""
     batch = tiny.batch(sides=("encoder",), seed=seed)
-    chosen = np.random.default_rng(seed).random(batch["encoder_loss_weights"].shape) < 0.3
+    masked_tokens = np.random.default_rng(seed).random(batch["encoder_loss_weights"].shape) < 0.3
     tokens = batch["encoder_target_tokens"]
     return batch | {
-        "encoder_input_tokens": np.where(chosen, 1, tokens),
-        "encoder_loss_weights": batch["encoder_loss_weights"] * chosen,
+        "encoder_input_tokens": np.where(masked_tokens, 1, tokens),
+        "encoder_loss_weights": batch["encoder_loss_weights"] * masked_tokens,
     }
 
 
@@ -44,13 +44,13 @@ def test_the_discriminator_is_the_encoder_it_was_made_of():
 
 def test_labels_are_where_the_sample_is_not_the_original():
     logits = MODEL.apply({"params": PARAMS}, BATCH, method="generator_logits")
-    shown = np.asarray(replace_masked(logits, BATCH, jax.random.key(0)))
-    chosen, tokens = BATCH["encoder_loss_weights"] > 0, BATCH["encoder_target_tokens"]
-    np.testing.assert_array_equal(shown[~chosen], tokens[~chosen])
+    replaced = np.asarray(replace_masked(logits, BATCH, jax.random.key(0)))
+    masked_tokens, tokens = BATCH["encoder_loss_weights"] > 0, BATCH["encoder_target_tokens"]
+    np.testing.assert_array_equal(replaced[~masked_tokens], tokens[~masked_tokens])
     _, weight, metrics = ReplacedTokenDetection()(MODEL.apply, PARAMS, BATCH)
-    fakes = (shown != tokens)[chosen].sum()
-    assert 0 < fakes == metrics["replaced"][0] and weight == chosen.sum()
-    # A generator that is sure of the original leaves nothing to find.
+    fakes = (replaced != tokens)[masked_tokens].sum()
+    assert 0 < fakes == metrics["replaced"][0] and weight == masked_tokens.sum()
+    # If the generator is certain of the original, no token is replaced.
     sure = 1e4 * jax.nn.one_hot(tokens, tiny.VOCAB)
     np.testing.assert_array_equal(replace_masked(sure, BATCH, jax.random.key(0)), tokens)
 
@@ -58,17 +58,17 @@ def test_labels_are_where_the_sample_is_not_the_original():
 def test_samples_have_the_generators_distribution():
     logits = jnp.tile(jnp.log(jnp.array([0.5, 0.3, 0.2])), (100, 100, 1))
     batch = {"encoder_loss_weights": jnp.ones((100, 100)), "encoder_target_tokens": jnp.zeros((100, 100), jnp.int32)}
-    found = np.bincount(np.asarray(replace_masked(logits, batch, jax.random.key(1))).reshape(-1)) / 1e4
-    assert (abs(found - [0.5, 0.3, 0.2]) < 4 * 0.005).all()
+    scores = np.bincount(np.asarray(replace_masked(logits, batch, jax.random.key(1))).reshape(-1)) / 1e4
+    assert (abs(scores - [0.5, 0.3, 0.2]) < 4 * 0.005).all()
 
 
 def test_the_objective_is_the_formula():
     total, _, metrics = ReplacedTokenDetection()(MODEL.apply, PARAMS, BATCH)
     logits = MODEL.apply({"params": PARAMS}, BATCH, method="generator_logits")
-    shown = replace_masked(logits, BATCH, jax.random.key(0))
-    found, _ = detect(MODEL.apply, PARAMS, BATCH | {"encoder_input_tokens": shown}, None)
-    p = 1 / (1 + np.exp(-np.asarray(found, np.float64)))
-    fake, real = np.asarray(shown) != BATCH["encoder_target_tokens"], BATCH["encoder_segment_ids"] > 0
+    replaced = replace_masked(logits, BATCH, jax.random.key(0))
+    scores, _ = detect(MODEL.apply, PARAMS, BATCH | {"encoder_input_tokens": replaced}, None)
+    p = 1 / (1 + np.exp(-np.asarray(scores, np.float64)))
+    fake, real = np.asarray(replaced) != BATCH["encoder_target_tokens"], BATCH["encoder_segment_ids"] > 0
     each = -np.where(fake, np.log(p), np.log(1 - p)) * real
     rows = BATCH["encoder_loss_weights"].sum(axis=1)
     generator = {"embed": PARAMS["embed"], **PARAMS["generator"]}
@@ -89,7 +89,7 @@ def test_no_gradient_crosses_the_sampling():
 
 
 def test_split_batches_add_up():
-    # One sample a token whatever the batch: the generator is made sure of itself.
+    # A generator certain of one token samples the same in every batch.
     params = jax.tree.map(lambda x: x, PARAMS)
     bias = params["generator"]["head"]["output"]["bias"]
     params["generator"]["head"]["output"]["bias"] = bias.at[7].set(1e4)

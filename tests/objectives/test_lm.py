@@ -1,4 +1,4 @@
-"""Token objectives against slow numpy, and the ways of computing them against each other."""
+"""The token objective against slow numpy, and its ways of computing against each other."""
 
 import jax
 import jax.numpy as jnp

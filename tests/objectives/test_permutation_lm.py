@@ -1,4 +1,4 @@
-"""Permutation language modelling: what a target's loss depends on is what comes before it in the order, and no more."""
+"""Permutation language modelling: a target's loss depends only on the tokens before it in the order."""
 
 import jax
 import numpy as np
@@ -13,8 +13,8 @@ MODEL = model_of("sizes/xlnet/tiny.gin")
 
 
 def test_a_words_loss_depends_on_no_word_after_it_and_not_on_itself(tiny_root):
-    made = PermutationLM(TokenCache("tiny", "train", root=str(tiny_root)), 16)
-    batch = made.fetch(np.arange(1), np.zeros(1, int), 0)
+    rows = PermutationLM(TokenCache("tiny", "train", root=str(tiny_root)), 16)
+    batch = rows.fetch(np.arange(1), np.zeros(1, int), 0)
     order, size = batch["encoder_order"][0], 16
     last = int(np.argmax(order * (batch["encoder_segment_ids"][0] == 1)))
     batch["encoder_loss_weights"][:] = 0
@@ -26,13 +26,13 @@ def test_a_words_loss_depends_on_no_word_after_it_and_not_on_itself(tiny_root):
     for place in range(size):
         changed = batch["encoder_input_tokens"].copy()
         changed[0, place] = 90 if changed[0, place] != 90 else 91
-        seen = order[place] < order[middle] and batch["encoder_segment_ids"][0, place] == 1
-        assert (float(run(batch | {"encoder_input_tokens": changed})) != before) == seen, place
+        visible = order[place] < order[middle] and batch["encoder_segment_ids"][0, place] == 1
+        assert (float(run(batch | {"encoder_input_tokens": changed})) != before) == visible, place
 
 
 def test_the_objective_is_the_two_stream_cross_entropy(tiny_root):
-    made = PermutationLM(TokenCache("tiny", "train", root=str(tiny_root)), 32)
-    batch = made.fetch(np.arange(4), np.zeros(4, int), 0)
+    rows = PermutationLM(TokenCache("tiny", "train", root=str(tiny_root)), 32)
+    batch = rows.fetch(np.arange(4), np.zeros(4, int), 0)
     params = tiny.init(MODEL, batch)
     total, weight, _ = LanguageModel(side="encoder")(MODEL.apply, params, batch)
     logits = np.asarray(MODEL.apply({"params": params}, batch), np.float64)

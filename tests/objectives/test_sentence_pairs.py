@@ -1,4 +1,4 @@
-"""The labels' loss on top of the masked tokens': the formula, ln 2 at the start, sums that add up."""
+"""The labels' loss added to the masked tokens': the formula, ln 2 at initialisation, sums that add up."""
 
 import jax
 import jax.numpy as jnp
