@@ -11,6 +11,7 @@ class Greedy:
     """Chooses the most likely token; the keys are unused."""
 
     def __call__(self, keys_B: jax.Array, logits_BV: jax.Array) -> jax.Array:
+        """Token ids, int32 [B]."""
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
 
 
@@ -35,6 +36,7 @@ class Sample:
             raise ValueError(f"top_p={self.top_p} must be in (0, 1]; 1 keeps every token")
 
     def __call__(self, keys_B: jax.Array, logits_BV: jax.Array) -> jax.Array:
+        """Token ids, int32 [B]."""
         logits_BV = logits_BV / self.temperature
         if self.top_k:
             logits_BV = top_k(logits_BV, self.top_k)
