@@ -16,8 +16,8 @@ OURS = ("models", "t5x_like", "tasks", "gin_configs")
 INSIDE = ("models", "tasks", "gin_configs")  # imported as parts of t5x_like
 PROGRAMS = ("benchmarks", "notebooks", "tests")
 
-# The longest matching prefix counts. Layer, and the group that may import itself. Within layer 3, decimals order the loops:
-# training evaluates, sweeps train, and never the other way round.
+# (layer, group) by module; the longest matching prefix counts, and modules of one group may import each other. Within layer 3,
+# decimals order the loops: training imports evaluation, sweeps import training, never the other way round.
 LAYERS = {
     "t5x_like": (0, "package"),
     "t5x_like.models": (0, "models"),
@@ -78,7 +78,7 @@ MODULES = {module_of(path): path for path in files(*OURS)}
 
 
 def imports(path: Path, known=MODULES) -> Iterator[tuple[int, str]]:
-    """(line, absolute module) of every import in a file, those inside functions too."""
+    """(line, absolute module) of every import in a file, including those inside functions."""
     package = module_of(path).split(".") if path.name == "__init__.py" else module_of(path).split(".")[:-1]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -96,31 +96,31 @@ def inside(module: str, *prefixes: str) -> bool:
 
 
 def layer(module: str) -> tuple[float, str]:
-    found = max((prefix for prefix in LAYERS if inside(module, prefix)), key=len)
-    if found == "t5x_like" and module != found:
+    match = max((prefix for prefix in LAYERS if inside(module, prefix)), key=len)
+    if match == "t5x_like" and module != match:
         pytest.fail(f"{module} is in no layer; add it to LAYERS (or TEXT_SIDE) in {Path(__file__).name}")
-    return LAYERS[found]
+    return LAYERS[match]
 
 
-def wrong(module: str, imported: str) -> str | None:
-    """Why `module` may not import `imported`, or None where it may."""
+def forbidden(module: str, imported: str) -> str | None:
+    """The reason why `module` may not import `imported`; None if it may."""
     top = imported.partition(".")[0]
     if top != "t5x_like":
-        return wrong_library(module, top)
+        return forbidden_library(module, top)
     if inside(module, *TEXT_SIDE):
         allowed = inside(imported, *TEXT_SIDE) or imported == "t5x_like.types"
-        return None if allowed else "the text side stands alone; a model reaches it as an LM"
+        return None if allowed else "the text side imports nothing else; pass a model as an LM"
     if inside(imported, *TEXT_SIDE):
-        return None if layer(module)[0] >= 3 else "only loops, tasks and programs use the text side"
+        return None if layer(module)[0] >= 3 else "only loops, tasks and programs import the text side"
     (ours, our_group), (theirs, their_group) = layer(module), layer(imported)
     if theirs > ours:
         return f"layer {ours} imports layer {theirs}; imports point down"
     if theirs == ours and our_group != their_group:
-        return f"{our_group} and {their_group} are siblings in layer {ours}; put what they share below them"
+        return f"{our_group} and {their_group} are siblings in layer {ours}; move what they share to a lower layer"
     return None
 
 
-def wrong_library(module: str, library: str) -> str | None:
+def forbidden_library(module: str, library: str) -> str | None:
     if library == "gin" and not inside(module, "t5x_like.cli"):
         return "gin is imported only by t5x_like/cli"
     if library in TENSORFLOW and not inside(module, "t5x_like.tasks"):
@@ -128,20 +128,20 @@ def wrong_library(module: str, library: str) -> str | None:
     if library == "clu":
         return "clu imports TensorFlow"
     if library in JAX and inside(module, *TEXT_SIDE, "t5x_like.data"):
-        return "the text side and the data pipeline do without JAX"
+        return "the text side and the data pipeline must not need JAX"
     if inside(module, "t5x_like.models") and library not in MODELS_MAY:
-        return "models/ needs jax and flax only"
+        return "models/ may import only jax and flax"
     return None
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_down(module):
-    complaints = [
+    violations = [
         f"{MODULES[module].relative_to(ROOT)}:{line} imports {imported}: {reason}"
         for line, imported in imports(MODULES[module])
-        if (reason := wrong(module, imported))
+        if (reason := forbidden(module, imported))
     ]
-    assert not complaints, "\n".join(complaints)
+    assert not violations, "\n".join(violations)
 
 
 @pytest.mark.parametrize(
@@ -164,60 +164,60 @@ def test_imports_point_down(module):
         ("t5x_like.agents.loop", "t5x_like.inference"),
     ],
 )
-def test_an_arrow_that_points_up_is_seen(module, imported):
-    assert wrong(module, imported)
+def test_forbidden_imports_are_reported(module, imported):
+    assert forbidden(module, imported)
 
 
-def test_no_circle_of_files():
-    """Imports inside functions count too: a circle that is broken at run time is a circle all the same."""
+def test_no_import_cycles():
+    """Imports inside functions count too: a cycle that a late import hides is still a cycle."""
     graph = {module: {name for _, name in imports(path) if name in MODULES} for module, path in MODULES.items()}
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
-        pytest.fail(f"a circle of imports: {' -> '.join(reversed(error.args[1]))}; put what both need below them")
+        pytest.fail(f"an import cycle: {' -> '.join(reversed(error.args[1]))}; move what both need to a lower layer")
 
 
 def test_folders_are_small():
-    """A folder that is read at a glance: at most 14 modules directly inside, those of published families apart."""
+    """A folder has at most 14 modules directly inside, except those with one module per published family or rule."""
     counts = collections.Counter(path.parent for path in MODULES.values() if path.name != "__init__.py")
     full = {str(folder.relative_to(ROOT)): count for folder, count in counts.items() if count > 14}
     assert not set(full) - LARGE, f"{full}: split a folder of more than 14 files by idea"
 
 
-def test_the_trainer_loads_little():
+def test_the_trainer_imports_little():
     code = "import sys, t5x_like.training.trainer; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True)
-    loaded = done.stdout.split()
+    process = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True)
+    loaded = process.stdout.split()
     assert "scipy.optimize" not in loaded
     assert not [name for name in loaded if inside(name, "t5x_like.scaling", "gin", "tensorflow", "seqio")]
     assert sum(inside(name, "t5x_like") for name in loaded) < 120
 
 
 def test_everything_but_the_tasks_works_without_tensorflow():
-    wanted = [name for name in MODULES if layer_or_text(name) != 4 and not name.endswith("__main__")]
+    names = [name for name in MODULES if layer_or_text(name) != 4 and not name.endswith("__main__")]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", IMPORT_EVERYTHING, *wanted]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-c", IMPORT_EVERYTHING, *names]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
 
 
 def layer_or_text(module: str) -> float:
     return 0 if inside(module, *TEXT_SIDE) else layer(module)[0]
 
 
-def test_importing_the_package_loads_nothing():
+def test_importing_the_package_imports_nothing_else():
     code = "import sys, t5x_like; sys.exit(bool({'jax', 'numpy', 'tensorflow', 'gin'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-def test_no_file_is_a_drawer():
-    drawers = [path for path in files(*OURS, *PROGRAMS) if path.stem in ("utils", "util", "helpers", "misc")]
-    assert not drawers, f"{drawers}: name a file after the one idea in it"
+def test_no_file_is_a_catch_all():
+    catch_alls = [path for path in files(*OURS, *PROGRAMS) if path.stem in ("utils", "util", "helpers", "misc")]
+    assert not catch_alls, f"{catch_alls}: name a file after its one idea"
 
 
 def test_files_are_short():
     long = {str(path.relative_to(ROOT)): count for path in files(*OURS, *PROGRAMS) if (count := lines(path)) > 400}
-    assert not long, f"{long}: a file has at most 400 lines; split it at the seam between two ideas"
+    assert not long, f"{long}: a file has at most 400 lines; split it between two ideas"
 
 
 def lines(path: Path) -> int:
