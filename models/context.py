@@ -28,7 +28,7 @@ class TokenInfo(struct.PyTreeNode):
 
 
 class Context(struct.PyTreeNode):
-    """What all sublayers share: information on queries and keys, biases, and the static flag `train`."""
+    """Input shared by all sublayers: information on queries and keys, biases, and the static flag `train`."""
 
     queries: TokenInfo
     keys: TokenInfo  # the queries themselves, or in decoding all tokens of the cache

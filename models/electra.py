@@ -28,7 +28,7 @@ class Electra(nn.Module):
     def __post_init__(self) -> None:
         for name in ("generator", "discriminator"):
             encoder = getattr(self, name)
-            # Encoders built by gin have tables of their own; in a bound module they already share this one.
+            # Encoders built by gin have separate tables; in a bound module they already share this one.
             if encoder.parent is None and encoder.embed is not self.embed:
                 object.__setattr__(self, name, encoder.clone(parent=None, embed=self.embed))
         super().__post_init__()

@@ -1,6 +1,6 @@
-"""The contracts between the parts: what a model, an objective, rows and the others take and return.
+"""Protocols of the parts: the methods and attributes that models, objectives, rows and others provide.
 
-A protocol is satisfied by shape alone; nothing inherits from it. Letters in shapes are those of `models/__init__.py`.
+A class satisfies a protocol by having its members; nothing inherits from it. Letters in shapes are those of `models/__init__.py`.
 Importing this module loads neither JAX nor NumPy, so the data pipeline and the text side may use it too.
 """
 
@@ -22,8 +22,9 @@ Metrics = Mapping[str, Any]  # name -> (total, count), two arrays of one shape; 
 class Model(Protocol):
     """A Flax module that maps a batch to logits.
 
-    `encoder_decoder` tells whether it reads `encoder_*` features and generates with a decoder. `vocab_size` is the number
-    of ids that its embedding table has rows for.
+    Attributes:
+      encoder_decoder: whether an encoder reads `encoder_*` features and a decoder generates `decoder_*`.
+      vocab_size: the number of rows of the embedding table; token ids are smaller.
     """
 
     @property
@@ -33,13 +34,14 @@ class Model(Protocol):
     def vocab_size(self) -> int: ...
 
     def init(self, rngs: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
-        """Variables; `["params"]` are the parameters, boxed with logical axis names."""
+        """Returns variables; `["params"]` holds the parameters, boxed with logical axis names."""
         ...
 
     def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
-        """`apply({"params": params}, batch, train)` gives logits [B, L, V].
+        """`apply({"params": params}, batch, train)` returns float32 logits [B, L, V].
 
-        `method="hidden"` stops before the head (x [B, L, D]); `method="logits"` applies the head to x.
+        `method="hidden"` returns the input of the head, x [B, L, D]; `method="logits"` applies the head to x. With
+        `decode_length` and `mutable=["cache"]` the call decodes with a cache of that many tokens per row.
         """
         ...
 
@@ -53,8 +55,8 @@ class Apply(Protocol):
 class Objective(Protocol):
     """A loss as a sum and a weight, so that it does not depend on how a batch is split.
 
-    Returns (total, weight, metrics): float32 scalars, and {name: (total, count)}. The loss of a batch is total / weight,
-    both added up over microbatches and devices first. `rng` is None in evaluation.
+    Returns (total, weight, metrics): float32 scalars, and {name: (total, count)}. The loss of a batch is total / weight after
+    both are summed over microbatches and devices. `rng` is None in evaluation.
 
     An objective that needs parameter trees besides the model's (a reference model, a teacher) has a field `references`,
     {name: tree}, and takes them as the keyword argument `references`: the train step passes them as arguments of the
