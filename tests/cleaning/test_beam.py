@@ -41,12 +41,12 @@ def same(lines: list[str], kept: dict[str, str]) -> None:
     assert sorted(lines) == sorted(f"{name}\t{text!r}" for name, text in kept.items())
 
 
-def test_what_needs_an_order_is_refused():
+def test_stateful_steps_are_refused():
     with pytest.raises(ValueError, match="NearDedup needs the documents in their order"):
         beam.clean(None, Pipeline((NearDedup(),)))
 
 
-def test_beam_missing_says_what_to_install(monkeypatch):
+def test_missing_beam_error_names_the_package(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "apache_beam", None)
     with pytest.raises(ImportError, match="pip install apache-beam"):
         beam.clean(None, Pipeline(()))

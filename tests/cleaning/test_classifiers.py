@@ -22,17 +22,17 @@ from tests.cleaning.planted import STOP, WORDS, document, rule
 LETTERS = {"en": "aeioutnshrdl", "fi": "aiteunlskoäm", "pl": "aiezonrwsycł"}
 
 
-def spoken(language: str, drawn: random.Random, words: int = 8) -> str:
+def random_line(language: str, rng: random.Random, words: int = 8) -> str:
     """Words with the letters of a language, the first ones more frequent."""
     letters = LETTERS[language]
     weights = [1 / (place + 2) for place in range(len(letters))]
-    return " ".join("".join(drawn.choices(letters, weights, k=drawn.randint(2, 8))) for _ in range(words))
+    return " ".join("".join(rng.choices(letters, weights, k=rng.randint(2, 8))) for _ in range(words))
 
 
-def page(good: bool, drawn: random.Random) -> str:
+def page(good: bool, rng: random.Random) -> str:
     """Good pages use one half of the words more often than poor ones."""
     halves = WORDS[:200], WORDS[200:400]
-    return " ".join(drawn.choice(halves[(drawn.random() < 0.65) ^ good] + list(STOP)) for _ in range(60))
+    return " ".join(rng.choice(halves[(rng.random() < 0.65) ^ good] + list(STOP)) for _ in range(60))
 
 
 def auc(scores: list[float], good: list[bool]) -> float:
@@ -43,30 +43,30 @@ def auc(scores: list[float], good: list[bool]) -> float:
 
 @pytest.fixture(scope="module")
 def quality():
-    drawn = random.Random(0)
+    rng = random.Random(0)
     good = [number % 2 == 0 for number in range(600)]
     labels = ["good" if each else "poor" for each in good]
-    return train([page(each, drawn) for each in good], labels, WordNgrams(buckets=1 << 14))
+    return train([page(each, rng) for each in good], labels, WordNgrams(buckets=1 << 14))
 
 
 @pytest.fixture(scope="module")
 def language():
-    drawn = random.Random(1)
+    rng = random.Random(1)
     labels = list(LETTERS) * 100
-    return train([spoken(label, drawn) for label in labels], labels, CharacterNgrams(buckets=1 << 13))
+    return train([random_line(label, rng) for label in labels], labels, CharacterNgrams(buckets=1 << 13))
 
 
 def test_quality_auc_on_held_out_pages(quality):
-    drawn = random.Random(10)
+    rng = random.Random(10)
     good = [number % 2 == 0 for number in range(300)]
-    scores = [quality.probability("good", page(each, drawn)) for each in good]
+    scores = [quality.probability("good", page(each, rng)) for each in good]
     assert auc(scores, good) > 0.97
 
 
 def test_language_of_held_out_lines(language):
-    drawn = random.Random(11)
+    rng = random.Random(11)
     labels = list(LETTERS) * 50
-    assert np.mean([language.classify(spoken(label, drawn))[0] == label for label in labels]) > 0.97
+    assert np.mean([language.classify(random_line(label, rng))[0] == label for label in labels]) > 0.97
 
 
 def test_probabilities_are_calibrated_enough(language):
@@ -74,7 +74,7 @@ def test_probabilities_are_calibrated_enough(language):
     assert found.sum() == pytest.approx(1) and found.max() < 0.9
 
 
-def test_training_repeats_and_is_saved(quality, tmp_path):
+def test_training_is_reproducible_and_saved(quality, tmp_path):
     quality.save(tmp_path / "quality.npz")
     again = NgramClassifier.load(tmp_path / "quality.npz")
     text = page(True, random.Random(3))
@@ -87,10 +87,10 @@ def test_training_repeats_and_is_saved(quality, tmp_path):
 
 
 def test_gradient_equals_differences():
-    features, drawn = WordNgrams(buckets=50), np.random.default_rng(0)
+    features, rng = WordNgrams(buckets=50), np.random.default_rng(0)
     rows = [features(page(True, random.Random(seed))) for seed in range(3)]
     targets = np.eye(2)[[0, 1, 0]]
-    weights, bias = drawn.normal(size=(50, 2)), drawn.normal(size=2)
+    weights, bias = rng.normal(size=(50, 2)), rng.normal(size=2)
 
     def loss(weights, bias):
         logits = np.stack([values @ weights[buckets] + bias for buckets, values in rows])
@@ -119,7 +119,7 @@ def test_language_filter(found, name):
     assert rule(LanguageFilter(lambda text: found)(document("text"))) == name
 
 
-def test_py3langid_knows_languages():
+def test_py3langid_identifies_languages():
     pytest.importorskip("py3langid")
     identify = Py3LangId()
     texts = {"en": "This is a plain sentence, and that is another one.", "de": "Das ist ein Satz, und noch einer dazu."}
@@ -128,7 +128,7 @@ def test_py3langid_knows_languages():
     assert Py3LangId(("de", "fr"))(texts["en"])[0] in ("de", "fr")
 
 
-def test_py3langid_missing_says_what_to_install(monkeypatch):
+def test_missing_py3langid_error_names_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "py3langid.langid", None)
     monkeypatch.setitem(sys.modules, "py3langid", SimpleNamespace())
     with pytest.raises(ImportError, match="pip install py3langid"):
@@ -141,7 +141,7 @@ def test_quality_filter():
 
 
 @pytest.mark.parametrize("score", [0.9, 0.95, 1.0])
-def test_pareto_keeps_as_often_as_its_law(score):
+def test_pareto_keeps_the_expected_share(score):
     """P(kept) = P(Lomax(9) > 1 - score) = (2 - score)**-9, and the same documents in each run."""
     step = QualityFilter(lambda text: score, pareto=9)
     kept = [rule(step(document("x", str(number)))) == "kept" for number in range(2000)]

@@ -27,7 +27,7 @@ def test_exact_copies_in_any_case_and_spacing():
     assert report.to_dict()["examples"]["exact_dedup.copy"][0]["detail"] == "of d0"
 
 
-def test_each_run_starts_afresh():
+def test_each_run_has_its_own_memory():
     step = ExactDedup()
     assert run(step, [document("a b")])[0] == run(step, [document("a b")])[0] == ["x"]
 
@@ -50,12 +50,12 @@ def test_lines_of_a_dropped_document_are_not_seen():
     assert rule(step(document("Only four words here\nand then some more of them"))) == "kept"
 
 
-def shared(words: int, edits: int, drawn: random.Random) -> tuple[list[str], list[str]]:
+def shared(words: int, edits: int, rng: random.Random) -> tuple[list[str], list[str]]:
     """A text's words, and the same with `edits` of them replaced."""
-    one = drawn.choices(WORDS, k=words)
+    one = rng.choices(WORDS, k=words)
     other = list(one)
-    for place in drawn.sample(range(words), edits):
-        other[place] = f"new{drawn.random()}".replace(".", "")
+    for place in rng.sample(range(words), edits):
+        other[place] = f"new{rng.random()}".replace(".", "")
     return one, other
 
 
@@ -68,9 +68,9 @@ def true_jaccard(one: list[str], other: list[str], n: int = 5) -> float:
 @pytest.mark.parametrize("hashes", [112, 448])
 def test_minhash_error_is_binomial(hashes):
     """Over 200 pairs: no bias, and the standard deviation sqrt(J (1 - J) / hashes)."""
-    drawn, minhash, scores = random.Random(1), MinHash(hashes=hashes), []
+    rng, minhash, scores = random.Random(1), MinHash(hashes=hashes), []
     for _ in range(200):
-        one, other = shared(200, drawn.choice((2, 5, 10, 20)), drawn)
+        one, other = shared(200, rng.choice((2, 5, 10, 20)), rng)
         exact = true_jaccard(one, other)
         estimate = jaccard(minhash.signature(" ".join(one)), minhash.signature(" ".join(other)))
         scores.append((estimate - exact) / np.sqrt(exact * (1 - exact) / hashes))
@@ -79,7 +79,7 @@ def test_minhash_error_is_binomial(hashes):
     assert np.abs(scores).max() < 4.5
 
 
-def test_minhash_of_little_text():
+def test_minhash_of_short_texts():
     minhash = MinHash()
     assert jaccard(minhash.signature("one two"), minhash.signature("One, two.")) == 1
     assert jaccard(minhash.signature("one two"), minhash.signature("two one")) < 0.1
@@ -88,13 +88,13 @@ def test_minhash_of_little_text():
 
 def test_near_copies_are_found_and_nothing_else():
     """At least 90% of 150 planted copies of J >= 0.8 are found (the bands find 92% at 0.8), and none of 300 others."""
-    drawn, documents, copies = random.Random(2), [], 0
+    rng, documents, copies = random.Random(2), [], 0
     for number in range(150):
-        one, other = shared(300, drawn.choice((1, 2, 3, 5)), drawn)
+        one, other = shared(300, rng.choice((1, 2, 3, 5)), rng)
         assert true_jaccard(one, other) >= 0.8
         copies += 1
         documents += [document(" ".join(one), f"first{number}"), document(" ".join(other), f"copy{number}")]
-        distinct, unlike = shared(300, 40, drawn)
+        distinct, unlike = shared(300, 40, rng)
         assert true_jaccard(distinct, unlike) < 0.6
         documents += [document(" ".join(distinct), f"first-b{number}"), document(" ".join(unlike), f"unlike{number}")]
     kept, report = run(NearDedup(), documents)

@@ -80,14 +80,14 @@ def test_gopher_repetition_of_lines_and_paragraphs(name, kept, dropped):
         assert rule(step(document(separator.join(dropped)))) == f"gopher_repetition.{part}"
 
 
-def spelled_top(words: list[str], n: int) -> int:
+def brute_force_top(words: list[str], n: int) -> int:
     """Characters of the most frequent n-gram as datatrove counts them, if it repeats."""
     grams = [" ".join(words[i : i + n]) for i in range(len(words) - n + 1)]
     top = max(grams, key=grams.count, default="")
     return len(top) * grams.count(top) if grams.count(top) > 1 else 0
 
 
-def spelled_duplicates(words: list[str], n: int) -> int:
+def brute_force_duplicates(words: list[str], n: int) -> int:
     """Characters of the words covered by n-grams seen before."""
     seen, covered = set(), set()
     for start in range(len(words) - n + 1):
@@ -100,13 +100,13 @@ def spelled_duplicates(words: list[str], n: int) -> int:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_ngram_counts_equal_their_definitions(seed):
-    drawn = random.Random(seed)
-    words = drawn.choices(WORDS[: drawn.choice((2, 5, 40))], k=drawn.randint(0, 90))
-    words += words[5 : drawn.randint(5, 60)]
+    rng = random.Random(seed)
+    words = rng.choices(WORDS[: rng.choice((2, 5, 40))], k=rng.randint(0, 90))
+    words += words[5 : rng.randint(5, 60)]
     ends = np.concatenate([[0], np.cumsum([len(word) for word in words])]).astype(np.int64)
     for n, positions, labels in find_repeated_ngrams(words, 10):
-        assert count_top_characters(n, positions, labels, ends) == spelled_top(words, n)
-        assert count_duplicate_characters(n, positions, labels, ends) == spelled_duplicates(words, n)
+        assert count_top_characters(n, positions, labels, ends) == brute_force_top(words, n)
+        assert count_duplicate_characters(n, positions, labels, ends) == brute_force_duplicates(words, n)
 
 
 @pytest.mark.parametrize(("n", "most"), GopherRepetition().top)

@@ -35,7 +35,7 @@ FOUND = [
 
 @pytest.mark.parametrize(("name", "planted"), FOUND)
 @pytest.mark.parametrize("around", ["Here: {} there.", "({})", "{}", "so {}, and", "is\n{}\n", "it is {}."])
-def test_found(name, planted, around):
+def test_personal_data_is_replaced(name, planted, around):
     text, counts = redact(around.format(planted))
     assert text == around.format(f"<{name.upper()}>")
     assert counts == {f"pii.{name}": 1}
@@ -58,40 +58,40 @@ def test_found(name, planted, around):
         "sk-learn is not a key; AKIA neither",
     ],
 )
-def test_left_alone(text):
+def test_other_text_is_unchanged(text):
     assert redact(text) == (text, {})
 
 
-def test_a_find_ends_where_it_ends():
+def test_a_match_ends_at_its_last_digit():
     assert redact("4111 1111 1111 1111 12/26")[0] == "<CARD> 12/26"
     assert redact("DE89 3704 0044 0532 0130 00 AND MORE")[0] == "<IBAN> AND MORE"
 
 
-def drawn_card(drawn: random.Random) -> str:
+def random_card(rng: random.Random) -> str:
     """A random card number with its check digit."""
-    body = "4" + "".join(drawn.choices(string.digits, k=14))
+    body = "4" + "".join(rng.choices(string.digits, k=14))
     return next(body + digit for digit in string.digits if is_luhn_valid(body + digit))
 
 
 def test_precision_and_recall_on_planted_data():
     """Random data of every kind in prose is found; of 2000 random 16-digit numbers only the tenth that satisfies Luhn."""
-    drawn, planted, found = random.Random(0), 0, 0
+    rng, planted, found = random.Random(0), 0, 0
     for seed in range(50):
         lines = prose(seed).split("\n")
-        octets = ".".join(str(drawn.randint(11, 99)) for _ in range(4))
+        octets = ".".join(str(rng.randint(11, 99)) for _ in range(4))
         data = (
             f"{lines[0][:5].strip().lower()}{seed}@mail{seed}.org",
             octets,
-            drawn_card(drawn),
-            f"+1 {drawn.randint(200, 999)} {drawn.randint(200, 999)} {drawn.randint(1000, 9999)}",
-            "ghp_" + "".join(drawn.choices(string.ascii_letters, k=36)),
+            random_card(rng),
+            f"+1 {rng.randint(200, 999)} {rng.randint(200, 999)} {rng.randint(1000, 9999)}",
+            "ghp_" + "".join(rng.choices(string.ascii_letters, k=36)),
         )
         for datum in data:
             planted += 1
             found += redact(f"{lines[1]} {datum} {lines[2]}")[0].count("<") == 1
     assert found == planted == 250
     assert all(redact(prose(seed))[1] == {} for seed in range(50))
-    numbers = ["4" + "".join(drawn.choices(string.digits, k=15)) for _ in range(2000)]
+    numbers = ["4" + "".join(rng.choices(string.digits, k=15)) for _ in range(2000)]
     taken = sum(bool(redact(number)[1]) for number in numbers)
     assert taken == sum(is_luhn_valid(number) for number in numbers) and 0.07 < taken / 2000 < 0.13
 

@@ -29,7 +29,7 @@ def run(pipeline: Pipeline, documents) -> tuple[list, Report]:
     return list(pipeline(documents, report)), report
 
 
-def test_steps_come_in_their_order_and_each_document_is_counted_once():
+def test_steps_run_in_order_and_each_document_is_counted_once():
     seen = []
 
     def first(document):
@@ -54,7 +54,7 @@ def test_steps_come_in_their_order_and_each_document_is_counted_once():
     assert (report.characters_read, report.characters_kept) == (6 * 9, 2 * 7)
 
 
-def test_it_streams():
+def test_documents_are_read_on_demand():
     """Documents are read on demand."""
     asked = []
     source = ({"text": prose(n), "id": asked.append(n)} for n in range(100))
@@ -88,7 +88,7 @@ def test_junk_is_a_counted_drop(name, junk, tmp_path):
     report.write(tmp_path)
 
 
-def test_few_control_characters_are_removed_and_counted():
+def test_a_few_control_characters_are_removed_and_counted():
     kept, report = run(Pipeline(()), [document("e\u0301" + "text " * 100 + "\x00")])
     assert kept[0]["text"] == "\u00e9" + "text " * 100
     assert report.edits == {"readable.control_characters": 1}
@@ -170,7 +170,7 @@ def test_no_text_makes_the_heuristics_slow(unit):
     assert time.process_time() - began < 2
 
 
-def test_odd_names_are_written(tmp_path):
+def test_unusual_ids_are_written(tmp_path):
     same = {"text": "the same", "id": "half \ud83d"}
     _, report = run(Pipeline((ExactDedup(),)), [same, same])
     report.write(tmp_path)

@@ -49,7 +49,7 @@ def run(pipeline: Pipeline, documents) -> tuple[list, Report]:
 
 @pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
 @pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".tsv", ".csv"])
-def test_documents_come_back(suffix, ending, tmp_path):
+def test_documents_are_read_as_written(suffix, ending, tmp_path):
     path = tmp_path / f"a{suffix}{ending}"
     path.write_bytes(compressed(written(suffix), ending))
     found = list(read(path))
@@ -60,7 +60,7 @@ def test_documents_come_back(suffix, ending, tmp_path):
         assert found == RECORDS
 
 
-def test_parquet_comes_back_in_batches(tmp_path):
+def test_parquet_is_read_in_batches(tmp_path):
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "a.parquet"
     parquet.write_table(pyarrow.Table.from_pylist(RECORDS), path, row_group_size=100)
@@ -72,7 +72,7 @@ def test_parquet_comes_back_in_batches(tmp_path):
 
 @pytest.mark.parametrize("ending", [".gz", ".zst"])
 @pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".tsv", ".csv"])
-def test_a_cut_file_is_one_drop_after_what_could_be_read(suffix, ending, tmp_path):
+def test_a_truncated_file_is_one_drop_after_its_readable_part(suffix, ending, tmp_path):
     content = compressed(written(suffix), ending)
     path = tmp_path / f"a{suffix}{ending}"
     path.write_bytes(content[: -len(content) // 4])
@@ -83,7 +83,7 @@ def test_a_cut_file_is_one_drop_after_what_could_be_read(suffix, ending, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.zst", "a.parquet"])
-def test_what_is_no_such_file_is_a_drop(name, tmp_path):
+def test_a_file_of_another_format_is_a_drop(name, tmp_path):
     if ".zst" in name:
         zstandard()
     (tmp_path / name).write_bytes(b"something else entirely")
@@ -96,7 +96,7 @@ def test_an_empty_file_has_no_documents(name, tmp_path):
     assert list(read(tmp_path / name)) == []
 
 
-def test_missing_fields_are_counted_one_by_one(tmp_path):
+def test_each_missing_field_is_counted(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"body": "one", "text": "other", "n": 1}\n{"title": "two"}\n{"text": null}\n')
     found = list(read(tmp_path / "a.jsonl", field="body"))
     assert found[0] == {"id": "a.jsonl:1", "text": "one", "n": 1}
@@ -120,7 +120,7 @@ def test_invalid_utf8_loses_only_its_record(suffix, tmp_path):
     assert [n for n, each in enumerate(rules) if each == "reading.invalid_utf8"] == [5] and len(rules) == 600
 
 
-def test_csv_has_quotes_and_line_ends_in_fields_and_tsv_does_not(tmp_path):
+def test_csv_fields_may_have_quotes_and_line_ends_tsv_fields_not(tmp_path):
     rows = [("text", "note"), ('two\nlines, "quoted"', "a"), ("plain", "b"), ("too", "many", "fields")]
     with open(tmp_path / "a.csv", "w", newline="", encoding="utf-8-sig") as file:
         csv.writer(file).writerows(rows)
@@ -140,7 +140,7 @@ def test_an_open_quote_loses_bounded_memory_and_is_counted(tmp_path):
     assert "reading.invalid_csv" in rules
 
 
-def test_one_document_a_file(tmp_path):
+def test_one_document_per_file(tmp_path):
     (tmp_path / "a.py.gz").write_bytes(gzip.compress(b"x = 1\n\ny = 2\n"))
     assert list(read(tmp_path / "a.py.gz", reader=read_whole_file)) == [{"id": "a.py.gz", "text": "x = 1\n\ny = 2\n"}]
     assert [rule(each) for each in read(tmp_path / "a.py.gz", reader=read_whole_file, max_bytes=5)] == [
@@ -160,7 +160,7 @@ def test_unknown_suffixes_are_refused(tmp_path):
         read(tmp_path / "none.txt")
 
 
-def test_a_missing_package_says_what_to_install(tmp_path, monkeypatch):
+def test_missing_package_errors_name_the_package(tmp_path, monkeypatch):
     for name, package in (("a.txt.zst", "zstandard"), ("a.parquet", "pyarrow")):
         monkeypatch.setitem(__import__("sys").modules, package, None)
         (tmp_path / name).write_bytes(b"x")

@@ -90,7 +90,7 @@ def done(inputs, tmp_path_factory) -> Path:
     return out
 
 
-def test_shards_are_what_the_pipeline_gives_in_process(inputs, done):
+def test_shards_equal_the_pipeline_in_process(inputs, done):
     report = Report()
     documents = [document for path in inputs for document in reading.read(path)]
     kept = list(PIPELINE(iter(documents), report))
@@ -125,7 +125,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("after", [1, 7, 13, 22, 29])
-def test_a_run_goes_on_where_it_was_stopped(after, inputs, done, tmp_path):
+def test_a_stopped_run_resumes(after, inputs, done, tmp_path):
     """Stopped after some tasks, the rerun does no task twice and ends with the same bytes."""
 
     def stop(at, of, what):
@@ -157,7 +157,7 @@ if __name__ == "__main__":
 """
 
 
-def test_kill_9_and_again(inputs, done, tmp_path):
+def test_a_killed_run_resumes(inputs, done, tmp_path):
     (tmp_path / "slow.py").write_text(SLOW)
     command = [sys.executable, str(tmp_path / "slow.py"), str(tmp_path / "out"), *map(str, inputs)]
     process = subprocess.Popen(
@@ -190,7 +190,7 @@ def members(group: int) -> list[int]:
     return found
 
 
-def test_a_finished_run_is_not_done_again(inputs, done):
+def test_a_finished_run_is_not_repeated(inputs, done):
     before = {path: path.stat().st_mtime_ns for path in done.rglob("*")}
     report = run.run(job(inputs, done))
     assert before == {path: path.stat().st_mtime_ns for path in done.rglob("*")}
@@ -223,7 +223,7 @@ def dies(document):
     os._exit(9)
 
 
-def test_errors_come_out_and_leave_no_half_file(inputs, tmp_path):
+def test_errors_are_raised_and_leave_no_partial_file(inputs, tmp_path):
     for workers in (1, 2):
         with pytest.raises(OSError, match="no space left while writing .*run the same command to resume"):
             run.run(job(inputs, tmp_path / str(workers), Pipeline((fails,))), workers)
@@ -233,7 +233,7 @@ def test_errors_come_out_and_leave_no_half_file(inputs, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst"])
-def test_compressed_shards_repeat_and_read_back(suffix, inputs, done, tmp_path):
+def test_compressed_shards_are_reproducible_and_readable(suffix, inputs, done, tmp_path):
     if suffix == ".jsonl.zst":
         pytest.importorskip("zstandard")
     pipeline = Pipeline(STEPS[:3])
@@ -245,11 +245,11 @@ def test_compressed_shards_repeat_and_read_back(suffix, inputs, done, tmp_path):
     assert found == list(pipeline(documents, Report()))
 
 
-def test_odd_values_are_written():
+def test_unusual_values_are_written():
     assert json.loads(shards.format_json_line({"text": "half \ud83d", "when": b"\xff", "n": 1.5}))["n"] == 1.5
 
 
-def test_names_are_different():
+def test_shard_names_are_unique():
     paths = [Path(name) for name in ("/d/a.jsonl.gz", "/d/a.txt", "/d/in/a.txt", "/d/b")]
     assert shards.name_shards(paths) == ["a.jsonl.gz", "a.txt", "in/a", "b"]
     assert shards.name_shards([Path("/d/a.parquet")]) == ["a"]

@@ -28,7 +28,7 @@ def test_the_text_of_a_page():
     assert extract_text("kept<!-- open <p>comment") == "kept" == extract_text("<p>kept<script>open <p>script")
 
 
-def test_trafilatura_or_what_to_install():
+def test_trafilatura_or_its_missing_package_error():
     try:
         import trafilatura  # noqa: F401
     except ImportError:
@@ -119,7 +119,7 @@ def test_every_record_of_an_archive(name, tmp_path):
 
 
 @pytest.mark.parametrize("cut", [10, 400, 2000])
-def test_a_cut_archive_is_counted(cut, tmp_path):
+def test_a_truncated_archive_is_counted(cut, tmp_path):
     content = b"".join(archive()[:8])
     (tmp_path / "a.warc").write_bytes(content[:-cut])
     (tmp_path / "b.warc.gz").write_bytes(gzip.compress(content)[: -cut // 2])

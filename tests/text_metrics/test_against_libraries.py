@@ -8,8 +8,8 @@ from t5x_like.text_metrics import generation
 from t5x_like.text_metrics.bootstrap import difference_interval, percent_interval, wilson
 
 RNG = np.random.default_rng(0)
-GIVEN = ["The cat sat on the mat.", "He reads a book, slowly.", "It rains today in Lisbon"]
-WANTED = [
+PREDICTIONS = ["The cat sat on the mat.", "He reads a book, slowly.", "It rains today in Lisbon"]
+REFERENCES = [
     ["A cat sat on the mat.", "The cat is on a mat."],
     ["He is reading a book slowly."],
     ["It rains in Lisbon today"],
@@ -19,12 +19,12 @@ WANTED = [
 @pytest.mark.parametrize("tokenize", ["13a", "intl"])
 def test_bleu(tokenize):
     sacrebleu = pytest.importorskip("sacrebleu")
-    streams = [[w[0] for w in WANTED], [w[1] if len(w) > 1 else None for w in WANTED]]
-    wanted = sacrebleu.BLEU(tokenize=tokenize).corpus_score(GIVEN, streams).score
-    assert tm.bleu(WANTED, GIVEN, tokenize=tokenize)["bleu"] == pytest.approx(wanted)
-    assert tm.bleu(GIVEN, GIVEN) == {"bleu": pytest.approx(100), "bleu_length_ratio": 1}
-    first = sacrebleu.CHRF(word_order=2).corpus_score(GIVEN, streams[:1]).score
-    assert tm.chrf([w[0] for w in WANTED], GIVEN, word_order=2)["chrf"] == pytest.approx(first)
+    streams = [[w[0] for w in REFERENCES], [w[1] if len(w) > 1 else None for w in REFERENCES]]
+    wanted = sacrebleu.BLEU(tokenize=tokenize).corpus_score(PREDICTIONS, streams).score
+    assert tm.bleu(REFERENCES, PREDICTIONS, tokenize=tokenize)["bleu"] == pytest.approx(wanted)
+    assert tm.bleu(PREDICTIONS, PREDICTIONS) == {"bleu": pytest.approx(100), "bleu_length_ratio": 1}
+    first = sacrebleu.CHRF(word_order=2).corpus_score(PREDICTIONS, streams[:1]).score
+    assert tm.chrf([w[0] for w in REFERENCES], PREDICTIONS, word_order=2)["chrf"] == pytest.approx(first)
 
 
 def test_bleu_by_hand():
@@ -36,11 +36,11 @@ def test_bleu_by_hand():
 def test_rouge():
     scorers = pytest.importorskip("rouge_score.rouge_scorer")
     scorer = scorers.RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
-    made = tm.rouge(WANTED, GIVEN, use_stemmer=True)
+    made = tm.rouge(REFERENCES, PREDICTIONS, use_stemmer=True)
     for name in ("rouge1", "rougeL"):
         best = [
             max(scorer.score(one, given)[name].fmeasure for one in wanted)
-            for wanted, given in zip(WANTED, GIVEN, strict=True)
+            for wanted, given in zip(REFERENCES, PREDICTIONS, strict=True)
         ]
         assert made[name] == pytest.approx(100 * np.mean(best))
     # 2 of 3 words, 1 of 2 pairs: precision = recall.

@@ -14,7 +14,7 @@ METRICS = [getattr(tm, name) for name in tm.__all__ if name not in ("bootstrap",
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda m: m.__name__)
-def test_seqio_takes_it(metric):
+def test_seqio_accepts_the_signature(metric):
     """seqio requires exactly (targets, predictions) or (targets, scores) without a default."""
     required = [n for n, p in inspect.signature(metric).parameters.items() if p.default is p.empty]
     assert required in (["targets", "predictions"], ["targets", "scores"])
@@ -26,7 +26,7 @@ def test_seqio_takes_it(metric):
         )
 
 
-def test_an_option_set_by_partial_is_still_a_metric():
+def test_partial_options_keep_the_signature():
     metric = functools.partial(tm.pass_at_k, k=2)
     required = [n for n, p in inspect.signature(metric).parameters.items() if p.default is p.empty]
     assert required == ["targets", "predictions"]
@@ -41,7 +41,7 @@ def test_squad():
     assert tm.squad(["b c"], ["b b the"])["f1"] == pytest.approx(50)
 
 
-def test_trivia_qa_puts_a_space_for_punctuation():
+def test_trivia_qa_replaces_punctuation_by_spaces():
     assert tm.trivia_qa([["Spider Man"]], ["spider-man"]) == {"em": 100, "f1": 100}
     assert tm.squad([["Spider Man"]], ["spider-man"]) == {"em": 0, "f1": 0}
     assert tm.trivia_qa([["rock n roll"]], ["The rock_‘n’ roll"])["em"] == 100
@@ -161,7 +161,7 @@ def test_edit_distance():
     assert made == {"edit_distance": 2, "character_error_rate": 50, "word_error_rate": pytest.approx(200 / 3)}
 
 
-def test_bootstrap_encloses_the_truth_as_often_as_it_says():
+def test_bootstrap_intervals_have_their_coverage():
     rng = np.random.default_rng(1)
     inside = 0
     for trial in range(200):
@@ -181,7 +181,7 @@ def test_bootstrap_of_a_metric():
         tm.bootstrap(tm.accuracy, targets, predictions, level=95)
 
 
-def test_a_missing_library_is_named(monkeypatch):
+def test_missing_library_errors_name_the_package(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sacrebleu", None)
     with pytest.raises(ImportError, match=r"package sacrebleu.*t5x_like\[metrics\]"):
         tm.bleu(["a"], ["a"])
