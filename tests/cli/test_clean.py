@@ -163,7 +163,7 @@ def test_one_file_one_document(tmp_path, capsys):
         (["--gin_file=cleaning/gopher.gin", "--input=IN/a.jsonl", "--suffix=.txt"], "suffix='.txt' is not known"),
         (["--gin_file=cleaning/gopher.gin", "--input=IN/a.jsonl", "--workers=0"], "workers=0"),
         (["--gin_file=cleaning/gopher.gin", "--input=IN/a.jsonl", "--against=IN/c.txt"], "has no text"),
-        (["--gin_file=cleaning/gopher.gin", "--input=IN/a.jsonl", "--characters"], "is for --train_classifier"),
+        (["--gin_file=cleaning/gopher.gin", "--input=IN/a.jsonl", "--characters"], "applies to --train_classifier"),
         (["--train_classifier", "IN/a.jsonl"], "give LABEL=FILE"),
         (["--train_classifier", "good=IN/a.jsonl"], "give at least two kinds"),
         (["--train_classifier", "good=IN/a.jsonl", "--input=IN/a.jsonl"], "takes no pipeline and no input"),
