@@ -40,13 +40,21 @@ SIDES = ("encoder", "decoder")
 class Feature:
     """One array of a batch: its `shape` per row, its `dtype`, and `pad`, the value of rows and positions that hold nothing.
 
-    `mask` says that rows and positions of value `pad` do not count, as segment ids and loss weights do.
+    `mask` says that rows and positions of value `pad` do not count, as segment ids and loss weights do. `axes` are the
+    logical axes of `shape`, by which the mesh splits it; () splits only the rows.
     """
 
     shape: tuple[int, ...]
     dtype: str = "int32"
     pad: float = 0
     mask: bool = False
+    axes: tuple[str | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.axes and len(self.axes) != len(self.shape):
+            raise ValueError(
+                f"axes={self.axes} and shape={self.shape} differ in length; name an axis per dimension, or none"
+            )
 
 
 # By their names without the side; the shape of each is (length of the side,).

@@ -6,12 +6,14 @@ tensor parallelism is `tensor`; experts are split over `expert`, which also carr
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
 from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from t5x_like.batches import Feature
 
 AXES = ("data", "fsdp", "expert", "tensor")
 
@@ -124,6 +126,25 @@ def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
     return NamedSharding(mesh, spec(("batch",), rules))
 
 
+def batch_shardings(features: Mapping[str, Feature], mesh: Mesh, rules: Rules = RULES) -> dict[str, NamedSharding]:
+    """The sharding of every array of a batch: rows by the logical axis `batch`, other dimensions by the feature's axes.
+
+    Raises:
+      ValueError: a dimension that its mesh axes do not divide.
+    """
+    shardings = {}
+    for name, feature in features.items():
+        partition = spec(("batch", *feature.axes), rules)
+        for size, axis, axes in zip(feature.shape, feature.axes, partition[1:], strict=False):
+            if size % _parts(mesh, axes):
+                raise ValueError(
+                    f"feature {name!r}: dimension {axis!r} of size {size} is not a multiple of the {_parts(mesh, axes)} devices "
+                    f"on mesh axis {axes!r}; change the size, or give a rule ({axis!r}, None)"
+                )
+        shardings[name] = NamedSharding(mesh, partition)
+    return shardings
+
+
 def batch_devices(mesh: Mesh, rules: Rules = RULES) -> int:
     """The number of parts that the mesh splits the rows of a batch into."""
     return _parts(mesh, spec(("batch",), rules)[0])
@@ -142,20 +163,28 @@ def check_batch(batch_size: int, microbatches: int, mesh: Mesh, rules: Rules = R
         )
 
 
-def global_batch(fetch: Callable[[int, int], dict], batch_size: int, sharding: NamedSharding) -> dict[str, jax.Array]:
-    """A batch on its devices; `fetch(start, stop)` gives rows, and only those of this process's devices are asked for."""
-    indices = sharding.addressable_devices_indices_map((batch_size,)).values()
+def global_batch(
+    fetch: Callable[[int, int], dict], batch_size: int, sharding: NamedSharding | Mapping[str, NamedSharding]
+) -> dict[str, jax.Array]:
+    """A batch on its devices; `fetch(start, stop)` returns rows, and is called for those of this process's devices only.
+
+    `sharding` is one for all arrays, or one for each by name (see `batch_shardings`); all split the rows alike.
+    """
+    first = next(iter(sharding.values())) if isinstance(sharding, Mapping) else sharding
+    split = NamedSharding(first.mesh, PartitionSpec(first.spec[0]))
+    indices = split.addressable_devices_indices_map((batch_size,)).values()
     bounds = [index[0].indices(batch_size)[:2] for index in indices]
     start, stop = min(low for low, _ in bounds), max(high for _, high in bounds)
 
-    def place(x: np.ndarray) -> jax.Array:
+    def place(name: str, x: np.ndarray) -> jax.Array:
         def piece(index):
             low, high, _ = index[0].indices(batch_size)
-            return x[low - start : high - start]
+            return x[(slice(low - start, high - start), *index[1:])]
 
-        return jax.make_array_from_callback((batch_size, *x.shape[1:]), sharding, piece)
+        own = sharding[name] if isinstance(sharding, Mapping) else sharding
+        return jax.make_array_from_callback((batch_size, *x.shape[1:]), own, piece)
 
-    return {name: place(x) for name, x in fetch(start, stop).items()}
+    return {name: place(name, x) for name, x in fetch(start, stop).items()}
 
 
 def describe(boxed, mesh: Mesh, rules: Rules = RULES) -> str:

@@ -91,6 +91,26 @@ def test_a_batch_with_images_lies_on_its_devices(pictures):
     assert np.isfinite(compiled(jax.device_get(placed)))
 
 
+def test_features_are_split_by_their_logical_axes(cache):
+    axes = {"image": dataclasses.replace(IMAGE, axes=("height", None, None)), "reward": REWARD}
+    pictures, mesh = Pictures(cache, 16, axes), partitioning.make_mesh(data=4, tensor=2)
+    rules, stream = (*partitioning.RULES, ("height", "tensor")), Stream(pictures, 16)
+    shardings = partitioning.batch_shardings(batches.features(pictures), mesh, rules)
+    placed = partitioning.global_batch(lambda start, stop: stream.slice(5, start, stop), 16, shardings)
+    for name, x in stream[5].items():
+        np.testing.assert_array_equal(placed[name], x)
+        shape = (4, 2, 4, 3) if name == "image" else (4, *x.shape[1:])
+        assert {shard.data.shape for shard in placed[name].addressable_shards} == {shape}
+    step = jax.jit(lambda batch: batch["image"].mean(), in_shardings=(shardings,))
+    assert step(placed) == stream[5]["image"].mean()
+    with pytest.raises(ValueError, match="no rule for the logical axis 'height'"):
+        partitioning.batch_shardings(axes, mesh)
+    with pytest.raises(ValueError, match="feature 'odd': dimension 'height' of size 3 is not a multiple of the 2"):
+        partitioning.batch_shardings({"odd": Feature((3,), axes=("height",))}, mesh, rules)
+    with pytest.raises(ValueError, match="differ in length"):
+        Feature((3, 3), axes=("height",))
+
+
 def test_once_masks_by_declared_masks_and_leaves_other_features(cache):
     mask = Feature((), "float32", pad=-1.0, mask=True)
     made = Pictures(cache, 16, {"image": IMAGE, "reward": mask})
