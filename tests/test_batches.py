@@ -45,13 +45,13 @@ def pictures(cache):
 
 
 def test_the_abstract_batch_is_the_batch(cache, pictures):
-    for made in (
+    for rows_ in (
         pictures,
         Mixture([pictures, rows.PrefixLM(cache, 16)], (1.0, 1.0), window=16),
         rows.MaskedLM(cache, 16),
     ):
-        shapes = {name: (x.shape, x.dtype) for name, x in batches.abstract(made, 8).items()}
-        assert shapes == {name: (x.shape, x.dtype) for name, x in Stream(made, 8)[3].items()}
+        shapes = {name: (x.shape, x.dtype) for name, x in batches.abstract(rows_, 8).items()}
+        assert shapes == {name: (x.shape, x.dtype) for name, x in Stream(rows_, 8)[3].items()}
 
 
 def test_declared_features_go_through_the_stream(pictures):
@@ -113,9 +113,9 @@ def test_features_are_split_by_their_logical_axes(cache):
 
 def test_once_masks_by_declared_masks_and_leaves_other_features(cache):
     mask = Feature((), "float32", pad=-1.0, mask=True)
-    made = Pictures(cache, 16, {"image": IMAGE, "reward": mask})
-    size = len(made)
-    last = list(Stream(made, size - 3).once())[-1]
+    rows_ = Pictures(cache, 16, {"image": IMAGE, "reward": mask})
+    size = len(rows_)
+    last = list(Stream(rows_, size - 3).once())[-1]
     assert (last["reward"][3:] == -1).all() and (last["reward"][:3] >= 0).all()
     assert not last["decoder_loss_weights"][3:].any() and (last["image"][3:] == size - 1).all()
 
@@ -132,12 +132,12 @@ def test_once_masks_by_declared_masks_and_leaves_other_features(cache):
     ],
 )  # fmt: skip
 def test_what_is_not_as_declared_is_refused(cache, declared, options, message):
-    made = Pictures(cache, 16, declared, **options)
+    rows_ = Pictures(cache, 16, declared, **options)
     with pytest.raises(ValueError, match=message):
-        batches.abstract(made, 8)
+        batches.abstract(rows_, 8)
     if "decoder_positions" not in declared:
         with pytest.raises(ValueError, match=message):
-            batches.abstract(Mixture([made, rows.CausalLM(cache, 16)], (1.0, 1.0), window=8), 8)
+            batches.abstract(Mixture([rows_, rows.CausalLM(cache, 16)], (1.0, 1.0), window=8), 8)
 
 
 def test_components_that_declare_one_name_differently_are_refused(cache, pictures):

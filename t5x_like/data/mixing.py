@@ -194,8 +194,8 @@ def mix_tasks(
         components = [rows(cache=cache(task=name)) for name in registered]
         documents = tuple(part.caches[0].manifest["documents"] for part in components)
         return Mixture(components, seqio_mixtures.ExampleRates(tuple(registered.values()), documents), window)
-    given = tuple(tasks.values()) if isinstance(tasks, Mapping) else rates
-    return Mixture([rows(cache=cache(task=name)) for name in tasks], given, window)
+    shares = tuple(tasks.values()) if isinstance(tasks, Mapping) else rates
+    return Mixture([rows(cache=cache(task=name)) for name in tasks], shares, window)
 
 
 def components(rows: Any) -> dict[str, Any]:

@@ -48,9 +48,9 @@ def numbers(batch):
     return batch["decoder_input_tokens"][:, 0]
 
 
-def assert_whole(found, group):
+def assert_whole(rows, group):
     """Every group of neighbours is a group, in order."""
-    groups = found.reshape(-1, group)
+    groups = rows.reshape(-1, group)
     assert not (groups[:, 0] % group).any()
     np.testing.assert_array_equal(groups, groups[:, :1] + np.arange(group))
 
@@ -60,10 +60,10 @@ def assert_whole(found, group):
 def test_every_group_comes_whole_once_an_epoch(group, shuffle):
     stream = Stream(Grouped(group), 8, seed=3, shuffle=shuffle)
     epochs = [np.concatenate([numbers(stream[12 * epoch + part]) for part in range(12)]) for epoch in range(3)]
-    for found in epochs:
-        assert_whole(found, group)
-        assert sorted(found) == list(range(96))
-    assert len({tuple(found) for found in epochs}) == (3 if shuffle else 1)
+    for epoch in epochs:
+        assert_whole(epoch, group)
+        assert sorted(epoch) == list(range(96))
+    assert len({tuple(epoch) for epoch in epochs}) == (3 if shuffle else 1)
 
 
 @pytest.mark.parametrize("group", [2, 4])
@@ -76,11 +76,11 @@ def test_a_batch_over_the_end_of_an_epoch_has_whole_groups(group):
 @pytest.mark.parametrize("group", [2, 4])
 def test_hosts_and_resumed_runs_make_the_same_groups(group):
     mixture = Mixture([Grouped(group), Grouped(group, 40, 1000)], (2.0, 1.0), window=48)
-    for made in (Grouped(group), mixture):
-        stream = Stream(made, 16, seed=1)
+    for rows in (Grouped(group), mixture):
+        stream = Stream(rows, 16, seed=1)
         forward = [stream[k] for k in range(9)]
         for k in (8, 0, 5):
-            again = Stream(made, 16, seed=1)
+            again = Stream(rows, 16, seed=1)
             for hosts in (1, 2, 4):
                 share = 16 // hosts
                 parts = [again.slice(k, host * share, (host + 1) * share) for host in range(hosts)]
@@ -95,12 +95,12 @@ def test_a_mixture_has_its_shares_in_whole_groups(group):
     mixture = Mixture([Grouped(group), Grouped(group, 16, 1000)], (3.0, 1.0), window=32)
     assert mixture.group == group and mixture.quotas.tolist() == [24, 8]
     stream = Stream(mixture, 32)
-    found = [numbers(stream[step]) for step in range(6)]
-    for one in found:
-        assert_whole(one, group)
-        assert (one >= 1000).sum() == 8
+    windows = [numbers(stream[step]) for step in range(6)]
+    for rows in windows:
+        assert_whole(rows, group)
+        assert (rows >= 1000).sum() == 8
     for window in (0, 2, 4):  # two windows are an epoch of the second component
-        epoch = np.concatenate(found[window : window + 2])
+        epoch = np.concatenate(windows[window : window + 2])
         assert sorted(epoch[epoch >= 1000]) == list(range(1000, 1016))
 
 
@@ -113,9 +113,9 @@ def test_any_rates_give_quotas_of_whole_groups(group):
 
 @pytest.mark.parametrize("group", [1, 2, 4])
 def test_once_gives_every_group_in_order_and_fills_up_with_masked_groups(group):
-    made = list(Stream(Grouped(group, 12), 8).once())
-    batch = {name: np.concatenate([one[name] for one in made]) for name in made[0]}
-    assert numbers(batch)[:12].tolist() == list(range(12)) and len(made) == 2
+    steps = list(Stream(Grouped(group, 12), 8).once())
+    batch = {name: np.concatenate([step[name] for step in steps]) for name in steps[0]}
+    assert numbers(batch)[:12].tolist() == list(range(12)) and len(steps) == 2
     assert_whole(numbers(batch), group) if group > 1 else None
     assert not batch["decoder_segment_ids"][12:].any() and not batch["decoder_loss_weights"][12:].any()
     assert batch["decoder_segment_ids"][:12].all()

@@ -168,9 +168,9 @@ def test_rows_have_the_text_as_targets_and_the_noised_text_as_inputs(tiny_root):
         assert batch["decoder_input_tokens"][row].tolist() == [0, *text]
         inputs = batch["encoder_input_tokens"][row][batch["encoder_segment_ids"][row] > 0].tolist()
         assert inputs[-1] == EOS
-        shown = collections.Counter(t for t in inputs[:-1] if t != mask)
-        assert not shown - collections.Counter(text)
-        assert sum(shown.values()) == 63 - 19  # ceil(0.3 * 63)
+        kept = collections.Counter(t for t in inputs[:-1] if t != mask)
+        assert not kept - collections.Counter(text)
+        assert sum(kept.values()) == 63 - 19  # ceil(0.3 * 63)
 
 
 @pytest.mark.parametrize(

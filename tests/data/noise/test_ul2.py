@@ -63,12 +63,12 @@ def test_as_prefix_lm_every_text_can_be_restored_and_only_hidden_spans_have_a_lo
         real = batch["decoder_segment_ids"][row] > 0
         tokens = batch["decoder_target_tokens"][row][real]
         counts = batch["decoder_loss_weights"][row][real] > 0
-        shown = batch["decoder_prefix"][row][real]
+        in_prefix = batch["decoder_prefix"][row][real]
         inputs, targets = tokens[~counts].tolist(), tokens[counts].tolist()
         assert inputs[0] in (lowest, lowest + 1, lowest + 2) and targets[-1] == vocabularies.EOS
         assert restore(inputs[1:], targets[:-1], lowest) == text[row]
         # The prefix is the start and all inputs; no token with a loss is in it.
-        np.testing.assert_array_equal(shown, np.arange(real.sum()) <= len(inputs))
+        np.testing.assert_array_equal(in_prefix, np.arange(real.sum()) <= len(inputs))
 
 
 def test_every_mode_hides_the_counts_of_its_denoisers(cache):

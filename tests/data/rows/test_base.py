@@ -59,9 +59,9 @@ def test_a_prefix_begins_its_segment_and_has_no_loss(cache):
     for row in range(len(segments)):
         for segment in set(segments[row]):
             here = segments[row] == segment
-            shown = prefix[row][here]
-            size = shown.sum()
-            assert 1 <= size <= here.sum() and (shown[:size] == 1).all()
+            in_prefix = prefix[row][here]
+            size = in_prefix.sum()
+            assert 1 <= size <= here.sum() and (in_prefix[:size] == 1).all()
             # Target i is input i + 1: it has a loss if that input is not in the prefix.
             np.testing.assert_array_equal(weights[row][here], positions[row][here] + 1 >= size)
 

@@ -42,9 +42,9 @@ def chats(count, seed):
 
 
 def masked(root, task, vocabulary) -> TokenCache:
-    made = [chat.conversation_ids(vocabulary, messages) for messages in chats(80, 1)]
-    made.append(([5, 6, 7], [0, 0, 0]))  # no token to predict
-    examples = [{"targets": ids, "targets_mask": mask} for ids, mask in made]
+    pairs = [chat.conversation_ids(vocabulary, messages) for messages in chats(80, 1)]
+    pairs.append(([5, 6, 7], [0, 0, 0]))  # no token to predict
+    examples = [{"targets": ids, "targets_mask": mask} for ids, mask in pairs]
     return write(root, task, vocabulary, ["targets", "targets_mask"], examples)
 
 
@@ -172,8 +172,8 @@ def test_the_prefix_is_the_context_before_the_first_answer(caches, kind):
 def test_rows_do_not_depend_on_order_or_epoch(caches):
     rows = PackedConversations(caches["plain"], 64)
     index = np.arange(len(rows))[::-2].copy()
-    made, whole = rows.fetch(index, np.full(len(index), 3), 9), everything(rows)
-    assert all(np.array_equal(made[name], whole[name][index]) for name in whole)
+    part, whole = rows.fetch(index, np.full(len(index), 3), 9), everything(rows)
+    assert all(np.array_equal(part[name], whole[name][index]) for name in whole)
     other = dataclasses.replace(rows, packing_seed=1)
     assert not np.array_equal(everything(other)["decoder_target_tokens"][0], whole["decoder_target_tokens"][0])
     assert other.fingerprint != rows.fingerprint

@@ -97,12 +97,12 @@ def test_without_a_template_turns_are_lines_and_eos(vocabulary, messages):
     assert ids.count(vocabulary.eos) == len(answered)
     if isinstance(vocabulary, ByteVocabulary):
         text = "".join("</s>" if i == vocabulary.eos else vocabulary.token(i)[3:-1] for i in ids)
-        shown = bytes.fromhex(text.replace("</s>", "")).decode()
+        decoded = bytes.fromhex(text.replace("</s>", "")).decode()
         roles = "".join(
             f"{m['role'].capitalize()}:\n{m['content']}" + ("" if m["role"] == "assistant" else "\n\n")
             for m in messages
         )
-        assert shown == roles
+        assert decoded == roles
 
 
 def test_a_token_across_the_start_of_a_turn_is_the_assistants():
