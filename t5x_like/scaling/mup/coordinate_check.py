@@ -1,4 +1,4 @@
-"""Coordinate check (Yang et al. 2022, appendix D): under muP activations move by amounts that do not depend on the width."""
+"""Coordinate check (Yang et al. 2022, appendix D): under muP the change of activations does not depend on the width."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,24 +9,31 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from t5x_like import types
 from t5x_like.training.state import Layout
 
 
 @dataclasses.dataclass(frozen=True)
 class Movement:
-    """Root mean square of how far the output of a module moved since initialisation, by width, and its slope in logs."""
+    """The change of a module's output since initialisation: its root mean square by width."""
 
     module: str
     rms: Mapping[int, float]
 
     @property
     def slope(self) -> float:
-        """d log rms / d log width: 0 where the width does not matter."""
+        """d log rms / d log width; 0 if the change does not depend on the width."""
         return float(np.polyfit(np.log(list(self.rms)), np.log([max(x, 1e-12) for x in self.rms.values()]), 1)[0])
 
 
-def movements(model: nn.Module, objective, optimizer: optax.GradientTransformation, layout: Layout, batches: Sequence):
-    """{module: rms of the change of its output on the first batch} after a step on every batch."""
+def movements(
+    model: nn.Module,
+    objective: types.Objective,
+    optimizer: optax.GradientTransformation,
+    layout: Layout,
+    batches: Sequence[Mapping[str, np.ndarray]],
+) -> dict[str, float]:
+    """Trains one step per batch; returns {module: rms of the change of its output on the first batch}."""
     state = layout.create(0)
     params, opt_state = state.params, state.opt_state
 
@@ -48,16 +55,18 @@ def movements(model: nn.Module, objective, optimizer: optax.GradientTransformati
     return {name: float(jnp.sqrt(jnp.mean((after[name] - before[name]) ** 2))) for name in before}
 
 
-def outputs(model: nn.Module, params, batch) -> dict[str, jax.Array]:
-    """The outputs of all modules that give one array a token."""
-    _, kept = model.apply({"params": params}, batch, capture_intermediates=True, mutable=["intermediates"])
-    leaves = jax.tree_util.tree_leaves_with_path(kept["intermediates"])
+def outputs(model: nn.Module, params: types.Params, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Returns the outputs of all modules that give one array per token, by path."""
+    _, variables = model.apply({"params": params}, batch, capture_intermediates=True, mutable=["intermediates"])
+    leaves = jax.tree_util.tree_leaves_with_path(variables["intermediates"])
     named = {"/".join(str(key.key) for key in path if hasattr(key, "key")): leaf for path, leaf in leaves}
     return {name.removesuffix("/__call__"): leaf for name, leaf in named.items() if jnp.ndim(leaf) >= 3}
 
 
 def compare_widths(by_width: Mapping[int, Mapping[str, float]]) -> list[Movement]:
-    """Modules that all widths have and that moved, with their movements."""
-    common = set.intersection(*({name for name, x in found.items() if x > 0} for found in by_width.values()))
+    """Returns the movements of the modules that changed at every width; `by_width` is {width: {module: rms}}."""
+    common = set.intersection(*({name for name, rms in moved.items() if rms > 0} for moved in by_width.values()))
     first = next(iter(by_width.values()))
-    return [Movement(name, {w: found[name] for w, found in by_width.items()}) for name in first if name in common]
+    return [
+        Movement(name, {width: moved[name] for width, moved in by_width.items()}) for name in first if name in common
+    ]
