@@ -21,7 +21,7 @@ import numpy as np
 from flax import linen as nn
 
 import report
-from t5x_like import batches, optimizers, partitioning
+from t5x_like import batches, optimizers, parameters, partitioning
 from t5x_like.accounting import flops
 from t5x_like.data import rows
 from t5x_like.data.cache import token_cache
@@ -31,8 +31,10 @@ from t5x_like.data.stream import Stream
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from t5x_like.models import architectures, attention, blocks, heads, kernels, linear, mlp, positions, stack
 from t5x_like.objectives import lm
+from t5x_like.parameters import Freeze
 from t5x_like.precision import Precision
-from t5x_like.training import loop, state, trainer
+from t5x_like.training import loop, state
+from t5x_like.training.step import TrainStep, jit_step
 
 WIDTH, LAYERS, HEADS, HEAD_DIM, MLP_DIM, VOCAB, LENGTH = 2048, 20, 16, 128, 5632, 32128, 2048
 
@@ -83,7 +85,12 @@ def build_run(size: int, remat: Callable | None, chunk: int | None) -> tuple[Cal
     optimizer, model = optimizers.adamw(1e-4), build_model(remat)
     layout = state.layout(model, optimizer, batches.abstract(train_rows, size), mesh, precision=precision)
     objective = lm.LanguageModel(chunk=chunk)
-    step = trainer.jitted_step(model, objective, optimizer, 1, layout, mesh, partitioning.RULES, precision)
+    step = jit_step(
+        TrainStep(model.apply, objective, optimizer, parameters.view(Freeze(), precision), 1),
+        layout,
+        mesh,
+        partitioning.RULES,
+    )
     run = {"state": layout.create(0), "k": 0}
     fetch = loop.fetcher(stream, partitioning.batch_sharding(mesh))
     example = jax.ShapeDtypeStruct((size, LENGTH, HEADS, HEAD_DIM), jnp.bfloat16)
@@ -94,7 +101,7 @@ def build_run(size: int, remat: Callable | None, chunk: int | None) -> tuple[Cal
         for _ in range(count):
             batch, _ = fetch(run["k"])
             with partitioning.on(mesh):
-                run["state"], metrics = step(run["state"], batch)
+                run["state"], metrics = step(run["state"], batch, {})
             run["k"] += 1
         float(metrics["loss"][0])
         return time.perf_counter() - started

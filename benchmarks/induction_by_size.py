@@ -46,7 +46,7 @@ def answer_weights(period_B: np.ndarray, length: int) -> np.ndarray:
 def evaluate(run_dir: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Returns in-context scores by step, and metrics of the last step, over all validation rows."""
     run, scores = setup.TrainedRun(str(run_dir)), {}
-    rows = run.config.evaluate("trainer.train.eval_rows")
+    rows = run.config.evaluate("trainer.train.evaluation").rows
     index = np.arange(len(rows))
     batch, period_B = rows.fetch(index, 0 * index, 0), rows.periods(index, 0 * index, 0)
     for run.step in sorted(complete_steps(RunDir(run_dir).checkpoints)):

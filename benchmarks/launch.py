@@ -38,7 +38,7 @@ def first_step(compile_cache: str) -> float:
     """Seconds until the metrics of the first step are on disk."""
     with tempfile.TemporaryDirectory() as run_dir:
         flags = [f"--gin_file={name}.gin" for name in FILES] + [f"--gin.{k}={v}" for k, v in MACROS.items()]
-        flags += [f"--gin.RUN_DIR={run_dir}", "--gin.trainer.train.log_every=1", "--gin.trainer.train.eval_rows=None"]
+        flags += [f"--gin.RUN_DIR={run_dir}", "--gin.trainer.train.log_every=1", "--gin.trainer.Evaluation.rows=None"]
         started = time.perf_counter()
         command = [sys.executable, "-m", "t5x_like", "train", f"--compile_cache={compile_cache}", *flags]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

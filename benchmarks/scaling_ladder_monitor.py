@@ -40,7 +40,7 @@ def replay(row: dict, run_dir: Path, reference: Path, drift: float, law: str | N
     run = expected.Run(row["n_params"], log.step_tokens, np.interp((steps - 0.5) / steps[-1], log.u_N, log.rate_N))
     curve = expected.ExpectedLoss(str(reference), law).curve(run)
     with tempfile.TemporaryDirectory() as folder:
-        watch, errors = monitor.Watch(monitor.Monitor(), folder, lambda _: None, curve), []
+        watch, errors = monitor.RunMonitor(monitor.Monitor(), folder, lambda _: None, curve), []
         for done, count, loss in zip(map(int, log.step_N), map(int, log.count_N), log.loss_N, strict=True):
             late = done > steps[-1] / 2
             seen = watch.compare(done, count, loss * (1 + drift * late))

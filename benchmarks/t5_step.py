@@ -11,13 +11,15 @@ import numpy as np
 import train_step
 
 import report
-from t5x_like import optimizers, partitioning
+from t5x_like import optimizers, parameters, partitioning
 from t5x_like.accounting import flops
 from t5x_like.cli.gin import runtime
 from t5x_like.objectives import lm
 from t5x_like.optimizers import schedules
+from t5x_like.parameters import Freeze
 from t5x_like.precision import Precision
-from t5x_like.training import state, trainer
+from t5x_like.training import state
+from t5x_like.training.step import TrainStep, jit_step
 
 ROWS, INPUTS, TARGETS, VOCAB = 8, 128, 64, 32128
 
@@ -39,8 +41,18 @@ def main() -> None:
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
     optimizer = optimizers.adafactor(schedules.rsqrt())
     layout = state.layout(model, optimizer, shapes, mesh)
-    step = trainer.jitted_step(model, lm.LanguageModel(), optimizer, 1, layout, mesh, partitioning.RULES, precision)
-    ours = train_step.Steps(step, layout.create(0), batch, lambda metrics: metrics["loss"][0] / metrics["loss"][1])
+    step = jit_step(
+        TrainStep(model.apply, lm.LanguageModel(), optimizer, parameters.view(Freeze(), precision), 1),
+        layout,
+        mesh,
+        partitioning.RULES,
+    )
+    ours = train_step.Steps(
+        lambda state, batch: step(state, batch, {}),
+        layout.create(0),
+        batch,
+        lambda metrics: metrics["loss"][0] / metrics["loss"][1],
+    )
     row = flops.per_row(model, layout.boxed.params, {"encoder": INPUTS, "decoder": TARGETS})
     count = row.train * ROWS
     size = 1024

@@ -14,12 +14,13 @@ import numpy as np
 from flax import linen as nn
 
 import report
-from t5x_like import optimizers, partitioning
+from t5x_like import optimizers, parameters, partitioning
 from t5x_like.models import architectures, attention, blocks, heads, linear, mlp, positions, stack
 from t5x_like.objectives import lm
+from t5x_like.parameters import Freeze
 from t5x_like.precision import Precision
 from t5x_like.training import state as train_state
-from t5x_like.training import trainer
+from t5x_like.training.step import TrainStep, jit_step
 from t5x_like.types import Params
 
 Batch = Mapping[str, Any]
@@ -45,8 +46,13 @@ def build_step(batch: Batch) -> tuple[Callable, Any]:
     optimizer = optimizers.adamw(LEARNING_RATE, b1=B1, b2=B2, eps=EPSILON, weight_decay=WEIGHT_DECAY, clip_norm=None)
     model, precision = build_model(), Precision()
     layout = train_state.layout(model, optimizer, shapes, mesh, precision=precision)
-    step = trainer.jitted_step(model, lm.LanguageModel(), optimizer, 1, layout, mesh, partitioning.RULES, precision)
-    return step, layout.create(0)
+    step = jit_step(
+        TrainStep(model.apply, lm.LanguageModel(), optimizer, parameters.view(Freeze(), precision), 1),
+        layout,
+        mesh,
+        partitioning.RULES,
+    )
+    return lambda state, batch: step(state, batch, {}), layout.create(0)
 
 
 def convert_params(params: Params) -> dict[str, Any]:

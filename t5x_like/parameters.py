@@ -1,4 +1,13 @@
-"""Abstract parameter trees: shapes, dtypes, logical axes and shardings, without computing anything."""
+"""Parameter trees: their abstract layout, and which of them are trained.
+
+A train state has two trees, `params` (trained) and `frozen`. A transform splits a model's parameters into the two, and merges
+them back; the optimizer, gradients, norms and checkpoints see `params` alone.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +16,98 @@ from jax.sharding import Mesh
 
 from t5x_like import partitioning
 from t5x_like.precision import Precision
+from t5x_like.types import Model, Params
 
 
-def abstract(boxed, shardings):
-    """The boxed tree as plain shapes, dtypes and shardings."""
+class Transform(Protocol):
+    """Which parameters are trained, and how the model's parameters are computed from those and the frozen ones."""
+
+    def split(self, params: Params, rng: jax.Array) -> tuple[Params, Params]:
+        """(trained, frozen) of a model's parameters, boxed or not; `rng` initializes what the transform adds."""
+        ...
+
+    def merge(self, params: Params, frozen: Params) -> Params:
+        """The model's parameters. A pure function; gradients flow to `params`."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Freeze:
+    """Trains all parameters except those whose path ("decoder/layer_0/mlp/up/kernel") matches one of `patterns`."""
+
+    patterns: Sequence[str] = ()
+
+    def split(self, params: Params, rng: jax.Array) -> tuple[Params, Params]:
+        """See `Transform.split`.
+
+        Raises:
+          ValueError: a pattern that matches nothing, or patterns that leave nothing to train.
+        """
+        if not self.patterns:
+            return params, {}
+        check_patterns(self.patterns, params)
+
+        def is_frozen(path: str) -> bool:
+            return any(re.search(pattern, path) for pattern in self.patterns)
+
+        trained = select(params, lambda path: not is_frozen(path))
+        if not trained:
+            raise ValueError(f"Freeze.patterns={tuple(self.patterns)} match all parameters, none is left to train")
+        return trained, select(params, is_frozen)
+
+    def merge(self, params: Params, frozen: Params) -> Params:
+        """The union of two nested dicts whose leaves differ in path."""
+        if not frozen:
+            return params
+        both = params.keys() & frozen.keys()
+        return {**params, **frozen} | {name: self.merge(params[name], frozen[name]) for name in both}
+
+
+def view(transform: Transform, precision: Precision) -> Callable[[Params, Params], Params]:
+    """The function (params, frozen) -> the model's parameters in the dtypes to compute in."""
+    return lambda params, frozen: precision.to_compute_dtype(transform.merge(params, frozen))
+
+
+def select(tree: Params, choose: Callable[[str], bool], prefix: str = "") -> Params:
+    """The part of a nested dict whose leaves' paths `choose` accepts; empty dicts are dropped."""
+    result = {}
+    for name, value in tree.items():
+        path = f"{prefix}/{name}" if prefix else name
+        if isinstance(value, Mapping):
+            if part := select(value, choose, path):
+                result[name] = part
+        elif choose(path):
+            result[name] = value
+    return result
+
+
+def path_name(path: Sequence[Any]) -> str:
+    """A leaf's key path joined with slashes; the box around a value has no name."""
+    return "/".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
+
+
+def map_paths(function: Callable[[str], Any], tree: Params) -> Any:
+    """The tree of function(path) for every parameter."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: function(path_name(path)), tree, is_leaf=partitioning.is_boxed
+    )
+
+
+def check_patterns(patterns: Sequence[str], params: Params) -> None:
+    """Checks that every regular expression matches the path of a parameter.
+
+    Raises:
+      ValueError: one that does not, with examples of paths.
+    """
+    paths = jax.tree.leaves(map_paths(lambda path: path, params))
+    for pattern in patterns:
+        if not any(re.search(pattern, path) for path in paths):
+            examples = ", ".join(sorted(paths)[:8])
+            raise ValueError(f"the expression {pattern!r} is found in no parameter's path; paths are like {examples}")
+
+
+def abstract(boxed: Any, shardings: Any) -> Any:
+    """A boxed tree as plain shapes, dtypes and shardings."""
 
     def leaf(x, sharding):
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
@@ -18,8 +115,10 @@ def abstract(boxed, shardings):
     return jax.tree.map(leaf, nn.unbox(boxed), shardings)
 
 
-def boxed(model: nn.Module, batch, mesh: Mesh, rules: partitioning.Rules, precision: Precision):
-    """Abstract parameters with their logical names, without computing anything."""
+def boxed(
+    model: Model, batch: Mapping[str, Any], mesh: Mesh, rules: partitioning.Rules, precision: Precision
+) -> Params:
+    """A model's abstract parameters with their logical axis names; nothing is computed."""
 
     def make(key):
         zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in batch.items()}

@@ -33,6 +33,11 @@ class RunDir:
         return Path(self.path) / "checkpoints"
 
     @property
+    def frozen(self) -> Path:
+        """The frozen parameters, where no other run's checkpoint holds them; see `checkpoints.frozen`."""
+        return Path(self.path) / "frozen"
+
+    @property
     def metrics(self) -> Path:
         """Logged scalars, one JSON object per line; `writers.read_records` reads them."""
         return Path(self.path) / "metrics.jsonl"

@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from t5x_like import checkpoints, partitioning
-from t5x_like.checkpoints import Checkpointer
+from t5x_like.checkpoints import Checkpointer, folder
 
 
 def placed(tree, mesh=None, spec=("fsdp",)):
@@ -100,7 +100,7 @@ def test_a_torn_checkpoint_is_passed_over_whatever_file_is_torn(tmp_path, harm):
         directory = tmp_path / str(number)
         subprocess.run(["cp", "-r", tmp_path / "whole", directory], check=True)
         harm(directory / name)
-        if name.name == checkpoints.MANIFEST and harm is Path.unlink:
+        if name.name == folder.MANIFEST and harm is Path.unlink:
             assert checkpoints.latest_step(directory) == 1  # never finished: nothing to warn of
             continue
         with pytest.warns(UserWarning, match="checkpoint .*2 is damaged"):
@@ -110,7 +110,7 @@ def test_a_torn_checkpoint_is_passed_over_whatever_file_is_torn(tmp_path, harm):
 def test_a_process_killed_while_saving_leaves_the_step_before(tmp_path):
     program = f"""
 import jax.numpy as jnp
-from t5x_like.checkpoints import Checkpointer
+from t5x_like.checkpoints import Checkpointer, folder
 saved = Checkpointer({str(tmp_path)!r}, keep_last=1000)
 for step in range(1, 1000):
     saved.save(step, {{"x": jnp.full((256, 1024), float(step))}}, {{}})
@@ -143,7 +143,7 @@ def test_arrays_that_do_not_fit_are_named_with_both_shapes(tmp_path):
 
 def test_other_data_is_refused_with_both_fingerprints():
     checkpoints.check_data({"data": "abc"}, "abc", "here")
-    with pytest.raises(ValueError, match="'abc'.*'xyz'.*take another run_dir"):
+    with pytest.raises(ValueError, match="'abc'.*'xyz'.*use another run_dir"):
         checkpoints.check_data({"data": "abc"}, "xyz", "here")
 
 
@@ -159,12 +159,12 @@ def test_parameters_alone_are_restored_for_inference(tmp_path):
 def test_parts_are_restored_by_expression(tmp_path):
     saved(tmp_path / "checkpoints", 1)
     fresh = state(9)["params"]
-    params, taken, left = checkpoints.Initial(str(tmp_path), include=("layer",)).restore(fresh)
+    params, taken, left = checkpoints.InitializeFrom(str(tmp_path), include=("layer",)).restore(fresh)
     assert (taken, left) == (["params.layer.kernel"], ["params.bias"])
     assert_equal(params["layer"], state(1)["params"]["layer"])
     assert_equal(params["bias"], fresh["bias"])
     with pytest.raises(ValueError, match="'lyer' is found in no parameter's path"):
-        checkpoints.Initial(str(tmp_path), include=("lyer",)).restore(fresh)
+        checkpoints.InitializeFrom(str(tmp_path), include=("lyer",)).restore(fresh)
 
 
 def test_errors_of_the_thread_are_raised(tmp_path):
@@ -178,6 +178,6 @@ def test_errors_of_the_thread_are_raised(tmp_path):
 
 def test_a_manifest_lists_every_file(tmp_path):
     saved(tmp_path, 1)
-    listed = json.loads((tmp_path / "1" / checkpoints.MANIFEST).read_text())["files"]
+    listed = json.loads((tmp_path / "1" / folder.MANIFEST).read_text())["files"]
     there = {str(path.relative_to(tmp_path / "1")) for path in (tmp_path / "1").rglob("*") if path.is_file()}
-    assert there - set(listed) == {checkpoints.MANIFEST}
+    assert there - set(listed) == {folder.MANIFEST}

@@ -295,7 +295,7 @@ SPECIAL = {
     "gemma3/1b": {"PERIODS": 1, "WINDOW": 8},
 }
 SMALL = {"WIDTH": 16, "HEADS": 4, "HEAD_DIM": 4, "MLP_DIM": 32, "VOCAB_SIZE": 384, "LENGTH": 16, "BATCH_SIZE": 8}
-RUN = {"STEPS": 1, "WARMUP_STEPS": 1, "TASK": "tiny", "trainer.train.log_every": 1, "trainer.train.eval_batches": 1}
+RUN = {"STEPS": 1, "WARMUP_STEPS": 1, "TASK": "tiny", "trainer.train.log_every": 1, "trainer.Evaluation.batches": 1}
 
 
 @pytest.mark.parametrize("size", SPECIAL)

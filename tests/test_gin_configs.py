@@ -44,7 +44,7 @@ SMALL = {
     "BATCH_SIZE": 8,
     "VOCAB_SIZE": 384,
     "trainer.train.log_every": 1,
-    "trainer.train.eval_batches": 1,
+    "trainer.Evaluation.batches": 1,
 }
 SHORT = {"LENGTH": 32}, {"INPUTS_LENGTH": 48, "TARGETS_LENGTH": 32}
 

@@ -33,7 +33,7 @@ def run(root, tmp_path_factory):
     names = ("sizes/llama/tiny", "objectives/causal_lm", "optimizers/adamw", "runs/pretrain")
     macros = {"TASK": repr(RATES), "RUN_DIR": run_dir, "VOCAB_SIZE": 384, "LENGTH": 16, "STEPS": 32, "WARMUP_STEPS": 1}
     macros |= {"mixing.mix_tasks.window": 64, "token_cache.TokenCache.root": root}
-    macros |= {"trainer.train.log_every": 16, "trainer.train.eval_batches": 2}
+    macros |= {"trainer.train.log_every": 16, "trainer.Evaluation.batches": 2}
     overrides = [f"--gin.{name}={value}" for name, value in macros.items()]
     config = runtime.parse([f"{name}.gin" for name in names], overrides)
     config.bind("trainer.train")(config=config.resolved_config())

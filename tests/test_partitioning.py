@@ -6,12 +6,13 @@ import optax
 import pytest
 from flax import linen as nn
 
-from t5x_like import partitioning
+from t5x_like import parameters, partitioning
 from t5x_like.objectives.lm import LanguageModel
+from t5x_like.parameters import Freeze
 from t5x_like.partitioning import make_mesh
 from t5x_like.precision import Precision
 from t5x_like.training import state as train_state
-from t5x_like.training import trainer
+from t5x_like.training.step import TrainStep, jit_step
 from tests import tiny
 
 MESHES = {
@@ -40,11 +41,16 @@ def three_steps(model, batch, mesh, microbatches=1):
     """Losses, gradient norms and parameters of three steps."""
     optimizer, objective = optax.adam(1e-2), LanguageModel()
     layout = layout_of(model, batch, mesh, optimizer)
-    step = trainer.jitted_step(model, objective, optimizer, microbatches, layout, mesh, partitioning.RULES, Precision())
+    step = jit_step(
+        TrainStep(model.apply, objective, optimizer, parameters.view(Freeze(), Precision()), microbatches),
+        layout,
+        mesh,
+        partitioning.RULES,
+    )
     state, curve = layout.create(0), []
     with partitioning.on(mesh):
         for _ in range(3):
-            state, metrics = step(state, placed(batch, mesh))
+            state, metrics = step(state, placed(batch, mesh), {})
             curve.append([metrics["loss"][0] / metrics["loss"][1], metrics["grad_norm"][0]])
     return np.asarray(curve), jax.device_get(state.params)
 

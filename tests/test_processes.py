@@ -26,7 +26,7 @@ def train(root, run_dir, steps, processes, devices):
     """Runs `t5x_like train` in so many processes of so many devices each."""
     flags = dict(TASK="tiny", VOCAB_SIZE=384, LENGTH=32, STEPS=steps, WARMUP_STEPS=2, RUN_DIR=run_dir)
     flags |= {"EVAL_TASKS": "('asked',)", "EVAL_NEW_TOKENS": 3}
-    flags |= {"schedules.cosine.steps": 20, "trainer.train.log_every": 1, "trainer.train.checkpoint_every": 1}
+    flags |= {"schedules.cosine.steps": 20, "trainer.train.log_every": 1, "trainer.Checkpointing.every": 1}
     command = [sys.executable, "-m", "t5x_like", "train", *(f"--gin_file={name}.gin" for name in FILES)]
     command += [f"--gin.{name}={value}" for name, value in flags.items()]
     environment = os.environ | {"T5X_LIKE_CACHE": str(root), "PYTHONPATH": str(REPOSITORY)}

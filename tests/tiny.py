@@ -5,6 +5,7 @@ import numpy as np
 from flax import linen as nn
 
 from t5x_like.models import architectures, attention, blocks, heads, linear, masks, mlp, moe, positions, routers, stack
+from t5x_like.training import trainer
 
 VOCAB, WIDTH, HEADS, HEAD_DIM = 64, 32, 4, 8
 
@@ -58,3 +59,12 @@ def batch(rows=8, length=12, sides=("decoder",), seed=0) -> dict[str, np.ndarray
 def init(model: nn.Module, example, seed=0):
     """Unboxed parameters."""
     return nn.unbox(jax.jit(model.init)(jax.random.key(seed), example)["params"])
+
+
+def train(
+    eval_rows=None, evaluations=(), eval_every=500, eval_batches=20, checkpoint_every=500, keep_last=3, **arguments
+) -> dict[str, float]:
+    """trainer.train, with its groups of arguments flat."""
+    evaluation = trainer.Evaluation(eval_rows, evaluations, eval_every, eval_batches)
+    checkpointing = trainer.Checkpointing(checkpoint_every, keep_last)
+    return trainer.train(evaluation=evaluation, checkpointing=checkpointing, **arguments)

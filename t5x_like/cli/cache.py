@@ -27,7 +27,6 @@ EXAMPLES = """examples:
   t5x_like cache --task=python_docs_bytes --split=train --workers=2 --verify
   t5x_like cache --gin_file=... --runner=DataflowRunner -- --project=P --region=R --temp_location=gs://B/tmp
 """
-ROWS = ("train_rows", "eval_rows")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -111,16 +110,16 @@ def caches_of_run(config: runtime.Config, rows: Mapping[str, Any]) -> Iterator[T
     """Yields the caches that a run reads: those of its rows and of its task evaluations."""
     for split_rows in rows.values():
         yield from split_rows.caches
-    for evaluation in config.evaluate("trainer.train.evaluations"):
+    for evaluation in config.evaluate("trainer.train.evaluation").tasks:
         yield evaluation.cache
 
 
 def rows_of(config: runtime.Config) -> Iterator[tuple[str, Any]]:
     """Yields (name, rows) of the training and evaluation rows of a run file."""
-    for name in ROWS:
-        rows = config.evaluate(f"trainer.train.{name}")
-        if rows is not None:
-            yield name, rows
+    yield "train_rows", config.evaluate("trainer.train.train_rows")
+    rows = config.evaluate("trainer.train.evaluation").rows
+    if rows is not None:
+        yield "eval_rows", rows
 
 
 def summarize(caches: Sequence[TokenCache]) -> Table:

@@ -50,9 +50,9 @@ def evaluate(args: argparse.Namespace) -> dict[str, int | float | str]:
 
     split = [f"--gin.validation/token_cache.TokenCache.split='{args.split}'"]
     run = setup.TrainedRun(args.run_dir, [*args.gin_overrides, *split], args.step)
-    rows = run.config.evaluate("trainer.train.eval_rows")
+    rows = run.config.evaluate("trainer.train.evaluation").rows
     if rows is None:
-        raise ConfigError("trainer.train.eval_rows is None in this run; set it with a gin override")
+        raise ConfigError("trainer.Evaluation.rows is None in this run; set it with a gin override")
     size = args.batch_size or run.config.evaluate("trainer.train.batch_size")
     objective = run.config.evaluate("trainer.train.objective")
     evaluator = Evaluator(run.model.apply, objective, rows, size, run.mesh, run.rules, args.batches)

@@ -108,7 +108,7 @@ def cache_of(config: Config, task: str, split: str, module: str | None) -> Token
 def is_prefix_lm(config: Config) -> bool:
     """Whether the run was trained on rows with a bidirectional prefix."""
     try:
-        rows = config.evaluate("trainer.train.eval_rows") or config.evaluate("trainer.train.train_rows")
+        rows = config.evaluate("trainer.train.evaluation").rows or config.evaluate("trainer.train.train_rows")
     except ConfigError:  # an imported model
         return False
     return "decoder_prefix" in batches.abstract(rows, 1)

@@ -50,7 +50,7 @@ def print_report(args: argparse.Namespace, run: "setup.TrainedRun") -> None:
     from t5x_like.evaluation.evaluator import Evaluator
     from t5x_like.progress import track
 
-    rows = run.config.evaluate("trainer.train.eval_rows")
+    rows = run.config.evaluate("trainer.train.evaluation").rows
     size = run.config.evaluate("trainer.train.batch_size")
     params = run.params(batches.abstract(rows, size))
     objective = run.config.evaluate("trainer.train.objective")

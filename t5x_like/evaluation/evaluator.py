@@ -36,6 +36,7 @@ class Evaluator:
     mesh: Mesh
     rules: partitioning.Rules = partitioning.RULES
     batches: int | None = None
+    references: Mapping[str, Params] = dataclasses.field(default_factory=dict)
     step: Callable[..., Metrics] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -48,8 +49,9 @@ class Evaluator:
                 )
             check_groups(rows.group, self.batch_size, 1, partitioning.batch_devices(self.mesh, self.rules))
 
-        def step(params: Params, batch: Mapping[str, jax.Array]) -> Metrics:
-            _, _, metrics = self.objective(self.apply, params, batch, None)
+        def step(params: Params, batch: Mapping[str, jax.Array], references: Mapping[str, Params]) -> Metrics:
+            extra = {"references": references} if references else {}
+            _, _, metrics = self.objective(self.apply, params, batch, None, **extra)
             return metrics
 
         object.__setattr__(self, "step", jax.jit(step))
@@ -83,7 +85,7 @@ class Evaluator:
                 target_bytes[task] += count_target_bytes(batch, self.rows.vocabulary)
                 rows = functools.partial(slice_rows, batch)
                 placed = partitioning.global_batch(rows, self.batch_size, sharding)
-                metrics = jax.device_get(self.step(params, placed))
+                metrics = jax.device_get(self.step(params, placed, self.references))
                 losses[task].append(metrics["loss"])
                 add_metrics(sums[task], metrics)
         total: dict[str, np.ndarray] = {}

@@ -6,8 +6,7 @@ from t5x_like.optimizers.core import (
     learning_rate_of,
     learning_rates,
     lion,
-    path_name,
     sgd,
 )
 
-__all__ = ["adafactor", "adamw", "learning_rate_of", "learning_rates", "lion", "path_name", "sgd"]
+__all__ = ["adafactor", "adamw", "learning_rate_of", "learning_rates", "lion", "sgd"]

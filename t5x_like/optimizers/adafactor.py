@@ -1,4 +1,4 @@
-"""Adafactor's rule (Shazeer & Stern 2018) with T5X's semantics: which axes are factored is decided by their names."""
+"""Adafactor's update rule (Shazeer & Stern 2018) with T5X's semantics: axes are factored by their logical names."""
 
 import dataclasses
 import math
@@ -12,12 +12,11 @@ from flax import struct
 
 ROWS = frozenset({"embed"})
 COLUMNS = frozenset({"vocab", "mlp", "heads", "kv_heads", "head_dim"})
-BATCH = frozenset({"layers", "expert"})  # each of these has statistics and scales of its own
+BATCH = frozenset({"layers", "expert"})  # each index has its own statistics and scale
 
 
-@struct.dataclass
-class Moment:
-    """Statistics of one parameter: `row` and `column` means of a factored one, else `full`; () is what is not kept.
+class Moment(struct.PyTreeNode):
+    """The statistics of one parameter: `row` and `column` means if it is factored, else `full`; the others are ().
 
     `rows`, `columns` and `batch` are dims of the parameter.
     """
@@ -31,23 +30,27 @@ class Moment:
     batch: tuple[int, ...] = struct.field(pytree_node=False)
 
 
-@struct.dataclass
-class AdafactorState:
+class AdafactorState(struct.PyTreeNode):
+    """Steps done, and a `Moment` for every parameter."""
+
     count: jax.Array
     moments: Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Dims:
-    """The dims of a parameter by role; factored when rows and columns are both at least `smallest` long."""
+    """The dims of a parameter by role; none are rows or columns if it is not factored."""
 
     rows: tuple[int, ...]
     columns: tuple[int, ...]
     batch: tuple[int, ...]
 
 
-def roles(names: tuple[str | None, ...], shape: tuple[int, ...], smallest: int) -> Dims:
-    """Which dims of a parameter with these logical axes are averaged for the row and column statistics."""
+def factored_dims(names: tuple[str | None, ...], shape: tuple[int, ...], smallest: int) -> Dims:
+    """The dims that are averaged for the row and column statistics of a parameter with these logical axes.
+
+    A parameter is factored if its rows and its columns have at least `smallest` elements each.
+    """
 
     def dims(kind):
         return tuple(i for i, name in enumerate(names) if name in kind)
@@ -70,7 +73,7 @@ def scale_by_adafactor(
     epsilon2: float,
     min_dim_size_to_factor: int,
 ) -> optax.GradientTransformation:
-    """The update direction (to be multiplied by minus the learning rate).
+    """Adafactor's update direction, to be multiplied by minus the learning rate.
 
     v = b v + (1 - b)(g^2 + epsilon1), b = 1 - t^-decay_rate, kept as row and column means; u = g / sqrt(v), divided by
     max(1, RMS(u) / clipping_threshold) and multiplied by max(epsilon2, RMS(parameter)).
@@ -80,24 +83,24 @@ def scale_by_adafactor(
         boxed = isinstance(param, nn.LogicallyPartitioned)
         value = param.value if boxed else param
         names = tuple(param.names) if boxed else (None,) * value.ndim
-        dims = roles(names, value.shape, min_dim_size_to_factor)
+        dims = factored_dims(names, value.shape, min_dim_size_to_factor)
 
         def zeros(without: tuple[int, ...]):
-            kept = [i for i in range(value.ndim) if i not in without]
-            array = jnp.zeros([value.shape[i] for i in kept], jnp.float32)
-            return param.replace(value=array, names=tuple(names[i] for i in kept)) if boxed else array
+            rest = [i for i in range(value.ndim) if i not in without]
+            array = jnp.zeros([value.shape[i] for i in rest], jnp.float32)
+            return param.replace(value=array, names=tuple(names[i] for i in rest)) if boxed else array
 
-        kept = () if momentum is None else zeros(())
+        velocity = () if momentum is None else zeros(())
         if not dims.rows:
-            return Moment((), (), zeros(()), kept, dims.rows, dims.columns, dims.batch)
-        return Moment(zeros(dims.columns), zeros(dims.rows), (), kept, dims.rows, dims.columns, dims.batch)
+            return Moment((), (), zeros(()), velocity, dims.rows, dims.columns, dims.batch)
+        return Moment(zeros(dims.columns), zeros(dims.rows), (), velocity, dims.rows, dims.columns, dims.batch)
 
     def init(params):
         is_boxed = lambda x: isinstance(x, nn.LogicallyPartitioned)  # noqa: E731
         return AdafactorState(jnp.zeros((), jnp.int32), jax.tree.map(moment, params, is_leaf=is_boxed))
 
     def step(grad, old: Moment, param, keep):
-        """(direction, new moment); `keep` is how much of the old statistics stays."""
+        """(direction, new moment); `keep` is the decay of the old statistics."""
         grad = grad.astype(jnp.float32)
         square = jnp.square(grad) + epsilon1
         within = tuple(i for i in range(grad.ndim) if i not in old.batch)
@@ -129,6 +132,8 @@ def scale_by_adafactor(
     def update(grads, state, params):
         t = (state.count + 1 - step_offset).astype(jnp.float32)
         keep = 1.0 - jnp.maximum(t, 1.0) ** -decay_rate
+        leaves: list[jax.Array]
+        tree: Any
         leaves, tree = jax.tree.flatten(grads)
         moments = tree.flatten_up_to(state.moments)
         pairs = [step(g, m, p, keep) for g, m, p in zip(leaves, moments, tree.flatten_up_to(params), strict=True)]
@@ -139,5 +144,5 @@ def scale_by_adafactor(
 
 
 def rms(x: jax.Array, dims: tuple[int, ...]) -> jax.Array:
-    """Root of the mean square over `dims`, kept as dims of size 1."""
+    """The root mean square over `dims`, which keep size 1."""
     return jnp.sqrt(jnp.mean(jnp.square(x), axis=dims, keepdims=True))

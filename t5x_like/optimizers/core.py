@@ -1,22 +1,26 @@
-"""Optimizers: functions returning an optax.GradientTransformation.
+"""Optimizers: functions that return an optax.GradientTransformation.
 
-All of them share what stands around the rule itself: clipping by global norm, decoupled weight decay, learning-rate
-factors and frozen parameters, chosen by regular expressions that are searched in the parameter's path
-("decoder/layer_0/mlp/up/kernel"). `init` takes parameters boxed with logical axis names and boxes its state alike.
+They share what surrounds the rule itself: clipping by global norm, decoupled weight decay and learning-rate factors, chosen by
+regular expressions that are searched in the parameter's path ("decoder/layer_0/mlp/up/kernel"). `init` takes parameters
+boxed with logical axis names and boxes its state alike. Parameters that are not trained are not among them: see
+`t5x_like.parameters.Freeze`.
 """
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
+from flax import struct
 
 from t5x_like.optimizers.adafactor import scale_by_adafactor
 from t5x_like.optimizers.schedules import Schedule
+from t5x_like.parameters import check_patterns, path_name
+from t5x_like.types import Params
 
 Factors = Sequence[tuple[str, float]]  # (regular expression, factor); the first that is found counts, else 1
 
@@ -31,13 +35,12 @@ def adamw(
     weight_decay: float = 0.1,
     decay_factors: Factors = NO_DECAY_ON_VECTORS,
     lr_factors: Factors = (),
-    frozen: Sequence[str] = (),
     clip_norm: float | None = 1.0,
     moment_dtype: jnp.dtype | None = None,
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019); `moment_dtype` is the first moment's, by default the parameter's."""
     rule = optax.scale_by_adam(b1, b2, eps, mu_dtype=moment_dtype)
-    return around(rule, learning_rate, weight_decay, decay_factors, lr_factors, frozen, clip_norm)
+    return from_rule(rule, learning_rate, weight_decay, decay_factors, lr_factors, clip_norm)
 
 
 def lion(
@@ -47,12 +50,11 @@ def lion(
     weight_decay: float = 1.0,
     decay_factors: Factors = NO_DECAY_ON_VECTORS,
     lr_factors: Factors = (),
-    frozen: Sequence[str] = (),
     clip_norm: float | None = 1.0,
 ) -> optax.GradientTransformation:
     """Lion: the sign of an interpolated momentum (Chen et al. 2023)."""
     rule = optax.scale_by_lion(b1, b2)
-    return around(rule, learning_rate, weight_decay, decay_factors, lr_factors, frozen, clip_norm)
+    return from_rule(rule, learning_rate, weight_decay, decay_factors, lr_factors, clip_norm)
 
 
 def sgd(
@@ -62,12 +64,11 @@ def sgd(
     weight_decay: float = 0.0,
     decay_factors: Factors = NO_DECAY_ON_VECTORS,
     lr_factors: Factors = (),
-    frozen: Sequence[str] = (),
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
     """Stochastic gradient descent with momentum (0 keeps no state)."""
     rule = optax.trace(momentum, nesterov) if momentum else optax.identity()
-    return around(rule, learning_rate, weight_decay, decay_factors, lr_factors, frozen, clip_norm)
+    return from_rule(rule, learning_rate, weight_decay, decay_factors, lr_factors, clip_norm)
 
 
 def adafactor(
@@ -83,7 +84,6 @@ def adafactor(
     weight_decay: float = 0.0,
     decay_factors: Factors = NO_DECAY_ON_VECTORS,
     lr_factors: Factors = (),
-    frozen: Sequence[str] = (),
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
     """Adafactor (Shazeer & Stern 2018) as T5X has it: moments factored by logical axis, steps scaled by parameter size."""
@@ -97,52 +97,43 @@ def adafactor(
         epsilon2,
         min_dim_size_to_factor,
     )
-    return around(rule, learning_rate, weight_decay, decay_factors, lr_factors, frozen, clip_norm)
+    return from_rule(rule, learning_rate, weight_decay, decay_factors, lr_factors, clip_norm)
 
 
-class StepState(NamedTuple):
-    """Steps taken, and the learning rate of the last one."""
+class StepState(struct.PyTreeNode):
+    """The number of steps done, and the learning rate of the last one."""
 
     count: jax.Array
     learning_rate: jax.Array
 
 
-def around(
+def from_rule(
     rule: optax.GradientTransformation,
     learning_rate: Schedule | float,
     weight_decay: float,
     decay_factors: Factors,
     lr_factors: Factors,
-    frozen: Sequence[str],
     clip_norm: float | None,
 ) -> optax.GradientTransformation:
-    """clip -> rule -> -lr * lr_factor * (update + weight_decay * decay_factor * parameter); zero where frozen.
+    """The optimizer: clip -> rule -> -lr * lr_factor * (update + weight_decay * decay_factor * parameter).
 
-    Frozen parameters have no state and do not count in the norm. A regular expression that is found in no path is
-    refused at `init`, naming some that are.
+    Raises:
+      ValueError: at `init`, a regular expression that is found in no parameter's path.
     """
-    clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
-    moving = optax.chain(clip, rule)
-    if frozen:
-        moving = optax.masked(moving, lambda tree: by_path(tree, lambda path: not is_frozen(path)))
-
-    def is_frozen(path: str) -> bool:
-        return any(re.search(pattern, path) for pattern in frozen)
+    chain = rule if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), rule)
 
     def init(params):
         own_decay = () if decay_factors is NO_DECAY_ON_VECTORS else decay_factors
-        check_patterns([*frozen, *(pattern for pattern, _ in (*lr_factors, *own_decay))], params)
-        return moving.init(params), StepState(jnp.zeros((), jnp.int32), jnp.zeros(()))
+        check_patterns([pattern for pattern, _ in (*lr_factors, *own_decay)], params)
+        return chain.init(params), StepState(jnp.zeros((), jnp.int32), jnp.zeros(()))
 
     def update(grads, state, params):
         inner, step = state
-        updates, inner = moving.update(grads, inner, params)
+        updates, inner = chain.update(grads, inner, params)
         rate = jnp.asarray(learning_rate(step.count) if callable(learning_rate) else learning_rate, jnp.float32)
 
         def finish(path, u, p):
             name = path_name(path)
-            if is_frozen(name):
-                return jnp.zeros_like(p)
             decay = weight_decay * factor_of(name, decay_factors)
             return -rate * factor_of(name, lr_factors) * (u + decay * p if decay else u)
 
@@ -152,14 +143,17 @@ def around(
     return optax.GradientTransformation(init, update)
 
 
-def learning_rate_of(opt_state) -> jax.Array | None:
-    """The learning rate of the last step, where the optimizer is one of this file."""
+def learning_rate_of(opt_state: Any) -> jax.Array | None:
+    """The learning rate of the last step; None for the state of an optimizer that is not from this file."""
     last = opt_state[-1] if isinstance(opt_state, tuple) and opt_state else None
     return last.learning_rate if isinstance(last, StepState) else None
 
 
-def learning_rates(optimizer: optax.GradientTransformation, boxed_params, steps: int) -> np.ndarray | None:
-    """The learning rate of every step, where the optimizer is one of this file; only the schedule is computed."""
+def learning_rates(optimizer: optax.GradientTransformation, boxed_params: Params, steps: int) -> np.ndarray | None:
+    """The learning rate of every step, float64 [steps]; None for an optimizer that is not from this file.
+
+    Only the schedule is computed.
+    """
 
     def zeros(tree):
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
@@ -167,36 +161,13 @@ def learning_rates(optimizer: optax.GradientTransformation, boxed_params, steps:
     def rate(step):
         *inner, last = nn.unbox(zeros(jax.eval_shape(optimizer.init, boxed_params)))
         params = nn.unbox(zeros(boxed_params))
-        return learning_rate_of(optimizer.update(params, (*inner, last._replace(count=step)), params)[1])
+        return learning_rate_of(optimizer.update(params, (*inner, last.replace(count=step)), params)[1])
 
     if learning_rate_of(jax.eval_shape(optimizer.init, boxed_params)) is None:
         return None
     return np.asarray(jax.jit(jax.vmap(rate))(jnp.arange(steps)), np.float64)
 
 
-def path_name(path) -> str:
-    """A parameter's path joined with slashes; the box around a value has no name."""
-    return "/".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
-
-
-def by_path(tree, function):
-    """The tree of function(path) for every parameter."""
-
-    def leaf(path, _):
-        return function(path_name(path))
-
-    return jax.tree_util.tree_map_with_path(leaf, tree, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
-
-
 def factor_of(path: str, factors: Factors) -> float:
-    """The factor of the first expression found in the path; 1 if none is."""
+    """The factor of the first expression found in the path; 1 if there is none."""
     return next((factor for pattern, factor in factors if re.search(pattern, path)), 1.0)
-
-
-def check_patterns(patterns: Sequence[str], params) -> None:
-    """Refuses expressions that are found in no parameter's path."""
-    paths = jax.tree.leaves(by_path(params, lambda path: path))
-    for pattern in patterns:
-        if not any(re.search(pattern, path) for path in paths):
-            shown = ", ".join(sorted(paths)[:8])
-            raise ValueError(f"the expression {pattern!r} is found in no parameter's path; paths are like {shown}")

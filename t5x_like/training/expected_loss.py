@@ -9,12 +9,12 @@ from typing import Protocol
 
 import numpy as np
 
-FROM = 0.1  # share of the run after which losses are fitted and compared
+FROM = 0.1  # the share of a run before which losses are neither fitted nor compared
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run to come: N, tokens of a step, and the learning rate of every step."""
+    """A run that has not started: N, tokens per step, and the learning rate of every step [S]."""
 
     n_params: float
     step_tokens: float
@@ -23,7 +23,15 @@ class Run:
 
 @dataclasses.dataclass
 class Curve:
-    """Expected losses: `excess_S` of every step over `level`, noise of a step and half the band, relative to the loss."""
+    """The expected loss of every step: `level` + `excess_S`.
+
+    Attributes:
+      excess_S: the loss above the level, nats.
+      noise: the standard deviation of one step's loss, relative to the loss.
+      half: half the width of the band, in log loss.
+      learned: the share of the run, from and to, over which a level that is None is learned.
+      seen: (level, steps) of the losses that the level is learned from.
+    """
 
     excess_S: np.ndarray
     noise: float
@@ -33,11 +41,11 @@ class Curve:
     seen: tuple[tuple[float, int], ...] = ()
 
     def known(self, done: int) -> bool:
-        """Whether a loss after this many steps can be compared."""
+        """Whether a loss after `done` steps can be compared."""
         return self.level is not None and done >= FROM * len(self.excess_S)
 
     def learn(self, done: int, count: int, loss: float) -> None:
-        """Takes in the mean loss of the last `count` steps, where the level is to be learned."""
+        """Adds the mean loss of the last `count` steps to those that the level is learned from."""
         if self.level is not None:
             return
         low, high = (share * len(self.excess_S) for share in self.learned)
@@ -47,7 +55,13 @@ class Curve:
             self.seen += ((loss - float(self.excess_S[done - count : done].mean()), count),)
 
     def band(self, done: int, count: int) -> tuple[float, float, float]:
-        """(middle, low, high) for the mean loss of the last `count` steps, its own noise aside."""
+        """(middle, low, high) for the mean loss of the last `count` steps, without the noise of steps.
+
+        Raises:
+          ValueError: the level is not known yet.
+        """
+        if self.level is None:
+            raise ValueError("the level of the expected loss is not known yet; ask `known` first")
         middle = self.level + float(self.excess_S[done - count : done].mean())
         return middle, middle * math.exp(-self.half), middle * math.exp(self.half)
 
@@ -59,5 +73,6 @@ class Expected(Protocol):
         """The expected loss of a run that has not started.
 
         Raises:
-          ValueError, FileNotFoundError: there is nothing to compute it from.
+          ValueError, FileNotFoundError: there is no reference run to compute it from.
         """
+        ...

@@ -1,4 +1,4 @@
-"""What `trainer.train` repeats: steps, the taking in of their metrics, evaluations, saving, and going back."""
+"""The training loop: steps, collecting their metrics, evaluations, checkpoints and rolling back."""
 
 import contextlib
 import dataclasses
@@ -6,6 +6,7 @@ import functools
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,10 +19,10 @@ from t5x_like.data.stream import Stream
 from t5x_like.evaluation.background import BackgroundScorer
 from t5x_like.evaluation.evaluator import Evaluator
 from t5x_like.evaluation.task_evaluation import TaskEvaluator
-from t5x_like.precision import Precision
 from t5x_like.progress import Meter, ProgressBar, format_train_status
-from t5x_like.training.monitor import GoBack, Watch
+from t5x_like.training.monitor import RollbackRequested, RunMonitor
 from t5x_like.training.state import TrainState
+from t5x_like.types import Params
 
 
 class NonFiniteLossError(RuntimeError):
@@ -30,220 +31,240 @@ class NonFiniteLossError(RuntimeError):
 
 @dataclasses.dataclass
 class Loop:
-    """Steps one after the other: a step is dispatched before the metrics of the one before are waited for."""
+    """Runs steps one after the other; a step is dispatched before the metrics of the previous one are waited for."""
 
     steps: int
     log_every: int
-    step_fn: Callable
+    step_fn: Callable[..., tuple[TrainState, Mapping]]
     fetch: Callable[[int], tuple[dict, int]]
-    watch: Watch
+    references: Mapping[str, Params]
+    monitor: RunMonitor
     meter: Meter
     writer: writers.RunWriter
     bar: ProgressBar
-    saved: checkpoints.Checkpointer
+    checkpointer: checkpoints.Checkpointer
     scorer: BackgroundScorer
     inputs: Prefetch | None = None
     in_flight: tuple | None = None
 
     def feed(self, first: int) -> None:
-        """Makes batches ahead for the updates from `first` (0 is the run's first) on."""
+        """Starts to prefetch the batches of the updates from `first` on; 0 is the run's first."""
         self.close()
-        self.inputs = Prefetch(self.fetch, map(self.watch.batch_of, range(first, self.steps)))
+        self.inputs = Prefetch(self.fetch, map(self.monitor.batch_of, range(first, self.steps)))
 
     def close(self) -> None:
-        """Ends the thread that makes batches."""
+        """Ends the prefetching thread."""
         if self.inputs is not None:
             self.inputs.close()
 
     def step(self, done: int, state: TrainState) -> TrainState:
-        """Dispatches the step that brings the count to `done`, then takes in the metrics of the one before."""
+        """Dispatches step `done` (1 is the first), then collects the metrics of the previous one."""
+        assert self.inputs is not None, "call feed first"
         waited = self.inputs.waited
         batch, tokens = next(self.inputs)
-        state, metrics = self.step_fn(state, batch, *self.watch.limits())
-        before, self.in_flight = self.in_flight, (done, metrics, tokens, self.inputs.waited - waited)
-        self.take_in(before)
+        state, metrics = self.step_fn(state, batch, self.references, *self.monitor.limits())
+        previous, self.in_flight = self.in_flight, (done, metrics, tokens, self.inputs.waited - waited)
+        self.collect(previous)
         self.deliver()
         if done == self.bar.first + 1:
-            self.settle()  # the first step is waited for, to show at once that all is well
+            self.flush()  # the first step is waited for, so that a user sees at once that it works
         return state
 
-    def settle(self) -> None:
-        """Waits for the step in flight: only finite states are evaluated or saved."""
-        before, self.in_flight = self.in_flight, None
-        self.take_in(before)
+    def flush(self) -> None:
+        """Waits for the step in flight, so that only finite states are evaluated or saved."""
+        previous, self.in_flight = self.in_flight, None
+        self.collect(previous)
 
-    def take_in(self, finished: tuple | None) -> None:
-        """Waits for a step's metrics, refuses a loss that is no number, and writes a line when it is time."""
+    def collect(self, finished: tuple | None) -> None:
+        """Waits for the metrics of a step, and logs them every `log_every` steps.
+
+        Raises:
+          NonFiniteLossError: the loss is NaN or infinite. RollbackRequested: the monitor rolls back.
+        """
         if finished is None:
             return
         done, metrics, tokens, waited = finished
-        values = self.watch.take_in(done, jax.device_get(metrics))
+        values = self.monitor.collect(done, jax.device_get(metrics))
         if "loss" in values and not np.isfinite(values["loss"][0]):
-            raise non_finite(done, values, self.saved)
+            raise non_finite(done, values, self.checkpointer)
         self.meter.add(values, tokens, waited)
         if done % self.log_every and done != self.steps:
             self.bar.advance(done)
             return
         count, scalars = self.meter.steps, self.meter.read()
-        scalars |= self.watch.compare(done, count, scalars.get("loss", np.nan))
+        scalars |= self.monitor.compare(done, count, scalars.get("loss", np.nan))
         self.writer.write(done, scalars)
         self.bar.advance(done, format_train_status(scalars))
 
     def save(self, done: int, state: TrainState, meta: dict, results: dict[str, float]) -> None:
-        """Saves a state; what writes it does not hold up the next steps."""
-        self.settle()
-        self.saved.save(done, state, meta | {"watch": self.watch.memory()}, results, prune=not self.watch.spiking)
+        """Saves a state; a thread writes it while the next steps run."""
+        self.flush()
+        memory = {"monitor": self.monitor.memory()}
+        self.checkpointer.save(done, state.saved, meta | memory, results, prune=not self.monitor.spiking)
         self.meter.restart_clock()
 
-    def go_back(self, wanted: GoBack) -> None:
-        """Forgets all that came after the checkpoint that is asked for, so that it is the newest."""
+    def roll_back(self, request: RollbackRequested) -> None:
+        """Drops the checkpoints that are too new, so that the requested one is the newest.
+
+        Raises:
+          RuntimeError: there are checkpoints, but none from before the spike.
+        """
         self.in_flight = None
         self.deliver(wait=True)
-        self.saved.wait()
-        steps = self.saved.steps()
-        early = [step for step in steps if step <= wanted.newest] or [step for step in steps if step < wanted.spike]
+        self.checkpointer.wait()
+        steps = self.checkpointer.steps()
+        early = [step for step in steps if step <= request.newest] or [step for step in steps if step < request.spike]
         if steps and not early:
             raise RuntimeError(
-                f"the loss spiked at step {wanted.spike}, and no checkpoint in {self.saved.directory} is older; raise keep_last "
-                "or lower checkpoint_every"
+                f"the loss spiked at step {request.spike}, and no checkpoint in {self.checkpointer.directory} is older; "
+                "raise Checkpointing.keep_last or lower Checkpointing.every"
             )
-        self.saved.drop_after(max(early, default=0))
+        self.checkpointer.drop_after(max(early, default=0))
         if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("the newest checkpoint is the one to go back to")
+            multihost_utils.sync_global_devices("the newest checkpoint is the one to restore")
 
-    def went_back(self, done: int) -> None:
-        """Goes on from the state of step `done`, with other batches."""
+    def resume(self, done: int) -> None:
+        """Resumes from the restored state of step `done`, with other batches."""
         self.writer.drop_after(done)
-        self.watch.went_back(done, self.saved.meta().get("watch"))
+        self.monitor.finish_rollback(done, self.checkpointer.meta().get("monitor"))
         self.meter.read()
         self.meter.restart_clock()
         self.feed(done)
 
     def deliver(self, wait: bool = False) -> None:
-        """Reports the tasks that are judged; `wait` for all of them."""
+        """Reports the task evaluations that are finished; with `wait`, all of them."""
         self.scorer.collect(functools.partial(self.report, name="eval_tasks"), wait)
 
     def finish(self, done: int) -> None:
-        """Waits until everything is judged and saved; says so where the run was stopped before its end."""
+        """Waits until everything is evaluated and saved; prints how to resume if the run was stopped early."""
         self.deliver(wait=True)
-        self.saved.wait()
+        self.checkpointer.wait()
         if done < self.steps:
-            self.bar.message(f"stopped after step {done} of {self.steps} and saved; the same command goes on from here")
+            self.bar.message(f"stopped after step {done} of {self.steps} and saved; the same command resumes the run")
 
     def report(self, done: int, results: Mapping[str, float], name: str = "eval") -> None:
-        """Writes and says what an evaluation measured."""
+        """Logs and prints the results of an evaluation."""
         if results:
             self.writer.write(done, {f"{name}/{metric}": value for metric, value in results.items()})
             self.bar.message(f"step {done}: " + "  ".join(f"{name}/{k} {v:.4f}" for k, v in results.items()))
 
 
 @dataclasses.dataclass(frozen=True)
-class Measures:
-    """What is measured every so many steps and at the end: the losses of some rows, and the answers to tasks' questions."""
+class Evaluations:
+    """Evaluations every so many steps and at the end: losses on rows, and answers to tasks.
+
+    `view` gives the model's parameters from a state's `params` and `frozen`.
+    """
 
     loop: Loop
     evaluate: Evaluator | None
-    asked: Sequence[TaskEvaluator]
+    tasks: Sequence[TaskEvaluator]
     every: int
-    precision: Precision
+    view: Callable[[Params, Params], Params]
 
     def due(self, done: int) -> bool:
-        return (self.evaluate is not None or bool(self.asked)) and (done % self.every == 0 or done == self.loop.steps)
+        """Whether to evaluate after step `done`."""
+        return (self.evaluate is not None or bool(self.tasks)) and (done % self.every == 0 or done == self.loop.steps)
 
     def __call__(self, done: int, state: TrainState) -> dict[str, float]:
-        """The losses, reported; answers are made, to be judged while training goes on."""
-        self.loop.settle()
-        params = self.precision.to_compute_dtype(state.params)
+        """Computes and reports the losses; answers are generated now, and scored while training continues."""
+        self.loop.flush()
+        params = self.view(state.params, state.frozen)
         results = {} if self.evaluate is None else self.evaluate(params)
         self.loop.report(done, results)
-        for one in self.asked:
-            self.loop.scorer.submit(done, one, params)
+        for task in self.tasks:
+            self.loop.scorer.submit(done, task, params)
         self.loop.meter.restart_clock()
         return results
 
     def catch_up(self, done: int, state: TrainState) -> None:
-        """Asks what was not judged when the run ended after this step."""
-        for one in self.asked if done and self.due(done) else ():
-            if not self.loop.scorer.has_record(done, one):
-                self.loop.scorer.submit(done, one, self.precision.to_compute_dtype(state.params))
+        """Evaluates the tasks that were not scored when the run stopped after step `done`."""
+        for task in self.tasks if done and self.due(done) else ():
+            if not self.loop.scorer.has_record(done, task):
+                self.loop.scorer.submit(done, task, self.view(state.params, state.frozen))
 
 
-def steps_of(
+def run_steps(
     loop: Loop,
-    measure: Measures,
+    evaluations: Evaluations,
     state: TrainState,
     newest_state: Callable[[], TrainState],
     meta: dict,
     checkpoint_every: int,
-    stopping: threading.Event,
+    stop: threading.Event,
 ) -> TrainState:
-    """All steps, or those until a stop is asked for, with what is measured and saved between them.
+    """Runs all steps, or until `stop` is set, with the evaluations and checkpoints between them.
 
-    Where the monitor asks for it the run goes on from `newest_state()` once what came after it is forgotten.
+    When the monitor requests a rollback, the run resumes from `newest_state()`.
     """
     done = int(state.step)
     while done < loop.steps:
         try:
             state = loop.step(done + 1, state)
             done += 1
-            stop = agreed(stopping.is_set(), done % loop.log_every == 0)
-            results = measure(done, state) if measure.due(done) else {}
-            if done == loop.steps or stop or done % checkpoint_every == 0:
+            stopping = any_process(stop.is_set(), done % loop.log_every == 0)
+            results = evaluations(done, state) if evaluations.due(done) else {}
+            if done == loop.steps or stopping or done % checkpoint_every == 0:
                 loop.save(done, state, meta, results)
-            if stop:
+            if stopping:
                 break
-        except GoBack as wanted:
-            wanted.__traceback__ = state = None  # the state that is given up is not kept beside the one restored
-            loop.go_back(wanted)
+        except RollbackRequested as request:
+            request.__traceback__ = None
+            del state  # frees the state that is given up before the other one is restored
+            loop.roll_back(request)
             state = newest_state()
             done = int(state.step)
-            loop.went_back(done)
+            loop.resume(done)
     return state
 
 
-def agreed(stop: bool, ask: bool) -> bool:
-    """Whether any process was asked to stop; several processes ask each other only when `ask`, for it takes time."""
+def any_process(stop: bool, ask: bool) -> bool:
+    """Whether any process was asked to stop; several processes communicate only if `ask`, as that takes time."""
     if jax.process_count() == 1:
         return stop
     return ask and bool(np.any(multihost_utils.process_allgather(np.array(stop))))
 
 
-def fetcher(stream: Stream, sharding: NamedSharding) -> Callable[[int], tuple[dict, int]]:
-    """`step -> (its global batch on the devices, its tokens)`; a process makes only the rows of its own devices."""
+def fetcher(stream: Stream, sharding: NamedSharding) -> Callable[[int], tuple[dict[str, jax.Array], int]]:
+    """The function `step -> (global batch on the devices, number of its tokens)`.
+
+    A process makes only the rows of its own devices.
+    """
 
     def fetch(step: int):
-        made = []
+        local: list[dict[str, Any]] = []
 
         def rows(start: int, stop: int) -> dict:
-            made.append(stream.slice(step, start, stop))
-            return made[0]
+            local.append(stream.slice(step, start, stop))
+            return local[0]
 
         batch = partitioning.global_batch(rows, stream.batch_size, sharding)
-        return batch, batches.real_tokens(made[0]) * jax.process_count()
+        return batch, batches.real_tokens(local[0]) * jax.process_count()
 
     return fetch
 
 
 @contextlib.contextmanager
 def stop_requested() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets; the handler that was there before comes back afterwards."""
+    """An event that SIGTERM sets; the previous handler is restored on exit."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    previous = signal.signal(signal.SIGTERM, lambda *_: event.set())
     try:
         yield event
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
 
-def non_finite(step: int, values, saved) -> NonFiniteLossError:
-    good = saved.latest_step()
+def non_finite(step: int, values: Mapping[str, Any], checkpointer: checkpoints.Checkpointer) -> NonFiniteLossError:
+    """The error for a non-finite loss."""
+    good = checkpointer.latest_step()
     remedy = (
-        f"the last good checkpoint is step {good} in {saved.directory}"
+        f"the last good checkpoint is step {good} in {checkpointer.directory}"
         if good is not None
-        else "there is no checkpoint yet; lower checkpoint_every"
+        else "there is no checkpoint yet; lower Checkpointing.every"
     )
     return NonFiniteLossError(
         f"the loss of step {step} is {values['loss'][0]} (gradient norm {values['grad_norm'][0]}); {remedy}. "

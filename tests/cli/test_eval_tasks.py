@@ -41,7 +41,7 @@ def results(tmp_path_factory):
         tasks.write_pairs(root, task, [exact], split)
     macros = dict(TASK="pairs", VOCAB_SIZE=384, LENGTH=48, STEPS=50, WARMUP_STEPS=1, LEARNING_RATE=0.01, BATCH_SIZE=2)
     macros |= {"RUN_DIR": root / "run", "EVAL_TASKS": "('pairs',)", "EVAL_NEW_TOKENS": 8}
-    macros |= {"trainer.train.checkpoint_every": 1, "trainer.train.keep_last": 50, "trainer.train.eval_every": 50}
+    macros |= {"trainer.Checkpointing.every": 1, "trainer.Checkpointing.keep_last": 50, "trainer.Evaluation.every": 50}
     train = ["train", *(f"--gin_file={name}.gin" for name in FILES), *(f"--gin.{k}={v}" for k, v in macros.items())]
     evaluate = [
         "eval",

@@ -88,7 +88,7 @@ def test_an_imported_run_can_be_fine_tuned(run_dir, tiny_root, tmp_path):
             f"--gin.token_cache.TokenCache.root={tiny_root}",
             f"--gin.INITIAL={run_dir}",
             "--gin.EXCLUDE=('table',)",
-            "--gin.trainer.train.eval_batches=1",
+            "--gin.trainer.Evaluation.batches=1",
         ],
     )
     metrics = config.bind("trainer.train")(config=config.resolved_config())

@@ -27,8 +27,8 @@ BASE = (
 )
 SETTINGS = {
     'TASK': 'tiny', 'LAYERS': 1, 'LENGTH': 32, 'BATCH_SIZE': 8, 'WARMUP_STEPS': 1, 'schedules.cosine.final': 0.0,
-    'token_cache.TokenCache.root': '%s', 'trainer.train.log_every': 1, 'trainer.train.eval_batches': 1,
-    'trainer.train.checkpoint_every': 2,
+    'token_cache.TokenCache.root': '%s', 'trainer.train.log_every': 1, 'trainer.Evaluation.batches': 1,
+    'trainer.Checkpointing.every': 2,
 }
 RATES = (0.001, 0.01)
 STEPS = 3

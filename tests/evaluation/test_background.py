@@ -16,7 +16,6 @@ from t5x_like.data.rows.chat import PackedConversations
 from t5x_like.evaluation.background import BackgroundScorer
 from t5x_like.evaluation.task_evaluation import TaskEvaluation
 from t5x_like.objectives.lm import LanguageModel
-from t5x_like.training import trainer
 from tests import tiny
 from tests.evaluation import tasks
 
@@ -108,7 +107,7 @@ def lines(run_dir) -> list[dict]:
 )
 def test_a_model_that_learned_the_answers_gives_them(tmp_path, kind, rows_type, lengths):
     run = arguments(tmp_path, tmp_path / "run", EXACT, model=kind, rows_type=rows_type, lengths=lengths)
-    last = trainer.train(**run | dict(steps=60, eval_every=60, checkpoint_every=60))
+    last = tiny.train(**run | dict(steps=60, eval_every=60, checkpoint_every=60))
     assert last["eval_tasks/pairs/exact_match"] == 100
     record = json.loads((tmp_path / "run/evaluations/pairs/60.json").read_text())
     answers = [(one["inputs"], one["predictions"][0]["text"]) for one in record["examples"]]
@@ -116,11 +115,11 @@ def test_a_model_that_learned_the_answers_gives_them(tmp_path, kind, rows_type, 
     # A finished run evaluates again only if the record is missing.
     path, before = tmp_path / "run/evaluations/pairs/60.json", lines(tmp_path / "run")
     written = path.stat().st_mtime_ns
-    trainer.train(**run | dict(steps=60, eval_every=60))
+    tiny.train(**run | dict(steps=60, eval_every=60))
     assert path.stat().st_mtime_ns == written and lines(tmp_path / "run") == before
     if kind is tiny.decoder:
         path.unlink()
-        trainer.train(**run | dict(steps=60, eval_every=60))
+        tiny.train(**run | dict(steps=60, eval_every=60))
         assert json.loads(path.read_text())["examples"] == record["examples"]
 
 
@@ -135,7 +134,7 @@ def test_steps_continue_while_a_metric_runs(tmp_path, monkeypatch):
             tasks.RELEASED.set()
 
     monkeypatch.setattr(writers.RunWriter, "write", watched)
-    trainer.train(**arguments(tmp_path, tmp_path / "run", EXACT, WAITS))
+    tiny.train(**arguments(tmp_path, tmp_path / "run", EXACT, WAITS))
     order = [(line["step"], "loss" in line) for line in lines(tmp_path / "run")]
     assert order.index((3, False)) > order.index((5, True))
     assert [step for step, is_loss in order if not is_loss] == [3, 6]
@@ -157,7 +156,7 @@ def test_a_stopped_run_waits_for_its_evaluations(tmp_path, monkeypatch):
 
     monkeypatch.setattr(writers.RunWriter, "write", watched)
     monkeypatch.setattr(checkpoints.Checkpointer, "save", saved)
-    trainer.train(**arguments(tmp_path, tmp_path / "run", EXACT, WAITS, steps=20))
+    tiny.train(**arguments(tmp_path, tmp_path / "run", EXACT, WAITS, steps=20))
     assert checkpoints.latest_step(tmp_path / "run" / "checkpoints") < 6
     assert (tmp_path / "run/evaluations/pairs/3.json").exists()
     assert [line["step"] for line in lines(tmp_path / "run") if "eval_tasks/pairs/waited" in line] == [3]
@@ -166,15 +165,15 @@ def test_a_stopped_run_waits_for_its_evaluations(tmp_path, monkeypatch):
 def test_a_failing_metric_ends_the_run_and_is_named(tmp_path):
     broken = tasks.named("tests.evaluation.tasks:breaks")
     with pytest.raises(RuntimeError, match=r"task 'pairs' at step 3 failed: .*metric breaks: ZeroDivisionError"):
-        trainer.train(**arguments(tmp_path, tmp_path / "run", broken))
+        tiny.train(**arguments(tmp_path, tmp_path / "run", broken))
 
 
 def test_bad_evaluations_raise_before_anything_is_written(tmp_path):
     given = arguments(tmp_path, tmp_path / "run", EXACT)
-    with pytest.raises(ValueError, match="evaluations name pairs more than once"):
-        trainer.train(**given | dict(evaluations=given["evaluations"] * 2))
+    with pytest.raises(ValueError, match="tasks name pairs more than once"):
+        tiny.train(**given | dict(evaluations=given["evaluations"] * 2))
     examples = [{"targets": tasks.ids_of("x"), "inputs": tasks.ids_of("y")}]
     other = tasks.write(tmp_path, "other", examples, [EXACT], vocabulary=tasks.ByteVocabulary(extra_ids=7))
-    with pytest.raises(ValueError, match="task 'other' has the vocabulary bytes/7, training's rows have bytes/125"):
-        trainer.train(**given | dict(evaluations=(TaskEvaluation(other),)))
+    with pytest.raises(ValueError, match="task 'other' has the vocabulary bytes/7, the training rows have bytes/125"):
+        tiny.train(**given | dict(evaluations=(TaskEvaluation(other),)))
     assert not (tmp_path / "run").exists()

@@ -33,7 +33,7 @@ def test_after_the_warm_up_each_is_its_formula():
     np.testing.assert_allclose(curve(schedules.rsqrt(3.0, 10), 50), 3.0 / np.sqrt(np.maximum(step, 10)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("decay", [schedules.straight, schedules.one_minus_sqrt])
+@pytest.mark.parametrize("decay", [schedules.linear_decay, schedules.one_minus_sqrt])
 def test_wsd_is_flat_and_then_falls_to_the_end(decay):
     made = curve(schedules.wsd(1.0, 30, 5, 10, decay), 31)
     np.testing.assert_allclose(made[5:21], 1.0)

@@ -13,12 +13,13 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_like import checkpoints, optimizers, partitioning
+from t5x_like import checkpoints, optimizers, parameters, partitioning
+from t5x_like.checkpoints import folder
 from t5x_like.data import rows
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.objectives.lm import LanguageModel
 from t5x_like.optimizers import schedules
-from t5x_like.training import loop, trainer
+from t5x_like.training import loop
 from tests import tiny
 
 REPOSITORY = Path(__file__).parents[2]
@@ -64,11 +65,11 @@ def arrays(run_dir):
     stored = json.loads((directory / str(step) / "manifest.json").read_text())["arrays"]
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     wanted = {name: jax.ShapeDtypeStruct(shape, dtype, sharding=one) for name, (shape, dtype) in stored.items()}
-    return jax.device_get(checkpoints.read(directory / str(step), wanted))
+    return jax.device_get(folder.read(directory / str(step), wanted))
 
 
 def test_training_learns_logs_and_leaves_what_a_run_directory_holds(tiny_root, tmp_path):
-    last = trainer.train(**arguments(tiny_root, tmp_path, steps=30, keep_last=2))
+    last = tiny.train(**arguments(tiny_root, tmp_path, steps=30, keep_last=2))
     losses = logged(tmp_path)
     assert list(losses) == list(range(1, 31))
     assert losses[30] < losses[1] - 1
@@ -84,44 +85,44 @@ def test_training_learns_logs_and_leaves_what_a_run_directory_holds(tiny_root, t
 
 @pytest.mark.parametrize("sizes", [dict(data=8), dict(data=2, fsdp=2, tensor=2)])
 def test_a_run_goes_on_on_another_mesh(tiny_root, tmp_path, sizes):
-    trainer.train(**arguments(tiny_root, tmp_path / "whole"))
-    trainer.train(**arguments(tiny_root, tmp_path / "moved", steps=3))
-    trainer.train(**arguments(tiny_root, tmp_path / "moved", mesh=partitioning.make_mesh(**sizes)))
+    tiny.train(**arguments(tiny_root, tmp_path / "whole"))
+    tiny.train(**arguments(tiny_root, tmp_path / "moved", steps=3))
+    tiny.train(**arguments(tiny_root, tmp_path / "moved", mesh=partitioning.make_mesh(**sizes)))
     whole, moved = logged(tmp_path / "whole"), logged(tmp_path / "moved")
     np.testing.assert_allclose(list(moved.values()), list(whole.values()), rtol=1e-5)
 
 
 def test_a_finished_run_is_not_run_again(tiny_root, tmp_path):
-    trainer.train(**arguments(tiny_root, tmp_path))
+    tiny.train(**arguments(tiny_root, tmp_path))
     before = (tmp_path / "metrics.jsonl").read_text()
-    trainer.train(**arguments(tiny_root, tmp_path))
+    tiny.train(**arguments(tiny_root, tmp_path))
     assert (tmp_path / "metrics.jsonl").read_text() == before
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_as_it_would_have(tiny_root, tmp_path):
-    trainer.train(**arguments(tiny_root, tmp_path, steps=9))
+    tiny.train(**arguments(tiny_root, tmp_path, steps=9))
     expected, losses = arrays(tmp_path), logged(tmp_path)
     newest = tmp_path / "checkpoints" / "9" / "arrays"
     largest = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:-7])
-    with pytest.warns(UserWarning, match=r"checkpoint .*9 is damaged .* bytes\); passing over it"):
-        trainer.train(**arguments(tiny_root, tmp_path, steps=9))
+    with pytest.warns(UserWarning, match=r"checkpoint .*9 is damaged .* bytes\); skipping it"):
+        tiny.train(**arguments(tiny_root, tmp_path, steps=9))
     assert logged(tmp_path) == losses
     jax.tree.map(np.testing.assert_array_equal, arrays(tmp_path), expected)
 
 
 def test_a_run_on_other_data_is_refused(tiny_root, tmp_path):
-    trainer.train(**arguments(tiny_root, tmp_path, steps=3))
+    tiny.train(**arguments(tiny_root, tmp_path, steps=3))
     for changes in (dict(seed=1), dict(batch_size=16)):
         with pytest.raises(ValueError, match="were trained on the data stream"):
-            trainer.train(**arguments(tiny_root, tmp_path, **changes))
+            tiny.train(**arguments(tiny_root, tmp_path, **changes))
 
 
 def test_a_fresh_run_starts_from_chosen_parameters_of_another(tiny_root, tmp_path):
-    trainer.train(**arguments(tiny_root, tmp_path / "first", steps=3))
-    initial = checkpoints.Initial(str(tmp_path / "first"), exclude=("head",))
-    frozen = optimizers.adamw(1e-2, frozen=("^(embed|decoder)",))
-    trainer.train(**arguments(tiny_root, tmp_path / "second", steps=3, initial=initial, optimizer=frozen))
+    tiny.train(**arguments(tiny_root, tmp_path / "first", steps=3))
+    initial = checkpoints.InitializeFrom(str(tmp_path / "first"), exclude=("head",))
+    still = optimizers.sgd(0.0)
+    tiny.train(**arguments(tiny_root, tmp_path / "second", steps=3, initialize_from=initial, optimizer=still))
     first, second = arrays(tmp_path / "first"), arrays(tmp_path / "second")
     for name in (name for name in first if name.startswith(("params.embed", "params.decoder"))):
         np.testing.assert_array_equal(first[name], second[name])
@@ -129,13 +130,13 @@ def test_a_fresh_run_starts_from_chosen_parameters_of_another(tiny_root, tmp_pat
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint(tiny_root, tmp_path):
-    trainer.train(**arguments(tiny_root, tmp_path, steps=3))
+    tiny.train(**arguments(tiny_root, tmp_path, steps=3))
     wild = optimizers.sgd(lambda step: 1e30, momentum=0.9)
     broken = arguments(tiny_root, tmp_path / "broken", optimizer=wild, steps=9, checkpoint_every=1, eval_every=100)
     with pytest.raises(
         loop.NonFiniteLossError, match=r"the loss of step \d+ is (nan|inf).*last good checkpoint is step \d"
     ):
-        trainer.train(**broken)
+        tiny.train(**broken)
     good = checkpoints.latest_step(tmp_path / "broken" / "checkpoints")
     assert good == max(step for step, loss in logged(tmp_path / "broken").items() if np.isfinite(loss))
 
@@ -148,7 +149,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoi
         (dict(log_every=0), "log_every=0"),
         (dict(model=tiny.decoder()), "vocab_size=64 is smaller than the 384 ids.*set VOCAB_SIZE to 384"),
         (
-            dict(optimizer=optimizers.adamw(1e-3, frozen=("nothing_here",))),
+            dict(transform=parameters.Freeze(("nothing_here",))),
             "'nothing_here' is found in no parameter's path",
         ),
     ],
@@ -156,7 +157,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoi
 def test_bad_input_is_refused_before_anything_is_written(tiny_root, tmp_path, changes, message):
     run_dir = tmp_path / "run"
     with pytest.raises(ValueError, match=message):
-        trainer.train(**arguments(tiny_root, run_dir, **changes))
+        tiny.train(**arguments(tiny_root, run_dir, **changes))
     assert not run_dir.exists()
 
 
@@ -166,7 +167,7 @@ def test_a_length_longer_than_the_position_table_is_refused(tiny_root, tmp_path)
     model = tiny.decoder(position=positions.Learned(max_length=8))
     model = model.clone(embed=model.embed.clone(vocab_size=384))
     with pytest.raises(ValueError, match="a length of 16 is longer than the position table.*max_length=8"):
-        trainer.train(**arguments(tiny_root, tmp_path / "run", model=model))
+        tiny.train(**arguments(tiny_root, tmp_path / "run", model=model))
     assert not (tmp_path / "run").exists()
 
 
@@ -174,12 +175,14 @@ def test_a_run_directory_that_cannot_be_written_is_refused(tiny_root, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("in the way")  # root may write into read-only folders, but nobody into a file
     with pytest.raises(PermissionError, match="run_dir: .* cannot be written"):
-        trainer.train(**arguments(tiny_root, blocked / "run"))
+        tiny.train(**arguments(tiny_root, blocked / "run"))
 
 
 def command(root, run_dir, steps):
     flags = {"TASK": "tiny", "VOCAB_SIZE": 384, "LENGTH": 32, "STEPS": steps, "WARMUP_STEPS": 5, "RUN_DIR": run_dir}
-    flags |= {f"trainer.train.{name}": value for name, value in (("log_every", 1), ("checkpoint_every", 10))}
+    flags |= {f"trainer.train.{name}": value for name, value in (("log_every", 1),)} | {
+        "trainer.Checkpointing.every": 10
+    }
     files = ("sizes/llama/tiny.gin", "objectives/causal_lm.gin", "optimizers/adamw.gin", "runs/pretrain.gin")
     given = [f"--gin_file={name}" for name in files] + [f"--gin.{name}={value}" for name, value in flags.items()]
     environment = os.environ | {"T5X_LIKE_CACHE": str(root), "PYTHONPATH": str(REPOSITORY)}
@@ -216,7 +219,7 @@ def test_a_run_that_was_stopped_ends_bitwise_as_one_that_was_not(tiny_root, tmp_
     _, said = process.communicate(timeout=300)
     if how == signal.SIGTERM:
         assert process.returncode == 0, said
-        assert "the same command goes on from here" in said
+        assert "the same command resumes the run" in said
         assert checkpoints.latest_step(tmp_path / "checkpoints") == max(logged(tmp_path))
     assert max(logged(tmp_path)) < 150, "the run ended before the signal came"
     process = command(tiny_root, tmp_path, 150)

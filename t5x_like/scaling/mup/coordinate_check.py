@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from t5x_like import types
 from t5x_like.training.state import Layout
+from t5x_like.training.step import TrainStep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,23 +36,13 @@ def movements(
 ) -> dict[str, float]:
     """Trains one step per batch; returns {module: rms of the change of its output on the first batch}."""
     state = layout.create(0)
-    params, opt_state = state.params, state.opt_state
-
-    @jax.jit
-    def step(params, opt_state, batch):
-        def loss(params):
-            total, weight, _ = objective(model.apply, params, batch, None)
-            return total / weight
-
-        grads = jax.grad(loss)(params)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state
+    step = jax.jit(TrainStep(model.apply, objective, optimizer, lambda params, frozen: params).__call__)
 
     seen = jax.jit(lambda params: outputs(model, params, batches[0]))
-    before = seen(params)
+    before = seen(state.params)
     for batch in batches:
-        params, opt_state = step(params, opt_state, batch)
-    after = seen(params)
+        state, _ = step(state, batch)
+    after = seen(state.params)
     return {name: float(jnp.sqrt(jnp.mean((after[name] - before[name]) ** 2))) for name in before}
 
 

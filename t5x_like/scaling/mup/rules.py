@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from t5x_like import optimizers
+from t5x_like import optimizers, parameters
 from t5x_like.types import Params
 
 COPY_AXES = ("layers", "expert")  # axes over copies of a matrix, not part of the matrix
@@ -81,7 +81,7 @@ def scale_by_width(
     depth = layers / base_layers
 
     def factor(path: Any, leaf: Any) -> jax.Array:
-        name = optimizers.path_name(path)
+        name = parameters.path_name(path)
         if not hasattr(leaf, "names"):
             raise ValueError(f"muP needs logical axes, but parameter {name} has none; initialise boxed parameters")
         rate = 1.0 / width_multiplier(name, leaf.names, leaf.value.shape, base)

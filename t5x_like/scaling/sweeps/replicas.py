@@ -19,14 +19,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from t5x_like import batches, partitioning, writers
+from t5x_like import batches, parameters, partitioning, writers
 from t5x_like.data.stream import Stream
 from t5x_like.evaluation.evaluator import Evaluator
+from t5x_like.parameters import Freeze
 from t5x_like.precision import Precision
 from t5x_like.progress import ProgressBar
 from t5x_like.training import state as train_state
-from t5x_like.training import trainer
 from t5x_like.training.state import TrainState
+from t5x_like.training.step import TrainStep
+from t5x_like.training.trainer import Evaluation
 from t5x_like.types import Model, Objective, Rows
 
 PARAMETERS = (
@@ -34,14 +36,13 @@ PARAMETERS = (
     "objective",
     "optimizer",
     "train_rows",
-    "eval_rows",
     "steps",
     "batch_size",
     "precision",
     "log_every",
-    "eval_batches",
+    "evaluation",
 )
-UNSUPPORTED = {"mesh", "rules", "microbatches", "initial", "monitor"}
+UNSUPPORTED = {"mesh", "rules", "microbatches", "transform", "initialize_from", "monitor"}
 
 
 def check_parameters(bound: set[str]) -> None:
@@ -73,12 +74,11 @@ def train(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     train_rows: Rows,
-    eval_rows: Rows | None,
     steps: int,
     batch_size: int,
     precision: Precision = Precision(),
     log_every: int = 10,
-    eval_batches: int | None = None,
+    evaluation: Evaluation = Evaluation(),
 ) -> list[str]:
     """Trains all replicas on one device and evaluates them at the end. Returns the run_dirs of those that diverged.
 
@@ -89,7 +89,7 @@ def train(
     states = jax.tree.map(lambda *x: jnp.stack(x), *(layout.create(replica.seed) for replica in replicas))
     rates = jnp.array([replica.learning_rate / replicas[-1].learning_rate for replica in replicas], jnp.float32)
     streams = [Stream(train_rows, batch_size, replica.seed) for replica in replicas]
-    step = jax.jit(jax.vmap(stepper(model, objective, optimizer, precision)), donate_argnums=0)
+    step = jax.jit(jax.vmap(scaled_step(model, objective, optimizer, precision)), donate_argnums=0)
     info = partitioning.describe(layout.boxed.params, mesh, partitioning.RULES)
     for replica in replicas:
         Path(replica.run_dir).mkdir(parents=True, exist_ok=True)
@@ -106,27 +106,25 @@ def train(
                         log.write(done, {"loss": float(loss)})
                 bar.advance(done, f"losses {losses.min():.4f} to {losses.max():.4f}")
         finite = np.flatnonzero(np.isfinite(losses))
-        if eval_rows is not None:
-            evaluate = Evaluator(model.apply, objective, eval_rows, batch_size, mesh, partitioning.RULES, eval_batches)
+        if evaluation.rows is not None:
+            evaluate = Evaluator(
+                model.apply, objective, evaluation.rows, batch_size, mesh, partitioning.RULES, evaluation.batches
+            )
             for i in finite:
                 params = precision.to_compute_dtype(jax.tree.map(lambda x, i=i: x[i], states.params))
                 logs[i].write(steps, {f"eval/{name}": value for name, value in evaluate(params).items()})
     return [replica.run_dir for i, replica in enumerate(replicas) if i not in finite]
 
 
-def stepper(model, objective, optimizer, precision):
-    """`(state, batch, rate) -> (state, metrics)` of one replica; the same mathematics as trainer.jitted_step."""
-
-    def loss(params, batch, rng):
-        total, weight, metrics = objective(model.apply, precision.to_compute_dtype(params), batch, rng)
-        return total, (weight, metrics)
+def scaled_step(model, objective, optimizer, precision):
+    """`(state, batch, rate) -> (state, metrics)`: a train step whose updates are multiplied by `rate`."""
 
     def step(state: TrainState, batch: dict[str, Any], rate: jax.Array):
-        rng = jax.random.fold_in(state.rng, state.step)
-        grads, weight, metrics = trainer.accumulate(jax.grad(loss, has_aux=True), state.params, batch, rng, 1)
-        grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-6).astype(g.dtype), grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, jax.tree.map(lambda u: u * rate.astype(u.dtype), updates))
-        return TrainState(state.step + 1, params, opt_state, state.rng), metrics
+        def update(grads, opt_state, params):
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            return jax.tree.map(lambda u: u * rate.astype(u.dtype), updates), opt_state
+
+        scaled = optax.GradientTransformation(optimizer.init, update)
+        return TrainStep(model.apply, objective, scaled, parameters.view(Freeze(), precision))(state, batch)
 
     return step

@@ -37,15 +37,19 @@ def test_replicas_equal_separate_runs(tiny_root, tmp_path):
     def optimizer(rate):
         return optimizers.adamw(schedules.cosine(rate, 4, 1, 0.0))
 
-    assert replicas.train(runs, optimizer=optimizer(0.01), **common) == []
+    grouped = {name: x for name, x in common.items() if not name.startswith("eval_")}
+    grouped["evaluation"] = trainer.Evaluation(validation, batches=2)
+    assert replicas.train(runs, optimizer=optimizer(0.01), **grouped) == []
     mesh = partitioning.make_mesh(devices=jax.devices()[:1])
     for i, replica in enumerate(runs):
         alone = tmp_path / f"alone{i}"
-        trainer.train(str(alone), optimizer=optimizer(replica.learning_rate), seed=replica.seed, mesh=mesh, **common)
+        tiny.train(
+            run_dir=str(alone), optimizer=optimizer(replica.learning_rate), seed=replica.seed, mesh=mesh, **common
+        )
         np.testing.assert_allclose(losses(tmp_path / f"replica{i}"), losses(alone), rtol=1e-5)
     assert losses(tmp_path / "replica0") != losses(tmp_path / "replica1")
 
 
 def test_unsupported_parameters_are_refused():
-    with pytest.raises(ValueError, match="initial of trainer.train"):
-        replicas.check_parameters({"model", "steps", "initial"})
+    with pytest.raises(ValueError, match="initialize_from of trainer.train"):
+        replicas.check_parameters({"model", "steps", "initialize_from"})

@@ -1,0 +1,19 @@
+"""Checkpoints: saved in a thread while training continues, complete or absent, restored onto any mesh.
+
+`folder` is the format on disk (Orbax arrays and a manifest), `checkpointer` saves and restores train states, `frozen` names
+and restores the parameters that are not trained, `restore` reads the parameters of a run for another run or for inference.
+"""
+
+from t5x_like.checkpoints.checkpointer import Checkpointer
+from t5x_like.checkpoints.folder import complete_steps, latest_step, named
+from t5x_like.checkpoints.restore import InitializeFrom, check_data, restore_params
+
+__all__ = [
+    "Checkpointer",
+    "InitializeFrom",
+    "check_data",
+    "complete_steps",
+    "latest_step",
+    "named",
+    "restore_params",
+]

@@ -1,0 +1,136 @@
+"""Saves train states in a thread while training continues, and restores them onto any mesh."""
+
+import concurrent.futures
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from t5x_like.checkpoints import folder as files
+from t5x_like.types import PathLike
+
+
+def copy_state(state: Any) -> Any:
+    """Copies a state on its devices, so that it can be written while the next step reuses its buffers. Does not block.
+
+    If the devices lack memory for a copy, the arrays are moved to host memory; that blocks.
+    """
+    size = sum(x.nbytes for x in jax.tree.leaves(state)) // max(jax.device_count(), 1)
+    stats = jax.local_devices()[0].memory_stats() or {}
+    free = stats.get("bytes_limit", 2**62) - stats.get("bytes_in_use", 0)
+    if free > 1.5 * size or jax.process_count() > 1:
+        return jax.tree.map(lambda x: jax.device_put(x, x.sharding, may_alias=False), state)
+    return jax.tree.map(np.asarray, state)
+
+
+class Checkpointer:
+    """Saves and restores states under one directory; keeps the newest `keep_last` and the `keep_best` of lowest loss.
+
+    Raises:
+      ValueError: keep_last < 1.
+      PermissionError: the directory cannot be written.
+    """
+
+    def __init__(self, directory: PathLike, keep_last: int = 3, keep_best: int = 0):
+        if keep_last < 1:
+            raise ValueError(f"keep_last={keep_last} must be at least 1: a run resumes from its newest checkpoint")
+        self.directory = Path(directory).absolute()
+        self.keep_last, self.keep_best = keep_last, keep_best
+        files.check_writable(self.directory)
+        self._remove_incomplete()
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: concurrent.futures.Future | None = None
+        self._orbax = files.orbax()
+
+    def _remove_incomplete(self) -> None:
+        """Removes what a process that died while saving left behind."""
+        if jax.process_index() == 0:
+            for folder in self.directory.iterdir():
+                if folder.is_dir() and not (folder / files.MANIFEST).exists():
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    def save(self, step: int, state: Any, meta: dict, metrics: dict | None = None, prune: bool = True) -> None:
+        """Copies the state and returns; a thread writes it.
+
+        Errors of a save are raised by the next `save` or `wait`. With `prune` False older checkpoints are kept until the
+        next save. `metrics["loss"]` ranks the checkpoint for `keep_best`.
+        """
+        self.wait()
+        snapshot = copy_state(state)
+        self._pending = self._thread.submit(self._write, step, snapshot, dict(meta), dict(metrics or {}), prune)
+
+    def _write(self, step: int, state: Any, meta: dict, metrics: dict, prune: bool) -> None:
+        folder = self.directory / str(step)
+        if jax.process_index() == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+        files.write(folder, files.named(state), {"step": step, "meta": meta, "metrics": metrics}, self._orbax)
+        if jax.process_index() == 0 and prune:
+            self._prune()
+
+    def _prune(self) -> None:
+        steps = self.steps()
+        keep = set(steps[-self.keep_last :])
+        losses = [(self._manifest(step)["metrics"].get("loss"), step) for step in steps]
+        keep |= {step for _, step in sorted(x for x in losses if x[0] is not None)[: self.keep_best]}
+        self._remove(set(steps) - keep)
+
+    def _remove(self, steps: Iterable[int]) -> None:
+        for step in steps:
+            folder = self.directory / str(step)
+            (folder / files.MANIFEST).unlink()  # first: a half-removed checkpoint is not a checkpoint
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def drop_after(self, step: int) -> None:
+        """Removes the checkpoints of later steps."""
+        self.wait()
+        if jax.process_index() == 0:
+            self._remove([later for later in self.steps() if later > step])
+
+    def wait(self) -> None:
+        """Blocks until the last save is on disk."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def close(self) -> None:
+        """Waits for the last save and ends the thread."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def steps(self) -> list[int]:
+        """Steps with a complete checkpoint, ascending."""
+        return files.complete_steps(self.directory)
+
+    def latest_step(self) -> int | None:
+        """The newest step with an undamaged checkpoint. Warns of damaged ones and skips them."""
+        self.wait()
+        return files.latest_step(self.directory)
+
+    def meta(self) -> dict:
+        """The metadata of the newest checkpoint; {} if there is none."""
+        step = self.latest_step()
+        return {} if step is None else self._manifest(step)["meta"]
+
+    def _manifest(self, step: int) -> dict:
+        return files.manifest(self.directory / str(step))
+
+    def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict]:
+        """(state, meta) of a step, by default the newest, on the shardings and in the dtypes of `abstract`.
+
+        Raises:
+          FileNotFoundError: no checkpoint.
+          ValueError: arrays that are missing, left over or of another shape, by name with both shapes.
+        """
+        step = self.latest_step() if step is None else step
+        if step is None:
+            raise FileNotFoundError(f"no checkpoint in {self.directory}")
+        folder, manifest, wanted = self.directory / str(step), self._manifest(step), files.named(abstract)
+        files.check_same(wanted, manifest["arrays"], f"checkpoint {folder}")
+        arrays = files.read(folder, wanted)
+        leaves = [arrays[name] for name in wanted]
+        return jax.tree.unflatten(jax.tree.structure(abstract), leaves), manifest["meta"]

@@ -1,0 +1,56 @@
+"""Which parameters are trained: splitting and merging are inverse, and patterns that make no sense are refused."""
+
+import jax
+import numpy as np
+import pytest
+
+from t5x_like.parameters import Freeze, map_paths
+from tests import tiny
+
+
+def params():
+    return tiny.decoder().init(jax.random.key(0), tiny.batch())["params"]
+
+
+@pytest.mark.parametrize("patterns", [(), ("^embed/",), ("^(embed|decoder)/",), ("kernel$", "scale$")])
+def test_merge_is_the_inverse_of_split(patterns):
+    transform, whole = Freeze(patterns), params()
+    trained, frozen = transform.split(whole, jax.random.key(0))
+    assert jax.tree.structure(transform.merge(trained, frozen)) == jax.tree.structure(whole)
+    for after, before in zip(jax.tree.leaves(transform.merge(trained, frozen)), jax.tree.leaves(whole), strict=True):
+        assert after is before
+    count = len(jax.tree.leaves(trained)) + len(jax.tree.leaves(frozen))
+    assert count == len(jax.tree.leaves(whole))
+
+
+def test_a_frozen_parameter_is_one_whose_path_matches():
+    trained, frozen = Freeze(("mixer/(query|key)/",)).split(params(), jax.random.key(0))
+    paths = jax.tree.leaves(map_paths(lambda path: path, frozen))
+    assert paths and all("mixer/query/" in path or "mixer/key/" in path for path in paths)
+    assert not any("mixer/query/" in path for path in jax.tree.leaves(map_paths(lambda path: path, trained)))
+
+
+@pytest.mark.parametrize(
+    "patterns, message",
+    [
+        (("nothing_here",), "'nothing_here' is found in no parameter's path; paths are like decoder/"),
+        ((".*",), r"match all parameters, none is left to train"),
+    ],
+)
+def test_patterns_that_make_no_sense_are_refused(patterns, message):
+    with pytest.raises(ValueError, match=message):
+        Freeze(patterns).split(params(), jax.random.key(0))
+
+
+def test_gradients_reach_the_trained_parameters_alone():
+    transform, whole = Freeze(("^embed/",)), params()
+    model, batch = tiny.decoder(), tiny.batch()
+    trained, frozen = transform.split(whole, jax.random.key(0))
+
+    def loss(trained, frozen):
+        return model.apply({"params": transform.merge(trained, frozen)}, batch).mean()
+
+    alone = jax.grad(loss)(trained, frozen)
+    every = jax.grad(lambda p: model.apply({"params": p}, batch).mean())(jax.tree.map(lambda x: x, whole))
+    expected, _ = transform.split(jax.tree.map(lambda x: x, every), jax.random.key(0))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8), alone, expected)
