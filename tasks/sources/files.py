@@ -320,7 +320,7 @@ def list_folder(pattern: str) -> str:
     fixed = itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).absolute().parent.parts)
     folder = Path(*fixed)
     if not folder.is_dir():
-        return f"there is no folder {folder}"
+        return f"the folder {folder} does not exist"
     names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
     listing = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     return f"{folder} holds {listing or 'nothing'}"

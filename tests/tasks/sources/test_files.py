@@ -156,7 +156,7 @@ def test_damaged_files_give_the_examples_before_the_damage(sources, tmp_path):
     ("pattern", "message"),
     [
         ("*.tsv", "'.*tsv' matches no file; .* holds a.jsonl, b.dat"),
-        ("absent/*.jsonl", "matches no file; there is no folder .*absent"),
+        ("absent/*.jsonl", "matches no file; the folder .*absent does not exist"),
         ("", "it is a folder; give a glob"),
         ("b.dat", "no reader for suffix '.dat'"),
     ],
