@@ -109,7 +109,7 @@ def check_patterns(patterns: Sequence[str], params: Params) -> None:
 def abstract(boxed: Any, shardings: Any) -> Any:
     """A boxed tree as plain shapes, dtypes and shardings."""
 
-    def leaf(x, sharding):
+    def leaf(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
     return jax.tree.map(leaf, nn.unbox(boxed), shardings)
@@ -120,7 +120,7 @@ def boxed(
 ) -> Params:
     """A model's abstract parameters with their logical axis names; nothing is computed."""
 
-    def make(key):
+    def make(key: jax.Array) -> Params:
         zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in batch.items()}
         return precision.to_param_dtype(model.init(key, zeros)["params"])
 

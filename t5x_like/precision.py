@@ -25,7 +25,7 @@ class Precision:
     def to_compute_dtype(self, params: Params) -> Params:
         """Parameters in the dtype the model computes in; gradients flow back to the stored ones."""
 
-        def cast_unless_kept(path, x):
+        def cast_unless_kept(path: Any, x: Any) -> Any:
             return x if re.search(self.keep, jax.tree_util.keystr(path)) else cast(x, self.compute_dtype)
 
         return jax.tree_util.tree_map_with_path(cast_unless_kept, params)

@@ -20,13 +20,17 @@ def token_logps(logits_BLV: jax.Array, targets_BL: jax.Array) -> tuple[jax.Array
     return _forward(logits_BLV, targets_BL)[0]
 
 
-def _forward(logits_BLV, targets_BL):
+def _forward(
+    logits_BLV: jax.Array, targets_BL: jax.Array
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]:
     lse_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
     target_BL = jnp.take_along_axis(logits_BLV, targets_BL[..., None], axis=-1)[..., 0]
     return (target_BL - lse_BL, lse_BL), (logits_BLV, targets_BL, lse_BL)
 
 
-def _backward(saved, cotangents):
+def _backward(
+    saved: tuple[jax.Array, jax.Array, jax.Array], cotangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, None]:
     """d logp_t / d logits = onehot(t) - p and d lse / d logits = p."""
     (logits_BLV, targets_BL, lse_BL), (logp_BL, norm_BL) = saved, cotangents
     probs_BLV = jnp.exp(logits_BLV - lse_BL[..., None])

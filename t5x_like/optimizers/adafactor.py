@@ -52,7 +52,7 @@ def factored_dims(names: tuple[str | None, ...], shape: tuple[int, ...], smalles
     A parameter is factored if its rows and its columns have at least `smallest` elements each.
     """
 
-    def dims(kind):
+    def dims(kind: frozenset[str]) -> tuple[int, ...]:
         return tuple(i for i, name in enumerate(names) if name in kind)
 
     rows, columns, batch = dims(ROWS), dims(COLUMNS), dims(BATCH)
@@ -79,7 +79,7 @@ def scale_by_adafactor(
     max(1, RMS(u) / clipping_threshold) and multiplied by max(epsilon2, RMS(parameter)).
     """
 
-    def moment(param) -> Moment:
+    def moment(param: Any) -> Moment:
         boxed = isinstance(param, nn.LogicallyPartitioned)
         value = param.value if boxed else param
         names = tuple(param.names) if boxed else (None,) * value.ndim
@@ -95,17 +95,17 @@ def scale_by_adafactor(
             return Moment((), (), zeros(()), velocity, dims.rows, dims.columns, dims.batch)
         return Moment(zeros(dims.columns), zeros(dims.rows), (), velocity, dims.rows, dims.columns, dims.batch)
 
-    def init(params):
+    def init(params: Any) -> AdafactorState:
         is_boxed = lambda x: isinstance(x, nn.LogicallyPartitioned)  # noqa: E731
         return AdafactorState(jnp.zeros((), jnp.int32), jax.tree.map(moment, params, is_leaf=is_boxed))
 
-    def step(grad, old: Moment, param, keep):
+    def step(grad: jax.Array, old: Moment, param: jax.Array, keep: jax.Array) -> tuple[jax.Array, Moment]:
         """(direction, new moment); `keep` is the decay of the old statistics."""
         grad = grad.astype(jnp.float32)
         square = jnp.square(grad) + epsilon1
         within = tuple(i for i in range(grad.ndim) if i not in old.batch)
 
-        def blend(before, now):
+        def blend(before: jax.Array, now: jax.Array) -> jax.Array:
             return keep * before + (1.0 - keep) * now
 
         if old.rows:
@@ -129,7 +129,7 @@ def scale_by_adafactor(
             new = new.replace(momentum=update)
         return update.astype(param.dtype), new
 
-    def update(grads, state, params):
+    def update(grads: Any, state: AdafactorState, params: Any) -> tuple[Any, AdafactorState]:
         t = (state.count + 1 - step_offset).astype(jnp.float32)
         keep = 1.0 - jnp.maximum(t, 1.0) ** -decay_rate
         leaves: list[jax.Array]

@@ -122,17 +122,17 @@ def from_rule(
     """
     chain = rule if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), rule)
 
-    def init(params):
+    def init(params: Params) -> Any:
         own_decay = () if decay_factors is NO_DECAY_ON_VECTORS else decay_factors
         check_patterns([pattern for pattern, _ in (*lr_factors, *own_decay)], params)
         return chain.init(params), StepState(jnp.zeros((), jnp.int32), jnp.zeros(()))
 
-    def update(grads, state, params):
+    def update(grads: Params, state: Any, params: Params) -> tuple[Params, Any]:
         inner, step = state
         updates, inner = chain.update(grads, inner, params)
         rate = jnp.asarray(learning_rate(step.count) if callable(learning_rate) else learning_rate, jnp.float32)
 
-        def finish(path, u, p):
+        def finish(path: Any, u: jax.Array, p: jax.Array) -> jax.Array:
             name = path_name(path)
             decay = weight_decay * factor_of(name, decay_factors)
             return -rate * factor_of(name, lr_factors) * (u + decay * p if decay else u)
@@ -155,10 +155,10 @@ def learning_rates(optimizer: optax.GradientTransformation, boxed_params: Params
     Only the schedule is computed.
     """
 
-    def zeros(tree):
+    def zeros(tree: Any) -> Any:
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
 
-    def rate(step):
+    def rate(step: jax.Array) -> jax.Array | None:
         *inner, last = nn.unbox(zeros(jax.eval_shape(optimizer.init, boxed_params)))
         params = nn.unbox(zeros(boxed_params))
         return learning_rate_of(optimizer.update(params, (*inner, last.replace(count=step)), params)[1])

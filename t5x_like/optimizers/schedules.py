@@ -25,7 +25,7 @@ def check_span(steps: int, warmup_steps: int) -> None:
 def warm_up(after: Schedule, peak: float, warmup_steps: int) -> Schedule:
     """A linear ramp from peak / warmup_steps to the peak, then `after(step - warmup_steps)`."""
 
-    def schedule(step):
+    def schedule(step: Any) -> jax.Array:
         ramp = peak * (step + 1) / max(warmup_steps, 1)
         return jnp.where(step < warmup_steps, ramp, after(step - warmup_steps))
 
@@ -89,7 +89,7 @@ def wsd(
         )
     begin = steps - warmup_steps - decay_steps
 
-    def after(step):
+    def after(step: Any) -> jax.Array:
         fraction = jnp.clip((step - begin) / max(decay_steps, 1), 0.0, 1.0)
         return learning_rate * (final + (1.0 - final) * decay(fraction))
 

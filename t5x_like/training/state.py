@@ -77,7 +77,7 @@ def layout(
       ValueError: sizes that a module refuses, patterns that match no parameter, and what `partitioning.shardings` refuses.
     """
 
-    def make(key):
+    def make(key: jax.Array) -> TrainState:
         init_key, rng = jax.random.split(key)
         zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in batch.items()}
         every = precision.to_param_dtype(model.init(init_key, zeros)["params"])

@@ -44,7 +44,7 @@ class TrainStep:
     ) -> tuple[TrainState, Metrics]:
         """One update. An update whose loss or gradient norm exceeds `limits` is skipped, see `skip_beyond`."""
 
-        def loss(params, batch, rng):
+        def loss(params: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, tuple[jax.Array, Metrics]]:
             extra = {"references": references} if references else {}
             viewed = self.view(params, state.frozen)
             total, weight, metrics = self.objective(self.apply, viewed, batch, rng, **extra)
@@ -106,7 +106,7 @@ def accumulate(
         grads, (weight, metrics) = gradient(params, batch, rng)
         return grads, weight, dict(metrics)
 
-    def add(sums, inputs):
+    def add(sums: Any, inputs: Any) -> tuple[Any, None]:
         index, micro = inputs
         grads, aux = gradient(params, micro, jax.random.fold_in(rng, index))
         return jax.tree.map(jnp.add, sums, (grads, aux)), None
