@@ -51,7 +51,7 @@ def measure_movements(config: Config) -> dict[str, float]:
     model, objective, optimizer, rows = (config.evaluate(f"trainer.train.{name}") for name in names)
     mesh, stream = partitioning.make_mesh(), Stream(rows, ROWS, 0)
     layout = state.layout(model, optimizer, batches.abstract(rows, ROWS), mesh)
-    return coordinate_check.movements(model, objective, optimizer, layout, [stream[i] for i in range(STEPS)])
+    return coordinate_check.measure_movements(model, objective, optimizer, layout, [stream[i] for i in range(STEPS)])
 
 
 def print_transfer(all_trials: Sequence[Trial]) -> int:

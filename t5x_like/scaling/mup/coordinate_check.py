@@ -9,9 +9,9 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from t5x_like import types
 from t5x_like.training.state import Layout
 from t5x_like.training.step import TrainStep
+from t5x_like.types import Objective, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Movement:
         return float(np.polyfit(np.log(list(self.rms)), np.log([max(x, 1e-12) for x in self.rms.values()]), 1)[0])
 
 
-def movements(
+def measure_movements(
     model: nn.Module,
-    objective: types.Objective,
+    objective: Objective,
     optimizer: optax.GradientTransformation,
     layout: Layout,
     batches: Sequence[Mapping[str, np.ndarray]],
@@ -38,15 +38,15 @@ def movements(
     state = layout.create(0)
     step = jax.jit(TrainStep(model.apply, objective, optimizer, lambda params, frozen: params).__call__)
 
-    seen = jax.jit(lambda params: outputs(model, params, batches[0]))
-    before = seen(state.params)
+    compiled = jax.jit(lambda params: capture_outputs(model, params, batches[0]))
+    before = compiled(state.params)
     for batch in batches:
         state, _ = step(state, batch)
-    after = seen(state.params)
+    after = compiled(state.params)
     return {name: float(jnp.sqrt(jnp.mean((after[name] - before[name]) ** 2))) for name in before}
 
 
-def outputs(model: nn.Module, params: types.Params, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+def capture_outputs(model: nn.Module, params: Params, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     """Returns the outputs of all modules that give one array per token, by path."""
     _, variables = model.apply({"params": params}, batch, capture_intermediates=True, mutable=["intermediates"])
     leaves = jax.tree_util.tree_leaves_with_path(variables["intermediates"])

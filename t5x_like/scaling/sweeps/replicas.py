@@ -10,7 +10,7 @@ replica's optimizer, times the ratio of their rates.
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,9 @@ from t5x_like.precision import Precision
 from t5x_like.progress import ProgressBar
 from t5x_like.training import state as train_state
 from t5x_like.training.state import TrainState
-from t5x_like.training.step import TrainStep
+from t5x_like.training.step import Batch, TrainStep
 from t5x_like.training.trainer import Evaluation
-from t5x_like.types import Model, Objective, Rows
+from t5x_like.types import Metrics, Model, Objective, Params, Rows
 
 PARAMETERS = (
     "model",
@@ -89,7 +89,7 @@ def train(
     states = jax.tree.map(lambda *x: jnp.stack(x), *(layout.create(replica.seed) for replica in replicas))
     rates = jnp.array([replica.learning_rate / replicas[-1].learning_rate for replica in replicas], jnp.float32)
     streams = [Stream(train_rows, batch_size, replica.seed) for replica in replicas]
-    step = jax.jit(jax.vmap(scaled_step(model, objective, optimizer, precision)), donate_argnums=0)
+    step = jax.jit(jax.vmap(make_step(model, objective, optimizer, precision)), donate_argnums=0)
     info = partitioning.describe(layout.boxed.params, mesh, partitioning.RULES)
     for replica in replicas:
         Path(replica.run_dir).mkdir(parents=True, exist_ok=True)
@@ -116,11 +116,13 @@ def train(
     return [replica.run_dir for i, replica in enumerate(replicas) if i not in finite]
 
 
-def scaled_step(model, objective, optimizer, precision):
-    """`(state, batch, rate) -> (state, metrics)`: a train step whose updates are multiplied by `rate`."""
+def make_step(
+    model: Model, objective: Objective, optimizer: optax.GradientTransformation, precision: Precision
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
+    """Returns `(state, batch, rate) -> (state, metrics)`: a train step whose updates are multiplied by `rate`."""
 
-    def step(state: TrainState, batch: dict[str, Any], rate: jax.Array):
-        def update(grads, opt_state, params):
+    def step(state: TrainState, batch: Batch, rate: jax.Array) -> tuple[TrainState, Metrics]:
+        def update(grads: Params, opt_state: Any, params: Params | None = None) -> tuple[Params, Any]:
             updates, opt_state = optimizer.update(grads, opt_state, params)
             return jax.tree.map(lambda u: u * rate.astype(u.dtype), updates), opt_state
 

@@ -51,7 +51,7 @@ def movements(width: int, optimizer, mup_init: bool, layers: int = 1, out_init=N
     mesh = partitioning.make_mesh(devices=jax.devices()[:1])
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
     layout = state.layout(net, optimizer, shapes, mesh)
-    return coordinate_check.movements(net, lm.LanguageModel(), optimizer, layout, [batch] * 3)
+    return coordinate_check.measure_movements(net, lm.LanguageModel(), optimizer, layout, [batch] * 3)
 
 
 def slopes(optimizer, mup_init: bool) -> dict[str, float]:
