@@ -88,8 +88,8 @@ def build_run(size: int, remat: Callable | None, chunk: int | None) -> tuple[Cal
     step = jit_step(
         TrainStep(model.apply, objective, optimizer, parameters.view(Freeze(), precision), 1),
         layout,
+        partitioning.batch_sharding(mesh),
         mesh,
-        partitioning.RULES,
     )
     run = {"state": layout.create(0), "k": 0}
     fetch = loop.fetcher(stream, partitioning.batch_sharding(mesh))

@@ -44,8 +44,8 @@ def main() -> None:
     step = jit_step(
         TrainStep(model.apply, lm.LanguageModel(), optimizer, parameters.view(Freeze(), precision), 1),
         layout,
+        partitioning.batch_sharding(mesh),
         mesh,
-        partitioning.RULES,
     )
     ours = train_step.Steps(
         lambda state, batch: step(state, batch, {}),

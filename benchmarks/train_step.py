@@ -49,8 +49,8 @@ def build_step(batch: Batch) -> tuple[Callable, Any]:
     step = jit_step(
         TrainStep(model.apply, lm.LanguageModel(), optimizer, parameters.view(Freeze(), precision), 1),
         layout,
+        partitioning.batch_sharding(mesh),
         mesh,
-        partitioning.RULES,
     )
     return lambda state, batch: step(state, batch, {}), layout.create(0)
 

@@ -1,12 +1,13 @@
-"""Meshes, and which mesh axis every logical axis of a parameter or activation is laid on.
+"""Meshes, and the mesh axis that every logical axis of a parameter or activation is sharded over.
 
-Data parallelism is the axis `data`; ZeRO-3 / FSDP is `fsdp` (parameters and optimizer state split, batch too); Megatron's
-tensor parallelism is `tensor`; experts are split over `expert`, which also carries rows of the batch.
+The axis `data` is data parallelism; `fsdp` is ZeRO-3 / FSDP (parameters, optimizer state and batch are split); `tensor` is
+Megatron's tensor parallelism; `expert` splits experts and rows of the batch.
 """
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -36,64 +37,66 @@ RULES: Rules = (
     ("norm", None),
     ("layers", None),
 )
-LARGE = 2**20  # bytes; a parameter above this that no axis splits is reported
+LARGE = 2**20  # bytes; a larger parameter that no axis splits is reported
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, expert: int = 1, tensor: int = 1, devices=None) -> Mesh:
-    """A mesh over all devices; one size may be -1 and takes what the others leave.
+def make_mesh(
+    data: int = -1, fsdp: int = 1, expert: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None
+) -> Mesh:
+    """A mesh over all devices; one size may be -1, for the devices that the others leave.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [data, fsdp, expert, tensor]
-    shown = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+    text = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-        raise ValueError(f"make_mesh({shown}): sizes are positive, and at most one is -1")
+        raise ValueError(f"make_mesh({text}): sizes must be positive, and at most one may be -1")
     known = math.prod(size for size in sizes if size != -1)
     if -1 in sizes and len(devices) % known == 0:
         sizes[sizes.index(-1)] = len(devices) // known
     if math.prod(sizes) != len(devices):
         raise ValueError(
-            f"make_mesh({shown}): {known} does not fit {len(devices)} devices; "
-            "the sizes must multiply to the number of devices (data=-1 takes what is left)"
+            f"make_mesh({text}): {known} does not fit {len(devices)} devices; "
+            "the sizes must multiply to the number of devices (data=-1 uses the rest)"
         )
     auto = (AxisType.Auto,) * len(AXES)
     return jax.make_mesh(tuple(sizes), AXES, axis_types=auto, devices=devices)
 
 
 @contextlib.contextmanager
-def on(mesh: Mesh, rules: Rules = RULES):
-    """Inside, activation constraints of models/ land on `mesh`, and computation may use all of it."""
+def on(mesh: Mesh, rules: Rules = RULES) -> Iterator[None]:
+    """A context in which the sharding constraints of models/ apply to `mesh`."""
     with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
         yield
 
 
 def spec(axes: Sequence[str | None], rules: Rules = RULES) -> PartitionSpec:
-    """The partition of an array with these logical axes; a mesh axis splits the first that asks for it.
+    """The partition of an array with these logical axes; a mesh axis splits the first axis whose rule names it.
 
     Raises:
       ValueError: an axis no rule names.
     """
-    table, taken, result = dict(rules), set(), []
+    table, used, result = dict(rules), set[str](), []
     for axis in axes:
         if axis is not None and axis not in table:
             raise ValueError(f"no rule for the logical axis {axis!r} of {tuple(axes)}; add one to the rules")
-        wanted = table.get(axis)
-        wanted = (wanted,) if isinstance(wanted, str) else wanted or ()
-        free = tuple(name for name in wanted if name not in taken)
-        taken.update(free)
+        names = table.get(axis) if axis is not None else None
+        names = (names,) if isinstance(names, str) else names or ()
+        free = tuple(name for name in names if name not in used)
+        used.update(free)
         result.append(free if len(free) > 1 else free[0] if free else None)
     return PartitionSpec(*result)
 
 
-def is_boxed(x) -> bool:
-    """Whether a leaf carries its logical axis names."""
+def is_boxed(x: Any) -> bool:
+    """Whether a leaf has logical axis names."""
     return isinstance(x, nn.LogicallyPartitioned)
 
 
-def shardings(boxed, mesh: Mesh, rules: Rules = RULES):
-    """A NamedSharding for every leaf of a tree whose arrays are boxed with logical names; unboxed ones are replicated.
+def shardings(boxed: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
+    """A NamedSharding for every leaf of a tree of boxed arrays; unboxed arrays are replicated.
 
     Raises:
       ValueError: a dimension that its mesh axes do not divide, by the parameter's name.
@@ -122,7 +125,7 @@ def _parts(mesh: Mesh, axes) -> int:
 
 
 def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
-    """Rows split over the mesh axes of the logical axis `batch`."""
+    """The sharding of rows over the mesh axes of the logical axis `batch`."""
     return NamedSharding(mesh, spec(("batch",), rules))
 
 
@@ -151,7 +154,11 @@ def batch_devices(mesh: Mesh, rules: Rules = RULES) -> int:
 
 
 def check_batch(batch_size: int, microbatches: int, mesh: Mesh, rules: Rules = RULES) -> None:
-    """Refuses a batch that devices and microbatches do not divide, naming the nearest that they do."""
+    """Checks that devices and microbatches divide the batch.
+
+    Raises:
+      ValueError: they do not; the message names the nearest sizes that fit.
+    """
     axes, devices = spec(("batch",), rules)[0], batch_devices(mesh, rules)
     unit = devices * microbatches
     if batch_size < 1 or batch_size % unit:
@@ -173,7 +180,7 @@ def global_batch(
     first = next(iter(sharding.values())) if isinstance(sharding, Mapping) else sharding
     split = NamedSharding(first.mesh, PartitionSpec(first.spec[0]))
     indices = split.addressable_devices_indices_map((batch_size,)).values()
-    bounds = [index[0].indices(batch_size)[:2] for index in indices]
+    bounds = [index[0].indices(batch_size)[:2] for index in indices if index is not None]
     start, stop = min(low for low, _ in bounds), max(high for _, high in bounds)
 
     def place(name: str, x: np.ndarray) -> jax.Array:
@@ -187,8 +194,8 @@ def global_batch(
     return {name: place(name, x) for name, x in fetch(start, stop).items()}
 
 
-def describe(boxed, mesh: Mesh, rules: Rules = RULES) -> str:
-    """A table of every parameter (shape, logical axes, partition, MiB per device), and what is large yet unsplit."""
+def describe(boxed: Any, mesh: Mesh, rules: Rules = RULES) -> str:
+    """A table of every parameter (shape, logical axes, partition, MiB per device), and the large ones that are not split."""
     leaves = jax.tree_util.tree_leaves_with_path(boxed, is_leaf=is_boxed)
     lines, total, local, unsplit = [], 0, 0, []
     for path, leaf in leaves:
@@ -207,5 +214,5 @@ def describe(boxed, mesh: Mesh, rules: Rules = RULES) -> str:
         f"{total:,} parameters, {local / 2**20:.1f} MiB on each of {mesh.size} devices, mesh {dict(mesh.shape)}",
     ]
     if unsplit:
-        lines += ["larger than 1 MiB and whole on every device: " + ", ".join(unsplit)]
+        lines += ["larger than 1 MiB and not split over devices: " + ", ".join(unsplit)]
     return "\n".join(lines) + "\n"

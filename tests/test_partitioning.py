@@ -44,8 +44,8 @@ def three_steps(model, batch, mesh, microbatches=1):
     step = jit_step(
         TrainStep(model.apply, objective, optimizer, parameters.view(Freeze(), Precision()), microbatches),
         layout,
+        partitioning.batch_sharding(mesh),
         mesh,
-        partitioning.RULES,
     )
     state, curve = layout.create(0), []
     with partitioning.on(mesh):

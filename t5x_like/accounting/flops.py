@@ -18,7 +18,7 @@ from flax import linen as nn
 
 from t5x_like.models import heads, masks
 from t5x_like.models.stack import Stack
-from t5x_like.types import Params
+from t5x_like.types import Model, Params
 
 ONCE_PER_ROW = ("pooler", "classifier")  # parts of a model that read one token of a row
 
@@ -104,13 +104,13 @@ class Cache:
     read: float
 
 
-def list_weights(model: nn.Module, boxed_params: Params) -> list[Weight]:
+def list_weights(model: Model, boxed_params: Params) -> list[Weight]:
     """Returns every parameter of `model`, given its tree of parameters boxed with logical axis names."""
     leaves = jax.tree_util.tree_leaves_with_path(boxed_params, is_leaf=lambda x: hasattr(x, "names"))
     return [find_weight(model, [str(key.key) for key in path], leaf) for path, leaf in leaves]
 
 
-def count_parameters(model: nn.Module, boxed_params: Params) -> dict[str, Any]:
+def count_parameters(model: Model, boxed_params: Params) -> dict[str, Any]:
     """Counts parameters: total, active per token, embeddings (tables that are looked up), and by part of the model."""
     weights = list_weights(model, boxed_params)
     embedding = sum(weight.size for weight in weights if weight.is_lookup)
@@ -128,7 +128,7 @@ def count_parameters(model: nn.Module, boxed_params: Params) -> dict[str, Any]:
     }
 
 
-def find_weight(model: nn.Module, path: list[str], leaf: Any) -> Weight:
+def find_weight(model: Model, path: list[str], leaf: Any) -> Weight:
     """Returns the parameter at `path` by walking the tree of modules; `leaf` is boxed."""
     module, uses, share, shape = model, 1, 1.0, tuple(leaf.value.shape)
     for part in path:
@@ -158,7 +158,7 @@ def find_child(module: nn.Module, part: str) -> nn.Module:
     return module.block if isinstance(module, Stack) else module
 
 
-def per_row(model: nn.Module, boxed_params: Params, lengths: Mapping[str, int]) -> Flops:
+def per_row(model: Model, boxed_params: Params, lengths: Mapping[str, int]) -> Flops:
     """Returns the FLOPs of one row with `lengths` {"encoder": L, "decoder": L}."""
     weights = list_weights(model, boxed_params)
     attention = sum(
@@ -167,7 +167,7 @@ def per_row(model: nn.Module, boxed_params: Params, lengths: Mapping[str, int]) 
     return Flops(product_flops(model, weights, lengths), attention)
 
 
-def per_decoded_token(model: nn.Module, boxed_params: Params, context: int, memory: int = 0) -> Flops:
+def per_decoded_token(model: Model, boxed_params: Params, context: int, memory: int = 0) -> Flops:
     """Returns the forward FLOPs of one new token that attends to `context` tokens, with itself, and `memory` encoder tokens."""
     weights = [weight for weight in list_weights(model, boxed_params) if weight.part != "encoder"]
     queries = query_projections(weights)
@@ -175,7 +175,7 @@ def per_decoded_token(model: nn.Module, boxed_params: Params, context: int, memo
     return Flops(product_flops(model, weights, {"encoder": 0, "decoder": 1}), attention)
 
 
-def cache_size(model: nn.Module, boxed_params: Params, context: int, memory: int = 0) -> Cache:
+def cache_size(model: Model, boxed_params: Params, context: int, memory: int = 0) -> Cache:
     """Returns the size of the cache for `context` tokens and `memory` encoder tokens; windowed layers cache every token too."""
     weights = [weight for weight in list_weights(model, boxed_params) if weight.part != "encoder"]
     cached = [weight for weight in weights if weight.path.endswith(("key/kernel", "value/kernel"))]
@@ -185,7 +185,7 @@ def cache_size(model: nn.Module, boxed_params: Params, context: int, memory: int
     return Cache(self_attention, self_attention * context + cross_attention * memory, read)
 
 
-def product_flops(model: nn.Module, weights: list[Weight], lengths: Mapping[str, int]) -> float:
+def product_flops(model: Model, weights: list[Weight], lengths: Mapping[str, int]) -> float:
     """Returns the FLOPs of the weights that multiply activations, for one row."""
     tied = reads_table(getattr(model, "head", None))
     return sum(

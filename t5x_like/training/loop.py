@@ -225,7 +225,9 @@ def any_process(stop: bool, ask: bool) -> bool:
     return ask and bool(np.any(multihost_utils.process_allgather(np.array(stop))))
 
 
-def fetcher(stream: Stream, sharding: NamedSharding) -> Callable[[int], tuple[dict[str, jax.Array], int]]:
+def fetcher(
+    stream: Stream, sharding: NamedSharding | Mapping[str, NamedSharding]
+) -> Callable[[int], tuple[dict[str, jax.Array], int]]:
     """The function `step -> (global batch on the devices, number of its tokens)`.
 
     A process makes only the rows of its own devices.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from t5x_like import optimizers, partitioning
+from t5x_like import optimizers
 from t5x_like.training.state import Layout, TrainState
 from t5x_like.types import Apply, Metrics, Objective, Optimizer, Params
 
@@ -65,14 +65,19 @@ class TrainStep:
 
 
 def jit_step(
-    step: TrainStep, layout: Layout, mesh: Mesh, rules: partitioning.Rules, limited: bool = False
+    step: TrainStep,
+    layout: Layout,
+    batch: NamedSharding | Mapping[str, NamedSharding],
+    mesh: Mesh,
+    limited: bool = False,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Compiles a train step for a mesh; the buffers of the state are reused.
 
-    References are arguments of the program with the shardings they have. A `limited` step takes `limits` too.
+    `batch` is the sharding of all arrays of a batch, or of each by name. References are arguments of the program, with the
+    shardings they have. A `limited` step takes `limits` too.
     """
     everywhere = NamedSharding(mesh, PartitionSpec())
-    inputs = (layout.shardings, partitioning.batch_sharding(mesh, rules), None)
+    inputs = (layout.shardings, batch, None)
     return jax.jit(
         step.__call__,
         donate_argnums=0,

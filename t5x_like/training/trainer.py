@@ -100,6 +100,7 @@ def train(
     partitioning.check_batch(batch_size, microbatches, mesh, rules)
     batches.check_groups(train_rows.group, batch_size, microbatches, partitioning.batch_devices(mesh, rules))
     example = batches.abstract(train_rows, batch_size)
+    shardings = partitioning.batch_shardings(batches.features(train_rows), mesh, rules)
     layout = train_state.layout(model, optimizer, example, mesh, rules, precision, transform)
     check_vocabulary(model, train_rows)
     check_tasks(evaluation.tasks, train_rows)
@@ -113,7 +114,7 @@ def train(
 
     view = parameters.view(transform, precision)
     step = TrainStep(model.apply, objective, optimizer, view, microbatches, train_rows.group)
-    step_fn = jit_step(step, layout, mesh, rules, monitor.limits_updates)
+    step_fn = jit_step(step, layout, shardings, mesh, monitor.limits_updates)
     meta = {"data": stream.fingerprint}
     newest_state = functools.partial(
         restore_or_create, checkpointer, layout, seed, meta, run_dir, transform, initialize_from
@@ -122,7 +123,7 @@ def train(
     first = int(state.step)
     evaluate = evaluator(model, objective, evaluation, batch_size, mesh, rules, trees)
     meter, description = throughput_meter(model, layout, train_rows, batch_size, mesh)
-    fetch = fetcher(stream, partitioning.batch_sharding(mesh, rules))
+    fetch = fetcher(stream, shardings)
     with (
         partitioning.on(mesh, rules),
         writers.RunWriter(run_dir, first) as writer,

@@ -32,8 +32,8 @@ def build(transform=Freeze(), model=None, objective=LanguageModel(), optimizer=N
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
     layout = train_state.layout(model, optimizer, shapes, MESH, transform=transform)
     step = TrainStep(model.apply, objective, optimizer, parameters.view(transform, Precision()), **options)
-    placed = jax.device_put(batch, partitioning.batch_sharding(MESH, partitioning.RULES))
-    return jit_step(step, layout, MESH, partitioning.RULES), layout.create(0), placed
+    placed = jax.device_put(batch, partitioning.batch_sharding(MESH))
+    return jit_step(step, layout, partitioning.batch_sharding(MESH), MESH), layout.create(0), placed
 
 
 def compiled(transform, references=None):
