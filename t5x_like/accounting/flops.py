@@ -130,7 +130,8 @@ def count_parameters(model: Model, boxed_params: Params) -> dict[str, Any]:
 
 def find_weight(model: Model, path: list[str], leaf: Any) -> Weight:
     """Returns the parameter at `path` by walking the tree of modules; `leaf` is boxed."""
-    module, uses, share, shape = model, 1, 1.0, tuple(leaf.value.shape)
+    module: Any = model
+    uses, share, shape = 1, 1.0, tuple(leaf.value.shape)
     for part in path:
         child = find_child(module, part)
         if isinstance(module, Stack) and child is module.block and module.shared:
