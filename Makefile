@@ -12,7 +12,7 @@ REQUIREMENTS := setup.py requirements-lean.txt
 
 # The tests of `make quick`: they check laws of the mathematics and the architecture on the smallest shapes. To add one, append its
 # file (or file::test). `make quick` must stay below 2.5 minutes on 2 idle cores; PYTEST_FLAGS="-n 2 --durations=10" shows the slowest.
-QUICK := tests/test_layering.py tests/test_partitioning.py \
+QUICK := tests/test_layering.py \
   $(addprefix tests/models/test_,$(addsuffix .py,attention blocks heads linear masks mlp norms positions rope_scaling routers)) \
   tests/objectives/test_lm.py tests/optimizers tests/decoding/test_sampling.py \
   tests/data/test_stream.py tests/data/test_mixing.py tests/data/noise/test_laws.py \
