@@ -102,7 +102,7 @@ def shardings(boxed: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
       ValueError: a dimension that its mesh axes do not divide, by the parameter's name.
     """
 
-    def place(path, leaf):
+    def place(path: Any, leaf: Any) -> NamedSharding:
         if not is_boxed(leaf):
             return NamedSharding(mesh, PartitionSpec())
         partition = spec(leaf.names, rules)
@@ -119,7 +119,7 @@ def shardings(boxed: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
     return jax.tree_util.tree_map_with_path(place, boxed, is_leaf=is_boxed)
 
 
-def _parts(mesh: Mesh, axes) -> int:
+def _parts(mesh: Mesh, axes: str | Sequence[str] | None) -> int:
     names = (axes,) if isinstance(axes, str) else axes or ()
     return math.prod(mesh.shape[name] for name in names)
 
@@ -184,7 +184,7 @@ def global_batch(
     start, stop = min(low for low, _ in bounds), max(high for _, high in bounds)
 
     def place(name: str, x: np.ndarray) -> jax.Array:
-        def piece(index):
+        def piece(index: Any) -> np.ndarray:
             low, high, _ = index[0].indices(batch_size)
             return x[(slice(low - start, high - start), *index[1:])]
 
