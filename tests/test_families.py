@@ -292,7 +292,6 @@ def test_a_discriminator_takes_a_step_beside_a_generator(size):
 SPECIAL = {
     "opt/350m": {"LAYERS": 1, "EMBED_WIDTH": 8},
     "falcon/180b": {"LAYERS": 1, "KV_HEADS": 2},
-    "gemma3/1b": {"PERIODS": 1, "WINDOW": 8},
 }
 SMALL = {"WIDTH": 16, "HEADS": 4, "HEAD_DIM": 4, "MLP_DIM": 32, "VOCAB_SIZE": 384, "LENGTH": 16, "BATCH_SIZE": 8}
 RUN = {"STEPS": 1, "WARMUP_STEPS": 1, "TASK": "tiny", "trainer.train.log_every": 1, "trainer.Evaluation.batches": 1}

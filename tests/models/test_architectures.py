@@ -172,7 +172,7 @@ def test_a_row_is_pooled_and_classified_from_its_first_state():
     np.testing.assert_allclose(classes, pooled @ last["kernel"] + last["bias"], atol=1e-5)
     del params["classifier"]
     assert jax.tree.structure(params) == jax.tree.structure(random_params(pooling, batch))
-    np.testing.assert_allclose(jax.jit(lambda v: pooling.apply(v, batch, method="classified"))(variables), pooled)
+    np.testing.assert_allclose(jax.jit(lambda v: pooling.apply(v, batch, method="classify"))(variables), pooled)
 
 
 def test_a_narrow_embedding_and_its_head_read_one_table():
