@@ -26,7 +26,7 @@ from t5x_like.training.loop import Evaluations, Loop, fetcher, run_steps, stop_r
 from t5x_like.training.monitor import Monitor, RunMonitor
 from t5x_like.training.state import Layout, TrainState
 from t5x_like.training.step import TrainStep, jit_step
-from t5x_like.types import Model, Objective, Optimizer, Params, PathLike, Rows
+from t5x_like.types import Model, Objective, Optimizer, Params, Rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,21 +75,16 @@ def train(
     log_every: int = 10,
     config: str = "",
 ) -> dict[str, float]:
-    """Trains until `steps` steps are done, resuming from the newest checkpoint in `run_dir` if there is one.
+    """Trains until `steps` steps are done, resuming from the newest checkpoint in `run_dir`. Returns the last metrics logged.
 
     SIGTERM finishes the current step, saves and returns.
 
     Args:
-      run_dir: the run directory; created if absent.
       batch_size: rows of the global batch; `microbatches` splits it in time without changing the result.
-      mesh, rules: the devices, and the mesh axes of logical axes. None is data parallelism over all devices.
+      mesh, rules: the devices (None: data parallelism over all), and the mesh axes of logical axes.
       transform: which parameters are trained; see `parameters.Freeze`.
       initialize_from: a run whose parameters a new run starts from.
       monitor: handles loss spikes, and compares the loss with an expected one.
-      config: the text that is kept as config.gin.
-
-    Returns:
-      The last metrics logged.
 
     Raises:
       ValueError: sizes that do not fit, or no reference run for the expected loss; before anything is compiled or written.
@@ -97,27 +92,24 @@ def train(
     """
     mesh = partitioning.make_mesh() if mesh is None else mesh
     check_counts(steps, microbatches, log_every, evaluation, checkpointing)
-    partitioning.check_batch(batch_size, microbatches, mesh, rules)
-    batches.check_groups(train_rows.group, batch_size, microbatches, partitioning.batch_devices(mesh, rules))
+    check_batch(train_rows, batch_size, microbatches, mesh, rules)
+    check_vocabulary(model, train_rows)
     example = batches.abstract(train_rows, batch_size)
     shardings = partitioning.batch_shardings(batches.features(train_rows), mesh, rules)
     layout = train_state.layout(model, optimizer, example, mesh, rules, precision, transform)
-    check_vocabulary(model, train_rows)
-    check_tasks(evaluation.tasks, train_rows)
-    tasks = [TaskEvaluator(task, model, mesh, rules, "decoder_prefix" in example) for task in evaluation.tasks]
+    tasks = task_evaluators(evaluation.tasks, train_rows, model, mesh, rules, "decoder_prefix" in example)
     curve = expected_curve(monitor, model, layout, optimizer, train_rows, batch_size, steps)
     trees = references.load(objective, model, example, mesh, rules, precision)
     stream, run = Stream(train_rows, batch_size, seed), RunDir(run_dir)
     checkpointer = checkpoints.Checkpointer(run.checkpoints, checkpointing.keep_last, checkpointing.keep_best)
-    writers.write_run_files(run_dir, config, partitioning.describe(layout.boxed.params, mesh, rules))
+    writers.write_run_files(run_dir, config, partitioning.describe(every_parameter(layout), mesh, rules))
     train_rows.vocabulary.save(run.vocabulary)
-
     view = parameters.view(transform, precision)
     step = TrainStep(model.apply, objective, optimizer, view, microbatches, train_rows.group)
     step_fn = jit_step(step, layout, shardings, mesh, monitor.limits_updates)
     meta = {"data": stream.fingerprint}
     newest_state = functools.partial(
-        restore_or_create, checkpointer, layout, seed, meta, run_dir, transform, initialize_from
+        restore_or_create, checkpointer, layout, seed, meta, run, transform, initialize_from
     )
     state = newest_state()
     first = int(state.step)
@@ -165,6 +157,16 @@ def check_counts(
             raise ValueError(f"{name}={value!r} is not a positive whole number; set it to 1 or more")
 
 
+def check_batch(rows: Rows, batch_size: int, microbatches: int, mesh: Mesh, rules: partitioning.Rules) -> None:
+    """Checks that devices and microbatches divide the batch into whole groups of rows.
+
+    Raises:
+      ValueError: they do not; the message names sizes that fit.
+    """
+    partitioning.check_batch(batch_size, microbatches, mesh, rules)
+    batches.check_groups(rows.group, batch_size, microbatches, partitioning.batch_devices(mesh, rules))
+
+
 def check_vocabulary(model: Model, rows: Rows) -> None:
     """Checks that the model's embedding table has a row for every id of the data.
 
@@ -179,8 +181,10 @@ def check_vocabulary(model: Model, rows: Rows) -> None:
         )
 
 
-def check_tasks(tasks: Sequence[TaskEvaluation], rows: Rows) -> None:
-    """Checks the tasks to evaluate.
+def task_evaluators(
+    tasks: Sequence[TaskEvaluation], rows: Rows, model: Model, mesh: Mesh, rules: partitioning.Rules, prefix: bool
+) -> list[TaskEvaluator]:
+    """An evaluator for every task; `prefix` tells whether the model is trained with bidirectional prefixes.
 
     Raises:
       ValueError: a task with another vocabulary than the training rows, or two evaluations of one task.
@@ -195,6 +199,7 @@ def check_tasks(tasks: Sequence[TaskEvaluation], rows: Rows) -> None:
     names = [one.task for one in tasks]
     if repeated := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"Evaluation.tasks name {', '.join(sorted(repeated))} more than once; name every task once")
+    return [TaskEvaluator(task, model, mesh, rules, prefix) for task in tasks]
 
 
 def throughput_meter(model: Model, layout: Layout, rows: Rows, batch_size: int, mesh: Mesh) -> tuple[Meter, str]:
@@ -236,11 +241,11 @@ def restore_or_create(
     layout: Layout,
     seed: int,
     meta: dict,
-    run_dir: PathLike,
+    run: RunDir,
     transform: Transform,
     initialize_from: checkpoints.InitializeFrom | None,
 ) -> TrainState:
-    """The newest state in `run_dir`, else a fresh one with the parameters of `initialize_from`.
+    """The newest state of a run, else a fresh one with the parameters of `initialize_from`.
 
     If parameters are frozen, their source is recorded in `meta`, and so in every checkpoint.
 
@@ -253,7 +258,7 @@ def restore_or_create(
         checkpoints.check_data(stored, meta["data"], checkpointer.directory)
         if abstract.frozen:
             meta["frozen"] = stored["frozen"]
-            state = state.replace(frozen=frozen.restore(run_dir, meta["frozen"], abstract.frozen))
+            state = state.replace(frozen=frozen.restore(run.path, meta["frozen"], abstract.frozen))
         return state
     state = layout.create(seed)
     source = None
@@ -268,7 +273,7 @@ def restore_or_create(
         if all(name in restored for name in checkpoints.named({"params": frozen_params})):
             source = initialize_from.folder
     if abstract.frozen:
-        meta["frozen"] = frozen.describe(source or frozen.save(run_dir, state.frozen), run_dir)
+        meta["frozen"] = frozen.describe(source or frozen.save(run.path, state.frozen), run.path)
     return state
 
 

@@ -83,7 +83,12 @@ def train(
     """Trains all replicas on one device and evaluates them at the end. Returns the run_dirs of those that diverged.
 
     `optimizer` must have the last replica's learning rate.
+
+    Raises:
+      ValueError: an objective with reference trees, which replicas do not support.
     """
+    if getattr(objective, "references", None):
+        raise ValueError(f"{type(objective).__name__} needs reference trees; sweep without --replicas")
     mesh = partitioning.make_mesh(devices=jax.devices()[:1])
     layout = train_state.layout(model, optimizer, batches.abstract(train_rows, batch_size), mesh, precision=precision)
     states = jax.tree.map(lambda *x: jnp.stack(x), *(layout.create(replica.seed) for replica in replicas))
