@@ -7,12 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_like import batches, partitioning
+from t5x_like import batches, optimizers, partitioning
 from t5x_like.batches import Feature
 from t5x_like.data import rows
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.data.mixing import Mixture
 from t5x_like.data.stream import Stream
+from t5x_like.objectives.lm import LanguageModel
+from t5x_like.optimizers import schedules
+from tests import tiny
 
 IMAGE, REWARD = Feature((4, 4, 3), "float32"), Feature((), "float32", pad=-1.0)
 
@@ -109,6 +112,22 @@ def test_features_are_split_by_their_logical_axes(cache):
         partitioning.batch_shardings({"odd": Feature((3,), axes=("height",))}, mesh, rules)
     with pytest.raises(ValueError, match="differ in length"):
         Feature((3, 3), axes=("height",))
+
+
+def test_a_run_trains_and_evaluates_on_declared_features(cache, tmp_path):
+    axes = {"image": dataclasses.replace(IMAGE, axes=("height", None, None)), "reward": REWARD}
+    pictures, mesh = Pictures(cache, 16, axes), partitioning.make_mesh(data=2, tensor=2, devices=jax.devices()[:4])
+    model = tiny.decoder()
+    model = model.clone(embed=model.embed.clone(vocab_size=384))
+    arguments = dict(
+        model=model, objective=LanguageModel(), optimizer=optimizers.adamw(schedules.constant(1e-2, 3)),
+        steps=1, batch_size=8, mesh=mesh, rules=(*partitioning.RULES, ("height", "tensor")),
+    )  # fmt: skip
+    metrics = [
+        tiny.train(run_dir=str(tmp_path / name), train_rows=kind, eval_rows=kind, **arguments)
+        for name, kind in (("text", rows.CausalLM(cache, 16)), ("pictures", pictures))
+    ]
+    assert metrics[0]["loss"] == metrics[1]["loss"]
 
 
 def test_once_masks_by_declared_masks_and_leaves_other_features(cache):

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from t5x_like import partitioning
-from t5x_like.batches import check_groups
+from t5x_like.batches import check_groups, features
 from t5x_like.data import mixing
 from t5x_like.data.stream import Stream
 from t5x_like.types import Apply, Metrics, Objective, Params, Rows, Vocabulary
@@ -79,12 +79,15 @@ class Evaluator:
         sums: dict[str, dict[str, np.ndarray]] = {name: {} for name in self.parts}
         losses: dict[str, list] = {name: [] for name in self.parts}
         target_bytes = dict.fromkeys(self.parts, 0)
-        sharding = partitioning.batch_sharding(self.mesh, self.rules)
+        shardings = {
+            task: partitioning.batch_shardings(features(rows), self.mesh, self.rules)
+            for task, rows in self.parts.items()
+        }
         with partitioning.on(self.mesh, self.rules):
             for task, batch in progress(self.task_batches()):
                 target_bytes[task] += count_target_bytes(batch, self.rows.vocabulary)
                 rows = functools.partial(slice_rows, batch)
-                placed = partitioning.global_batch(rows, self.batch_size, sharding)
+                placed = partitioning.global_batch(rows, self.batch_size, shardings[task])
                 metrics = jax.device_get(self.step(params, placed, self.references))
                 losses[task].append(metrics["loss"])
                 add_metrics(sums[task], metrics)
