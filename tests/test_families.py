@@ -15,12 +15,13 @@ import pytest
 from flax import linen as nn
 from flax.core import meta
 
-from t5x_like import partitioning
+from t5x_like import parameters, partitioning
 from t5x_like.cli.gin import runtime
 from t5x_like.objectives.electra import ReplacedTokenDetection
 from t5x_like.objectives.lm import LanguageModel
 from t5x_like.precision import Precision
-from t5x_like.training import state, trainer
+from t5x_like.training import state
+from t5x_like.training.step import TrainStep, jit_step
 from tests.gin_models import SIZES, TINY, batch_of, family_of, model_of, shapes
 
 AXES = {"embed", "vocab", "heads", "kv_heads", "head_dim", "mlp", "expert", "layers"} | {
@@ -243,10 +244,12 @@ def layout_of(model: nn.Module) -> state.Layout:
 
 def trace_step(model: nn.Module, objective, layout: state.Layout) -> None:
     """Traces one training step; the state must keep its shapes and dtypes, and the loss must be a float32 scalar."""
-    step = trainer.jitted_step(model, objective, OPTIMIZER, 1, layout, MESH, partitioning.RULES, Precision())
+    view = parameters.view(parameters.Freeze(), Precision())
+    batch_sharding = partitioning.batch_sharding(MESH, partitioning.RULES)
+    step = jit_step(TrainStep(model.apply, objective, OPTIMIZER, view), layout, batch_sharding, MESH)
     before = layout.abstract
     with partitioning.on(MESH, partitioning.RULES):
-        after, metrics = jax.eval_shape(step, before, abstract_batch())
+        after, metrics = jax.eval_shape(step, before, abstract_batch(), {})
     jax.tree.map(
         lambda a, b: None if (a.shape, a.dtype) == (b.shape, b.dtype) else pytest.fail(f"{a} {b}"), before, after
     )
