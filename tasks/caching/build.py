@@ -83,7 +83,16 @@ def build(
     """
     task_inputs.import_tasks(name, module, arguments)
     if seqio_mixtures.is_mixture(name):
-        build_part = functools.partial(build, module=module, root=root, arguments=arguments, workers=workers)
+        build_part = functools.partial(
+            build,
+            module=module,
+            root=root,
+            arguments=arguments,
+            workers=workers,
+            part_seconds=part_seconds,
+            everything_in_tf=everything_in_tf,
+            filler=filler,
+        )
         for part in seqio_mixtures.tasks_of(name):
             build_part(part, split)
         folder = make_folder(root, name)
