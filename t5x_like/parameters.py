@@ -115,7 +115,7 @@ def abstract(boxed: Any, shardings: Any) -> Any:
     return jax.tree.map(leaf, nn.unbox(boxed), shardings)
 
 
-def boxed(
+def init_abstract(
     model: Model, batch: Mapping[str, Any], mesh: Mesh, rules: partitioning.Rules, precision: Precision
 ) -> Params:
     """A model's abstract parameters with their logical axis names; nothing is computed."""

@@ -5,7 +5,7 @@ and restores the parameters that are not trained, `restore` reads the parameters
 """
 
 from t5x_like.checkpoints.checkpointer import Checkpointer
-from t5x_like.checkpoints.folder import complete_steps, latest_step, named
+from t5x_like.checkpoints.folder import complete_steps, latest_step, leaves_by_name
 from t5x_like.checkpoints.restore import InitializeFrom, check_data, restore_params
 
 __all__ = [
@@ -14,6 +14,6 @@ __all__ = [
     "check_data",
     "complete_steps",
     "latest_step",
-    "named",
+    "leaves_by_name",
     "restore_params",
 ]

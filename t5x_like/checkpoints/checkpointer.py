@@ -66,7 +66,7 @@ class Checkpointer:
         folder = self.directory / str(step)
         if jax.process_index() == 0:
             shutil.rmtree(folder, ignore_errors=True)
-        files.write(folder, files.named(state), {"step": step, "meta": meta, "metrics": metrics}, self._orbax)
+        files.write(folder, files.leaves_by_name(state), {"step": step, "meta": meta, "metrics": metrics}, self._orbax)
         if jax.process_index() == 0 and prune:
             self._prune()
 
@@ -129,7 +129,7 @@ class Checkpointer:
         step = self.latest_step() if step is None else step
         if step is None:
             raise FileNotFoundError(f"no checkpoint in {self.directory}")
-        folder, manifest, wanted = self.directory / str(step), self._manifest(step), files.named(abstract)
+        folder, manifest, wanted = self.directory / str(step), self._manifest(step), files.leaves_by_name(abstract)
         files.check_same(wanted, manifest["arrays"], f"checkpoint {folder}")
         arrays = files.read(folder, wanted)
         leaves = [arrays[name] for name in wanted]

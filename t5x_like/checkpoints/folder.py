@@ -21,7 +21,7 @@ from t5x_like.types import PathLike
 MANIFEST, ARRAYS = "manifest.json", "arrays"
 
 
-def named(tree: Any) -> dict[str, Any]:
+def leaves_by_name(tree: Any) -> dict[str, Any]:
     """The leaves of a tree by their path, joined with dots."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}

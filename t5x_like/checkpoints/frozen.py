@@ -37,7 +37,7 @@ def save(run_dir: PathLike, frozen: Params) -> Path:
     folder = RunDir(run_dir).frozen.absolute()
     if jax.process_index() == 0:
         shutil.rmtree(folder, ignore_errors=True)
-    files.write(folder, files.named({"params": frozen}), {"meta": {}}, files.orbax())
+    files.write(folder, files.leaves_by_name({"params": frozen}), {"meta": {}}, files.orbax())
     return folder
 
 
@@ -67,7 +67,7 @@ def restore(run_dir: PathLike, record: dict[str, str], abstract: Params) -> Para
     Raises:
       FileNotFoundError, ValueError: see `source_of`; parameters that the source lacks or has in another shape.
     """
-    wanted = files.named({"params": abstract})
+    wanted = files.leaves_by_name({"params": abstract})
     arrays = read(locate(source_of(run_dir, record)), wanted, f"frozen parameters of {run_dir}")
     return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in wanted])
 

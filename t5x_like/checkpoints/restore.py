@@ -55,7 +55,7 @@ def restore_params(
       ValueError: parameters that do not fit, by name.
     """
     folder = checkpoint_of(run_dir, step)
-    wanted, places = files.named({"params": abstract_params}), frozen.locate(folder)
+    wanted, places = files.leaves_by_name({"params": abstract_params}), frozen.locate(folder)
     files.check_same(wanted, {name: stored for name, (_, stored) in places.items()}, f"checkpoint {folder}")
     if keep_dtypes:
         wanted = {n: jax.ShapeDtypeStruct(x.shape, places[n][1][1], sharding=x.sharding) for n, x in wanted.items()}
@@ -89,7 +89,7 @@ class InitializeFrom:
           FileNotFoundError: the run has no such checkpoint.
           ValueError: an expression that matches nothing, or parameters that are missing or of another shape.
         """
-        current = {f"params.{name}": x for name, x in files.named(params).items()}
+        current = {f"params.{name}": x for name, x in files.leaves_by_name(params).items()}
         for pattern in (*self.include, *self.exclude):
             if not any(re.search(pattern, name) for name in current):
                 raise ValueError(

@@ -107,7 +107,7 @@ class TrainedRun:
         return self._restore(batch, keep_dtypes=True)
 
     def _restore(self, batch: Any, keep_dtypes: bool) -> Params:
-        boxed = parameters.boxed(self.model, batch, self.mesh, self.rules, self.precision)
+        boxed = parameters.init_abstract(self.model, batch, self.mesh, self.rules, self.precision)
         abstract = parameters.abstract(boxed, partitioning.shardings(boxed, self.mesh, self.rules))
         params, self.step = checkpoints.restore_params(self.run_dir, abstract, self.step, keep_dtypes)
         return params

@@ -96,7 +96,7 @@ def save(
         raise FileExistsError(f"{folder} already exists; give a new folder, or remove it")
     family, config = families.build_config(model, model_type)
     config = fields.metadata_fields(extra or {}) | config
-    named = checkpoints.named(params)
+    named = checkpoints.leaves_by_name(params)
     entries = table.expand_table(family.table(model), model, {name: x.shape for name, x in named.items()})
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))

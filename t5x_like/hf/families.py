@@ -71,7 +71,7 @@ def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """The shapes of a model's parameters, by dotted path."""
     batch = {name: jnp.zeros(x.shape, x.dtype) for name, x in example_batch(model).items()}
     params = nn.unbox(jax.eval_shape(lambda: model.init(jax.random.key(0), batch)["params"]))
-    return {name: x.shape for name, x in checkpoints.named(params).items()}
+    return {name: x.shape for name, x in checkpoints.leaves_by_name(params).items()}
 
 
 def example_batch(model: nn.Module) -> dict[str, jax.ShapeDtypeStruct]:

@@ -40,7 +40,7 @@ def fill_parameters(
     """
     mesh = partitioning.make_mesh() if mesh is None else mesh
     model = model if scan else unroll_layers(model)
-    boxed = parameters.boxed(model, families.example_batch(model), mesh, rules, Precision())
+    boxed = parameters.init_abstract(model, families.example_batch(model), mesh, rules, Precision())
     shardings = partitioning.shardings(boxed, mesh, rules)
     abstract = parameters.abstract(boxed, shardings)
     entries, copies, stored = match_tensors(family.table(model), model, abstract, stored, where)
@@ -51,7 +51,7 @@ def fill_parameters(
     }
     placed = {
         name: jax.ShapeDtypeStruct(x.shape, dtypes[name], sharding=x.sharding)
-        for name, x in checkpoints.named(abstract).items()
+        for name, x in checkpoints.leaves_by_name(abstract).items()
     }
     arrays = placing.place_tensors(entries, stored, placed, mesh, progress)
     for copy, original in copies.items():
@@ -70,7 +70,7 @@ def match_tensors(
     Raises:
       ValueError: tensors are missing, unexpected, or of another shape; the message names them.
     """
-    shapes = {name: x.shape for name, x in checkpoints.named(abstract).items()}
+    shapes = {name: x.shape for name, x in checkpoints.leaves_by_name(abstract).items()}
     rules = table.remove_prefix(rules, stored)
     entries = table.expand_table(rules, model, shapes)
     stored = table.rename_tensors(rules, entries, stored)

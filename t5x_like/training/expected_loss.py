@@ -40,7 +40,7 @@ class Curve:
     level: float | None
     seen: tuple[tuple[float, int], ...] = ()
 
-    def known(self, done: int) -> bool:
+    def is_known(self, done: int) -> bool:
         """Whether a loss after `done` steps can be compared."""
         return self.level is not None and done >= FROM * len(self.excess_S)
 
@@ -61,7 +61,7 @@ class Curve:
           ValueError: the level is not known yet.
         """
         if self.level is None:
-            raise ValueError("the level of the expected loss is not known yet; ask `known` first")
+            raise ValueError("the level of the expected loss is not known yet; ask `is_known` first")
         middle = self.level + float(self.excess_S[done - count : done].mean())
         return middle, middle * math.exp(-self.half), middle * math.exp(self.half)
 

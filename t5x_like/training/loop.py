@@ -100,7 +100,7 @@ class Loop:
         """Saves a state; a thread writes it while the next steps run."""
         self.flush()
         memory = {"monitor": self.monitor.memory()}
-        self.checkpointer.save(done, state.saved, meta | memory, results, prune=not self.monitor.spiking)
+        self.checkpointer.save(done, state.without_frozen, meta | memory, results, prune=not self.monitor.spiking)
         self.meter.restart_clock()
 
     def roll_back(self, request: RollbackRequested) -> None:

@@ -270,7 +270,7 @@ class Drift:
         A side is yielded again only after its sum has been zero.
         """
         self.curve.learn(done, count, loss)
-        if not self.curve.known(done):
+        if not self.curve.is_known(done):
             return
         _, low, high = self.curve.band(done, count)
         if min(low, loss) <= 0:
@@ -287,7 +287,7 @@ class Drift:
 
     def scalars(self, done: int, count: int) -> dict[str, float]:
         """Metrics to log: the expected loss, its band and the sums; {} while nothing can be compared."""
-        if not self.curve.known(done):
+        if not self.curve.is_known(done):
             return {}
         middle, low, high = self.curve.band(done, count)
         names = {"loss": middle, "low": low, "high": high, "drift_above": self.sums["above"]}

@@ -27,7 +27,7 @@ class FromRun:
         Raises:
           FileNotFoundError: the run has no such checkpoint. ValueError: parameters that do not fit the model.
         """
-        boxed = parameters.boxed(self.model or model, batch, mesh, rules, precision)
+        boxed = parameters.init_abstract(self.model or model, batch, mesh, rules, precision)
         abstract = parameters.abstract(boxed, partitioning.shardings(boxed, mesh, rules))
         params, _ = checkpoints.restore_params(self.run_dir, abstract, self.step)
         return precision.to_compute_dtype(params)

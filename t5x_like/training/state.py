@@ -35,7 +35,7 @@ class TrainState(struct.PyTreeNode):
     rng: jax.Array
 
     @property
-    def saved(self) -> "TrainState":
+    def without_frozen(self) -> "TrainState":
         """What a checkpoint holds: all but the frozen parameters."""
         return self.replace(frozen={})
 

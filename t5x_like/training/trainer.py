@@ -254,7 +254,7 @@ def restore_or_create(
     """
     abstract = layout.abstract  # cached by the first call: it cannot be computed while the mesh is set
     if checkpointer.latest_step() is not None:
-        state, stored = checkpointer.restore(abstract.saved)
+        state, stored = checkpointer.restore(abstract.without_frozen)
         checkpoints.check_data(stored, meta["data"], checkpointer.directory)
         if abstract.frozen:
             meta["frozen"] = stored["frozen"]
@@ -270,7 +270,7 @@ def restore_or_create(
         )
         params, frozen_params = transform.split(full, state.rng)
         state = state.replace(params=params, frozen=frozen_params)
-        if all(name in restored for name in checkpoints.named({"params": frozen_params})):
+        if all(name in restored for name in checkpoints.leaves_by_name({"params": frozen_params})):
             source = initialize_from.folder
     if abstract.frozen:
         meta["frozen"] = frozen.describe(source or frozen.save(run.path, state.frozen), run.path)

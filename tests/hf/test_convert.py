@@ -51,7 +51,7 @@ def test_parameters_are_sharded_over_eight_devices(monkeypatch, scan, limit):
     _, split = hf.load(FIXTURES / "llama", mesh, scan=scan, rules=[*partitioning.RULES, ("vocab", None)])
     _, whole = hf.load(FIXTURES / "llama", partitioning.make_mesh(devices=jax.devices()[:1]), scan=scan)
     assert_equal(split, whole)
-    kernels = {n: x for n, x in checkpoints.named(split).items() if n.endswith("mlp.up.kernel")}
+    kernels = {n: x for n, x in checkpoints.leaves_by_name(split).items() if n.endswith("mlp.up.kernel")}
     for kernel in kernels.values():
         assert kernel.addressable_shards[0].data.size == kernel.size // 8
 

@@ -40,7 +40,7 @@ def all_parameters(run_dir):
     shapes = jax.eval_shape(lambda: tiny.init(model, tiny.batch()))
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), shapes)
-    return checkpoints.named(jax.device_get(checkpoints.restore_params(run_dir, abstract)[0]))
+    return checkpoints.leaves_by_name(jax.device_get(checkpoints.restore_params(run_dir, abstract)[0]))
 
 
 def test_checkpoints_hold_the_trained_parameters_and_name_the_source(tiny_root, base, tmp_path):

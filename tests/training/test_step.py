@@ -55,7 +55,7 @@ def test_frozen_parameters_stay_and_have_no_optimizer_state():
         after, _ = step(state, batch, {})
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(after.frozen), before[1])
     assert all((a != b).any() for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(before[0]), strict=True))
-    assert list(after.params) == ["head"] and not jax.tree.leaves(after.saved.frozen)
+    assert list(after.params) == ["head"] and not jax.tree.leaves(after.without_frozen.frozen)
 
 
 def test_freezing_all_but_the_head_leaves_the_cost_of_the_head():
