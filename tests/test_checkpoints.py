@@ -1,4 +1,4 @@
-"""Checkpoints: bit-equal round trips onto any mesh, whole or not at all, and refusals that name what does not fit."""
+"""Checkpoints: bit-equal round trips onto any mesh, complete or absent, and errors that name what does not fit."""
 
 import json
 import signal
@@ -47,7 +47,7 @@ def assert_equal(one, other):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(one), jax.device_get(other))
 
 
-def test_what_is_saved_comes_back_bit_for_bit_with_its_meta(tmp_path):
+def test_a_state_is_restored_bit_for_bit_with_its_metadata(tmp_path):
     checkpointer = saved(tmp_path, 1, 2)
     restored, meta = checkpointer.restore(abstract(state()))
     assert_equal(restored, state(2))
@@ -56,7 +56,7 @@ def test_what_is_saved_comes_back_bit_for_bit_with_its_meta(tmp_path):
 
 
 @pytest.mark.parametrize("devices", [1, 4])
-def test_it_lands_on_another_mesh(tmp_path, devices):
+def test_a_state_is_restored_onto_another_mesh(tmp_path, devices):
     checkpointer = saved(tmp_path, 1)
     mesh = partitioning.make_mesh(data=1, fsdp=devices, devices=jax.devices()[:devices])
     target = abstract(placed(jax.device_get(state()), mesh))
@@ -65,7 +65,7 @@ def test_it_lands_on_another_mesh(tmp_path, devices):
     assert_equal(restored, state(1))
 
 
-def test_the_state_may_be_reused_at_once(tmp_path):
+def test_the_state_can_be_reused_at_once(tmp_path):
     checkpointer, mine = Checkpointer(tmp_path), state(5)
     checkpointer.save(5, mine, {})
     jax.tree.map(lambda x: x.delete(), mine)  # as donation to the next step does
@@ -73,12 +73,12 @@ def test_the_state_may_be_reused_at_once(tmp_path):
     assert_equal(checkpointer.restore(abstract(state()))[0], state(5))
 
 
-def test_the_last_and_the_best_are_kept(tmp_path):
+def test_the_newest_and_the_best_are_kept(tmp_path):
     checkpointer = saved(tmp_path, 1, 2, 3, 4, 5, keep_last=2, keep_best=1)  # the loss is lowest at step 2
     assert checkpointer.steps() == [2, 4, 5]
 
 
-def test_a_metric_that_was_not_measured_does_not_count_as_best(tmp_path):
+def test_a_checkpoint_without_a_loss_is_not_the_best(tmp_path):
     checkpointer = Checkpointer(tmp_path, keep_last=1, keep_best=1)
     for step, metrics in ((1, {"loss": 1.0}), (2, None), (3, None)):
         checkpointer.save(step, state(), {}, metrics)
@@ -91,7 +91,7 @@ def shorten(path: Path):
 
 
 @pytest.mark.parametrize("harm", [shorten, Path.unlink])
-def test_a_torn_checkpoint_is_passed_over_whatever_file_is_torn(tmp_path, harm):
+def test_a_damaged_checkpoint_is_skipped_whichever_file_is_damaged(tmp_path, harm):
     saved(tmp_path / "whole", 1, 2)
     files = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole" / "2").rglob("*") if path.is_file()]
     files = [path for path in files if (tmp_path / "whole" / path).stat().st_size]
@@ -107,7 +107,7 @@ def test_a_torn_checkpoint_is_passed_over_whatever_file_is_torn(tmp_path, harm):
             assert checkpoints.latest_step(directory) == 1
 
 
-def test_a_process_killed_while_saving_leaves_the_step_before(tmp_path):
+def test_a_process_killed_while_saving_keeps_the_previous_step(tmp_path):
     program = f"""
 import jax.numpy as jnp
 from t5x_like.checkpoints import Checkpointer, folder
@@ -147,7 +147,7 @@ def test_other_data_is_refused_with_both_fingerprints():
         checkpoints.check_data({"data": "abc"}, "xyz", "here")
 
 
-def test_parameters_alone_are_restored_for_inference(tmp_path):
+def test_only_parameters_are_restored_for_inference(tmp_path):
     saved(tmp_path / "checkpoints", 1, 2)
     params, step = checkpoints.restore_params(tmp_path, abstract(state()["params"]))
     assert step == 2

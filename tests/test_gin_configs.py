@@ -1,4 +1,4 @@
-"""Every gin file is used by a run that takes a step, in the compositions the run files describe."""
+"""Every gin file is used by a run that takes a step, in the combinations that the run files describe."""
 
 import json
 from pathlib import Path
@@ -91,7 +91,7 @@ def test_mixed_precision_is_close_to_float32(tiny_root, tmp_path):
     assert mixed == pytest.approx(plain, rel=2e-2)
 
 
-def test_the_kept_configuration_trains_the_same_again(tiny_root, tmp_path):
+def test_the_resolved_configuration_repeats_the_run(tiny_root, tmp_path):
     first = train(tiny_root, tmp_path / "a", "llama")
     config = runtime.parse([str(tmp_path / "a" / "config.gin")], [f"--gin.RUN_DIR={tmp_path / 'b'}"])
     config.bind("trainer.train")(config=config.resolved_config())
@@ -100,14 +100,14 @@ def test_the_kept_configuration_trains_the_same_again(tiny_root, tmp_path):
 
 
 def run(files, root, run_dir, **macros) -> dict:
-    """Trains what run files of their own describe for two steps; the last line of metrics.jsonl."""
+    """Trains a run file that stands alone for two steps; returns the last line of metrics.jsonl."""
     macros = SMALL | SHORT[0] | {"RUN_DIR": run_dir, "token_cache.TokenCache.root": root} | macros
     config = runtime.parse(files, [f"--gin.{name}={value}" for name, value in macros.items()])
     config.bind("trainer.train")(config=config.resolved_config())
     return json.loads((Path(run_dir) / "metrics.jsonl").read_text().splitlines()[-1])
 
 
-def test_instructions_are_tuned_on_from_a_run(tiny_root, tmp_path):
+def test_instruction_tuning_starts_from_a_run(tiny_root, tmp_path):
     files = ["sizes/llama/tiny.gin", "optimizers/adamw.gin"]
     text = [*files, "objectives/causal_lm.gin", "runs/pretrain.gin"]
     before = run(text, tiny_root, tmp_path / "base", TASK="tiny", LENGTH=256)
@@ -116,7 +116,7 @@ def test_instructions_are_tuned_on_from_a_run(tiny_root, tmp_path):
     assert before["eval/loss"] > 0 and after["eval/target_tokens"] > 0
 
 
-def test_text_and_instructions_are_trained_on_together(tiny_root, tmp_path):
+def test_text_and_instructions_train_together(tiny_root, tmp_path):
     files = ["sizes/llama/tiny.gin", "optimizers/adamw.gin", "runs/multitask.gin"]
     last = run(files, tiny_root, tmp_path, TASK="pairs", TEXT_TASK="tiny", LENGTH=256)
     assert {"eval/tiny/loss", "eval/pairs/loss"} <= last.keys()
@@ -136,34 +136,34 @@ def test_encoder_decoders_mix_spans_and_instructions(tiny_root):
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (CONFIGS / "decoding").glob("*.gin")))
-def test_every_way_of_decoding_is_built(name):
+def test_every_decoding_file_builds(name):
     assert callable(runtime.parse([f"decoding/{name}"]).evaluate("%CHOOSE"))
 
 
 @pytest.mark.parametrize("name", ["quickstart", "grokking"])
-def test_a_recipe_is_complete(name):
+def test_a_standalone_run_file_is_complete(name):
     config = runtime.parse([f"runs/{name}.gin"], ["--gin.RUN_DIR=/nowhere"])
     assert config.evaluate("trainer.train.model").decoder.repeats >= 1
 
 
-def test_induction_is_trained_on_rows_that_need_no_data(tmp_path):
+def test_induction_trains_without_data(tmp_path):
     last = run(["runs/induction.gin"], tmp_path / "no_cache", tmp_path, WIDTH=16, HEAD_DIM=8, MLP_DIM=32, LENGTH=64)
     assert last["eval/target_tokens"] == 8 * 64
 
 
 @pytest.mark.parametrize("name", ["complete_p", "qk_norm"])
-def test_what_sweeps_put_over_a_run_trains(tiny_root, tmp_path, name):
+def test_the_settings_of_sweeps_train(tiny_root, tmp_path, name):
     train(tiny_root, tmp_path, "llama", f"sweeps/{name}")
 
 
 @pytest.mark.parametrize("action", ["skip", "roll_back"])
-def test_every_monitor_watches(tiny_root, tmp_path, action):
+def test_every_monitor_file_runs(tiny_root, tmp_path, action):
     write_reference(tmp_path / "reference", np.linspace(1, 0, 1000), np.linspace(6, 5, 1000))
     files, reference = [f"monitors/{action}", "monitors/expected"], repr(str(tmp_path / "reference"))
     train(tiny_root, tmp_path / "run", "llama", *files, REFERENCE=reference)
 
 
-def test_no_file_is_left_out():
+def test_every_file_is_tested():
     used = {
         "runs/pretrain",
         "runs/finetune",

@@ -1,4 +1,4 @@
-"""Every notebook runs from its first cell to its last, in a kernel of its own; with less to compute where it says how much."""
+"""Every notebook runs from its first cell to its last, in its own kernel, with less computation where it has a setting for it."""
 
 from pathlib import Path
 

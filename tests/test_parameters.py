@@ -1,4 +1,4 @@
-"""Which parameters are trained: splitting and merging are inverse, and patterns that make no sense are refused."""
+"""Freezing parameters: splitting and merging are inverse, and patterns without effect are refused."""
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ def test_merge_is_the_inverse_of_split(patterns):
     assert count == len(jax.tree.leaves(whole))
 
 
-def test_a_frozen_parameter_is_one_whose_path_matches():
+def test_parameters_whose_path_matches_are_frozen():
     trained, frozen = Freeze(("mixer/(query|key)/",)).split(params(), jax.random.key(0))
     paths = jax.tree.leaves(map_paths(lambda path: path, frozen))
     assert paths and all("mixer/query/" in path or "mixer/key/" in path for path in paths)
@@ -37,12 +37,12 @@ def test_a_frozen_parameter_is_one_whose_path_matches():
         ((".*",), r"match all parameters, none is left to train"),
     ],
 )
-def test_patterns_that_make_no_sense_are_refused(patterns, message):
+def test_bad_patterns_are_refused(patterns, message):
     with pytest.raises(ValueError, match=message):
         Freeze(patterns).split(params(), jax.random.key(0))
 
 
-def test_gradients_reach_the_trained_parameters_alone():
+def test_gradients_reach_only_the_trained_parameters():
     transform, whole = Freeze(("^embed/",)), params()
     model, batch = tiny.decoder(), tiny.batch()
     trained, frozen = transform.split(whole, jax.random.key(0))

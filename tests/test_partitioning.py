@@ -1,4 +1,4 @@
-"""Meshes and layouts: 8 devices compute what 1 does, states are born split, and what does not fit is refused by name."""
+"""Meshes and layouts: 8 devices compute what 1 does, states are created sharded, and bad sizes are refused by name."""
 
 import jax
 import numpy as np
@@ -57,7 +57,7 @@ def three_steps(model, batch, mesh, microbatches=1):
 
 @pytest.mark.parametrize("experts", [False, True])
 @pytest.mark.parametrize("model_name", MODELS)
-def test_eight_devices_train_as_one_does(model_name, experts):
+def test_eight_devices_train_like_one(model_name, experts):
     make, sides = MODELS[model_name]
     model, batch = make(experts=experts, scan=True), tiny.batch(sides=sides)
     one, params = three_steps(model, batch, make_mesh(devices=jax.devices()[:1]))
@@ -69,7 +69,7 @@ def test_eight_devices_train_as_one_does(model_name, experts):
 
 
 @pytest.mark.parametrize("experts", [False, True])
-def test_microbatches_train_as_the_whole_batch_does(experts):
+def test_microbatches_train_like_the_whole_batch(experts):
     model, batch = tiny.decoder(experts=experts), tiny.batch()
     mesh = make_mesh(data=2, devices=jax.devices()[:2])
     whole, params = three_steps(model, batch, mesh)
@@ -79,7 +79,7 @@ def test_microbatches_train_as_the_whole_batch_does(experts):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), params, other)
 
 
-def test_states_are_born_split_with_their_optimizer_moments():
+def test_states_are_created_sharded_with_their_optimizer_moments():
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     layout = layout_of(tiny.decoder(), tiny.batch(), mesh)
     state = layout.create(0)
@@ -122,7 +122,7 @@ def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_that_do(size, 
         partitioning.check_batch(size, microbatches, make_mesh())
 
 
-def test_only_the_rows_of_this_process_are_fetched_and_they_land_in_order():
+def test_only_the_rows_of_this_process_are_fetched_in_order():
     mesh, asked = make_mesh(data=4, tensor=2), []
 
     def fetch(start, stop):
@@ -135,7 +135,7 @@ def test_only_the_rows_of_this_process_are_fetched_and_they_land_in_order():
     assert {shard.data.shape for shard in batch["x"].addressable_shards} == {(2, 1)}
 
 
-def test_the_description_names_every_parameter_and_what_is_large_yet_whole():
+def test_the_description_names_every_parameter_and_the_large_unsplit_ones():
     mesh = make_mesh(data=8)
     layout = layout_of(tiny.decoder(), tiny.batch(), mesh)
     text = partitioning.describe(layout.boxed.params, mesh)

@@ -1,4 +1,4 @@
-"""Two processes, as on two hosts, train as one does: each makes its own rows, and together they save and resume."""
+"""Two processes, as on two hosts, train like one: each makes its own rows, and they save and resume together."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def free_port() -> int:
 
 
 def train(root, run_dir, steps, processes, devices):
-    """Runs `t5x_like train` in so many processes of so many devices each."""
+    """Runs `t5x_like train` in several processes with several devices each."""
     flags = dict(TASK="tiny", VOCAB_SIZE=384, LENGTH=32, STEPS=steps, WARMUP_STEPS=2, RUN_DIR=run_dir)
     flags |= {"EVAL_TASKS": "('asked',)", "EVAL_NEW_TOKENS": 3}
     flags |= {"schedules.cosine.steps": 20, "trainer.train.log_every": 1, "trainer.Checkpointing.every": 1}
@@ -46,12 +46,12 @@ def train(root, run_dir, steps, processes, devices):
 
 
 def answers(run_dir, step):
-    """What the model says to every question."""
+    """The model's answer to every question."""
     record = json.loads((Path(run_dir) / f"evaluations/asked/{step}.json").read_text())
     return [one["predictions"][0]["text"] for one in record["examples"]]
 
 
-def test_two_processes_train_save_answer_and_resume_as_one(tiny_root, tmp_path):
+def test_two_processes_train_save_answer_and_resume_like_one(tiny_root, tmp_path):
     tasks.write_pairs(tiny_root, "asked")
     one = train(tiny_root, tmp_path / "one", 8, processes=1, devices=2)
     train(tiny_root, tmp_path / "two", 4, processes=2, devices=1)

@@ -1,4 +1,4 @@
-"""Optimizers against optax and slow numpy; masks, factors and freezing by path; state named like the parameters."""
+"""Optimizers against optax and slow NumPy; factors by path; state with the axis names of the parameters."""
 
 import jax
 import jax.numpy as jnp
@@ -54,12 +54,12 @@ def only_matrices(params):
         (optimizers.sgd(0.1, 0.9, clip_norm=0.5), optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.1, 0.9))),
     ],
 )
-def test_each_is_its_optax_counterpart(ours, theirs):
+def test_each_equals_its_optax_counterpart(ours, theirs):
     params = tree(0)
     assert_close(steps(ours, params)[0], steps(theirs, params)[0])
 
 
-def test_the_schedule_is_followed_and_its_value_told():
+def test_the_schedule_is_followed_and_reported():
     optimizer = optimizers.sgd(lambda step: 0.1 * (step + 1), momentum=0.0)
     params, state = steps(optimizer, tree(0), 3)
     expected = jax.tree.map(
@@ -69,7 +69,7 @@ def test_the_schedule_is_followed_and_its_value_told():
     assert float(optimizers.learning_rate_of(state)) == pytest.approx(0.3)
 
 
-def test_factors_scale_the_rate_and_the_decay_of_the_paths_they_are_found_in():
+def test_factors_scale_the_rate_and_the_decay_of_matching_paths():
     params = tree(0)
     optimizer = optimizers.sgd(
         0.1, 0.0, weight_decay=0.5, lr_factors=(("mlp/kernel", 3.0), ("mlp", 2.0)), decay_factors=(("table", 0.0),)
@@ -85,7 +85,7 @@ def test_factors_scale_the_rate_and_the_decay_of_the_paths_they_are_found_in():
 
 
 @pytest.mark.parametrize("options", [dict(lr_factors=(("mpl", 1.0),)), dict(decay_factors=(("mpl", 0.0),))])
-def test_an_expression_found_nowhere_is_refused_with_examples(options):
+def test_an_expression_without_a_match_is_refused_with_examples(options):
     with pytest.raises(ValueError, match="'mpl' is found in no parameter's path.*layer/mlp/bias"):
         optimizers.adamw(0.1, **options).init(tree(0))
 
@@ -94,7 +94,7 @@ def boxed(value, *names):
     return nn.LogicallyPartitioned(value, names)
 
 
-def test_state_is_named_like_the_parameters_it_belongs_to():
+def test_state_has_the_axis_names_of_its_parameters():
     params = {"kernel": boxed(jnp.ones((256, 512)), "embed", "mlp"), "scale": boxed(jnp.ones(256), "norm")}
     moments = optimizers.adafactor(0.1).init(params)[0].moments
     assert moments["kernel"].row.names == ("embed",) and moments["kernel"].row.value.shape == (256,)
@@ -105,7 +105,7 @@ def test_state_is_named_like_the_parameters_it_belongs_to():
 
 
 def slow_adafactor(params, count, threshold, scaled, eps1=1e-30, eps2=1e-3):
-    """The paper's algorithms 4 and 5 on one matrix, loops and all."""
+    """The paper's algorithms 4 and 5 on one matrix, with loops."""
     p = np.asarray(params, np.float64)
     row, column = np.zeros(p.shape[0]), np.zeros(p.shape[1])
     for t in range(1, count + 1):
@@ -120,7 +120,7 @@ def slow_adafactor(params, count, threshold, scaled, eps1=1e-30, eps2=1e-3):
 
 
 @pytest.mark.parametrize("scaled", [True, False])
-def test_adafactor_is_the_papers_algorithm(scaled):
+def test_adafactor_equals_the_papers_algorithm(scaled):
     params = tree(0, {"w": (8, 6)})
     optimizer = optimizers.adafactor(0.1, multiply_by_parameter_scale=scaled, min_dim_size_to_factor=4)
     state = optimizer.init({"w": boxed(params["w"], "embed", "mlp")})
@@ -131,7 +131,7 @@ def test_adafactor_is_the_papers_algorithm(scaled):
     np.testing.assert_allclose(after["w"], slow_adafactor(params["w"], 3, 1.0, scaled), rtol=1e-5)
 
 
-def test_scanned_layers_are_updated_as_each_layer_alone():
+def test_scanned_layers_are_updated_like_single_layers():
     layers = tree(0, {"w": (3, 8, 6)})["w"]
     gradients = tree(1, {"w": (3, 8, 6)})["w"]
     optimizer = optimizers.adafactor(0.1, min_dim_size_to_factor=4)
@@ -156,6 +156,6 @@ def test_scanned_layers_are_updated_as_each_layer_alone():
         (("expert", "embed", "mlp"), (8, 256, 512), (1,), (2,)),
     ],
 )
-def test_which_dims_are_factored_follows_their_names(names, shape, rows, columns):
+def test_dims_are_factored_by_their_names(names, shape, rows, columns):
     dims = factored_dims(names, shape, 128)
     assert (dims.rows, dims.columns) == (rows, columns)

@@ -10,7 +10,7 @@ def curve(schedule, steps):
     return np.array([float(schedule(np.int32(step))) for step in range(steps)])
 
 
-def test_all_warm_up_in_a_line_to_the_peak():
+def test_all_warm_up_linearly_to_the_peak():
     peak, steps, warmup = 0.5, 20, 4
     made = (
         schedules.constant(peak, warmup),
@@ -22,7 +22,7 @@ def test_all_warm_up_in_a_line_to_the_peak():
         np.testing.assert_allclose(curve(schedule, 5), [0.125, 0.25, 0.375, 0.5, 0.5], rtol=1e-6)
 
 
-def test_after_the_warm_up_each_is_its_formula():
+def test_each_follows_its_formula_after_the_warm_up():
     steps, since = 20, np.arange(16) / 16
     cosine = curve(schedules.cosine(2.0, steps, 4, final=0.1), steps)[4:]
     np.testing.assert_allclose(cosine, 2.0 * (0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * since))), rtol=1e-5)
@@ -34,7 +34,7 @@ def test_after_the_warm_up_each_is_its_formula():
 
 
 @pytest.mark.parametrize("decay", [schedules.linear_decay, schedules.one_minus_sqrt])
-def test_wsd_is_flat_and_then_falls_to_the_end(decay):
+def test_wsd_is_constant_and_then_decays(decay):
     made = curve(schedules.wsd(1.0, 30, 5, 10, decay), 31)
     np.testing.assert_allclose(made[5:21], 1.0)
     np.testing.assert_allclose(made[20:31], [decay(i / 10) for i in range(11)], atol=1e-6)

@@ -1,4 +1,4 @@
-"""Runs with frozen parameters: checkpoints hold the trained ones, and name where the others come from."""
+"""Runs with frozen parameters: checkpoints hold the trained ones and name the source of the others."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ BODY = Freeze(("^(embed|decoder)/",))
 
 @pytest.fixture(scope="module")
 def base(tiny_root, tmp_path_factory):
-    """The run that the others start from."""
+    """The run that the other runs start from."""
     run_dir = tmp_path_factory.mktemp("frozen") / "base"
     tiny.train(**arguments(tiny_root, run_dir, steps=3))
     return run_dir
@@ -54,7 +54,7 @@ def test_checkpoints_hold_the_trained_parameters_and_name_the_source(tiny_root, 
         assert same == (not name.startswith("head.")), name
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(tiny_root, base, tmp_path):
+def test_a_resumed_run_equals_the_uninterrupted_one(tiny_root, base, tmp_path):
     tune(tiny_root, base, tmp_path / "whole")
     tune(tiny_root, base, tmp_path / "parts", steps=2)
     mesh = partitioning.make_mesh(data=2, fsdp=2, devices=jax.devices()[:4])
@@ -69,7 +69,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tiny_root, base, tmp_path):
     )
 
 
-def test_frozen_parameters_that_no_run_holds_are_kept_in_the_run_directory(tiny_root, tmp_path):
+def test_frozen_parameters_without_a_source_are_saved_in_the_run_directory(tiny_root, tmp_path):
     """Fresh frozen parameters are written once, and found again when the run directory has moved."""
     tiny.train(**arguments(tiny_root, tmp_path / "run", steps=2, transform=BODY, checkpoint_every=1))
     assert record(tmp_path / "run")["folder"] == "frozen"
@@ -88,7 +88,7 @@ def test_another_run_can_start_from_a_run_with_frozen_parameters(tiny_root, base
     assert all(np.array_equal(first[name], second[name]) != name.startswith("embed.") for name in first)
 
 
-def test_a_source_that_changed_or_is_missing_is_refused(tiny_root, base, tmp_path):
+def test_a_changed_or_missing_source_is_refused(tiny_root, base, tmp_path):
     shutil.copytree(base, tmp_path / "base")
     tune(tiny_root, tmp_path / "base", tmp_path / "tuned", steps=2)
     shutil.rmtree(tmp_path / "base")

@@ -1,4 +1,4 @@
-"""The monitor: what it leaves out is as if it had never been; what it expects holds; drifts are found and seldom invented."""
+"""The monitor: skipped batches have no effect, expected curves hold, drifts are detected with few false alarms."""
 
 import json
 
@@ -22,7 +22,7 @@ BACK = Monitor(RollBack(patience=3, before=2, after=2, most=2))
 
 
 def spoiled(monkeypatch, spoil, leave_out=range(0)):
-    """Batches of the stream changed by `spoil(batch, k)`, or those of `leave_out` passed over."""
+    """Changes the batches of the stream by `spoil(batch, k)`, or skips those of `leave_out`."""
     slice_of = Stream.slice
 
     def changed(self, step, start, stop):
@@ -35,7 +35,7 @@ def spoiled(monkeypatch, spoil, leave_out=range(0)):
 
 
 def noise(batch, k):
-    """Batches 40 to 42 have other targets than their text has."""
+    """Replaces the targets of batches 40 to 42."""
     if k in (40, 41, 42):
         targets = batch["decoder_target_tokens"]
         batch["decoder_target_tokens"] = 3 + (targets * 37 + np.arange(targets.size).reshape(targets.shape) * 11) % 250
@@ -56,7 +56,7 @@ def alarms(run_dir, kind):
     return [line for line in lines if line["kind"] == kind]
 
 
-def test_a_run_that_is_rolled_back_is_one_without_those_batches(tiny_root, tmp_path, monkeypatch):
+def test_a_rolled_back_run_equals_one_without_those_batches(tiny_root, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         spoiled(patch, noise)
         run(tiny_root, tmp_path / "back", monitor=BACK, steps=46)
@@ -70,7 +70,7 @@ def test_a_run_that_is_rolled_back_is_one_without_those_batches(tiny_root, tmp_p
     assert not (tmp_path / "without" / "alarms.jsonl").exists()
 
 
-def test_a_run_that_goes_on_knows_what_a_spike_is(tiny_root, tmp_path, monkeypatch):
+def test_a_resumed_run_detects_spikes_as_before(tiny_root, tmp_path, monkeypatch):
     spoiled(monkeypatch, noise)
     run(tiny_root, tmp_path / "whole", monitor=Monitor(Skip()))
     run(tiny_root, tmp_path / "parts", monitor=Monitor(Skip()), steps=40)
@@ -79,13 +79,13 @@ def test_a_run_that_goes_on_knows_what_a_spike_is(tiny_root, tmp_path, monkeypat
     jax.tree.map(np.testing.assert_array_equal, arrays(tmp_path / "parts"), arrays(tmp_path / "whole"))
 
 
-def test_the_checkpoint_before_a_spike_is_not_pruned_in_it(tiny_root, tmp_path, monkeypatch):
+def test_the_checkpoint_before_a_spike_is_not_pruned_during_it(tiny_root, tmp_path, monkeypatch):
     spoiled(monkeypatch, noise)
     run(tiny_root, tmp_path, monitor=BACK, steps=44, checkpoint_every=14, keep_last=1)
     assert [line["to"] for line in alarms(tmp_path, "roll back")] == [28]
 
 
-def test_without_a_checkpoint_the_run_starts_again(tiny_root, tmp_path, monkeypatch):
+def test_a_rollback_without_a_checkpoint_restarts_the_run(tiny_root, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         spoiled(patch, noise)
         run(tiny_root, tmp_path / "back", monitor=BACK, steps=45, checkpoint_every=100)
@@ -96,7 +96,7 @@ def test_without_a_checkpoint_the_run_starts_again(tiny_root, tmp_path, monkeypa
     jax.tree.map(np.testing.assert_array_equal, arrays(tmp_path / "back"), arrays(tmp_path / "without"))
 
 
-def test_a_batch_that_is_skipped_changes_nothing_but_the_count(tiny_root, tmp_path, monkeypatch):
+def test_a_skipped_batch_changes_only_the_step_count(tiny_root, tmp_path, monkeypatch):
     spoiled(monkeypatch, no_number)
     run(tiny_root, tmp_path, monitor=Monitor(Skip()), steps=40)
     before = arrays(tmp_path)
@@ -108,14 +108,14 @@ def test_a_batch_that_is_skipped_changes_nothing_but_the_count(tiny_root, tmp_pa
     assert [line["step"] for line in alarms(tmp_path, "skip")] == [41, 42]
 
 
-def test_a_run_that_only_diverges_ends_with_the_error(tiny_root, tmp_path, monkeypatch):
+def test_a_run_that_keeps_diverging_raises(tiny_root, tmp_path, monkeypatch):
     spoiled(monkeypatch, no_number)
     with pytest.raises(loop.NonFiniteLossError, match="last good checkpoint is step 32"):
         run(tiny_root, tmp_path, monitor=BACK)
     assert [line["to"] for line in alarms(tmp_path, "roll back")] == [32, 32]
 
 
-def test_spikes_are_said_once_and_taken_for_the_level_in_the_end(tmp_path):
+def test_spikes_are_reported_once_and_become_the_new_level(tmp_path):
     said = []
     watch = monitor.RunMonitor(Monitor(Log(), new_level=10), tmp_path, said.append)
     generator = np.random.default_rng(0)
@@ -126,7 +126,7 @@ def test_spikes_are_said_once_and_taken_for_the_level_in_the_end(tmp_path):
     assert [line["step"] for line in alarms(tmp_path, "spike")] == [101]
 
 
-def test_what_is_left_out_once_is_never_made_again(tmp_path):
+def test_skipped_batches_stay_skipped(tmp_path):
     lines = [{"step": 9, "kind": "roll back", "to": 0, "batches": pair} for pair in ([5, 8], [7, 12], [20, 21])]
     (tmp_path / "alarms.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     watch = monitor.RunMonitor(Monitor(), tmp_path, print)
@@ -135,7 +135,7 @@ def test_what_is_left_out_once_is_never_made_again(tmp_path):
 
 
 def write_reference(run_dir, rates, losses, every=50):
-    """A run directory with a log of a mean loss every so many steps."""
+    """Writes a run directory whose log has a mean loss every few steps."""
     run_dir.mkdir()
     lines = [
         {
@@ -166,7 +166,7 @@ def rates_of(schedule, steps):
 
 
 @pytest.mark.parametrize("other", [schedules.wsd(0.3, 3000, 100), schedules.linear(0.1, 3000, 150)])
-def test_a_curve_follows_the_schedule(tmp_path, other):
+def test_an_expected_curve_follows_the_schedule(tmp_path, other):
     theirs, ours = rates_of(schedules.cosine(1.0, 2000, 100, 0.0), 2000), rates_of(other, 3000)
     noise = 0.005 * np.random.default_rng(0).standard_normal(2000)
     write_reference(tmp_path / "reference", theirs, annealed(theirs) + noise)
@@ -178,7 +178,7 @@ def test_a_curve_follows_the_schedule(tmp_path, other):
     assert np.abs(unchanged.excess_S - (truth - truth[-1]))[after].max() > 0.05
 
 
-def test_with_a_law_curves_agree_in_proportion_to_what_is_above_its_floor(tmp_path):
+def test_with_a_law_curves_scale_with_the_loss_above_its_floor(tmp_path):
     def law(n, d):
         return 1.0 + 30 * n**-0.4 + 90 * d**-0.4
 
@@ -197,7 +197,7 @@ def test_with_a_law_curves_agree_in_proportion_to_what_is_above_its_floor(tmp_pa
     assert np.abs(theirs - ours + truth - (1 + (theirs - 1) * course))[after].max() > 0.05  # unscaled, it is far off
 
 
-def test_drifts_are_found_and_seldom_invented(tmp_path):
+def test_drifts_are_detected_with_few_false_alarms(tmp_path):
     rates = rates_of(schedules.cosine(1.0, 2000, 100, 0.0), 2000)
     generator, clean = np.random.default_rng(0), annealed(rates)
     write_reference(tmp_path / "reference", rates, clean + 0.05 * generator.standard_normal(2000))
@@ -236,7 +236,7 @@ def test_learning_rates_are_those_of_the_schedule(kind):
     np.testing.assert_allclose(found, rates_of(SCHEDULE, 50), rtol=1e-6)
 
 
-def test_a_level_that_was_learned_wrong_ends_no_run(tmp_path):
+def test_a_wrongly_learned_level_does_not_end_a_run(tmp_path):
     rates = rates_of(schedules.cosine(1.0, 1000, 50, 0.0), 1000)
     write_reference(tmp_path / "reference", rates, np.linspace(6.0, 2.5, 1000))
     curve = ExpectedLoss(str(tmp_path / "reference")).curve(Run(1e6, 1000, rates))

@@ -1,4 +1,4 @@
-"""The loop: what resumes is bitwise what never stopped, on any mesh; what cannot work is refused before anything is written."""
+"""The trainer: resumed runs equal uninterrupted ones bit for bit, on any mesh; bad input is refused before writing."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def arrays(run_dir):
     return jax.device_get(folder.read(directory / str(step), wanted))
 
 
-def test_training_learns_logs_and_leaves_what_a_run_directory_holds(tiny_root, tmp_path):
+def test_training_learns_logs_and_fills_the_run_directory(tiny_root, tmp_path):
     last = tiny.train(**arguments(tiny_root, tmp_path, steps=30, keep_last=2))
     losses = logged(tmp_path)
     assert list(losses) == list(range(1, 31))
@@ -84,7 +84,7 @@ def test_training_learns_logs_and_leaves_what_a_run_directory_holds(tiny_root, t
 
 
 @pytest.mark.parametrize("sizes", [dict(data=8), dict(data=2, fsdp=2, tensor=2)])
-def test_a_run_goes_on_on_another_mesh(tiny_root, tmp_path, sizes):
+def test_a_run_resumes_on_another_mesh(tiny_root, tmp_path, sizes):
     tiny.train(**arguments(tiny_root, tmp_path / "whole"))
     tiny.train(**arguments(tiny_root, tmp_path / "moved", steps=3))
     tiny.train(**arguments(tiny_root, tmp_path / "moved", mesh=partitioning.make_mesh(**sizes)))
@@ -99,7 +99,7 @@ def test_a_finished_run_is_not_run_again(tiny_root, tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == before
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_as_it_would_have(tiny_root, tmp_path):
+def test_a_damaged_checkpoint_is_skipped_without_changing_the_run(tiny_root, tmp_path):
     tiny.train(**arguments(tiny_root, tmp_path, steps=9))
     expected, losses = arrays(tmp_path), logged(tmp_path)
     newest = tmp_path / "checkpoints" / "9" / "arrays"
@@ -129,7 +129,7 @@ def test_a_fresh_run_starts_from_chosen_parameters_of_another(tiny_root, tmp_pat
     assert not np.array_equal(first["params.head.table"], second["params.head.table"])
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint(tiny_root, tmp_path):
+def test_a_non_finite_loss_stops_the_run_and_names_the_last_good_checkpoint(tiny_root, tmp_path):
     tiny.train(**arguments(tiny_root, tmp_path, steps=3))
     wild = optimizers.sgd(lambda step: 1e30, momentum=0.9)
     broken = arguments(tiny_root, tmp_path / "broken", optimizer=wild, steps=9, checkpoint_every=1, eval_every=100)
@@ -211,7 +211,7 @@ def uninterrupted(tiny_root, tmp_path_factory):
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_that_was_stopped_ends_bitwise_as_one_that_was_not(tiny_root, tmp_path, uninterrupted, how):
+def test_a_stopped_run_equals_an_uninterrupted_one_bit_for_bit(tiny_root, tmp_path, uninterrupted, how):
     step = random.randint(12, 80)
     process = command(tiny_root, tmp_path, 150)
     wait_for_step(tmp_path, step, process)
