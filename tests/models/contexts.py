@@ -20,9 +20,9 @@ def token_info(segments_BL, prefix_BL=None) -> TokenInfo:
 
 
 def context(segments_BL, **options) -> Context:
-    """A context in which tokens attend to their own segment."""
-    own = token_info(segments_BL)
-    return Context(own, own, **options)
+    """Returns a context in which tokens attend to their own segment."""
+    info = token_info(segments_BL)
+    return Context(info, info, **options)
 
 
 def array(*shape, seed=0) -> np.ndarray:

@@ -12,7 +12,14 @@ from t5x_like.models.heads import MaskedLM, Pooler, Projected, Tied, Untied
 from t5x_like.models.transformer_xl import RelativeAttention
 from tests import tiny
 from tests.models.contexts import random_params
-from tests.models.laws import L, assert_cached_decoding_is_the_whole_forward, assert_packed_is_alone, one_row, rows, run
+from tests.models.decoder_checks import (
+    L,
+    assert_cached_decoding_equals_full_forward,
+    assert_packed_equals_unpacked,
+    decoder_batch,
+    rows,
+    run,
+)
 
 POSITIONS = {
     "learned": positions.Learned(16),
@@ -45,39 +52,39 @@ DECODERS = {name: causal(position=position) for name, position in POSITIONS.item
 }
 
 
-def decoder_of(name: str) -> architectures.DecoderOnly:
+def make_decoder(name: str) -> architectures.DecoderOnly:
     return architectures.DecoderOnly(linear.Embed(tiny.VOCAB, tiny.WIDTH), DECODERS[name], Untied())
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_a_decoder_s_packed_segments_are_each_alone(name):
-    assert_packed_is_alone(run(decoder_of(name), rows("decoder")))
+def test_packed_segments_equal_unpacked_in_a_decoder(name):
+    assert_packed_equals_unpacked(run(make_decoder(name), rows("decoder")))
 
 
 @pytest.mark.parametrize("name", POSITIONS)
-def test_an_encoder_s_packed_segments_are_each_alone(name):
+def test_packed_segments_equal_unpacked_in_an_encoder(name):
     tower = tiny.tower(causal=False, repeats=1)
     encoder = stack.Stack(tower.block, 1, POSITIONS[name], scan=False)
     model = architectures.EncoderOnly(linear.Embed(tiny.VOCAB, tiny.WIDTH), encoder, MaskedLM())
-    assert_packed_is_alone(run(model, rows("encoder")))
+    assert_packed_equals_unpacked(run(model, rows("encoder")))
 
 
-def test_both_sides_packed_are_each_alone():
+def test_packed_segments_equal_unpacked_in_an_encoder_decoder():
     batch = rows("encoder") | rows("decoder", (4, 2, 5), seed=7)
-    assert_packed_is_alone(run(tiny.encoder_decoder(repeats=1), batch), (4, 2, 5))
+    assert_packed_equals_unpacked(run(tiny.encoder_decoder(repeats=1), batch), (4, 2, 5))
 
 
 @pytest.mark.parametrize("dispatch", [moe.dense, moe.dropless])
-def test_experts_work_on_packed_segments_as_on_each_alone(dispatch):
+def test_packed_segments_equal_unpacked_with_experts(dispatch):
     experts = moe.Moe(routers.TopK(4), 32, gated=True, dispatch=dispatch)
     block = blocks.Block(heads(), experts)
     decoder = stack.Stack(block, 1, positions.Rope(tiny.HEAD_DIM), scan=False)
     model = architectures.DecoderOnly(linear.Embed(tiny.VOCAB, tiny.WIDTH), decoder, Untied())
-    assert_packed_is_alone(run(model, rows("decoder")))
+    assert_packed_equals_unpacked(run(model, rows("decoder")))
 
 
 @pytest.mark.parametrize("make", [tiny.decoder, tiny.encoder, tiny.encoder_decoder], ids=lambda make: make.__name__)
-def test_what_stands_in_padding_changes_nothing(make):
+def test_padding_has_no_effect(make):
     sides = {"decoder": ("decoder",), "encoder": ("encoder",), "encoder_decoder": ("encoder", "decoder")}[make.__name__]
     batch, model = tiny.batch(4, L, sides), make(repeats=1)
     other = dict(batch)
@@ -91,20 +98,20 @@ def test_what_stands_in_padding_changes_nothing(make):
     np.testing.assert_allclose(apply(params, batch)[real], apply(params, other)[real], atol=1e-6)
 
 
-def test_a_prefix_is_read_both_ways_and_the_rest_causally():
-    base, prefix = one_row(8), 4
+def test_a_prefix_is_bidirectional_and_the_rest_causal():
+    base, prefix = decoder_batch(8), 4
     batch = {name: np.repeat(x, 9, 0) for name, x in base.items()}
     batch["decoder_prefix"] = np.tile(np.arange(8) < prefix, (9, 1)).astype(np.int32)
     for i in range(8):
         batch["decoder_input_tokens"][i + 1, i] = 3 + (base["decoder_input_tokens"][0, i] + 1) % 50
     logits = run(tiny.decoder(repeats=1), batch)
     for changed, read in np.ndindex(8, 8):
-        moved = np.abs(logits[changed + 1, read] - logits[0, read]).max() > 1e-4
-        assert moved == (changed <= read or (changed < prefix and read < prefix))
+        differs = np.abs(logits[changed + 1, read] - logits[0, read]).max() > 1e-4
+        assert differs == (changed <= read or (changed < prefix and read < prefix))
 
 
-def test_the_encoder_reads_both_ways_and_the_decoder_reads_all_of_it():
-    batch = {name: np.repeat(x, 7, 0) for name, x in one_row(6).items()}
+def test_the_encoder_is_bidirectional_and_the_decoder_sees_all_of_it():
+    batch = {name: np.repeat(x, 7, 0) for name, x in decoder_batch(6).items()}
     batch |= {name.replace("decoder", "encoder"): x.copy() for name, x in batch.items()}
     for i in range(6):
         batch["encoder_input_tokens"][i + 1, i] = 3 + (batch["encoder_input_tokens"][0, i] + 1) % 50
@@ -112,16 +119,16 @@ def test_the_encoder_reads_both_ways_and_the_decoder_reads_all_of_it():
     assert np.all(np.abs(logits[1:] - logits[0]).max(-1) > 1e-5)
 
 
-def test_the_halves_of_a_model_make_the_whole():
-    batch, model = one_row(), tiny.decoder(repeats=1)
+def test_hidden_then_logits_equals_the_full_forward_pass():
+    batch, model = decoder_batch(), tiny.decoder(repeats=1)
     params = {"params": random_params(model, batch)}
 
     @jax.jit
-    def halves(params):
+    def hidden_then_logits(params):
         x_BLD = model.apply(params, batch, method="hidden")
         return model.apply(params, x_BLD[:, 3:5], method="logits")
 
-    np.testing.assert_allclose(halves(params), run(model, batch)[:, 3:5], atol=1e-5)
+    np.testing.assert_allclose(hidden_then_logits(params), run(model, batch)[:, 3:5], atol=1e-5)
 
 
 def test_16_bit_parameters_give_16_bit_activations_and_float32_logits():
@@ -136,8 +143,8 @@ def test_16_bit_parameters_give_16_bit_activations_and_float32_logits():
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_no_decoder_leaves_16_bits(name):
-    model, batch = decoder_of(name), one_row()
+def test_decoders_stay_in_16_bits(name):
+    model, batch = make_decoder(name), decoder_batch()
     half = {"params": jax.tree.map(lambda p: p.astype(jnp.bfloat16), random_params(model, batch))}
     assert jax.eval_shape(lambda: model.apply(half, batch, method="hidden")).dtype == jnp.bfloat16
 
@@ -175,9 +182,9 @@ def test_a_row_is_pooled_and_classified_from_its_first_state():
     np.testing.assert_allclose(jax.jit(lambda v: pooling.apply(v, batch, method="classify"))(variables), pooled)
 
 
-def test_a_narrow_embedding_and_its_head_read_one_table():
+def test_a_narrow_embedding_and_its_head_share_one_table():
     narrow = linear.Projected(linear.Embed(tiny.VOCAB, 6), tiny.WIDTH)
-    model, batch = architectures.DecoderOnly(narrow, causal(), Projected(Tied(), 6)), one_row()
+    model, batch = architectures.DecoderOnly(narrow, causal(), Projected(Tied(), 6)), decoder_batch()
     params = random_params(model, batch)
     whole = {"embed": {"table": params["embed"]["embed"]["table"] @ params["embed"]["projection"]["kernel"]}}
     whole |= {
@@ -189,7 +196,7 @@ def test_a_narrow_embedding_and_its_head_read_one_table():
     np.testing.assert_allclose(logits, jax.jit(wide.apply)({"params": whole}, batch), atol=1e-5)
 
 
-def test_a_model_tells_its_kind_and_the_rows_of_its_table():
+def test_models_report_their_kind_and_vocabulary_size():
     table, tower = linear.Embed(tiny.VOCAB, tiny.WIDTH), causal()
     encoder = architectures.EncoderOnly(table, tower, MaskedLM())
     narrow = linear.Projected(linear.Embed(tiny.VOCAB, 6), tiny.WIDTH)
@@ -209,26 +216,26 @@ def test_a_row_longer_than_the_position_table_is_refused_before_compiling():
     decoder = causal(position=positions.Learned(8))
     model = architectures.DecoderOnly(linear.Embed(tiny.VOCAB, tiny.WIDTH), decoder, Untied())
     with pytest.raises(ValueError, match=r"length of 12 .*max_length=8"):
-        jax.eval_shape(model.init, jax.random.key(0), one_row(12))
-    params = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), one_row(8)))
+        jax.eval_shape(model.init, jax.random.key(0), decoder_batch(12))
+    params = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), decoder_batch(8)))
     with pytest.raises(ValueError, match=r"length of 9 .*max_length=8"):
-        jax.eval_shape(lambda params: model.apply(params, one_row(4), decode_length=9, mutable=["cache"]), params)
+        jax.eval_shape(lambda params: model.apply(params, decoder_batch(4), decode_length=9, mutable=["cache"]), params)
 
 
 @pytest.mark.parametrize(
     ("name", "prefix"),
     [*((name, False) for name in DECODERS), ("rope", True), ("relative", True), ("transformer_xl", True)],
 )
-def test_decoding_with_the_cache_is_the_whole_forward(name, prefix):
-    assert_cached_decoding_is_the_whole_forward(decoder_of(name), prefix)
+def test_cached_decoding_equals_the_full_forward_pass(name, prefix):
+    assert_cached_decoding_equals_full_forward(make_decoder(name), prefix)
 
 
-def test_decoding_with_a_cached_encoder_is_the_whole_forward():
+def test_decoding_with_a_cached_encoder_equals_the_full_forward_pass():
     model, steps = tiny.encoder_decoder(scan=True), 4
     memory = {name: x[:3] for name, x in tiny.batch(3, L, ("encoder",)).items()}
     memory["encoder_segment_ids"] = (memory["encoder_segment_ids"] > 0).astype(np.int32)
     memory["encoder_positions"] = np.tile(np.arange(L, dtype=np.int32), (3, 1))
-    whole = one_row(steps, rows=3)
+    whole = decoder_batch(steps, rows=3)
     params = random_params(model, whole | memory)
     full = np.asarray(jax.jit(model.apply)({"params": params}, whole | memory))
 

@@ -1,4 +1,4 @@
-"""Self- and cross-attention: what a head attends to, and how heads share keys and values."""
+"""Self- and cross-attention: visibility, shared keys and values, norms and options."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def rotation(segments, width=K):
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_grouped_and_multi_query_are_multi_head_with_repeated_heads(groups):
+def test_grouped_and_multi_query_equal_multi_head_with_repeated_heads(groups):
     segments = [[1, 1, 1, 2, 2, 2]] * 2
     x, ctx = array(2, 6, D), context(segments, rotary=rotation(segments))
     grouped = self_params(groups, biased=True)
@@ -44,7 +44,7 @@ def test_grouped_and_multi_query_are_multi_head_with_repeated_heads(groups):
     np.testing.assert_allclose(y, z, atol=1e-5)
 
 
-def test_self_attention_is_its_formula():
+def test_self_attention_matches_its_formula():
     x, ctx, params = array(1, 5, D), context([[1, 1, 1, 2, 0]]), self_params(H, biased=True)
 
     def heads(name):
@@ -62,7 +62,7 @@ def test_self_attention_is_its_formula():
 
 @pytest.mark.parametrize("dims", [1, 2])
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_queries_and_keys_are_normed_and_then_rotated(dims, groups):
+def test_queries_and_keys_are_normalized_and_then_rotated(dims, groups):
     x, segments, params = array(1, 5, D), [[1] * 5], self_params(groups)
     shapes = {"query": (H, K)[-dims:], "key": (groups, K)[-dims:]}
     scales = {name: array(*shape, seed=20 + i) for i, (name, shape) in enumerate(shapes.items())}
@@ -83,7 +83,7 @@ def test_queries_and_keys_are_normed_and_then_rotated(dims, groups):
         np.testing.assert_allclose(ours, y, atol=1e-5)
 
 
-def test_the_norms_of_queries_and_keys_are_two():
+def test_queries_and_keys_have_separate_norms():
     params = random_params(SelfAttention(H, K, 2, qk_norm=RMSNorm(dims=2)), array(1, 2, D), context([[1, 1]]))
     assert {name: params[name]["scale"].shape for name in params if name.endswith("norm")} == {
         "query_norm": (H, K),
@@ -92,7 +92,7 @@ def test_the_norms_of_queries_and_keys_are_two():
 
 
 @pytest.mark.parametrize(("use_bias", "out_bias"), [(True, False), (False, True), (True, None), (False, None)])
-def test_the_output_may_have_a_bias_of_its_own(use_bias, out_bias):
+def test_the_output_bias_is_a_separate_option(use_bias, out_bias):
     attention = SelfAttention(H, K, use_bias=use_bias, out_bias=out_bias)
     x, params = array(1, 3, D), self_params(H, biased=True)
     expected = {name: use_bias for name in ("query", "key", "value")} | {
@@ -100,13 +100,13 @@ def test_the_output_may_have_a_bias_of_its_own(use_bias, out_bias):
     }
     fresh = random_params(attention, x, context([[1] * 3]))
     assert {name: "bias" in part for name, part in fresh.items()} == expected
-    held = {name: {**part, "bias": part["bias"] * expected[name]} for name, part in params.items()}
-    own = {name: {key: part[key] for key in fresh[name]} for name, part in params.items()}
-    full = SelfAttention(H, K, use_bias=True).apply({"params": held}, x, context([[1] * 3]))
-    np.testing.assert_allclose(attention.apply({"params": own}, x, context([[1] * 3])), full, atol=1e-5)
+    masked = {name: {**part, "bias": part["bias"] * expected[name]} for name, part in params.items()}
+    subset = {name: {key: part[key] for key in fresh[name]} for name, part in params.items()}
+    full = SelfAttention(H, K, use_bias=True).apply({"params": masked}, x, context([[1] * 3]))
+    np.testing.assert_allclose(attention.apply({"params": subset}, x, context([[1] * 3])), full, atol=1e-5)
 
 
-def test_the_soft_cap_reaches_the_kernel():
+def test_the_soft_cap_is_passed_to_the_kernel():
     x, ctx, params = array(1, 5, D), context([[1] * 5]), {"params": self_params(H)}
 
     def capped(*arguments):
@@ -117,7 +117,7 @@ def test_the_soft_cap_reaches_the_kernel():
     assert np.any(np.abs(y - SelfAttention(H, K).apply(params, x, ctx)) > 1e-3)
 
 
-def test_scale_defaults_to_the_root_of_the_head_dim():
+def test_scale_defaults_to_the_inverse_root_of_the_head_dim():
     x, ctx, params = array(1, 5, D), context([[1] * 5]), {"params": self_params(H)}
     default = SelfAttention(H, K).apply(params, x, ctx)
     np.testing.assert_array_equal(SelfAttention(H, K, scale=K**-0.5).apply(params, x, ctx), default)
@@ -128,11 +128,11 @@ def test_the_bias_of_the_context_is_added_to_the_scores():
     x, params = array(1, 3, D), {"params": self_params(H)}
     only_self = np.where(np.eye(3, dtype=bool), 0.0, -1e9)[None, None].repeat(H, 1)
     y = SelfAttention(H, K, mask=masks.full).apply(params, x, context([[1, 1, 1]], bias_AHLM=jnp.asarray(only_self)))
-    alone = SelfAttention(H, K, mask=masks.full).apply(params, x, context([[1, 2, 3]]))
-    np.testing.assert_allclose(y, alone, atol=1e-5)
+    separate = SelfAttention(H, K, mask=masks.full).apply(params, x, context([[1, 2, 3]]))
+    np.testing.assert_allclose(y, separate, atol=1e-5)
 
 
-def test_cross_attention_sees_the_memory_of_its_own_segment():
+def test_cross_attention_sees_only_memory_of_the_same_segment():
     params = {"params": self_params(H)}
     queries, memory = token_info([[1, 1, 2, 0]]), token_info([[1, 2, 2, 2, 0]])
 
@@ -144,11 +144,11 @@ def test_cross_attention_sees_the_memory_of_its_own_segment():
     for slot, readers in ((0, {0, 1}), (1, {2}), (3, {2}), (4, set())):
         changed = base.copy()
         changed[0, slot] += 1.0
-        moved = np.abs(attended(changed) - attended(base))[0].max(-1) > 1e-4
-        assert set(np.flatnonzero(moved[:3])) == readers
+        differs = np.abs(attended(changed) - attended(base))[0].max(-1) > 1e-4
+        assert set(np.flatnonzero(differs[:3])) == readers
 
 
-def test_heads_that_do_not_divide_are_refused():
+def test_indivisible_heads_are_refused():
     with pytest.raises(ValueError, match=r"num_heads=4 is not a multiple of num_kv_heads=3"):
         jax.eval_shape(SelfAttention(4, K, 3).init, jax.random.key(0), array(1, 2, D), context([[1, 1]]))
 
@@ -161,7 +161,7 @@ def test_parameters_are_named():
     assert names["out"] == {"kernel": ("heads", "head_dim", "embed"), "bias": ("embed",)}
 
 
-def test_dropout_only_in_training_and_only_with_a_key():
+def test_dropout_needs_training_and_a_key():
     attention, x, params = SelfAttention(H, K, dropout=0.5), array(1, 6, D), {"params": self_params(H)}
     plain = SelfAttention(H, K).apply(params, x, context([[1] * 6]))
     np.testing.assert_array_equal(attention.apply(params, x, context([[1] * 6])), plain)
@@ -172,7 +172,7 @@ def test_dropout_only_in_training_and_only_with_a_key():
         attention.apply(params, x, training)
 
 
-def test_the_kernel_is_a_field():
+def test_the_kernel_is_configurable():
     x, params = array(1, 3, D), {"params": self_params(H)}
 
     def doubled(*arguments):

@@ -80,7 +80,7 @@ FORMULAS = {
 
 
 @pytest.mark.parametrize("name", FORMULAS)
-def test_placement_is_its_formula(name):
+def test_placement_matches_its_formula(name):
     placement, formula, names = FORMULAS[name]
     block = blocks.Block(mixer=F, cross=H, mlp=G, norm=norms.LayerNorm(), placement=placement)
     x, ctx = array(2, 3, 8), context(np.ones((2, 3)))
@@ -89,7 +89,7 @@ def test_placement_is_its_formula(name):
     assert set(variables["params"]) == names
 
 
-def test_parallel_sublayers_may_have_norms_of_their_own():
+def test_parallel_sublayers_may_have_separate_norms():
     block = blocks.Block(mixer=F, cross=H, mlp=G, norm=norms.LayerNorm(), placement=blocks.parallel_own_norms)
     x, scales = array(2, 3, 8), {name: array(8, seed=i + 1) for i, name in enumerate(("mixer", "cross", "mlp"))}
     params = {f"{name}_norm": {"scale": scale, "bias": 0 * scale} for name, scale in scales.items()}
@@ -98,7 +98,7 @@ def test_parallel_sublayers_may_have_norms_of_their_own():
     np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
-def test_a_block_may_be_a_mixer_alone():
+def test_a_block_may_have_only_a_mixer():
     block = blocks.Block(mixer=F, norm=norms.LayerNorm())
     x = array(2, 3, 8)
     y, variables = block.init_with_output(jax.random.key(0), x, context(np.ones((2, 3))))
@@ -106,16 +106,16 @@ def test_a_block_may_be_a_mixer_alone():
     assert set(variables["params"]) == {"mixer_norm"}
 
 
-def test_a_pattern_is_its_blocks_one_after_the_other():
+def test_a_pattern_applies_its_blocks_in_order():
     first, second = blocks.Block(mixer=F, norm=norms.LayerNorm()), blocks.Block(mixer=G, norm=norms.LayerNorm())
     x = array(2, 3, 8)
     y, variables = blocks.Pattern((first, second)).init_with_output(jax.random.key(0), x, context(np.ones((2, 3))))
-    once = x + f(n(x))
-    np.testing.assert_allclose(y, once + g(n(once)), atol=1e-5)
+    after_first = x + f(n(x))
+    np.testing.assert_allclose(y, after_first + g(n(after_first)), atol=1e-5)
     assert set(variables["params"]) == {"blocks_0", "blocks_1"}
 
 
-def test_residual_dropout_only_in_training_and_only_of_what_is_added():
+def test_residual_dropout_applies_in_training_to_sublayer_outputs_only():
     block = blocks.Block(mixer=F, norm=norms.LayerNorm(), dropout=0.5)
     x = array(2, 3, 8)
     plain, params = block.init_with_output(jax.random.key(0), x, context(np.ones((2, 3))))
@@ -123,6 +123,6 @@ def test_residual_dropout_only_in_training_and_only_of_what_is_added():
     rngs = {"dropout": jax.random.key(1)}
     y = block.apply(params, x, context(np.ones((2, 3)), train=True), rngs=rngs)
     added = np.asarray(y) - x
-    kept = np.abs(added) > 1e-6
-    assert 0.2 < kept.mean() < 0.8
-    np.testing.assert_allclose(added[kept], 2 * f(n(x))[kept], atol=1e-4)
+    nonzero = np.abs(added) > 1e-6
+    assert 0.2 < nonzero.mean() < 0.8
+    np.testing.assert_allclose(added[nonzero], 2 * f(n(x))[nonzero], atol=1e-4)

@@ -22,8 +22,8 @@ def gated(params, x):
     return (jax.nn.silu(x @ params["gate"]) * (x @ params["up"])) @ params["down"]
 
 
-def liked(params):
-    """Returns the real tokens of each row and expert [B][E], the likeliest first."""
+def rank_tokens(params):
+    """Returns the real tokens of each row and expert [B][E], most likely first."""
     logits = X @ params["router"]["gate"]["kernel"]
     probs = np.asarray(jax.nn.softmax(logits))
     real = [np.flatnonzero(row) for row in SEGMENTS]
@@ -31,15 +31,15 @@ def liked(params):
 
 
 def slow_choice(params, x, order, capacity):
-    """Applies experts one by one to their likeliest tokens of every row; also returns the share of tokens without expert."""
+    """Applies each expert to its most likely tokens of every row; also returns the share of tokens without an expert."""
     probs = jax.nn.softmax(x @ params["router"]["gate"]["kernel"])
     rows, dropped = [], []
     for b in range(B):
         outputs, chosen = [jnp.zeros(D) for _ in range(L)], set()
         for e in range(E):
-            own = {name: params[name][e] for name in ("gate", "up", "down")}
+            expert = {name: params[name][e] for name in ("gate", "up", "down")}
             for i in order[b][e][:capacity]:
-                outputs[i] += probs[b, i, e] * gated(own, x[b, i])
+                outputs[i] += probs[b, i, e] * gated(expert, x[b, i])
                 chosen.add(i)
         rows.append(jnp.stack(outputs))
         dropped.append(1 - len(chosen) / np.count_nonzero(SEGMENTS[b]))
@@ -56,31 +56,31 @@ def with_gradients(function, params):
     return jax.grad(loss, (0, 1), has_aux=True)(params, X)
 
 
-def applied(layer):
+def make_apply(layer):
     return lambda params, x: layer.apply({"params": params}, x, context(SEGMENTS), mutable=["metrics"])
 
 
-def close(ours, others, atol=2e-5):
+def assert_close(ours, others, atol=2e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol), ours, others)
 
 
 @pytest.mark.parametrize(("factor", "capacity"), [(1.0, 2), (2.0, 3)])
-def test_expert_choice_is_the_slow_loop(factor, capacity):
+def test_expert_choice_equals_the_slow_loop(factor, capacity):
     params = jax.tree.map(lambda p: 3 * p, random_params(CHOICE[factor], X, context(SEGMENTS)))
-    order = liked(params)
+    order = rank_tokens(params)
     slow = lambda params, x: slow_choice(params, x, order, capacity)  # noqa: E731
-    grads, (y, sown) = jax.jit(lambda params: with_gradients(applied(CHOICE[factor]), params))(params)
+    grads, (y, sown) = jax.jit(lambda params: with_gradients(make_apply(CHOICE[factor]), params))(params)
     slow_grads, (slow_y, dropped) = jax.jit(lambda params: with_gradients(slow, params))(params)
-    close((y, grads), (slow_y, slow_grads))
+    assert_close((y, grads), (slow_y, slow_grads))
     np.testing.assert_allclose(sown["metrics"]["dropped"][0], dropped, atol=1e-6)
     assert not np.any(y[0, 5])
 
 
 @pytest.mark.parametrize("factor", CHOICE)
-def test_what_stands_in_padding_is_chosen_for_nothing(factor):
+def test_padding_is_never_chosen(factor):
     params = random_params(CHOICE[factor], X, context(SEGMENTS))
     other = jnp.where(SEGMENTS[..., None] > 0, X, 100.0)
-    one, two = (jax.jit(applied(CHOICE[factor]))(params, x)[0] for x in (X, other))
+    one, two = (jax.jit(make_apply(CHOICE[factor]))(params, x)[0] for x in (X, other))
     np.testing.assert_allclose(one, two, atol=1e-6)
 
 
@@ -95,22 +95,22 @@ def test_16_bits_stay_16_bits():
 
 
 @pytest.mark.parametrize("name", ["dense", "dropless", "capacity", "chosen"])
-def test_eight_devices_choose_and_work_as_one_does(name):
-    ways = {"dense": moe.dense, "dropless": moe.dropless, "capacity": moe.Capacity(0.75)}
-    layer = CHOICE[1.0] if name == "chosen" else moe.Moe(routers.TopK(E), F, nn.silu, True, ways[name])
+def test_eight_devices_equal_one(name):
+    dispatches = {"dense": moe.dense, "dropless": moe.dropless, "capacity": moe.Capacity(0.75)}
+    layer = CHOICE[1.0] if name == "chosen" else moe.Moe(routers.TopK(E), F, nn.silu, True, dispatches[name])
     params = random_params(layer, X, context(SEGMENTS))
-    expected = jax.jit(lambda params: with_gradients(applied(layer), params))(params)
+    expected = jax.jit(lambda params: with_gradients(make_apply(layer), params))(params)
     mesh = partitioning.make_mesh(data=2, expert=4)
     boxed = jax.eval_shape(lambda: layer.init(jax.random.key(0), X, context(SEGMENTS)))["params"]
-    split = jax.device_put(params, partitioning.shardings(boxed, mesh))
-    assert split["up"].addressable_shards[0].data.shape == (1, D, F)
+    sharded = jax.device_put(params, partitioning.shardings(boxed, mesh))
+    assert sharded["up"].addressable_shards[0].data.shape == (1, D, F)
     with partitioning.on(mesh):
-        ours = jax.jit(lambda params: with_gradients(applied(layer), params))(split)
-    close(jax.device_get(ours), expected, 1e-5)
+        ours = jax.jit(lambda params: with_gradients(make_apply(layer), params))(sharded)
+    assert_close(jax.device_get(ours), expected, 1e-5)
 
 
 @pytest.mark.parametrize("weighed", [False, True])
-def test_a_shared_expert_works_on_every_token(weighed):
+def test_a_shared_expert_processes_every_token(weighed):
     always = mlp.Mlp(7, nn.silu, gated=True)
     routed = moe.Moe(routers.TopK(E), F, nn.silu, True, moe.dense)
     dense = routed.copy(shared=always, shared_gate=weighed)
@@ -122,10 +122,10 @@ def test_a_shared_expert_works_on_every_token(weighed):
         """Returns the routed experts' output, then values and gradients with the shared one, dense and dropless."""
         bare = {name: part for name, part in params.items() if "shared" not in name}
         layers = dense, dense.copy(dispatch=moe.dropless)
-        return applied(routed)(bare, X)[0], [with_gradients(applied(layer), params) for layer in layers]
+        return make_apply(routed)(bare, X)[0], [with_gradients(make_apply(layer), params) for layer in layers]
 
-    alone, (one, other) = outputs(params)
+    routed_y, (one, other) = outputs(params)
     kernels = {name: part["kernel"] for name, part in params["shared"].items()}
     weight = 1 / (1 + np.exp(-X @ params["shared_router"]["kernel"])) if weighed else 1.0
-    close(one[1][0], alone + weight * gated(kernels, X))
-    close(one, other)
+    assert_close(one[1][0], routed_y + weight * gated(kernels, X))
+    assert_close(one, other)

@@ -42,7 +42,7 @@ def test_tied_reads_the_embedding_table():
     np.testing.assert_allclose(heads.Tied(scale=3.0).apply({}, x, table), x @ table.T * 3, atol=1e-3)
 
 
-def test_untied_has_a_table_of_its_own_spread_by_the_width():
+def test_untied_has_its_own_table_scaled_by_the_width():
     x, table = jnp.zeros((1, 1, 64)), jnp.zeros((500, 64))
     box = heads.Untied().init(jax.random.key(0), x, table)["params"]["table"]
     assert box.value.shape == (500, 64) and box.names == ("vocab", "embed")
@@ -63,7 +63,7 @@ def test_masked_lm_is_dense_activation_norm_and_tied_product():
     np.testing.assert_allclose(logits, h @ table.T + out, rtol=1e-4, atol=1e-3)
 
 
-def test_untied_may_have_a_bias_a_word():
+def test_untied_may_have_a_bias_per_word():
     x, table, bias = array(B, L, D), array(V, D, seed=1), array(V, seed=2)
     logits = heads.Untied(use_bias=True).apply({"params": {"table": table, "bias": bias}}, x, 0 * table)
     np.testing.assert_allclose(logits, x @ table.T + bias, atol=1e-4)
@@ -83,7 +83,7 @@ def test_a_soft_cap_bounds_the_logits():
     np.testing.assert_array_equal(logits.argmax(-1), (x @ table.T).argmax(-1))
 
 
-def test_a_detector_is_dense_activation_and_one_number_a_token():
+def test_a_detector_is_dense_activation_and_one_logit_per_token():
     x, kernel, bias, out = array(B, L, D), array(D, D, seed=2), array(D, seed=3), array(D, 1, seed=4)
     params = {"transform": {"kernel": kernel, "bias": bias}, "output": {"kernel": out, "bias": np.ones(1)}}
     logits = heads.Detector(activation=nn.relu).apply({"params": params}, x, array(V, 6))
@@ -92,12 +92,12 @@ def test_a_detector_is_dense_activation_and_one_number_a_token():
     assert half.shape == (B, L, 1) and half.dtype == jnp.float32
 
 
-def test_a_pooler_reads_the_first_token_alone():
+def test_a_pooler_reads_only_the_first_token():
     x, kernel, bias = array(B, L, D), array(D, D, seed=2), array(D, seed=3)
     y = heads.Pooler().apply({"params": {"transform": {"kernel": kernel, "bias": bias}}}, x)
     np.testing.assert_allclose(y, np.tanh(x[:, 0] @ kernel + bias), atol=1e-5)
 
 
-def test_states_are_the_hidden_states():
+def test_states_returns_the_hidden_states():
     x = array(B, L, D)
     assert heads.states(x, array(V, D)) is x

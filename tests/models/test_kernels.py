@@ -1,4 +1,4 @@
-"""Attention kernels against a slow loop and against jax's own."""
+"""Attention kernels against a slow loop and against the attention of jax.nn."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def slow(q, k, v, bias, mask, scale, cap=None):
 
 @pytest.mark.parametrize("cap", [None, 0.7])
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_reference_is_the_slow_loop(groups, cap):
+def test_reference_equals_the_slow_loop(groups, cap):
     q, k, v, bias, mask = inputs(groups)
     y = kernels.reference(q, k, v, bias, mask, 0.3, cap=cap)
     np.testing.assert_allclose(y, slow(q, k, v, bias, mask, 0.3, cap), atol=1e-5)
@@ -41,7 +41,7 @@ def test_reference_is_the_slow_loop(groups, cap):
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("biased", [True, False])
-def test_reference_is_jax_s_attention(groups, biased):
+def test_reference_equals_the_attention_of_jax(groups, biased):
     q, k, v, bias, mask = inputs(groups)
     bias = bias if biased else None
 
@@ -56,7 +56,7 @@ def test_reference_is_jax_s_attention(groups, biased):
         np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-5)
 
 
-def test_one_mask_and_bias_for_all_rows_or_one_each():
+def test_masks_and_biases_are_shared_or_per_row():
     q, k, v, bias, mask = inputs(2)
     one = kernels.reference(q, k, v, bias, mask[:1], 0.3)
     each = kernels.reference(q, k, v, np.tile(bias, (B, 1, 1, 1)), np.tile(mask[:1], (B, 1, 1)), 0.3)
@@ -87,7 +87,7 @@ def test_a_soft_cap_bounds_scores_and_keeps_gradients_finite():
     np.testing.assert_allclose(attended(q, k, v, 1e-6)[1], np.repeat(mean, 2, 2)[1], atol=1e-5)
 
 
-def test_scores_too_large_for_16_bits_are_not():
+def test_large_scores_are_computed_in_float32():
     q, k, v, _, mask = inputs(4)
     q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in (40 * q, 40 * k, v))
     y = kernels.reference(q, k, v, None, mask, 1.0)
@@ -103,10 +103,10 @@ def test_drop_acts_on_the_probabilities():
     np.testing.assert_array_equal(kernels.reference(q, k, v, bias, mask, 0.3, jnp.zeros_like), 0 * y)
 
 
-@pytest.mark.parametrize("what", ["bias", "drop", "cap"])
-def test_cudnn_refuses_what_it_cannot_do_and_is_not_chosen_for_it(what, monkeypatch):
+@pytest.mark.parametrize("option", ["bias", "drop", "cap"])
+def test_cudnn_refuses_unsupported_options_and_is_not_selected(option, monkeypatch):
     q, k, v, bias, mask = inputs(2)
-    options = {"bias": None, "drop": None, "cap": None} | {what: {"bias": bias, "drop": jnp.sin, "cap": 30.0}[what]}
+    options = {"bias": None, "drop": None, "cap": None} | {option: {"bias": bias, "drop": jnp.sin, "cap": 30.0}[option]}
     with pytest.raises(ValueError, match=r"no attention bias, dropout or soft cap; use kernels.reference"):
         kernels.cudnn(q, k, v, options["bias"], mask, 0.3, options["drop"], options["cap"])
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

@@ -20,7 +20,7 @@ def test_dense_contracts_its_inputs():
     np.testing.assert_allclose(y, np.einsum("blhk,hkde->blde", x, kernel) + bias, rtol=1e-5, atol=1e-4)
 
 
-def test_dense_names_its_axes_and_spreads_by_all_its_inputs():
+def test_dense_names_its_axes_and_scales_by_the_fan_in():
     dense = Dense((200,), ("heads", "head_dim", "embed"), inputs=2, use_bias=True)
     params = dense.init(jax.random.key(0), jnp.zeros((1, 20, 30)))["params"]
     assert params["kernel"].names == ("heads", "head_dim", "embed") and params["bias"].names == ("embed",)
@@ -38,7 +38,7 @@ def test_embed_looks_up_and_scales():
     np.testing.assert_allclose(y, 2 * table[tokens])
 
 
-def test_a_narrow_table_is_brought_to_the_width_and_read_as_it_is():
+def test_a_narrow_table_is_projected_to_the_width_and_stored_narrow():
     table, kernel, tokens = array(7, 4), array(4, 6, seed=1), np.array([[0, 6, 3]])
     bound = Projected(Embed(7, 4, scale=2.0), 6).bind(
         {"params": {"embed": {"table": table}, "projection": {"kernel": kernel}}}
@@ -47,7 +47,7 @@ def test_a_narrow_table_is_brought_to_the_width_and_read_as_it_is():
     np.testing.assert_array_equal(bound.table_VD, table)
 
 
-def test_the_parameters_dtype_is_the_activations():
+def test_activations_have_the_dtype_of_the_parameters():
     table = jnp.zeros((7, 4), jnp.bfloat16)
     x = Embed(7, 4, scale=2.0).apply({"params": {"table": table}}, np.array([[1]]))
     y = Dense((3,), ("embed", "mlp"), use_bias=True).apply(
@@ -56,7 +56,7 @@ def test_the_parameters_dtype_is_the_activations():
     assert x.dtype == y.dtype == jnp.bfloat16
 
 
-def test_constrain_lands_on_the_mesh():
+def test_constrain_shards_over_the_mesh():
     mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
         y = jax.jit(lambda x: constrain(x + 1, "batch", "length", "mlp"))(jnp.zeros((8, 3, 6)))

@@ -11,7 +11,7 @@ from tests.models.contexts import array, context
 
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("biased", [False, True])
-def test_mlp_is_its_formula(gated, biased):
+def test_mlp_matches_its_formula(gated, biased):
     x, ctx, names = array(2, 3, 4), context(np.ones((2, 3))), ("gate", "up", "down") if gated else ("up", "down")
     shapes = {"gate": (4, 6), "up": (4, 6), "down": (6, 4)}
     params = {name: {"kernel": array(*shapes[name], seed=i)} for i, name in enumerate(names)}

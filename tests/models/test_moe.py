@@ -13,7 +13,7 @@ from tests.models.contexts import array, context
 
 B, L, D, F, E = 2, 6, 4, 5, 3
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 0], [1] * 6])
-WAYS = {"dense": moe.dense, "dropless": moe.dropless, "capacity": moe.Capacity(float(E))}
+DISPATCHES = {"dense": moe.dense, "dropless": moe.dropless, "capacity": moe.Capacity(float(E))}
 
 
 def params_of(gated):
@@ -31,19 +31,19 @@ def slow(params, x_BLD, top_k, capacity=B * L):
     probs_BLE = jax.nn.softmax(x_BLD @ params["router"]["gate"]["kernel"])
     rows, dropped = [], []
     for b in range(B):
-        held, outputs, lost = [0] * E, [jnp.zeros(D) for _ in range(L)], 0
+        loads, outputs, num_dropped = [0] * E, [jnp.zeros(D) for _ in range(L)], 0
         for choice in range(top_k):
             for i in np.flatnonzero(SEGMENTS[b]):
                 order = np.argsort(-np.asarray(jax.lax.stop_gradient(probs_BLE[b, i])))[:top_k]
                 e = int(order[choice])
-                if held[e] == capacity:
-                    lost += 1
+                if loads[e] == capacity:
+                    num_dropped += 1
                     continue
-                held[e] += 1
+                loads[e] += 1
                 h = jax.nn.silu(x_BLD[b, i] @ params["gate"][e]) * (x_BLD[b, i] @ params["up"][e])
                 outputs[i] += probs_BLE[b, i, e] / jnp.sum(probs_BLE[b, i, order]) * (h @ params["down"][e])
         rows.append(jnp.stack(outputs))
-        dropped.append(lost / (top_k * np.count_nonzero(SEGMENTS[b])))
+        dropped.append(num_dropped / (top_k * np.count_nonzero(SEGMENTS[b])))
     return jnp.stack(rows), dropped
 
 
@@ -58,17 +58,17 @@ def expected():
     return jax.grad(loss, (0, 1), has_aux=True)(params_of(True), jnp.asarray(array(B, L, D)))
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_without_dropping_it_is_the_slow_loop(way, expected):
+@pytest.mark.parametrize("dispatch", DISPATCHES)
+def test_dispatch_without_dropping_equals_the_slow_loop(dispatch, expected):
     def loss(params, x):
-        y = layer(WAYS[way]).apply({"params": params}, x, context(SEGMENTS))
+        y = layer(DISPATCHES[dispatch]).apply({"params": params}, x, context(SEGMENTS))
         real = jnp.where(SEGMENTS[..., None] > 0, y, 0)
         return jnp.sum(jnp.sin(real)), y
 
     grads, y = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params_of(True), array(B, L, D))
     np.testing.assert_allclose(y, expected[1], atol=1e-5)
-    for mine, other in zip(jax.tree.leaves(grads), jax.tree.leaves(expected[0]), strict=True):
-        np.testing.assert_allclose(mine, other, atol=2e-5)
+    for actual, other in zip(jax.tree.leaves(grads), jax.tree.leaves(expected[0]), strict=True):
+        np.testing.assert_allclose(actual, other, atol=2e-5)
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.75, 1.0])
@@ -89,18 +89,18 @@ def test_first_choices_and_earlier_tokens_come_first():
 
 
 @pytest.mark.parametrize("gated", [False, True])
-def test_all_ways_agree_and_padding_gives_zero(gated):
+def test_all_dispatches_agree_and_padding_gives_zero(gated):
     x, params = array(B, L, D), {"params": params_of(gated)}
-    outputs = [layer(way, 1, gated).apply(params, x, context(SEGMENTS)) for way in WAYS.values()]
+    outputs = [layer(dispatch, 1, gated).apply(params, x, context(SEGMENTS)) for dispatch in DISPATCHES.values()]
     for y in outputs:
         np.testing.assert_allclose(y, outputs[0], atol=1e-5)
         assert np.all(y[0, 5] == 0) and np.any(y[0, 4] != 0)
 
 
-@pytest.mark.parametrize("way", [*WAYS, "tight"])
-def test_what_stands_in_padding_changes_nothing(way):
+@pytest.mark.parametrize("dispatch", [*DISPATCHES, "tight"])
+def test_padding_has_no_effect(dispatch):
     x, params = array(B, L, D), {"params": params_of(True)}
-    other, module = x.copy(), layer((WAYS | {"tight": moe.Capacity(0.5)})[way])
+    other, module = x.copy(), layer((DISPATCHES | {"tight": moe.Capacity(0.5)})[dispatch])
     other[0, 5] = 100.0
     one, two = (module.apply(params, each, context(SEGMENTS)) for each in (x, other))
     np.testing.assert_allclose(one, two, atol=1e-6)
@@ -110,13 +110,13 @@ def test_16_bits_stay_16_bits():
     params = jax.tree.map(lambda p: jnp.asarray(p, jnp.bfloat16), params_of(True))
     x = array(B, L, D)
     exact = layer(moe.dense).apply({"params": params_of(True)}, x, context(SEGMENTS))
-    for way in WAYS.values():
-        y = layer(way).apply({"params": params}, jnp.asarray(x, jnp.bfloat16), context(SEGMENTS))
+    for dispatch in DISPATCHES.values():
+        y = layer(dispatch).apply({"params": params}, jnp.asarray(x, jnp.bfloat16), context(SEGMENTS))
         assert y.dtype == jnp.bfloat16
         np.testing.assert_allclose(y.astype(np.float32), exact, atol=0.2)
 
 
-def test_parameters_are_named_and_spread_by_their_own_inputs():
+def test_parameters_are_named_and_scaled_by_their_fan_in():
     module = moe.Moe(routers.TopK(8), 64, gated=True)
     params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 4, 32)), context([[1] * 4]))["params"]
     assert params["up"].names == params["gate"].names == ("expert", "embed", "mlp")

@@ -30,7 +30,7 @@ def expected(norm, params, x):
 
 
 @pytest.mark.parametrize("norm", NORMS, ids=str)
-def test_norm_is_its_formula(norm):
+def test_norm_matches_its_formula(norm):
     x, params = 3 * array(*SHAPE) + 1, params_of(norm)
     y = norm.apply({"params": params}, x)
     np.testing.assert_allclose(y, expected(norm, params, x), rtol=1e-5, atol=1e-5)

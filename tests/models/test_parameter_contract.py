@@ -32,7 +32,7 @@ def quantize(kernel) -> Int8:
 
 
 def replace_kernels(params, function):
-    """Every matrix of attention, MLPs, experts and the head (all but embedding tables, routers and norms) through `function`."""
+    """Applies `function` to every matrix of attention, MLPs, experts and the head (not embedding tables, routers and norms)."""
 
     def replace(path, x):
         name = jax.tree_util.keystr(path)
@@ -43,7 +43,7 @@ def replace_kernels(params, function):
 
 @pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_int8_kernels_give_the_forward_of_the_dequantized_ones(scan, dtype):
+def test_int8_kernels_give_the_outputs_of_dequantized_kernels(scan, dtype):
     model, batch = tiny.decoder(experts=True, scan=scan), tiny.batch(rows=2)
     precision = Precision(compute_dtype=dtype)
     params = precision.to_compute_dtype(replace_kernels(random_params(model, batch), quantize))

@@ -19,7 +19,7 @@ def test_learned_adds_the_vector_of_each_position():
     np.testing.assert_allclose(y, x + table[np.asarray(ctx.queries.positions_BL)])
 
 
-def test_learned_may_leave_the_first_vectors_alone():
+def test_learned_may_skip_the_first_vectors():
     ctx, x, table = context(PACKED), array(2, 8, 4), array(9 + 2, 4, seed=1)
     y, _ = positions.Learned(9, offset=2).apply({"params": {"table": table}}, x, ctx)
     np.testing.assert_allclose(y, x + table[np.asarray(ctx.queries.positions_BL) + 2])
@@ -34,49 +34,49 @@ def test_a_learned_table_that_is_too_short_is_refused_before_compiling():
         jax.eval_shape(positions.Learned(7).init, jax.random.key(0), array(2, 8, 4), context(PACKED))
 
 
-def test_sinusoidal_is_its_closed_form():
+def test_sinusoidal_equals_its_closed_form():
     ctx, x = context(PACKED), array(2, 8, 6)
     y, _ = positions.Sinusoidal().apply({}, x, ctx)
     for b, i in np.ndindex(2, 8):
         p = int(ctx.queries.positions_BL[b, i])
-        waves = [p / 10000 ** (2 * k / 6) for k in range(3)]
-        added = [math.sin(w) for w in waves] + [math.cos(w) for w in waves]
+        rotary_angles = [p / 10000 ** (2 * k / 6) for k in range(3)]
+        added = [math.sin(w) for w in rotary_angles] + [math.cos(w) for w in rotary_angles]
         np.testing.assert_allclose(y[b, i] - x[b, i], added, atol=1e-6)
 
 
-def waves(positions_BL, width=8):
+def rotary_angles(positions_BL, width=8):
     """Returns cos and sin of the rotary angles."""
     angles_BLK = positions_BL[..., None] * positions.rotary_frequencies(width, 1e4)
     return np.cos(angles_BLK), np.sin(angles_BLK)
 
 
-def test_rotation_is_multiplication_of_complex_numbers():
+def test_rotation_equals_complex_multiplication():
     x_BLHK, positions_BL = array(2, 5, 3, 8), np.tile(np.arange(5), (2, 1))
-    y = positions.rotate(x_BLHK, waves(positions_BL))
+    y = positions.rotate(x_BLHK, rotary_angles(positions_BL))
     z = x_BLHK[..., :4] + 1j * x_BLHK[..., 4:]
     angles = positions_BL[:, :, None, None] * 10000.0 ** (-np.arange(4) / 4)
-    turned = z * np.exp(1j * angles)
-    np.testing.assert_allclose(y, np.concatenate([turned.real, turned.imag], -1), atol=1e-5)
+    rotated = z * np.exp(1j * angles)
+    np.testing.assert_allclose(y, np.concatenate([rotated.real, rotated.imag], -1), atol=1e-5)
 
 
 @pytest.mark.parametrize("width", [2, 4, 8])
-def test_a_part_of_a_head_is_rotated_and_the_rest_untouched(width):
+def test_partial_rotation_leaves_the_rest_of_a_head_unchanged(width):
     x_BLHK, positions_BL = array(2, 5, 3, 8), np.tile(np.arange(5), (2, 1))
-    y = positions.rotate(x_BLHK, waves(positions_BL, width))
+    y = positions.rotate(x_BLHK, rotary_angles(positions_BL, width))
     np.testing.assert_array_equal(y[..., width:], x_BLHK[..., width:])
-    alone = positions.rotate(x_BLHK[..., :width], waves(positions_BL, width))
-    np.testing.assert_array_equal(y[..., :width], alone)
+    rotated = positions.rotate(x_BLHK[..., :width], rotary_angles(positions_BL, width))
+    np.testing.assert_array_equal(y[..., :width], rotated)
     _, ctx = positions.Rope(width).apply({}, array(2, 8, 4), context(PACKED))
-    for part, wave in zip(ctx.rotary, waves(np.asarray(ctx.queries.positions_BL), width), strict=True):
+    for part, wave in zip(ctx.rotary, rotary_angles(np.asarray(ctx.queries.positions_BL), width), strict=True):
         np.testing.assert_allclose(part, wave, atol=1e-6)
 
 
-def test_rotary_scores_depend_on_the_distance_only():
+def test_rotary_scores_depend_only_on_the_distance():
     q, k = array(1, 6, 2, 8), array(1, 6, 2, 8, seed=1)
 
     def scores(shift):
-        turn = waves(np.arange(6)[None] + shift)
-        return jnp.einsum("BLHK,BMHK->BHLM", positions.rotate(q, turn), positions.rotate(k, turn))
+        angles = rotary_angles(np.arange(6)[None] + shift)
+        return jnp.einsum("BLHK,BMHK->BHLM", positions.rotate(q, angles), positions.rotate(k, angles))
 
     np.testing.assert_allclose(scores(0), scores(37), atol=1e-4)
 
@@ -97,13 +97,13 @@ def slow_bucket(distance, bidirectional, buckets, furthest):
     exact = buckets // 2
     if back < exact:
         return first + back
-    far = exact + int(math.log(back / exact) / math.log(furthest / exact) * (buckets - exact) + 1e-9)
-    return first + min(far, buckets - 1)
+    log_bucket = exact + int(math.log(back / exact) / math.log(furthest / exact) * (buckets - exact) + 1e-9)
+    return first + min(log_bucket, buckets - 1)
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize(("buckets", "furthest"), [(32, 128), (16, 64), (8, 20)])
-def test_bucket_is_the_slow_one(bidirectional, buckets, furthest):
+def test_bucket_equals_the_slow_version(bidirectional, buckets, furthest):
     distances = np.arange(-300, 301)
     slow = [slow_bucket(int(d), bidirectional, buckets, furthest) for d in distances]
     for function in (positions.relative_bucket, jax.jit(positions.relative_bucket, static_argnums=(1, 2, 3))):
@@ -124,13 +124,13 @@ def test_relative_bias_reads_its_table():
         assert ctx.bias_AHLM[0, h, i, j] == table_HN[h, slow_bucket(j - i, True, 32, 128)]
 
 
-def test_alibi_slopes_are_the_published_ones():
+def test_alibi_slopes_equal_the_published_values():
     np.testing.assert_allclose(positions.alibi_slopes(8), [2.0**-h for h in range(1, 9)])
     twelve = [2.0**-h for h in range(1, 9)] + [2.0**-h for h in (0.5, 1.5, 2.5, 3.5)]
     np.testing.assert_allclose(positions.alibi_slopes(12), twelve, rtol=1e-6)
 
 
-def test_alibi_falls_by_the_slope_with_the_distance():
+def test_alibi_is_minus_the_slope_times_the_distance():
     slopes, back = positions.alibi_slopes(12), np.abs(np.arange(8)[:, None] - np.arange(8))
     for scale in (1.0, 0.25):
         _, ctx = positions.Alibi(12, scale).apply({}, array(2, 8, 4), context(PACKED))
@@ -139,11 +139,11 @@ def test_alibi_falls_by_the_slope_with_the_distance():
 
 def test_alibi_may_round_slope_times_position():
     """Equal up to a constant per query, which the softmax ignores."""
-    own, half = context([[1] * 300 + [2] * 20]), jnp.bfloat16
-    _, ctx = positions.Alibi(12, 0.25, half).apply({}, array(1, 320, 4), own)
-    slopes, places = positions.alibi_slopes(12).astype(half), np.asarray(own.keys.positions_BL[0]).astype(half)
+    packed, half = context([[1] * 300 + [2] * 20]), jnp.bfloat16
+    _, ctx = positions.Alibi(12, 0.25, half).apply({}, array(1, 320, 4), packed)
+    slopes, places = positions.alibi_slopes(12).astype(half), np.asarray(packed.keys.positions_BL[0]).astype(half)
     rounded = np.array([[float(slope * place) for place in places] for slope in slopes])
-    assert np.any(rounded != positions.alibi_slopes(12)[:, None] * np.asarray(own.keys.positions_BL[0]))
+    assert np.any(rounded != positions.alibi_slopes(12)[:, None] * np.asarray(packed.keys.positions_BL[0]))
     bias_HLM = np.broadcast_to(ctx.bias_AHLM[0], (12, 320, 320))
     for segment in (slice(0, 300), slice(300, 320)):
         for i in (0, 7, 19):

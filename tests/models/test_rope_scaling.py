@@ -11,7 +11,7 @@ from tests.models.contexts import array, context
 
 WIDTH, BASE = 16, 1e4
 LENGTHS = 7, 12, 3, 24
-ALONE = [[1] * length + [0] * (24 - length) for length in LENGTHS]
+UNPACKED = [[1] * length + [0] * (24 - length) for length in LENGTHS]
 PACKED = [1] * 7 + [2] * 12 + [3] * 3 + [0] * 2
 
 
@@ -30,7 +30,7 @@ def ntk(i, length):
 
 
 def dynamic_ntk(i, length):
-    """`ntk`, by a factor that grows with the length from 1 at the trained one (emozilla 2023)."""
+    """`ntk` with a factor that grows with the length from 1 at the trained length (emozilla 2023)."""
     factor = 3 * length / 8 - 2 if length > 8 else 1
     return plain(i, BASE * factor ** (WIDTH / (WIDTH - 2))), 1.0
 
@@ -80,9 +80,9 @@ def rotary(scaling, segments):
 
 
 @pytest.mark.parametrize("name", SCALINGS)
-def test_scaling_is_its_slow_version_packed_or_alone(name):
+def test_scaling_equals_its_slow_version_packed_or_unpacked(name):
     scaling, slow = SCALINGS[name]
-    ours = rotary(scaling, [PACKED, *ALONE])
+    ours = rotary(scaling, [PACKED, *UNPACKED])
     for row, length in enumerate(LENGTHS):
         for i in range(WIDTH // 2):
             frequency, magnitude = slow(i, length)
@@ -94,24 +94,24 @@ def test_scaling_is_its_slow_version_packed_or_alone(name):
         np.testing.assert_allclose(ours[:, 0, start : start + length], ours[:, row + 1, :length], atol=1e-5)
 
 
-def test_a_factor_of_one_or_a_short_segment_stretches_nothing():
+def test_a_factor_of_one_or_a_short_segment_changes_nothing():
     plain = rotary(None, [PACKED])
-    ones = rope_scaling.Linear(1.0), rope_scaling.Ntk(1.0), rope_scaling.Llama3(1.0), rope_scaling.Yarn(1.0, 64)
-    for scaling in (*ones, rope_scaling.DynamicNtk(5.0, original_length=12)):
+    identities = rope_scaling.Linear(1.0), rope_scaling.Ntk(1.0), rope_scaling.Llama3(1.0), rope_scaling.Yarn(1.0, 64)
+    for scaling in (*identities, rope_scaling.DynamicNtk(5.0, original_length=12)):
         np.testing.assert_allclose(rotary(scaling, [PACKED]), plain, atol=1e-5)
 
 
-def test_ntk_keeps_the_highest_frequency_and_divides_the_lowest_by_the_factor():
+def test_ntk_keeps_the_highest_frequency_and_divides_the_lowest():
     frequencies = positions.rotary_frequencies(WIDTH, BASE)
-    stretched, _ = rope_scaling.Ntk(4.0)(frequencies, BASE, None)
-    np.testing.assert_allclose(stretched[[0, -1]], frequencies[[0, -1]] / [1, 4], rtol=1e-6)
+    scaled, _ = rope_scaling.Ntk(4.0)(frequencies, BASE, None)
+    np.testing.assert_allclose(scaled[[0, -1]], frequencies[[0, -1]] / [1, 4], rtol=1e-6)
 
 
 def test_yarn_sharpens_scores_by_the_magnitude_squared():
     q, k = array(1, 6, 2, WIDTH), array(1, 6, 2, WIDTH, seed=1)
 
     def scores(magnitude):
-        turn = rotary(rope_scaling.Yarn(16.0, 64, magnitude=magnitude), [[1] * 6])
-        return np.einsum("BLHK,BMHK->BHLM", positions.rotate(q, turn), positions.rotate(k, turn))
+        angles = rotary(rope_scaling.Yarn(16.0, 64, magnitude=magnitude), [[1] * 6])
+        return np.einsum("BLHK,BMHK->BHLM", positions.rotate(q, angles), positions.rotate(k, angles))
 
     np.testing.assert_allclose(scores(1.5), 2.25 * scores(1.0), rtol=1e-4, atol=1e-4)

@@ -24,7 +24,7 @@ def softmax(logits):
 
 
 @pytest.mark.parametrize(("top_k", "normalize"), [(1, False), (2, False), (2, True), (4, True)])
-def test_the_best_experts_and_their_weights(top_k, normalize):
+def test_top_experts_and_their_weights(top_k, normalize):
     x, gate = array(2, 6, D), array(D, E, seed=1)
     routing, _ = route(TopK(E, top_k, normalize), x, gate)
     probs = softmax(x @ gate)
@@ -35,13 +35,13 @@ def test_the_best_experts_and_their_weights(top_k, normalize):
         np.testing.assert_allclose(routing.weights_BLS[b, i], weights, rtol=1e-5)
 
 
-def test_padding_goes_to_no_expert_with_no_weight():
+def test_padding_has_no_expert_and_no_weight():
     routing, _ = route(TopK(E, 2), array(2, 6, D), array(D, E, seed=1))
     assert np.all(routing.experts_BLS[0, 5] == E) and np.all(routing.weights_BLS[0, 5] == 0)
     np.testing.assert_array_equal(routing.real_BLS[..., 0], SEGMENTS > 0)
 
 
-def test_losses_are_their_formulas_row_by_row():
+def test_losses_match_their_formulas_per_row():
     x, gate = array(2, 6, D), array(D, E, seed=1)
     _, losses = route(TopK(E, 2, load_balance_weight=0.3, z_weight=0.7), x, gate)
     for b in range(2):
@@ -54,15 +54,15 @@ def test_losses_are_their_formulas_row_by_row():
         np.testing.assert_allclose(losses["router_z"][b], 0.7 * z, rtol=1e-5)
 
 
-def test_balance_costs_its_weight_and_collapse_costs_e_times_it():
+def test_collapsed_routing_costs_e_times_balanced_routing():
     ones, gate = np.ones((1, E), int), 20 * np.eye(E, dtype=np.float32)
-    each_its_own, all_the_same = np.eye(E, dtype=np.float32)[None], np.eye(E, dtype=np.float32)[None, [0] * E]
+    balanced, collapsed = np.eye(E, dtype=np.float32)[None], np.eye(E, dtype=np.float32)[None, [0] * E]
     router = TopK(E, 1, normalize=False, load_balance_weight=0.01)
-    assert route(router, each_its_own, gate, ones)[1]["load_balance"] == pytest.approx(0.01)
-    assert route(router, all_the_same, gate, ones)[1]["load_balance"] == pytest.approx(0.01 * E, rel=1e-4)
+    assert route(router, balanced, gate, ones)[1]["load_balance"] == pytest.approx(0.01)
+    assert route(router, collapsed, gate, ones)[1]["load_balance"] == pytest.approx(0.01 * E, rel=1e-4)
 
 
-def test_what_stands_in_padding_changes_nothing():
+def test_padding_has_no_effect():
     x, gate = array(2, 6, D), array(D, E, seed=1)
     other = np.where(SEGMENTS[..., None] > 0, x, 100 * array(2, 6, D, seed=2))
     router = TopK(E, 2, z_weight=1.0)
@@ -72,7 +72,7 @@ def test_what_stands_in_padding_changes_nothing():
         np.testing.assert_array_equal(one, two)
 
 
-def test_a_row_of_padding_costs_nothing():
+def test_a_row_of_padding_has_no_loss():
     _, losses = route(TopK(E, 2, z_weight=1.0), array(2, 6, D), array(D, E), np.array([[0] * 6, [1] * 6]))
     assert losses["load_balance"][0] == losses["router_z"][0] == 0
 
@@ -87,7 +87,7 @@ def choices_of(factor, x, gate, segments=SEGMENTS):
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 2.0, 99.0])
-def test_every_expert_chooses_its_likeliest_tokens(factor):
+def test_every_expert_chooses_its_most_likely_tokens(factor):
     x, gate = array(2, 6, D), array(D, E, seed=1)
     choices = choices_of(factor, x, gate)
     capacity, probs = min(math.ceil(factor * 6 / E), 6), softmax(x @ gate)

@@ -1,4 +1,4 @@
-"""The sublayer contract `f(x_BLD, ctx) -> y_BLD` holds recurrent mixers too: a gated linear recurrence, alone and in hybrids."""
+"""The sublayer contract `f(x_BLD, ctx) -> y_BLD` also fits recurrent mixers: a gated linear recurrence and its hybrids."""
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,17 @@ from t5x_like.models.context import Context
 from t5x_like.models.heads import Untied
 from tests import tiny
 from tests.models.contexts import random_params
-from tests.models.laws import assert_cached_decoding_is_the_whole_forward, assert_packed_is_alone, one_row, rows, run
+from tests.models.decoder_checks import (
+    assert_cached_decoding_equals_full_forward,
+    assert_packed_equals_unpacked,
+    decoder_batch,
+    rows,
+    run,
+)
 
 
 class GatedRecurrence(nn.Module):
-    """h_t = a_t h_{t-1} + (1 - a_t) v_t, y_t = W (h_t sigmoid(g_t)); a, v and g are projections of x_t (toy of Mamba's kind).
+    """h_t = a_t h_{t-1} + (1 - a_t) v_t, y_t = W (h_t sigmoid(g_t)); a, v and g are projections of x_t (a toy Mamba).
 
     The state [B, D] is kept in the `cache` collection. It is reset at position 0 of a segment and not changed by padding.
     """
@@ -53,25 +59,25 @@ ATTENTIVE = blocks.Block(attention.SelfAttention(tiny.HEADS, tiny.HEAD_DIM), mlp
 BLOCKS = {"alone": RECURRENT, "hybrid": blocks.Pattern([RECURRENT, ATTENTIVE])}
 
 
-def decoder_of(name: str, scan: bool) -> architectures.DecoderOnly:
+def make_decoder(name: str, scan: bool) -> architectures.DecoderOnly:
     layers = stack.Stack(BLOCKS[name], 2, positions.Rope(tiny.HEAD_DIM), scan=scan)
     return architectures.DecoderOnly(linear.Embed(tiny.VOCAB, tiny.WIDTH), layers, Untied())
 
 
 @pytest.mark.parametrize("name", BLOCKS)
 @pytest.mark.parametrize("scan", [False, True])
-def test_decoding_with_the_cached_state_is_the_whole_forward(name, scan):
-    assert_cached_decoding_is_the_whole_forward(decoder_of(name, scan))
+def test_decoding_with_a_cached_state_equals_the_full_forward_pass(name, scan):
+    assert_cached_decoding_equals_full_forward(make_decoder(name, scan))
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_packed_segments_are_each_alone(name):
-    assert_packed_is_alone(run(decoder_of(name, True), rows("decoder")))
+def test_packed_segments_equal_unpacked(name):
+    assert_packed_equals_unpacked(run(make_decoder(name, True), rows("decoder")))
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_scanned_is_unrolled(name):
-    scanned, unrolled, batch = decoder_of(name, True), decoder_of(name, False), one_row(rows=2)
+def test_scanned_equals_unrolled(name):
+    scanned, unrolled, batch = make_decoder(name, True), make_decoder(name, False), decoder_batch(rows=2)
     params = random_params(scanned, batch)
     layers = params["decoder"].pop("layers")
     each = {f"layer_{i}": jax.tree.map(lambda x, i=i: x[i], layers) for i in range(2)}

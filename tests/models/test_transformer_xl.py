@@ -54,38 +54,38 @@ def check(attention, x, ctx, scale=K**-0.5):
 
 
 @pytest.mark.parametrize("mask", [masks.causal, masks.full, masks.Window(3)], ids=["causal", "full", "window"])
-def test_it_is_the_loop_over_content_and_distance(mask):
-    own = token_info(SEGMENTS)
-    params = check(RelativeAttention(H, K, mask=mask), array(2, L, D), Context(own, own))
+def test_attention_equals_the_slow_loop(mask):
+    info = token_info(SEGMENTS)
+    params = check(RelativeAttention(H, K, mask=mask), array(2, L, D), Context(info, info))
     assert "type_bias" not in params
 
 
 def test_types_scale_and_bias_are_added():
-    own, bias = token_info(SEGMENTS).replace(types_BL=TYPES), jnp.asarray(array(1, H, L, L, seed=3))
+    info, bias = token_info(SEGMENTS).replace(types_BL=TYPES), jnp.asarray(array(1, H, L, L, seed=3))
     attention = RelativeAttention(H, K, mask=masks.full, segment_bias=True, scale=0.7)
-    params = check(attention, array(2, L, D), Context(own, own, bias_AHLM=bias), 0.7)
+    params = check(attention, array(2, L, D), Context(info, info, bias_AHLM=bias), 0.7)
     assert {"type_bias", "type_table"} <= set(params)
 
 
-def test_a_second_stream_stands_at_the_positions_of_the_first():
+def test_a_second_stream_has_the_positions_of_the_first():
     content = token_info(SEGMENTS).replace(types_BL=TYPES, order_BL=2 * ORDER)
-    blind = content.replace(order_BL=2 * ORDER - 1)
-    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], 1), content, blind)
+    query_stream = content.replace(order_BL=2 * ORDER - 1)
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], 1), content, query_stream)
     attention = RelativeAttention(H, K, mask=masks.permuted, segment_bias=True)
     check(attention, array(2, 2 * L, D), Context(both, content))
 
 
-def test_without_types_it_is_as_if_all_had_the_same():
-    own, x = token_info(SEGMENTS), array(2, L, D)
+def test_no_types_equal_one_type():
+    info, x = token_info(SEGMENTS), array(2, L, D)
     attention = RelativeAttention(H, K, mask=masks.full, segment_bias=True)
-    params = {"params": random_params(attention, x, Context(own, own))}
-    same = own.replace(types_BL=jnp.zeros((2, L), jnp.int32))
-    one, two = (attention.apply(params, x, Context(each, each)) for each in (own, same))
+    params = {"params": random_params(attention, x, Context(info, info))}
+    same = info.replace(types_BL=jnp.zeros((2, L), jnp.int32))
+    one, two = (attention.apply(params, x, Context(each, each)) for each in (info, same))
     np.testing.assert_allclose(one, two, atol=1e-5)
 
 
 @pytest.mark.parametrize("streams", [1, 2])
-def test_shift_scores_reads_the_distance_of_key_and_query(streams):
+def test_shift_scores_selects_the_distance_of_key_and_query(streams):
     scores_BHLN = array(2, 3, streams * 5, 9)
     y = jax.jit(shift_scores, static_argnums=1)(scores_BHLN, 5)
     for i, j in np.ndindex(streams * 5, 5):

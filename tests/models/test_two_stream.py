@@ -1,4 +1,4 @@
-"""XLNet's two streams: what each may see, and their equivalents without an order or with the causal one."""
+"""XLNet's two streams: visibility, and equality with plain encoders for no order and the causal order."""
 
 import jax
 import numpy as np
@@ -23,13 +23,13 @@ MODEL = architectures.TwoStream(EMBED, encoder(masks.permuted), heads.Tied())
 
 
 def batch_of(**others):
-    own = token_info(SEGMENTS)
+    info = token_info(SEGMENTS)
     random = np.random.default_rng(0)
     return {
-        "encoder_input_tokens": random.integers(3, tiny.VOCAB, own.segments_BL.shape).astype(np.int32),
-        "encoder_positions": np.asarray(own.positions_BL),
-        "encoder_segment_ids": np.asarray(own.segments_BL),
-        "encoder_token_types": random.integers(0, 2, own.segments_BL.shape).astype(np.int32),
+        "encoder_input_tokens": random.integers(3, tiny.VOCAB, info.segments_BL.shape).astype(np.int32),
+        "encoder_positions": np.asarray(info.positions_BL),
+        "encoder_segment_ids": np.asarray(info.segments_BL),
+        "encoder_token_types": random.integers(0, 2, info.segments_BL.shape).astype(np.int32),
     } | {name: np.asarray(x, np.int32) for name, x in others.items()}
 
 
@@ -48,11 +48,11 @@ def logits_and_states(params, batch):
 def encode(mask, params, batch):
     """Returns the hidden states of a plain encoder with these parameters and this mask."""
     model = architectures.EncoderOnly(EMBED, encoder(mask), heads.states)
-    own = {name: x for name, x in batch.items() if name != "encoder_token_types"}
-    return jax.jit(model.apply)({"params": {name: params[name] for name in ("embed", "encoder")}}, own)
+    inputs = {name: x for name, x in batch.items() if name != "encoder_token_types"}
+    return jax.jit(model.apply)({"params": {name: params[name] for name in ("embed", "encoder")}}, inputs)
 
 
-def test_a_token_is_read_by_the_queries_of_higher_ranks_alone():
+def test_only_queries_of_higher_rank_see_a_token():
     batch = batch_of(encoder_order=ORDER)
     params = random_params(MODEL, batch)
     logits, states = logits_and_states(params, batch)
@@ -60,17 +60,17 @@ def test_a_token_is_read_by_the_queries_of_higher_ranks_alone():
     for j in range(8):
         tokens = batch["encoder_input_tokens"].copy()
         tokens[:, j] = 3 + (tokens[:, j] + 7) % 50
-        other, moved_states = logits_and_states(params, batch | {"encoder_input_tokens": tokens})
-        moved = np.abs(other - logits).max(-1) > 1e-4
-        content = np.abs(moved_states - states)[:, :8].max(-1) > 1e-4
+        other, other_states = logits_and_states(params, batch | {"encoder_input_tokens": tokens})
+        query_differs = np.abs(other - logits).max(-1) > 1e-4
+        content_differs = np.abs(other_states - states)[:, :8].max(-1) > 1e-4
         for b, i in np.argwhere(segments > 0):
-            together = segments[b, i] == segments[b, j]
+            same_segment = segments[b, i] == segments[b, j]
             if order[b, i] > 0:
-                assert moved[b, i] == (together and order[b, j] < order[b, i])
-            assert content[b, i] == (together and order[b, j] <= order[b, i])
+                assert query_differs[b, i] == (same_segment and order[b, j] < order[b, i])
+            assert content_differs[b, i] == (same_segment and order[b, j] <= order[b, i])
 
 
-def test_the_content_stream_in_the_usual_order_is_a_causal_encoder():
+def test_the_content_stream_in_causal_order_equals_a_causal_encoder():
     batch = batch_of(encoder_order=np.tile(np.arange(8), (2, 1)))
     del batch["encoder_token_types"]
     params = random_params(MODEL, batch)
@@ -79,7 +79,7 @@ def test_the_content_stream_in_the_usual_order_is_a_causal_encoder():
     np.testing.assert_allclose(states[:, :8][real], encode(masks.causal, params, batch)[real], atol=1e-5)
 
 
-def test_without_an_order_it_is_a_full_encoder():
+def test_no_order_equals_a_full_encoder():
     batch = batch_of()
     del batch["encoder_token_types"]
     params = random_params(MODEL, batch)

@@ -1,4 +1,4 @@
-"""Laws that hold for every decoder, and the batches they are tested on."""
+"""Checks that every decoder must pass, and their batches."""
 
 import jax
 import numpy as np
@@ -7,11 +7,11 @@ from tests import tiny
 from tests.models.contexts import random_params
 
 L = 12
-LENGTHS = (3, 4, 3)  # of the segments that are packed into one row
+LENGTHS = (3, 4, 3)  # of the segments packed into one row
 
 
 def rows(side: str, lengths=LENGTHS, seed=0) -> dict[str, np.ndarray]:
-    """Row 0 packs three segments, rows 1 to 3 hold each of them alone; padding holds random tokens."""
+    """Returns a batch whose row 0 packs three segments and rows 1 to 3 hold one each; padding holds random tokens."""
     random = np.random.default_rng(seed)
     tokens = np.random.default_rng(seed + 1).integers(3, tiny.VOCAB, sum(lengths))
     pieces = np.split(tokens, np.cumsum(lengths)[:-1])
@@ -20,42 +20,42 @@ def rows(side: str, lengths=LENGTHS, seed=0) -> dict[str, np.ndarray]:
         f"{side}_positions": np.zeros((4, L)),
         f"{side}_segment_ids": np.zeros((4, L)),
     }
-    at = 0
+    offset = 0
     for i, piece in enumerate(pieces):
-        for row, start, segment in ((0, at, i + 1), (i + 1, 0, 1)):
-            place = (row, slice(start, start + len(piece)))
-            batch[f"{side}_input_tokens"][place] = piece
-            batch[f"{side}_positions"][place] = np.arange(len(piece))
-            batch[f"{side}_segment_ids"][place] = segment
-        at += len(piece)
+        for row, start, segment in ((0, offset, i + 1), (i + 1, 0, 1)):
+            index = (row, slice(start, start + len(piece)))
+            batch[f"{side}_input_tokens"][index] = piece
+            batch[f"{side}_positions"][index] = np.arange(len(piece))
+            batch[f"{side}_segment_ids"][index] = segment
+        offset += len(piece)
     return {name: x.astype(np.int32) for name, x in batch.items()}
 
 
-def assert_packed_is_alone(logits_BLV, lengths=LENGTHS):
-    at = 0
+def assert_packed_equals_unpacked(logits_BLV, lengths=LENGTHS):
+    offset = 0
     for i, length in enumerate(lengths):
-        np.testing.assert_allclose(logits_BLV[0, at : at + length], logits_BLV[i + 1, :length], atol=1e-5)
-        at += length
+        np.testing.assert_allclose(logits_BLV[0, offset : offset + length], logits_BLV[i + 1, :length], atol=1e-5)
+        offset += length
 
 
 def run(model, batch):
     return np.asarray(jax.jit(model.apply)({"params": random_params(model, batch)}, batch))
 
 
-def one_row(length=L, rows=1, seed=0):
+def decoder_batch(length=L, rows=1, seed=0):
     tokens = np.random.default_rng(seed).integers(3, tiny.VOCAB, (rows, length)).astype(np.int32)
-    places = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
+    positions = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
     return {
         "decoder_input_tokens": tokens,
-        "decoder_positions": places,
+        "decoder_positions": positions,
         "decoder_segment_ids": np.ones_like(tokens),
     }
 
 
-def assert_cached_decoding_is_the_whole_forward(model, prefix=False):
-    """Feeds prompts of different lengths, read causally or (prefix LM) bidirectionally, then one token per row at a time."""
+def assert_cached_decoding_equals_full_forward(model, prefix=False):
+    """Feeds prompts of different lengths (bidirectional for a prefix LM), then one token per row and step."""
     prompts, new, length = np.array([2, 5, 4]), 3, 5 + 3
-    batch = one_row(length, rows=3)
+    batch = decoder_batch(length, rows=3)
     if prefix:
         batch["decoder_prefix"] = (np.arange(length) < prompts[:, None]).astype(np.int32)
     params = random_params(model, batch)
@@ -71,7 +71,7 @@ def assert_cached_decoding_is_the_whole_forward(model, prefix=False):
     for b, count in enumerate(prompts):
         np.testing.assert_allclose(logits[b, :count], full[b, :count], atol=1e-5)
     for step in range(new):
-        at = (prompts + step)[:, None]
-        token = {key: np.take_along_axis(x, at, 1) for key, x in batch.items()}
+        index = (prompts + step)[:, None]
+        token = {key: np.take_along_axis(x, index, 1) for key, x in batch.items()}
         logits, state = call({"params": params, **state}, token)
-        np.testing.assert_allclose(logits[:, 0], np.take_along_axis(full, at[..., None], 1)[:, 0], atol=1e-5)
+        np.testing.assert_allclose(logits[:, 0], np.take_along_axis(full, index[..., None], 1)[:, 0], atol=1e-5)
