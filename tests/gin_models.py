@@ -1,4 +1,4 @@
-"""The models of the packaged gin files, for tests: all sizes, a batch for any of them, shapes."""
+"""The models of the packaged gin files for tests: sizes, batches and parameter shapes."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ TINY = [size for size in SIZES if size.endswith("/tiny.gin")]
 
 
 def family_of(size: str) -> str:
-    """`sizes/FAMILY/SIZE.gin` -> FAMILY."""
+    """Returns FAMILY of `sizes/FAMILY/SIZE.gin`."""
     return size.split("/")[1]
 
 
@@ -37,7 +37,7 @@ def batch_of(rows: int, length: int, vocab_size: int, token_types: int = 2, seed
 
 
 def batch_for(model: nn.Module, rows: int, length: int = 8, vocab_size: int = 384) -> dict[str, np.ndarray]:
-    """`batch_of` with the model's number of token types (RoBERTa: one)."""
+    """Returns `batch_of` with the number of token types of the model (RoBERTa: one)."""
     types = getattr(model, "token_types", None)
     return batch_of(rows, length, vocab_size, 2 if types is None else types.vocab_size)
 

@@ -1,4 +1,4 @@
-"""Every size in gin_configs/sizes has its published number of parameters, names their axes, and takes a training step.
+"""Every size in gin_configs/sizes has its published number of parameters, names their axes, and trains for one step.
 
 Steps are traced at the published shapes with scanned layers: model, objective, gradients, update, and shardings over eight
 devices. Nothing is compiled, which would take hundreds of times longer. `test_gin_architectures` compiles and runs every
@@ -34,25 +34,25 @@ EXACT, DIGITS, ROUNDED, GLAM = 0.0, 0.004, 0.01, 0.03
 
 
 def masked_lm(width: int, vocab: int, embed: int | None = None) -> int:
-    """Parameters of the masked-LM head, which released bodies lack: dense, norm, a bias per token id."""
+    """Returns parameters of the masked-LM head, which released bodies lack: dense, norm, a bias per token id."""
     embed = embed or width
     return width * embed + embed + 2 * embed + vocab
 
 
 def detector(width: int) -> int:
-    """Parameters of ELECTRA's head: dense and one logit."""
+    """Returns parameters of ELECTRA's head: dense and one logit."""
     return width * width + width + width + 1
 
 
 def generator(embed: int, layers: int, width: int = 256, vocab: int = 30522) -> int:
-    """ELECTRA's generators, not counted in the paper: the closed form of the released shapes, without heads."""
+    """Returns the closed form of a released ELECTRA generator without its head; the paper does not count generators."""
     projection = embed * width + width if embed != width else 0
     layer = 4 * (width * width + width) + 8 * width * width + 5 * width + 4 * width
     return (vocab + 512 + 2) * embed + 2 * embed + projection + layers * layer
 
 
 def t5(width: int, encoder: int, decoder: int, heads: int, mlp: int, vocab: int, biases: int = 2) -> int:
-    """T5 v1.1's closed form with heads of 64 and `biases` tables of 32 relative positions."""
+    """Returns the closed form of T5 v1.1 with heads of 64 and `biases` tables of 32 relative positions."""
     attention, gated = 4 * width * 64 * heads, 3 * width * mlp
     layers = encoder * (attention + gated + 2 * width) + decoder * (2 * attention + gated + 3 * width)
     return 2 * vocab * width + layers + 2 * width + biases * 32 * heads
@@ -274,7 +274,7 @@ def test_a_tiny_size_is_small_and_names_its_axes(size):
 
 
 @pytest.mark.parametrize("size", sorted(set(SIZES) - set(TINY)))
-def test_a_size_has_its_published_parameters_and_takes_a_step(size):
+def test_a_size_has_its_published_parameters_and_trains(size):
     model = model_of(size)
     layout = layout_of(model)
     assert_axes_named(layout.boxed.params)
@@ -285,7 +285,7 @@ def test_a_size_has_its_published_parameters_and_takes_a_step(size):
 
 
 @pytest.mark.parametrize("size", [size for size in SIZES if family_of(size) == "electra_discriminator"])
-def test_a_discriminator_takes_a_step_beside_a_generator(size):
+def test_a_discriminator_trains_with_a_generator(size):
     macros = ("--gin.GENERATOR_WIDTH=64", "--gin.GENERATOR_HEADS=1", "--gin.GENERATOR_MLP_DIM=256", "--gin.SCAN=True")
     model = runtime.parse([size, "objectives/replaced_tokens.gin"], macros).evaluate("%MODEL")
     trace_step(model, ReplacedTokenDetection(), layout_of(model))
@@ -301,7 +301,7 @@ RUN = {"STEPS": 1, "WARMUP_STEPS": 1, "TASK": "tiny", "trainer.train.log_every":
 
 
 @pytest.mark.parametrize("size", SPECIAL)
-def test_a_size_with_modules_of_its_own_trains(tiny_root, tmp_path, size):
+def test_a_size_with_other_modules_than_its_family_trains(tiny_root, tmp_path, size):
     macros = SMALL | RUN | SPECIAL[size] | {"RUN_DIR": tmp_path, "token_cache.TokenCache.root": tiny_root}
     files = [f"sizes/{size}.gin", "objectives/causal_lm.gin", "optimizers/sgd.gin", "runs/pretrain.gin"]
     config = runtime.parse(files, [f"--gin.{name}={value}" for name, value in macros.items()])
@@ -310,11 +310,11 @@ def test_a_size_with_modules_of_its_own_trains(tiny_root, tmp_path, size):
     assert 4 < last["eval/loss"] < 20
 
 
-def test_every_size_is_counted_or_tiny_and_every_family_has_both():
+def test_every_size_is_published_or_tiny_and_every_family_has_both():
     assert {f"sizes/{size}.gin" for size in PUBLISHED} | set(TINY) == set(SIZES)
     assert {size.split("/")[0] for size in PUBLISHED} == {family_of(size) for size in TINY}
 
 
-def test_the_closed_form_of_t5_is_that_of_released_checkpoints():
+def test_the_closed_form_of_t5_matches_released_checkpoints():
     assert t5(1472, 12, 4, 6, 3584, 384) == 299_637_760
     assert t5(512, 8, 8, 6, 1024, 32128) == 76_961_152

@@ -1,4 +1,4 @@
-"""Inference: results in order, for any batch size and mesh; errors name bad lines."""
+"""Inference: ordered results that do not depend on batch size or mesh; errors name bad lines."""
 
 import dataclasses
 import json
@@ -67,27 +67,27 @@ def test_prompt_files_are_read_and_errors_name_bad_lines(tmp_path):
 
 @pytest.fixture(scope="module")
 def pretrained():
-    """A tokenizer with its own special ids: 0 is eos, 1 and 2 surround the messages of a chat."""
+    """Returns a tokenizer with special ids: 0 is eos, 1 and 2 surround the messages of a chat."""
     template = "{% for m in messages %}{{ '<|im_start|>' + m.role + ' ' + m.content + '<|im_end|>' }}{% endfor %}"
     text = tiny_tokenizers.byte_level().to_str()
     return TokenizerVocabulary(text, 384, eos=0, stop_ids=(0, 2), chat_template=template)
 
 
-def test_prompts_begin_as_the_vocabulary_defines(pretrained):
-    plain, begun = {"prompt": "def"}, dataclasses.replace(pretrained, bos=1, add_bos=True)
+def test_the_vocabulary_defines_how_prompts_begin(pretrained):
+    plain, with_bos = {"prompt": "def"}, dataclasses.replace(pretrained, bos=1, add_bos=True)
     ids = pretrained.encode("def")
     assert inference.prompt_ids(plain, ByteVocabulary(), False) == [0, *ByteVocabulary().encode("def")]
     assert inference.prompt_ids(plain, ByteVocabulary(), True) == [*ByteVocabulary().encode("def"), 1]
     assert inference.prompt_ids(plain, pretrained, False) == ids
-    assert inference.prompt_ids(plain, begun, False) == [1, *ids]
-    assert inference.prompt_ids({"prompt": ""}, dataclasses.replace(begun, add_bos=False), False) == [1]
-    chat = inference.render_prompt({"messages": [{"role": "user", "content": "def"}]}, begun)
-    assert inference.prompt_ids(chat, begun, False) == begun.encode("<|im_start|>user def<|im_end|>")
+    assert inference.prompt_ids(plain, with_bos, False) == [1, *ids]
+    assert inference.prompt_ids({"prompt": ""}, dataclasses.replace(with_bos, add_bos=False), False) == [1]
+    chat = inference.render_prompt({"messages": [{"role": "user", "content": "def"}]}, with_bos)
+    assert inference.prompt_ids(chat, with_bos, False) == with_bos.encode("<|im_start|>user def<|im_end|>")
     with pytest.raises(ValueError, match="prompt='' of id=7 is empty, and the vocabulary has no bos token"):
         inference.prompt_ids({"prompt": "", "id": 7}, pretrained, False)
 
 
-def test_a_pretrained_vocabulary_ends_at_all_of_its_stop_ids(model_and_params, pretrained):
+def test_generation_ends_at_every_stop_id_of_a_pretrained_vocabulary(model_and_params, pretrained):
     prompts = ["def", inference.to_chat({"id": 5, "prompt": "x"}, system="s")]
     for stop, finished in ((2, True), (0, True), (9, False)):
 

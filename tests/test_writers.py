@@ -1,4 +1,4 @@
-"""Writers: metrics without duplicates after a crash, backups of configurations, the loss plot."""
+"""Writers: no duplicate metrics after a crash, backups of configurations, the loss plot."""
 
 import json
 

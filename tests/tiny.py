@@ -1,4 +1,4 @@
-"""Tiny models and batches that tests of several files share."""
+"""Tiny models and batches shared by several test files."""
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ VOCAB, WIDTH, HEADS, HEAD_DIM = 64, 32, 4, 8
 
 
 def tower(causal=True, cross=False, experts=False, repeats=2, scan=False, dropout=0.0, position=None) -> stack.Stack:
-    """Two layers of width 32."""
+    """Returns a stack of layers of width 32, two by default."""
     dense = mlp.Mlp(hidden_dim=64, gated=True)
     router = routers.TopK(num_experts=4, top_k=2, load_balance_weight=0.01, z_weight=0.001)
     block = blocks.Block(
@@ -37,7 +37,7 @@ def encoder(**options) -> architectures.EncoderOnly:
 
 
 def batch(rows=8, length=12, sides=("decoder",), seed=0) -> dict[str, np.ndarray]:
-    """Random tokens; rows end in padding of different lengths, and the first half of every row is a segment of its own."""
+    """Returns random tokens in rows of two segments (split at the middle) and padding of different lengths."""
     random = np.random.default_rng(seed)
     result = {}
     for side in sides:
@@ -57,14 +57,14 @@ def batch(rows=8, length=12, sides=("decoder",), seed=0) -> dict[str, np.ndarray
 
 
 def init(model: nn.Module, example, seed=0):
-    """Unboxed parameters."""
+    """Returns unboxed parameters."""
     return nn.unbox(jax.jit(model.init)(jax.random.key(seed), example)["params"])
 
 
 def train(
     eval_rows=None, evaluations=(), eval_every=500, eval_batches=20, checkpoint_every=500, keep_last=3, **arguments
 ) -> dict[str, float]:
-    """trainer.train, with its groups of arguments flat."""
+    """Calls trainer.train with flat arguments instead of groups."""
     evaluation = trainer.Evaluation(eval_rows, evaluations, eval_every, eval_batches)
     checkpointing = trainer.Checkpointing(checkpoint_every, keep_last)
     return trainer.train(evaluation=evaluation, checkpointing=checkpointing, **arguments)

@@ -1,4 +1,4 @@
-"""Token caches of a few made-up documents, written without seqio: what a machine without TensorFlow has."""
+"""Token caches of a few generated documents, written without seqio and TensorFlow."""
 
 from pathlib import Path
 
@@ -13,13 +13,13 @@ WORDS = """def class return if else for while in not and or import from as with 
 
 
 def documents(count: int, seed: int = 0, words: int = 60) -> list[str]:
-    """Texts of random Python words, of different lengths."""
+    """Returns texts of random Python words, of different lengths."""
     random = np.random.default_rng(seed)
     return [" ".join(random.choice(WORDS.split(), random.integers(1, words))) for _ in range(count)]
 
 
 def write(root, features: dict[str, list[str]], task: str = "tiny", split: str = "train") -> TokenCache:
-    """A cache of byte tokens; every feature is a list of texts."""
+    """Writes a cache of byte tokens; every feature is a list of texts."""
     vocabulary, inputs = ByteVocabulary(), {"task": task, "split": split, "modules": {}, "versions": {}}
     folder = Path(root) / task / token_cache.fingerprint_of(inputs) / split
     folder.mkdir(parents=True)
@@ -30,7 +30,7 @@ def write(root, features: dict[str, list[str]], task: str = "tiny", split: str =
 
 
 def write_all(root) -> None:
-    """Task `tiny` (documents) and task `pairs` (inputs and targets), both splits."""
+    """Writes task `tiny` (documents) and task `pairs` (inputs and targets), both splits."""
     for seed, split in enumerate(("train", "validation")):
         write(root, {"targets": documents(120, seed)}, "tiny", split)
         pairs = {"inputs": documents(90, seed + 2, 8), "targets": documents(90, seed + 4, 8)}

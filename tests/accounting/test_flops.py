@@ -1,4 +1,4 @@
-"""FLOPs, active weights and caches against XLA's counts, the model's actual cache, and closed forms."""
+"""FLOPs, active weights and caches against the counts of XLA, the cache of the model, and closed forms."""
 
 import math
 
@@ -28,7 +28,7 @@ VOCAB, WIDTH, HEADS, HEAD_DIM, LENGTH = 512, 256, 4, 64, 64
 
 
 def tower(causal=True, cross=False, mlps=None, scan=False, shared=False, repeats=2, mask=None) -> stack.Stack:
-    """Returns a stack so wide that matrix products dominate the FLOPs."""
+    """Returns a stack wide enough for matrix products to dominate the FLOPs."""
     mask = mask or (masks.causal if causal else masks.full)
     layers = [
         blocks.Block(
@@ -84,7 +84,7 @@ def xla_counts(model, batch) -> float:
     return jax.jit(lambda p: model.apply({"params": p}, batch)).lower(params).compile().cost_analysis()["flops"]
 
 
-# Rows so long that attention is at least a tenth of the FLOPs; the encoder's are twice as long as the decoder's.
+# Attention is at least a tenth of the FLOPs; encoder rows are twice as long as decoder rows.
 @pytest.mark.parametrize(
     "model, lengths, causal_layers",
     [
@@ -97,7 +97,7 @@ def xla_counts(model, batch) -> float:
     ],
     ids=["decoder", "tied", "experts", "narrow_table", "encoder", "encoder_decoder"],
 )
-def test_forward_flops_are_those_xla_counts(model, lengths, causal_layers):
+def test_forward_flops_equal_the_count_of_xla(model, lengths, causal_layers):
     batch = {}
     for side, length in lengths.items():
         batch |= tiny.batch(1, length, [side])
@@ -115,7 +115,7 @@ def test_scanned_unrolled_and_shared_layers_cost_the_same():
     assert sizes[1] < sizes[0]
 
 
-def test_llama_7b_is_six_times_its_weights_and_attention():
+def test_llama_7b_costs_six_times_its_weights_and_attention():
     model = runtime.parse(["sizes/llama/7b.gin"]).evaluate("%MODEL")
     row = flops.per_row(model, boxed(model), {"decoder": 2048})
     used = 6_738_415_616 - 32000 * 4096  # without the table that is looked up
@@ -133,12 +133,12 @@ def test_every_mixture_counts_its_own_router():
     assert shares == [{0.25}, {0.5}, {1.0}]
 
 
-def test_experts_that_choose_cost_their_capacity():
+def test_expert_choice_costs_its_capacity():
     choice = moe.Moe(routers.ExpertChoice(8, factor=2.0), 512, dispatch=moe.expert_choice)
     assert flops.experts_per_token(choice) == 2.0
 
 
-def test_experts_cost_what_the_chosen_ones_do():
+def test_only_the_chosen_experts_count():
     batch = tiny.batch(rows=1)
     dense, chosen = (
         flops.per_row(m, boxed(m, batch), {"decoder": 12}) for m in (tiny.decoder(), tiny.decoder(experts=True))
@@ -148,7 +148,7 @@ def test_experts_cost_what_the_chosen_ones_do():
 
 
 @pytest.mark.parametrize("size", [1, 7, 32])
-def test_a_window_counts_the_pairs_it_lets_through(size):
+def test_a_window_counts_its_visible_pairs(size):
     visible = sum(min(i + 1, size) for i in range(LENGTH))
     count = count_row(decoder(mask=masks.Window(size)), decoder=LENGTH)
     assert count.attention == 2 * 4 * HEADS * HEAD_DIM * visible
@@ -156,11 +156,11 @@ def test_a_window_counts_the_pairs_it_lets_through(size):
 
 
 @pytest.mark.parametrize("size", [LENGTH - 1, LENGTH, 10 * LENGTH])
-def test_a_window_as_long_as_the_row_is_no_window(size):
+def test_a_window_as_long_as_the_row_changes_nothing(size):
     assert count_row(decoder(mask=masks.Window(size)), decoder=LENGTH) == count_row(decoder(), decoder=LENGTH)
 
 
-def test_relative_attention_scores_distances_too():
+def test_relative_attention_also_scores_distances():
     block = blocks.Block(transformer_xl.RelativeAttention(HEADS, HEAD_DIM), mlp.Mlp(1024))
     model = architectures.DecoderOnly(linear.Embed(VOCAB, WIDTH), stack.Stack(block, 2), heads.Untied())
     plain = model.clone(decoder=stack.Stack(block.copy(mixer=attention.SelfAttention(HEADS, HEAD_DIM)), 2))
@@ -172,7 +172,7 @@ def test_relative_attention_scores_distances_too():
     assert ours.weights - theirs.weights == biases
 
 
-def test_a_new_token_costs_a_row_of_one_and_its_context():
+def test_a_decoded_token_costs_a_row_of_one_token_and_its_context():
     model = decoder()
     token = flops.per_decoded_token(model, boxed(model), 100)
     assert token.weights == count_row(model, decoder=1).weights
@@ -182,11 +182,11 @@ def test_a_new_token_costs_a_row_of_one_and_its_context():
     assert flops.per_decoded_token(windowed, boxed(windowed), 3).attention == 2 * 4 * HEADS * HEAD_DIM * 3
 
 
-def test_a_new_token_reads_the_memory_but_does_not_project_it():
+def test_a_decoded_token_reads_the_memory_but_does_not_project_it():
     model = encoder_decoder()
-    near, far = (flops.per_decoded_token(model, boxed(model), 10, memory) for memory in (0, 50))
-    assert near.weights == far.weights
-    assert far.attention - near.attention == 2 * 4 * HEADS * HEAD_DIM * 50
+    without_memory, with_memory = (flops.per_decoded_token(model, boxed(model), 10, memory) for memory in (0, 50))
+    assert without_memory.weights == with_memory.weights
+    assert with_memory.attention - without_memory.attention == 2 * 4 * HEADS * HEAD_DIM * 50
 
 
 @pytest.mark.parametrize(
@@ -194,21 +194,21 @@ def test_a_new_token_reads_the_memory_but_does_not_project_it():
     [decoder(), decoder(scan=True), decoder(shared=True), decoder(mask=masks.Window(4)), encoder_decoder()],
     ids=["unrolled", "scanned", "shared", "windowed", "encoder_decoder"],
 )
-def test_the_cache_is_as_large_as_the_one_the_model_makes(model):
+def test_the_cache_size_equals_the_cache_of_the_model(model):
     context, batch = 24, batch_of(model, 16)
     variables = {"params": nn.unbox(boxed(model, batch))}
     _, updated = jax.eval_shape(lambda v: model.apply(v, batch, decode_length=context, mutable=["cache"]), variables)
     leaves = jax.tree_util.tree_leaves_with_path(updated["cache"])
-    held = sum(math.prod(x.shape) for path, x in leaves if "_cache" in jax.tree_util.keystr(path[-1:]))
+    size = sum(math.prod(x.shape) for path, x in leaves if "_cache" in jax.tree_util.keystr(path[-1:]))
     memory = 16 if model.encoder_decoder else 0
     cache = flops.cache_size(model, boxed(model, batch), context, memory)
-    assert cache.per_sequence == held
+    assert cache.per_sequence == size
     assert cache.per_token == 2 * 2 * 2 * HEAD_DIM  # layers, keys and values, heads of them
-    assert cache.read <= held
+    assert cache.read <= size
 
 
-def test_only_a_head_that_reads_the_table_pays_for_it():
-    tied, own = decoder(heads.Tied()), decoder()
-    assert count_row(tied, decoder=LENGTH) == count_row(own, decoder=LENGTH)
+def test_only_a_head_that_reads_the_table_counts_it():
+    tied, untied = decoder(heads.Tied()), decoder()
+    assert count_row(tied, decoder=LENGTH) == count_row(untied, decoder=LENGTH)
     assert flops.reads_table(tied.head) and flops.reads_table(heads.SoftCapped(heads.Tied(), 30.0))
     assert not flops.reads_table(heads.Detector()) and not flops.reads_table(heads.states)

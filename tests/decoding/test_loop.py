@@ -1,4 +1,4 @@
-"""Cached generation equals running the whole sequence for every token, whatever else is in the batch."""
+"""Cached generation equals a full forward pass per token, independently of the rest of the batch."""
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ def run(model, params, batch, count, sampler, new, seed=0, numbers=None):
 
 
 def generate_without_cache(model, params, prompt, new=NEW, prefix=False, encoder=None):
-    """Greedy tokens and log-probabilities without a cache: runs the whole sequence for each token."""
+    """Returns greedy tokens and log-probabilities; runs the whole sequence for each token, without a cache."""
     tokens, log_probs = [0, *prompt], []
     forward = jax.jit(lambda b: model.apply({"params": params}, b))
     for _ in range(new):
@@ -64,7 +64,7 @@ def check(generated, row, expected):
 
 @pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("position", POSITIONS)
-def test_ragged_prompts_are_continued_as_if_alone(position, scan):
+def test_ragged_prompts_equal_generation_without_a_cache(position, scan):
     model = tiny.decoder(position=POSITIONS[position](), scan=scan)
     params = tiny.init(model, tiny.batch())
     generated = decode(model, params, PROMPTS)
@@ -72,7 +72,7 @@ def test_ragged_prompts_are_continued_as_if_alone(position, scan):
         check(generated, row, generate_without_cache(model, params, prompt))
 
 
-def test_experts_and_prefixes():
+def test_experts_and_prefixes_equal_generation_without_a_cache():
     model = tiny.decoder(experts=True)
     params = tiny.init(model, tiny.batch())
     generated, with_prefix = decode(model, params, PROMPTS), decode(model, params, PROMPTS, prefix=True)
@@ -82,7 +82,7 @@ def test_experts_and_prefixes():
     assert not np.array_equal(generated.log_probs_BN, with_prefix.log_probs_BN)
 
 
-def test_encoder_decoders_read_ragged_inputs():
+def test_encoder_decoders_equal_generation_without_a_cache():
     model = tiny.encoder_decoder(position=None)
     params = tiny.init(model, tiny.batch(sides=("encoder", "decoder")))
     generated = run(model, params, inference.encoder_batch(PROMPTS, VOCABULARY), 3, Greedy(), NEW)
@@ -95,12 +95,12 @@ def test_samples_do_not_depend_on_the_batch():
     model = tiny.decoder()
     params = tiny.init(model, tiny.batch())
     sampler = Sample(temperature=1.5)
-    together = decode(model, params, PROMPTS, sampler)
+    batched = decode(model, params, PROMPTS, sampler)
     for row in range(3):
-        alone = decode(model, params, PROMPTS[row : row + 1], sampler, numbers=[row])
-        np.testing.assert_array_equal(alone.tokens_BN[0], together.tokens_BN[row])
+        single = decode(model, params, PROMPTS[row : row + 1], sampler, numbers=[row])
+        np.testing.assert_array_equal(single.tokens_BN[0], batched.tokens_BN[row])
     other = decode(model, params, PROMPTS, sampler, seed=1)
-    assert not np.array_equal(other.tokens_BN, together.tokens_BN)
+    assert not np.array_equal(other.tokens_BN, batched.tokens_BN)
 
 
 def test_a_row_ends_at_eos_and_the_others_continue():

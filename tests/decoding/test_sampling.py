@@ -52,7 +52,7 @@ def test_samples_follow_the_probabilities(options):
     possible = expected > 0
     assert not counts[~possible].any()
     chi_squared = ((counts - expected)[possible] ** 2 / expected[possible]).sum()
-    assert chi_squared < 35  # 11 degrees of freedom: passed 2 in 10,000 times
+    assert chi_squared < 35  # 11 degrees of freedom: exceeded with probability 2e-4
 
 
 @pytest.mark.parametrize(

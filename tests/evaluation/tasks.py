@@ -1,4 +1,4 @@
-"""Token caches of tasks with metrics, written without seqio, and metrics that tests control."""
+"""Token caches of tasks with metrics, written without seqio, and metrics controlled by tests."""
 
 import threading
 from pathlib import Path
@@ -16,19 +16,19 @@ RELEASED = threading.Event()  # `waits` waits for it
 
 
 def waits(targets, predictions):
-    """A slow metric: it returns once RELEASED is set."""
+    """Waits until RELEASED is set: a slow metric."""
     if not RELEASED.wait(60):
         raise TimeoutError("RELEASED was not set while the metric ran")
     return {"waited": 1.0}
 
 
 def breaks(targets, predictions):
-    """A metric that fails."""
+    """Raises an error: a metric that fails."""
     raise ZeroDivisionError("a metric's own fault")
 
 
 def named(function: str, **options) -> dict:
-    """The manifest entry of a function."""
+    """Returns the manifest entry of a function."""
     return {"function": function, "options": options}
 
 
@@ -44,7 +44,7 @@ def write(root, task, examples, metrics, postprocess=None, split="validation", v
 
 
 def pair(inputs: str, targets: str, **fields) -> dict:
-    """An example with both features, as seqio tokenizes it."""
+    """Returns an example with both features, tokenized as by seqio."""
     ids = {name: ids_of(text) for name, text in (("inputs", inputs), ("targets", targets))}
     return ids | {"inputs_pretokenized": inputs, "targets_pretokenized": targets} | fields
 

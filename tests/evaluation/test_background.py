@@ -24,8 +24,8 @@ WAITS = tasks.named("tests.evaluation.tasks:waits")
 MESH = partitioning.make_mesh(devices=jax.devices()[:1])
 
 
-class Scripted:
-    """An evaluator with known answers, whose metrics wait for an event or fail."""
+class ScriptedEvaluator:
+    """Returns known answers; its metrics wait for an event or fail."""
 
     settings = types.MappingProxyType({"split": "validation"})
 
@@ -46,8 +46,8 @@ class Scripted:
 def test_results_are_reported_in_order_when_finished(tmp_path):
     event, reported = threading.Event(), []
     with BackgroundScorer(tmp_path) as scorer:
-        scorer.submit(3, Scripted("slow", event), 0.5)
-        scorer.submit(4, Scripted("fast"), 0.7)
+        scorer.submit(3, ScriptedEvaluator("slow", event), 0.5)
+        scorer.submit(4, ScriptedEvaluator("fast"), 0.7)
         scorer.collect(lambda *one: reported.append(one))
         assert not reported and not list(tmp_path.rglob("*.json"))
         event.set()
@@ -59,7 +59,7 @@ def test_results_are_reported_in_order_when_finished(tmp_path):
 
 def test_a_failure_names_its_task_and_step(tmp_path):
     with BackgroundScorer(tmp_path) as scorer:
-        scorer.submit(3, Scripted("broken", failure=ValueError("no good")), 0)
+        scorer.submit(3, ScriptedEvaluator("broken", failure=ValueError("no good")), 0)
         with pytest.raises(RuntimeError, match="evaluation of task 'broken' at step 3 failed: ValueError: no good"):
             scorer.collect(print, wait=True)
     assert not list(tmp_path.rglob("*.json"))
@@ -68,15 +68,15 @@ def test_a_failure_names_its_task_and_step(tmp_path):
 def test_records_after_the_checkpoint_are_dropped(tmp_path):
     with BackgroundScorer(tmp_path) as scorer:
         for step in (2, 4, 6):
-            scorer.submit(step, Scripted("one"), step)
+            scorer.submit(step, ScriptedEvaluator("one"), step)
         scorer.collect(lambda *_: None, wait=True)
     with BackgroundScorer(tmp_path, first=4) as scorer:
-        assert scorer.has_record(4, Scripted("one")) and not scorer.has_record(6, Scripted("one"))
+        assert scorer.has_record(4, ScriptedEvaluator("one")) and not scorer.has_record(6, ScriptedEvaluator("one"))
     assert sorted(path.stem for path in tmp_path.rglob("*.json")) == ["2", "4"]
 
 
 def arguments(root, run_dir, *metrics, model=tiny.decoder, rows_type=PackedConversations, lengths=(48,), **changes):
-    """Arguments of trainer.train for a run on questions and answers, evaluated on the same task."""
+    """Returns arguments of trainer.train for a run on questions and answers, evaluated on the same task."""
     cache = tasks.write_pairs(root, metrics=metrics) if not (root / "pairs").exists() else None
     cache = tasks.TokenCache("pairs", "validation", root=str(root)) if cache is None else cache
     model = model()
@@ -105,7 +105,7 @@ def lines(run_dir) -> list[dict]:
     "kind, rows_type, lengths",
     [(tiny.decoder, PackedConversations, (48,)), (tiny.encoder_decoder, rows.PackedExamples, (48, 48))],
 )
-def test_a_model_that_learned_the_answers_gives_them(tmp_path, kind, rows_type, lengths):
+def test_a_trained_model_gives_the_answers(tmp_path, kind, rows_type, lengths):
     run = arguments(tmp_path, tmp_path / "run", EXACT, model=kind, rows_type=rows_type, lengths=lengths)
     last = tiny.train(**run | dict(steps=60, eval_every=60, checkpoint_every=60))
     assert last["eval_tasks/pairs/exact_match"] == 100
@@ -124,16 +124,16 @@ def test_a_model_that_learned_the_answers_gives_them(tmp_path, kind, rows_type, 
 
 
 def test_steps_continue_while_a_metric_runs(tmp_path, monkeypatch):
-    """The metric of step 3 ends once step 5 is logged, and is logged under step 3."""
+    """The metric of step 3 returns after step 5 is logged; its result is logged under step 3."""
     tasks.RELEASED.clear()
     write = writers.RunWriter.write
 
-    def watched(self, step, scalars):
+    def write_and_release(self, step, scalars):
         write(self, step, scalars)
         if step == 5 and "loss" in scalars:
             tasks.RELEASED.set()
 
-    monkeypatch.setattr(writers.RunWriter, "write", watched)
+    monkeypatch.setattr(writers.RunWriter, "write", write_and_release)
     tiny.train(**arguments(tmp_path, tmp_path / "run", EXACT, WAITS))
     order = [(line["step"], "loss" in line) for line in lines(tmp_path / "run")]
     assert order.index((3, False)) > order.index((5, True))
@@ -141,39 +141,39 @@ def test_steps_continue_while_a_metric_runs(tmp_path, monkeypatch):
 
 
 def test_a_stopped_run_waits_for_its_evaluations(tmp_path, monkeypatch):
-    """The signal comes at step 4, while the metric of step 3 waits for the state to be saved."""
+    """The signal arrives at step 4, while the metric of step 3 waits until the state is saved."""
     tasks.RELEASED.clear()
     write, save = writers.RunWriter.write, checkpoints.Checkpointer.save
 
-    def watched(self, step, scalars):
+    def write_and_stop(self, step, scalars):
         write(self, step, scalars)
         if step == 4 and "loss" in scalars:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def saved(self, *given, **how):
-        save(self, *given, **how)
+    def save_and_release(self, *args, **kwargs):
+        save(self, *args, **kwargs)
         tasks.RELEASED.set()
 
-    monkeypatch.setattr(writers.RunWriter, "write", watched)
-    monkeypatch.setattr(checkpoints.Checkpointer, "save", saved)
+    monkeypatch.setattr(writers.RunWriter, "write", write_and_stop)
+    monkeypatch.setattr(checkpoints.Checkpointer, "save", save_and_release)
     tiny.train(**arguments(tmp_path, tmp_path / "run", EXACT, WAITS, steps=20))
     assert checkpoints.latest_step(tmp_path / "run" / "checkpoints") < 6
     assert (tmp_path / "run/evaluations/pairs/3.json").exists()
     assert [line["step"] for line in lines(tmp_path / "run") if "eval_tasks/pairs/waited" in line] == [3]
 
 
-def test_a_failing_metric_ends_the_run_and_is_named(tmp_path):
+def test_a_failing_metric_stops_the_run_and_is_named(tmp_path):
     broken = tasks.named("tests.evaluation.tasks:breaks")
     with pytest.raises(RuntimeError, match=r"task 'pairs' at step 3 failed: .*metric breaks: ZeroDivisionError"):
         tiny.train(**arguments(tmp_path, tmp_path / "run", broken))
 
 
 def test_bad_evaluations_raise_before_anything_is_written(tmp_path):
-    given = arguments(tmp_path, tmp_path / "run", EXACT)
+    train_arguments = arguments(tmp_path, tmp_path / "run", EXACT)
     with pytest.raises(ValueError, match="tasks name pairs more than once"):
-        tiny.train(**given | dict(evaluations=given["evaluations"] * 2))
+        tiny.train(**train_arguments | dict(evaluations=train_arguments["evaluations"] * 2))
     examples = [{"targets": tasks.ids_of("x"), "inputs": tasks.ids_of("y")}]
     other = tasks.write(tmp_path, "other", examples, [EXACT], vocabulary=tasks.ByteVocabulary(extra_ids=7))
     with pytest.raises(ValueError, match="task 'other' has the vocabulary bytes/7, the training rows have bytes/125"):
-        tiny.train(**given | dict(evaluations=(TaskEvaluation(other),)))
+        tiny.train(**train_arguments | dict(evaluations=(TaskEvaluation(other),)))
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""Evaluation: the standard error of the loss is the standard deviation over other samples of text."""
+"""Evaluation: the standard error of the loss equals the standard deviation over samples of text."""
 
 import numpy as np
 import pytest
@@ -7,14 +7,14 @@ from t5x_like.evaluation import evaluator
 
 
 def draw_batches(generator, batches, mean, least):
-    """(nats, tokens) of batches whose tokens are correlated: each batch has its own mean."""
+    """Returns (nats, tokens) of batches with correlated tokens: each batch has a different mean."""
     count_b = generator.integers(least, 150, batches)
     level_b = mean + 0.2 * generator.standard_normal(batches)
     return list(zip(level_b * count_b, count_b, strict=True))
 
 
 @pytest.mark.parametrize("tasks", [((40, 1.0, 50),), ((20, 1.0, 149), (30, 3.0, 149))])
-def test_the_standard_error_is_the_spread_over_samples_of_text(tasks):
+def test_the_standard_error_equals_the_deviation_over_samples_of_text(tasks):
     generator = np.random.default_rng(0)
     losses, errors = [], []
     for _ in range(500):

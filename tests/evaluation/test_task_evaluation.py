@@ -1,4 +1,4 @@
-"""Evaluation sees the tokens of training; answers and scores do not depend on how they are batched."""
+"""Evaluation uses the same tokens as training; answers and scores do not depend on batching."""
 
 import dataclasses
 
@@ -56,21 +56,21 @@ def templated():
 
 
 def segments(packed):
-    """The arrays of every example in rows, sorted by its tokens."""
+    """Returns the arrays of every example in packed rows, sorted by their target tokens."""
     batch = packed.fetch(np.arange(len(packed)), np.zeros(len(packed), int), 0)
-    kept = []
+    examples = []
     for row, ids in enumerate(batch["decoder_segment_ids"]):
         for number in range(1, ids.max() + 1):
-            kept.append({name: x[row][ids == number] for name, x in batch.items() if name.startswith("decoder")})
-    return sorted(kept, key=lambda one: one["decoder_target_tokens"].tolist())
+            examples.append({name: x[row][ids == number] for name, x in batch.items() if name.startswith("decoder")})
+    return sorted(examples, key=lambda one: one["decoder_target_tokens"].tolist())
 
 
 def scored_rows(evaluator):
-    """The same arrays of the rows that the evaluation scores."""
+    """Returns the same arrays of the rows that the evaluation scores."""
     batch = evaluator.continuation_batch([(q, q.continuations[0]) for q in evaluator.questions], 128)
     real = [ids > 0 for ids in batch["decoder_segment_ids"]]
-    kept = [{name: x[row][where] for name, x in batch.items()} for row, where in enumerate(real)]
-    return sorted(kept, key=lambda one: one["decoder_target_tokens"].tolist())
+    examples = [{name: x[row][mask] for name, x in batch.items()} for row, mask in enumerate(real)]
+    return sorted(examples, key=lambda one: one["decoder_target_tokens"].tolist())
 
 
 @pytest.mark.parametrize("prefix", [False, True])
@@ -82,9 +82,9 @@ def test_questions_have_the_tokens_of_training(tmp_path, kind, prefix):
         else conversations(tmp_path, ByteVocabulary() if kind == "plain chats" else templated())
     )
     evaluator = evaluator_of(cache, model_of(), prefix)
-    shown, scored = segments(PackedConversations(cache, 256, prefix=prefix)), scored_rows(evaluator)
-    assert len(shown) == len(scored)
-    for theirs, ours in zip(shown, scored, strict=True):
+    trained, scored = segments(PackedConversations(cache, 256, prefix=prefix)), scored_rows(evaluator)
+    assert len(trained) == len(scored)
+    for theirs, ours in zip(trained, scored, strict=True):
         size = len(ours["decoder_target_tokens"])  # the last answer ends a question, not always a conversation
         for name in ("input_tokens", "target_tokens", "positions"):
             np.testing.assert_array_equal(theirs[f"decoder_{name}"][:size], ours[f"decoder_{name}"])
@@ -114,7 +114,7 @@ def test_an_encoder_reads_the_tokens_of_training(tmp_path):
         assert batch["encoder_input_tokens"][row][: len(inputs) + 1].tolist() == tasks.ids_of(inputs).tolist()
 
 
-def test_long_questions_are_truncated_as_rows_are(tmp_path):
+def test_long_questions_are_truncated_like_rows(tmp_path):
     cache = tasks.write_pairs(tmp_path)
     decoder = evaluator_of(cache, model_of(), inputs_length=2).questions
     encoder = evaluator_of(cache, model_of(tiny.encoder_decoder), inputs_length=2).questions
@@ -126,7 +126,7 @@ def test_long_questions_are_truncated_as_rows_are(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [tiny.decoder, tiny.encoder_decoder])
-def test_scores_are_those_of_a_plain_forward_pass(tmp_path, kind):
+def test_scores_equal_a_plain_forward_pass(tmp_path, kind):
     model, choices = model_of(kind), ["yes", "no", "maybe"]
     cache = tasks.write_pairs(tmp_path, metrics=[tasks.named(RANKS)], choices=choices)
     evaluator = evaluator_of(cache, model, batch_size=4)
@@ -153,7 +153,7 @@ def test_scores_are_those_of_a_plain_forward_pass(tmp_path, kind):
 
 
 def plain(ids, side):
-    """One row without padding."""
+    """Returns one side of a batch with one row and no padding."""
     return {
         f"{side}_input_tokens": ids[None],
         f"{side}_positions": np.arange(len(ids))[None],
@@ -179,9 +179,9 @@ def test_bad_input_raises_before_anything_is_compiled(tmp_path):
         TaskEvaluation(cache, num_samples=0)
     with pytest.raises(ValueError, match="examples=0: give 1 or more, or None"):
         evaluator_of(cache, model_of(), examples=0)
-    alone = tasks.write(tmp_path, "alone", [{"targets": tasks.ids_of("x")}], [tasks.named(BITS)])
+    no_inputs = tasks.write(tmp_path, "alone", [{"targets": tasks.ids_of("x")}], [tasks.named(BITS)])
     with pytest.raises(ValueError, match=r"'alone' has the features \['targets'\].*needs inputs and targets"):
-        evaluator_of(alone, model_of(tiny.encoder_decoder))
+        evaluator_of(no_inputs, model_of(tiny.encoder_decoder))
     silent = {"targets": tasks.ids_of("x"), "targets_mask": np.zeros(2, int)}
     silent = tasks.write(tmp_path, "silent", [silent], [tasks.named(ANSWERS)])
     with pytest.raises(ValueError, match="document 0 of task 'silent' has no answer"):

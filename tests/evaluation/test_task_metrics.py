@@ -1,4 +1,4 @@
-"""Metrics of answers, by the functions that a cache names: values, intervals, and the record of every example."""
+"""Metrics of answers by the functions named in a cache: values, intervals, and the record of every example."""
 
 import json
 import sys
@@ -15,15 +15,15 @@ from tests.evaluation import tasks
 EXACT = tasks.named(tasks.METRICS + "answers:exact_match")
 
 
-def record_of(cache, said, log_probs=None, stops=(), step=0):
-    """The record of answers given as texts, one or several per example."""
-    made = [[one] if isinstance(one, str) else one for one in said]
+def record_of(cache, answer_texts, log_probs=None, stops=(), step=0):
+    """Returns the record of answer texts, one or several per example."""
+    samples = [[one] if isinstance(one, str) else one for one in answer_texts]
     questions = read_questions(cache, seq2seq=False)
     answers = [
         Answer([tuple(tasks.ids_of(text).tolist()) for text in texts], scores)
-        for texts, scores in zip(made, log_probs or [()] * len(made), strict=True)
+        for texts, scores in zip(samples, log_probs or [()] * len(samples), strict=True)
     ]
-    task_metrics = TaskMetrics.from_cache(cache, stops, num_samples=max(1, len(made[0])))
+    task_metrics = TaskMetrics.from_cache(cache, stops, num_samples=max(1, len(samples[0])))
     return task_metrics.make_record(cache.task, step, {"split": "validation"}, questions, answers)
 
 
@@ -129,13 +129,13 @@ def test_records_of_the_same_examples_are_compared_in_pairs(tmp_path):
     cache = tasks.write(tmp_path, "many", examples, [EXACT, macro])
     right = [example["targets_pretokenized"] for example in examples]
     better, worse = record_of(cache, right[:36] + ["x"] * 4), record_of(cache, right[:20] + ["x"] * 20, step=1)
-    made = comparison.compare(better, worse)
-    one = made["exact_match"]
+    differences = comparison.compare(better, worse)
+    one = differences["exact_match"]
     assert (one["value"], one["against"], one["difference"]) == (90, 50, 40)
     values = [[e["values"]["exact_match"] for e in record["examples"]] for record in (better, worse)]
     assert (one["low"], one["high"]) == mean_interval(np.subtract(*values))
     assert 20 < one["low"] < 40 < one["high"] < 60
-    assert made["macro_f1"]["low"] < made["macro_f1"]["difference"] < made["macro_f1"]["high"]
+    assert differences["macro_f1"]["low"] < differences["macro_f1"]["difference"] < differences["macro_f1"]["high"]
     # A record compared with itself has no difference, because both use the same resampled examples.
     for one in comparison.compare(worse, worse).values():
         assert one["difference"] == one["low"] == one["high"] == 0

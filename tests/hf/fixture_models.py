@@ -1,6 +1,6 @@
 """The tiny models of the fixtures: name -> (Hugging Face model class, configuration)."""
 
-VOCAB = 61  # odd and unlike every other dimension, so that a transposed table fails
+VOCAB = 61  # odd and different from every other dimension, so that a transposed table fails
 
 _IDS = {"vocab_size": VOCAB, "bos_token_id": 1, "eos_token_id": 2}
 _GPTJ = _IDS | {"n_positions": 24, "n_layer": 2, "n_inner": 40}

@@ -10,18 +10,18 @@ NAMES = sorted(path.name for path in FIXTURES.iterdir() if path.is_dir())
 
 
 def expected(name: str) -> dict[str, np.ndarray]:
-    """The inputs and outputs of the reference library."""
+    """Returns the inputs and outputs of the reference library."""
     with np.load(FIXTURES / name / "expected.npz") as arrays:
         return dict(arrays)
 
 
 def config(name: str) -> dict:
-    """The config.json of a fixture."""
+    """Returns the config.json of a fixture."""
     return json.loads((FIXTURES / name / "config.json").read_text())
 
 
 def side(name: str, tokens, segments) -> dict[str, np.ndarray]:
-    """One side of a batch; positions count from 0 in every segment."""
+    """Returns one side of a batch; positions count from 0 in every segment."""
     segments = np.asarray(segments, np.int32)
     begins = np.diff(segments, axis=1, prepend=-1) != 0
     starts = np.maximum.accumulate(np.where(begins, np.arange(segments.shape[1]), 0), axis=1)
@@ -31,7 +31,7 @@ def side(name: str, tokens, segments) -> dict[str, np.ndarray]:
 
 
 def batch(reference: dict[str, np.ndarray], sides: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The batch that the reference library was given."""
+    """Returns the input batch of the reference library."""
     tokens, mask = reference["tokens"], reference["mask"]
     if "decoder_tokens" in reference:
         decoder = reference["decoder_tokens"]
@@ -43,7 +43,7 @@ def batch(reference: dict[str, np.ndarray], sides: tuple[str, ...]) -> dict[str,
 
 
 def pack_rows(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The batch with a further row: its rows 1 and 2 without padding, packed as two segments."""
+    """Returns the batch with one more row: its rows 1 and 2 without padding, packed as two segments."""
     result = {}
     for name, x in batch.items():
         two = real_parts(batch[f"{name.split('_', 1)[0]}_segment_ids"] > 0, x)
@@ -55,7 +55,7 @@ def pack_rows(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def real_parts(real: np.ndarray, x: np.ndarray) -> list[np.ndarray]:
-    """The real elements of rows 1 and 2; if they do not fit into one row together, half a row of each."""
+    """Returns the real elements of rows 1 and 2; if they do not fit into one row together, half a row of each."""
     two = [x[i][real[i]] for i in (1, 2)]
     half = x.shape[1] // 2
     return two if sum(map(len, two)) <= x.shape[1] else [part[:half] for part in two]

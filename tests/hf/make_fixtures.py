@@ -10,7 +10,7 @@ Run by hand when a family is added; the tests only read the files. It needs two 
 A fixture is `config.json`, `model.safetensors` (or shards and their index) and `expected.npz`:
 
 - decoders: tokens, mask [3, 12] (padded on the right), logits [3, 12, V] of one batched call, greedy [3, 8] (each
-  row alone, from its unpadded prompt), and row_logits [3, 12, V] if a row alone gives other logits than in the batch;
+  row by itself, from its unpadded prompt), and row_logits [3, 12, V] if single rows give other logits than the batch;
 - encoders: tokens, mask, token_types [3, 12] and those of logits, hidden, pooled, nsp that the model has;
   XLNet also perm_order and perm_logits [3, 12, V]: the query stream of i sees j where perm_order[j] < perm_order[i];
 - encoder-decoders: tokens, mask [3, 12], decoder_tokens [3, 9], logits [3, 9, V], greedy [3, 8].
@@ -46,7 +46,7 @@ class Unclear(Exception):
 
 
 def build(name, seed):
-    """A model with every tensor drawn from the seed."""
+    """Returns a model whose tensors are all drawn from the seed."""
     class_name, config = MODELS[name.removesuffix("_v5")]
     cls = getattr(transformers, class_name)
     model = cls(cls.config_class(**config, attn_implementation=attention(name))).eval()
@@ -65,7 +65,7 @@ def attention(name):
 
 
 def dtype(name):
-    """The dtype of the stored tensors."""
+    """Returns the dtype of the stored tensors."""
     return getattr(torch, DTYPES.get(name, "float32"))
 
 
@@ -79,8 +79,8 @@ def redraw(model, rng):
 
 
 # Standard deviations of parameters other than norm scales, by the first matching pattern. Queries and keys, which must
-# distinguish positions, and a tied T5's table, whose logits are divided by sqrt(d_model), have larger ones; what OPT and BART
-# add to the residual stream has smaller ones.
+# distinguish positions, and a tied T5's table, whose logits are divided by sqrt(d_model), have larger ones; sublayer outputs
+# of OPT and BART, which are added to the residual stream, have smaller ones.
 SPREADS = (
     (r"relative_attention_bias", 0.7),
     (r"^shared\.weight", 0.8),
@@ -99,14 +99,14 @@ def draw(name, value, is_norm, rng):
 
 
 def run(model, **inputs):
-    """Runs a forward pass on a copy, because dynamic rotary frequencies stay changed after a longer call."""
+    """Runs a forward pass on a copy, because a longer call changes dynamic rotary frequencies."""
     with torch.no_grad():
         arrays = {key: torch.from_numpy(value) for key, value in inputs.items()}
         return copy.deepcopy(model)(**arrays)
 
 
 def padded_tokens(model, rng):
-    """Three rows of random ids, padded on the right, and their mask."""
+    """Returns three rows of random ids, padded on the right, and their mask."""
     decoder = kind(model) == "decoder"
     pad = 0 if decoder or model.config.pad_token_id is None else model.config.pad_token_id
     mask = np.array([[int(i < n) for i in range(LENGTH)] for n in LENGTHS])
@@ -148,17 +148,17 @@ def check_variety(rows):
 
 
 def expected_decoder(model, rng):
-    """Batched logits and greedy continuations of a decoder-only model."""
+    """Returns batched logits and greedy continuations of a decoder-only model."""
     tokens, mask = padded_tokens(model, rng)
 
-    def alone(ids):
+    def row_logits(ids):
         return decoder_logits(model, ids, np.ones_like(ids))[0]
 
     logits = decoder_logits(model, tokens, mask)
     rows = np.zeros_like(logits)
     for i, n in enumerate(LENGTHS):
-        rows[i, :n] = alone(tokens[i : i + 1, :n])
-    continuations = [greedy(row[:n], lambda ids: alone(ids)[-1]) for row, n in zip(tokens, LENGTHS, strict=True)]
+        rows[i, :n] = row_logits(tokens[i : i + 1, :n])
+    continuations = [greedy(row[:n], lambda ids: row_logits(ids)[-1]) for row, n in zip(tokens, LENGTHS, strict=True)]
     values = {"tokens": tokens, "mask": mask, "logits": logits, "greedy": check_variety(continuations)}
     if np.abs(logits - rows)[mask > 0].max() > 1e-4:
         values["row_logits"] = rows
@@ -166,7 +166,7 @@ def expected_decoder(model, rng):
 
 
 def expected_encoder_decoder(model, rng):
-    """Teacher-forced logits and greedy outputs of an encoder-decoder."""
+    """Returns teacher-forced logits and greedy outputs of an encoder-decoder."""
     tokens, mask = padded_tokens(model, rng)
     start = model.config.decoder_start_token_id
     targets = rng.integers(FIRST_TOKEN, model.config.vocab_size, (3, DECODER_LENGTH))
@@ -189,7 +189,7 @@ def expected_encoder_decoder(model, rng):
 
 
 def expected_encoder(model, rng):
-    """Every output of an encoder."""
+    """Returns every output of an encoder."""
     tokens, mask = padded_tokens(model, rng)
     types = getattr(model.config, "type_vocab_size", 2)
     inputs = {"input_ids": tokens, "attention_mask": mask, "token_type_ids": rng.integers(0, types, tokens.shape)}
@@ -235,7 +235,7 @@ def reload(folder, cls):
 
 
 def unused(model, values):
-    """Tensors and experts that do not affect real positions, except key biases (which cancel) and XLNet's mask embedding."""
+    """Returns tensors and experts without effect on real positions, except key biases (which cancel) and XLNet's mask vector."""
     names = {
         "tokens": "input_ids", "mask": "attention_mask", "token_types": "token_type_ids",
         "decoder_tokens": "decoder_input_ids",

@@ -32,7 +32,7 @@ NEW_TOKENS = 48
 
 
 def similarities(folder: Path) -> list[list[float]]:
-    """Cosine similarities of all pairs of sentences."""
+    """Returns cosine similarities of all pairs of sentences."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     inputs = tokenizer(list(SENTENCES), padding=True, return_tensors="pt")
@@ -50,7 +50,7 @@ def chat(question: str) -> str:
 
 
 def continue_greedily(path: Path, ids: list[list[int]]) -> list[list[int]]:
-    """Greedy continuations, each up to the end of a turn."""
+    """Returns greedy continuations, each up to the end of a turn."""
     load = transformers.AutoModelForCausalLM.from_pretrained
     model = load(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
     continuations = []

@@ -15,7 +15,7 @@ from tests.hf.folders import FIXTURES
 
 
 def copy_fixture(name, tmp_path):
-    """Copies a fixture's folder, to be changed."""
+    """Copies the folder of a fixture for changes."""
     shutil.copytree(FIXTURES / name, tmp_path / name)
     return tmp_path / name
 
@@ -36,7 +36,7 @@ def assert_equal(one, two):
 
 
 @pytest.mark.parametrize("name", ["llama", "mixtral", "bloom", "gemma3_text", "phi3"])
-def test_large_parameters_assembled_on_devices_are_equal(name, monkeypatch):
+def test_large_parameters_are_assembled_on_devices(name, monkeypatch):
     _, small = hf.load(FIXTURES / name)
     monkeypatch.setattr(placing, "MAX_HOST_SIZE", 0)
     _, large = hf.load(FIXTURES / name)
@@ -48,29 +48,29 @@ def test_large_parameters_assembled_on_devices_are_equal(name, monkeypatch):
 def test_parameters_are_sharded_over_eight_devices(monkeypatch, scan, limit):
     monkeypatch.setattr(placing, "MAX_HOST_SIZE", limit)
     mesh = partitioning.make_mesh(data=1, fsdp=4, tensor=2)
-    _, split = hf.load(FIXTURES / "llama", mesh, scan=scan, rules=[*partitioning.RULES, ("vocab", None)])
+    _, sharded = hf.load(FIXTURES / "llama", mesh, scan=scan, rules=[*partitioning.RULES, ("vocab", None)])
     _, whole = hf.load(FIXTURES / "llama", partitioning.make_mesh(devices=jax.devices()[:1]), scan=scan)
-    assert_equal(split, whole)
-    kernels = {n: x for n, x in checkpoints.leaves_by_name(split).items() if n.endswith("mlp.up.kernel")}
+    assert_equal(sharded, whole)
+    kernels = {n: x for n, x in checkpoints.leaves_by_name(sharded).items() if n.endswith("mlp.up.kernel")}
     for kernel in kernels.values():
         assert kernel.addressable_shards[0].data.size == kernel.size // 8
 
 
-def test_scanned_and_unrolled_layers_are_the_same():
+def test_scanned_and_unrolled_layers_are_equal():
     model, params = hf.load(FIXTURES / "gemma3_text")
-    flat, apart = hf.load(FIXTURES / "gemma3_text", scan=False)
+    unrolled, unrolled_params = hf.load(FIXTURES / "gemma3_text", scan=False)
     batch = folders.batch(folders.expected("gemma3_text"), ("decoder",))
     logits = jax.jit(model.apply)({"params": params}, batch)
-    np.testing.assert_allclose(jax.jit(flat.apply)({"params": apart}, batch), logits, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(unrolled.apply)({"params": unrolled_params}, batch), logits, atol=1e-5)
 
 
-def test_dtypes_are_those_stored_or_the_one_given():
+def test_dtypes_are_stored_or_requested():
     stored = {x.dtype for x in jax.tree.leaves(hf.load(FIXTURES / "llama_bf16")[1])}
-    given = {x.dtype for x in jax.tree.leaves(hf.load(FIXTURES / "llama_bf16", dtype=jnp.float32)[1])}
-    assert (stored, given) == ({jnp.dtype(jnp.bfloat16)}, {jnp.dtype(jnp.float32)})
+    requested = {x.dtype for x in jax.tree.leaves(hf.load(FIXTURES / "llama_bf16", dtype=jnp.float32)[1])}
+    assert (stored, requested) == ({jnp.dtype(jnp.bfloat16)}, {jnp.dtype(jnp.float32)})
 
 
-def test_shards_hold_what_one_file_holds(tmp_path):
+def test_shards_equal_a_single_file(tmp_path):
     model, params = hf.load(FIXTURES / "llama")
     hf.save(model, params, tmp_path / "one")
     hf.save(model, params, tmp_path / "many", shard_bytes=10_000)
@@ -82,7 +82,7 @@ def test_shards_hold_what_one_file_holds(tmp_path):
     assert index["metadata"]["total_size"] == sum(tensors.byte_size(x) for x in one.values())
 
 
-def test_the_safetensors_library_reads_what_is_written(tmp_path):
+def test_the_safetensors_library_reads_exported_files(tmp_path):
     safetensors_numpy = pytest.importorskip("safetensors.numpy")
     hf.save(*hf.load(FIXTURES / "gpt2"), tmp_path / "out")
     theirs = safetensors_numpy.load_file(tmp_path / "out" / tensors.SINGLE_FILE)
@@ -110,7 +110,7 @@ def test_an_existing_folder_is_not_overwritten(tmp_path):
         hf.save(*hf.load(FIXTURES / "llama"), tmp_path / "out")
 
 
-def test_progress_sees_every_tensor(tmp_path):
+def test_progress_reports_every_tensor(tmp_path):
     seen = []
     model, params = hf.load(FIXTURES / "llama", progress=lambda names, total: seen.append(total) or names)
     hf.save(model, params, tmp_path / "out", progress=lambda names, total: seen.append(total) or names)
@@ -154,13 +154,13 @@ def test_a_truncated_file_is_refused(tmp_path, cut):
 
 def test_a_missing_shard_is_named(tmp_path):
     folder = copy_fixture("llama_sharded", tmp_path)
-    gone = sorted(folder.glob("*.safetensors"))[1]
-    gone.unlink()
-    with pytest.raises(FileNotFoundError, match=rf"names {gone.name}, which does not exist"):
+    missing = sorted(folder.glob("*.safetensors"))[1]
+    missing.unlink()
+    with pytest.raises(FileNotFoundError, match=rf"names {missing.name}, which does not exist"):
         hf.load(folder)
 
 
-def test_pickles_are_refused_with_a_way_to_convert_them(tmp_path):
+def test_pickles_are_refused_with_conversion_instructions(tmp_path):
     folder = copy_fixture("llama", tmp_path)
     (folder / tensors.SINGLE_FILE).rename(folder / "pytorch_model.bin")
     with pytest.raises(FileNotFoundError, match=r"pytorch_model.bin is not read.*save_pretrained\(OUT, safe_serial"):
@@ -182,7 +182,7 @@ def test_an_unknown_field_is_refused_unless_it_is_ignored(tmp_path):
     assert_equal(hf.load(folder, ignore=("clip_qkv",))[1], hf.load(FIXTURES / "llama")[1])
 
 
-def test_a_model_that_no_family_holds_is_refused_with_what_would_differ():
+def test_a_model_without_a_family_is_refused_with_its_differences():
     model, _ = hf.load(FIXTURES / "llama")
     odd = model.copy(embed=model.embed.copy(scale=3.0))
     with pytest.raises(ValueError, match=r"no Hugging Face family holds this model; as '\w+' it would differ"):

@@ -1,4 +1,4 @@
-"""GGUF files: a LLaMA in the format of llama.cpp loads like its Hugging Face folder."""
+"""GGUF files: a LLaMA in the format of llama.cpp equals its Hugging Face folder."""
 
 import numpy as np
 import pytest
@@ -22,13 +22,13 @@ def gguf_name(name: str) -> str:
     return f"blk.{number}.{GGUF_PARTS[part]}.{kind}"
 
 
-def neighbours(x: np.ndarray, heads: int) -> np.ndarray:
-    """Rotary halves as the neighbouring pairs of llama.cpp."""
+def interleave_halves(x: np.ndarray, heads: int) -> np.ndarray:
+    """Converts rotary halves to the adjacent pairs of llama.cpp."""
     return x.reshape(heads, 2, x.shape[0] // heads // 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
 
 
 def write(path, name="llama", kind=None, drop=(), **fields):
-    """Writes a fixture as a GGUF file, with further metadata, quantized as `kind`."""
+    """Writes a fixture as a GGUF file with extra metadata, quantized as `kind`."""
     config = folders.config(name)
     writer = library.GGUFWriter(path, "llama")
     for gguf_field, field in gguf.FIELDS.items():
@@ -39,7 +39,7 @@ def write(path, name="llama", kind=None, drop=(), **fields):
     for key, tensor in tensors.list_tensors(FIXTURES / name).items():
         x = tensor.read()
         for part, heads in (("q_proj", config["num_attention_heads"]), ("k_proj", config["num_key_value_heads"])):
-            x = neighbours(x, heads) if part in key else x
+            x = interleave_halves(x, heads) if part in key else x
         if key in drop:
             continue
         if kind is not None and x.ndim == 2 and x.shape[1] % 32 == 0:

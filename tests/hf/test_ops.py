@@ -1,4 +1,4 @@
-"""Ops only move numbers: join inverts split for all shapes."""
+"""Ops only rearrange numbers: join inverts split for all shapes."""
 
 import jax
 import numpy as np

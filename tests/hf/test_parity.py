@@ -26,7 +26,7 @@ UNPACKED = {"switch_capacity"}
 
 @functools.lru_cache(maxsize=1)
 def load_fixture(name: str):
-    """(model, params in float32, reference arrays)."""
+    """Returns (model, params in float32, reference arrays)."""
     model, params = hf.load(FIXTURES / name, dtype=np.float32)
     return model, params, folders.expected(name)
 
@@ -78,15 +78,15 @@ def test_the_query_stream_equals_the_reference():
     order = reference["perm_order"].astype(np.int32)
     batch = folders.batch(reference, ("encoder",)) | {"encoder_order": order}
     got = np.asarray(jax.jit(model.apply)({"params": params}, batch))
-    # A query without keys gives the mean of all values, padding included, which is meaningless.
+    # A query without keys gives the mean of all values, including padding.
     seen = (order[:, None, :] < order[:, :, None]) & (reference["mask"][:, None, :] > 0)
     read = seen.any(-1) & (reference["mask"] > 0)
     np.testing.assert_allclose(got[read], reference["perm_logits"][read], atol=TOLERANCE, rtol=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_export_has_every_tensor_bit_for_bit(name, tmp_path):
-    scan = NAMES.index(name) % 2 == 0  # both layouts, in turn
+def test_an_export_is_bit_equal_for_every_tensor(name, tmp_path):
+    scan = NAMES.index(name) % 2 == 0  # alternates between both layouts
     hf.save(*hf.load(FIXTURES / name, scan=scan), tmp_path / "out", model_type=folders.config(name)["model_type"])
     before, after = tensors.list_tensors(FIXTURES / name), tensors.list_tensors(tmp_path / "out")
     assert set(after) == set(before)

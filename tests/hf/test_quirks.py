@@ -1,4 +1,4 @@
-"""Published folders: historical names, copies and unused tensors, fields of other programs, absent fields."""
+"""Published folders: historical names, copied and unused tensors, fields of other programs, absent fields."""
 
 import json
 
@@ -13,7 +13,7 @@ from tests.hf.folders import FIXTURES, NAMES, config
 
 
 def edit_fixture(name, folder, rename=lambda name: name, extra=None, drop=(), **changes):
-    """Copies a fixture with other tensors and fields."""
+    """Copies a fixture with changed tensors and fields."""
     arrays = {rename(key): x for key, x in load_file(FIXTURES / name / "model.safetensors").items() if key not in drop}
     save_file(arrays | (extra or {}), folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config(name) | changes))
@@ -26,7 +26,7 @@ def model_of(name, drop=(), **changes):
 
 
 def equals_fixture(folder, name):
-    """Whether a folder has the model and the parameters of a fixture."""
+    """Returns whether a folder has the model and the parameters of a fixture."""
     (model, params), (original, expected) = hf.load(folder), hf.load(FIXTURES / name)
     jax.tree.map(np.testing.assert_array_equal, params, expected)
     return modules.is_equivalent(model, original)
@@ -37,7 +37,7 @@ def tensor(name, key):
 
 
 def old_name(name):
-    """The name of a norm in early BERT files."""
+    """Returns the name of a norm in early BERT files."""
     return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
 
 
@@ -50,7 +50,7 @@ def test_bare_encoder_with_its_prefix(tmp_path):
     assert equals_fixture(edit_fixture("bert_base", tmp_path, lambda name: f"bert.{name}"), "bert_base")
 
 
-def test_table_under_the_name_of_its_copy(tmp_path):
+def test_table_stored_under_the_name_of_its_copy(tmp_path):
     table = {"encoder.embed_tokens.weight": tensor("t5", "shared.weight")}
     assert equals_fixture(edit_fixture("t5", tmp_path, extra=table, drop=["shared.weight"]), "t5")
 
@@ -91,7 +91,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_fields_of_published_configurations_change_nothing(name):
+def test_fields_of_published_configurations_have_no_effect(name):
     assert modules.is_equivalent(model_of(name), model_of(name, **PUBLISHED[name]))
 
 
@@ -170,25 +170,25 @@ def test_a_single_file_takes_precedence_over_an_index(tmp_path):
     assert equals_fixture(tmp_path, "llama")
 
 
-def test_untied_gemma_2_has_a_table_in_its_soft_cap(tmp_path):
+def test_untied_gemma_2_has_a_table_inside_its_soft_cap_head(tmp_path):
     table = tensor("gemma2", "model.embed_tokens.weight")
     folder = edit_fixture("gemma2", tmp_path, extra={"lm_head.weight": 2 * table}, tie_word_embeddings=False)
     params = hf.load(folder)[1]
     np.testing.assert_array_equal(params["head"]["head"]["table"], 2 * table)
 
 
-def test_gemma_3_with_dynamic_scaling_is_described():
+def test_gemma_3_with_dynamic_scaling_exports_its_length():
     model = model_of("gemma3_text", rope_scaling={"rope_type": "dynamic", "factor": 2.0}, max_position_embeddings=32)
     assert families.build_config(model, "gemma3_text")[1]["max_position_embeddings"] == 32
 
 
-def test_switch_whose_encoder_is_dense_is_described():
+def test_switch_with_a_dense_encoder_exports_and_imports():
     model = model_of("switch", num_layers=1)
     family, values = families.build_config(model, "switch_transformers")
     assert modules.is_equivalent(family.build(fields.Fields(values)), model)
 
 
-def test_an_exported_configuration_has_nothing_that_other_libraries_refuse():
+def test_an_exported_configuration_has_no_field_that_other_libraries_refuse():
     falcon = families.build_config(model_of("falcon_rw"), "falcon")[1]
     assert not {"rope_theta", "rope_scaling", "max_position_embeddings"} & set(falcon)
     assert families.build_config(model_of("phi3"), "phi3")[1]["pad_token_id"] is None

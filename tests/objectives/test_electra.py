@@ -1,4 +1,4 @@
-"""ELECTRA: a shared table, labels where the sample differs from the original, no gradient through the sampling."""
+"""ELECTRA: a shared table, labels that mark replaced tokens, no gradient through the sampling."""
 
 import jax
 import jax.numpy as jnp
@@ -28,21 +28,21 @@ BATCH = masked()
 PARAMS = tiny.init(MODEL, BATCH)
 
 
-def test_both_read_one_table():
+def test_generator_and_discriminator_share_one_table():
     assert "embed" in PARAMS and "embed" not in PARAMS["generator"] and "embed" not in PARAMS["discriminator"]
-    moved = dict(PARAMS, embed=jax.tree.map(lambda x: x + jnp.arange(tiny.WIDTH), PARAMS["embed"]))
+    other_params = dict(PARAMS, embed=jax.tree.map(lambda x: x + jnp.arange(tiny.WIDTH), PARAMS["embed"]))
     for method in ("generator_logits", None):
-        one, other = (MODEL.apply({"params": p}, BATCH, method=method) for p in (PARAMS, moved))
+        one, other = (MODEL.apply({"params": p}, BATCH, method=method) for p in (PARAMS, other_params))
         assert not np.allclose(one, other)
 
 
-def test_the_discriminator_is_the_encoder_it_was_made_of():
-    own = {"embed": PARAMS["embed"], **PARAMS["discriminator"]}
-    alone = DISCRIMINATOR.apply({"params": own}, BATCH)
-    np.testing.assert_allclose(MODEL.apply({"params": PARAMS}, BATCH), alone, rtol=1e-6)
+def test_the_discriminator_equals_its_encoder():
+    params = {"embed": PARAMS["embed"], **PARAMS["discriminator"]}
+    expected = DISCRIMINATOR.apply({"params": params}, BATCH)
+    np.testing.assert_allclose(MODEL.apply({"params": PARAMS}, BATCH), expected, rtol=1e-6)
 
 
-def test_labels_are_where_the_sample_is_not_the_original():
+def test_labels_mark_samples_that_differ_from_the_original():
     logits = MODEL.apply({"params": PARAMS}, BATCH, method="generator_logits")
     replaced = np.asarray(replace_masked(logits, BATCH, jax.random.key(0)))
     masked_tokens, tokens = BATCH["encoder_loss_weights"] > 0, BATCH["encoder_target_tokens"]
@@ -55,14 +55,14 @@ def test_labels_are_where_the_sample_is_not_the_original():
     np.testing.assert_array_equal(replace_masked(sure, BATCH, jax.random.key(0)), tokens)
 
 
-def test_samples_have_the_generators_distribution():
+def test_samples_follow_the_distribution_of_the_generator():
     logits = jnp.tile(jnp.log(jnp.array([0.5, 0.3, 0.2])), (100, 100, 1))
     batch = {"encoder_loss_weights": jnp.ones((100, 100)), "encoder_target_tokens": jnp.zeros((100, 100), jnp.int32)}
     scores = np.bincount(np.asarray(replace_masked(logits, batch, jax.random.key(1))).reshape(-1)) / 1e4
     assert (abs(scores - [0.5, 0.3, 0.2]) < 4 * 0.005).all()
 
 
-def test_the_objective_is_the_formula():
+def test_the_objective_matches_its_formula():
     total, _, metrics = ReplacedTokenDetection()(MODEL.apply, PARAMS, BATCH)
     logits = MODEL.apply({"params": PARAMS}, BATCH, method="generator_logits")
     replaced = replace_masked(logits, BATCH, jax.random.key(0))
@@ -77,7 +77,7 @@ def test_the_objective_is_the_formula():
     np.testing.assert_allclose(metrics["detector_loss"][0], each.sum(), rtol=1e-5)
 
 
-def test_no_gradient_crosses_the_sampling():
+def test_no_gradient_flows_through_the_sampling():
     def detection(params, weight):
         total, _, _ = ReplacedTokenDetection(weight=weight)(MODEL.apply, params, BATCH, jax.random.key(0))
         return total
@@ -88,7 +88,7 @@ def test_no_gradient_crosses_the_sampling():
     assert jnp.abs(both["embed"]["table"] - without["embed"]["table"]).max() > 1e-3
 
 
-def test_split_batches_add_up():
+def test_split_batches_sum_to_the_full_batch():
     # A generator certain of one token samples the same in every batch.
     params = jax.tree.map(lambda x: x, PARAMS)
     bias = params["generator"]["head"]["output"]["bias"]

@@ -1,4 +1,4 @@
-"""The token objective against slow numpy, and its ways of computing against each other."""
+"""The token objective against slow numpy, and its implementations against each other."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def mean_loss(objective, model, batch):
     return jax.jit(jax.value_and_grad(value))
 
 
-def test_token_logps_and_its_gradient_are_those_of_log_softmax():
+def test_token_logps_and_its_gradient_equal_log_softmax():
     logits = jax.random.normal(jax.random.key(0), (2, 3, 7)) * 5
     targets, mix = jnp.array([[1, 2, 6], [0, 0, 3]]), jax.random.normal(jax.random.key(1), (2, 2, 3))
 
@@ -35,7 +35,7 @@ def test_token_logps_and_its_gradient_are_those_of_log_softmax():
 
 
 @pytest.mark.parametrize("smoothing, z", [(0.0, 0.0), (0.1, 0.0), (0.1, 1e-2)])
-def test_the_objective_is_the_formula_over_weighted_targets(smoothing, z):
+def test_the_objective_matches_its_formula_over_weighted_targets(smoothing, z):
     model, batch = tiny.decoder(), tiny.batch()
     params = tiny.init(model, batch)
     objective = LanguageModel(z_loss=z, label_smoothing=smoothing)
@@ -81,14 +81,14 @@ def test_targets_without_weight_have_no_influence():
     jax.tree.map(np.testing.assert_array_equal, grads, others)
 
 
-def test_uniform_logits_cost_log_vocabulary():
+def test_uniform_logits_have_a_loss_of_log_vocabulary():
     model, batch = tiny.decoder(), tiny.batch()
     params = jax.tree.map(jnp.zeros_like, tiny.init(model, batch))
     total, weight, _ = LanguageModel()(model.apply, params, batch)
     np.testing.assert_allclose(total / weight, np.log(tiny.VOCAB), rtol=1e-6)
 
 
-def test_router_losses_are_added_and_split_batches_add_up():
+def test_router_losses_are_added_and_split_batches_sum_to_the_full_batch():
     model, batch = tiny.decoder(experts=True), tiny.batch()
     params = tiny.init(model, batch)
     run = jax.jit(lambda p, b: LanguageModel()(model.apply, p, b))

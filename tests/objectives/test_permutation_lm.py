@@ -12,7 +12,7 @@ from tests.gin_models import model_of
 MODEL = model_of("sizes/xlnet/tiny.gin")
 
 
-def test_a_words_loss_depends_on_no_word_after_it_and_not_on_itself(tiny_root):
+def test_a_loss_depends_only_on_tokens_earlier_in_the_order(tiny_root):
     rows = PermutationLM(TokenCache("tiny", "train", root=str(tiny_root)), 16)
     batch = rows.fetch(np.arange(1), np.zeros(1, int), 0)
     order, size = batch["encoder_order"][0], 16
@@ -30,7 +30,7 @@ def test_a_words_loss_depends_on_no_word_after_it_and_not_on_itself(tiny_root):
         assert (float(run(batch | {"encoder_input_tokens": changed})) != before) == visible, place
 
 
-def test_the_objective_is_the_two_stream_cross_entropy(tiny_root):
+def test_the_objective_equals_the_two_stream_cross_entropy(tiny_root):
     rows = PermutationLM(TokenCache("tiny", "train", root=str(tiny_root)), 32)
     batch = rows.fetch(np.arange(4), np.zeros(4, int), 0)
     params = tiny.init(MODEL, batch)

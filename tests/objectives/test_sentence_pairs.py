@@ -1,4 +1,4 @@
-"""The labels' loss added to the masked tokens': the formula, ln 2 at initialisation, sums that add up."""
+"""The label loss added to the masked-token loss: its formula, ln 2 at initialization, split batches."""
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,13 @@ CLASSIFIER = linear.Dense((2,), ("embed", "router"), 1, True, heads.NORMAL)
 MODEL = tiny.encoder().copy(pooler=heads.Pooler(), classifier=CLASSIFIER)
 
 
-def labelled():
+def labelled_batch():
     batch = tiny.batch(sides=("encoder",))
     return batch | {"encoder_labels": np.array([0, 1, 1, 0, 1, 0, 0, 1], np.int32)[:, None]}
 
 
-def test_the_objective_is_the_masked_tokens_loss_and_the_labels():
-    batch = labelled()
+def test_the_objective_adds_the_label_loss_to_the_masked_token_loss():
+    batch = labelled_batch()
     params = tiny.init(MODEL, batch)
     total, weight, metrics = MaskedAndPaired(pair_weight=0.5)(MODEL.apply, params, batch)
     masked, _, _ = LanguageModel(side="encoder")(MODEL.apply, params, batch)
@@ -33,8 +33,8 @@ def test_the_objective_is_the_masked_tokens_loss_and_the_labels():
     np.testing.assert_allclose(metrics["pair_loss"][0] / metrics["pair_loss"][1], each.mean(), rtol=1e-5)
 
 
-def test_labels_cost_ln_2_at_the_start_and_can_be_learnt():
-    batch = labelled()
+def test_the_label_loss_starts_at_ln_2_and_can_be_learned():
+    batch = labelled_batch()
     params = tiny.init(MODEL, batch)
     objective = MaskedAndPaired()
 
@@ -52,8 +52,8 @@ def test_labels_cost_ln_2_at_the_start_and_can_be_learnt():
     assert metrics["pair_loss"][0] / 8 < 0.3
 
 
-def test_split_batches_add_up():
-    batch = labelled()
+def test_split_batches_sum_to_the_full_batch():
+    batch = labelled_batch()
     params = tiny.init(MODEL, batch)
     run = jax.jit(lambda b: MaskedAndPaired()(MODEL.apply, params, b))
     whole, parts = run(batch), [run({k: v[part] for k, v in batch.items()}) for part in (slice(0, 4), slice(4, 8))]
@@ -61,6 +61,6 @@ def test_split_batches_add_up():
 
 
 def test_a_model_without_a_classifier_is_refused():
-    model, batch = tiny.encoder(), labelled()
+    model, batch = tiny.encoder(), labelled_batch()
     with pytest.raises(ValueError, match="EncoderOnly.pooler=None: pairs need both"):
         MaskedAndPaired()(model.apply, tiny.init(model, batch), batch)
