@@ -64,7 +64,7 @@ def check(generated, row, expected):
 
 @pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("position", POSITIONS)
-def test_ragged_prompts_equal_generation_without_a_cache(position, scan):
+def test_ragged_prompts_match_generation_without_a_cache(position, scan):
     model = tiny.decoder(position=POSITIONS[position](), scan=scan)
     params = tiny.init(model, tiny.batch())
     generated = decode(model, params, PROMPTS)
@@ -72,7 +72,7 @@ def test_ragged_prompts_equal_generation_without_a_cache(position, scan):
         check(generated, row, generate_without_cache(model, params, prompt))
 
 
-def test_experts_and_prefixes_equal_generation_without_a_cache():
+def test_experts_and_prefixes_match_generation_without_a_cache():
     model = tiny.decoder(experts=True)
     params = tiny.init(model, tiny.batch())
     generated, with_prefix = decode(model, params, PROMPTS), decode(model, params, PROMPTS, prefix=True)
@@ -82,7 +82,7 @@ def test_experts_and_prefixes_equal_generation_without_a_cache():
     assert not np.array_equal(generated.log_probs_BN, with_prefix.log_probs_BN)
 
 
-def test_encoder_decoders_equal_generation_without_a_cache():
+def test_encoder_decoders_match_generation_without_a_cache():
     model = tiny.encoder_decoder(position=None)
     params = tiny.init(model, tiny.batch(sides=("encoder", "decoder")))
     generated = run(model, params, inference.encoder_batch(PROMPTS, VOCABULARY), 3, Greedy(), NEW)

@@ -92,7 +92,7 @@ def test_the_safetensors_library_reads_exported_files(tmp_path):
         np.testing.assert_array_equal(x, ours[name].read())
 
 
-def test_a_failed_export_leaves_nothing(tmp_path):
+def test_a_failed_export_leaves_no_files(tmp_path):
     model, params = hf.load(FIXTURES / "llama")
 
     def full(folder):

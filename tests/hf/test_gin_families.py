@@ -80,7 +80,7 @@ def test_every_family_exports_as_its_model_type(size):
         return
     model = model_of(size)
     model_type = MODEL_TYPES.get(family, family)
-    exported, _ = hf.build_config(model, model_type)  # checks that the configuration gives the model again
+    exported, _ = hf.build_config(model, model_type)  # raises unless the configuration rebuilds the model
     assert exported.model_type == model_type
 
 

@@ -46,7 +46,7 @@ def slow_choice(params, x, order, capacity):
     return jnp.stack(rows), dropped
 
 
-def with_gradients(function, params):
+def value_and_gradients(function, params):
     """Returns the output and sown values, and the gradients of a loss with respect to parameters and input."""
 
     def loss(params, x):
@@ -69,8 +69,8 @@ def test_expert_choice_equals_the_slow_loop(factor, capacity):
     params = jax.tree.map(lambda p: 3 * p, random_params(CHOICE[factor], X, context(SEGMENTS)))
     order = rank_tokens(params)
     slow = lambda params, x: slow_choice(params, x, order, capacity)  # noqa: E731
-    grads, (y, sown) = jax.jit(lambda params: with_gradients(make_apply(CHOICE[factor]), params))(params)
-    slow_grads, (slow_y, dropped) = jax.jit(lambda params: with_gradients(slow, params))(params)
+    grads, (y, sown) = jax.jit(lambda params: value_and_gradients(make_apply(CHOICE[factor]), params))(params)
+    slow_grads, (slow_y, dropped) = jax.jit(lambda params: value_and_gradients(slow, params))(params)
     assert_close((y, grads), (slow_y, slow_grads))
     np.testing.assert_allclose(sown["metrics"]["dropped"][0], dropped, atol=1e-6)
     assert not np.any(y[0, 5])
@@ -84,7 +84,7 @@ def test_padding_is_never_chosen(factor):
     np.testing.assert_allclose(one, two, atol=1e-6)
 
 
-def test_16_bits_stay_16_bits():
+def test_16_bit_inputs_give_16_bit_outputs():
     always = moe.Moe(routers.TopK(E), F, shared=mlp.Mlp(7), shared_gate=True)
     for layer in (*CHOICE.values(), always):
         params = jax.tree.map(lambda p: jnp.asarray(p, jnp.bfloat16), random_params(layer, X, context(SEGMENTS)))
@@ -99,13 +99,13 @@ def test_eight_devices_equal_one(name):
     dispatches = {"dense": moe.dense, "dropless": moe.dropless, "capacity": moe.Capacity(0.75)}
     layer = CHOICE[1.0] if name == "chosen" else moe.Moe(routers.TopK(E), F, nn.silu, True, dispatches[name])
     params = random_params(layer, X, context(SEGMENTS))
-    expected = jax.jit(lambda params: with_gradients(make_apply(layer), params))(params)
+    expected = jax.jit(lambda params: value_and_gradients(make_apply(layer), params))(params)
     mesh = partitioning.make_mesh(data=2, expert=4)
     boxed = jax.eval_shape(lambda: layer.init(jax.random.key(0), X, context(SEGMENTS)))["params"]
     sharded = jax.device_put(params, partitioning.shardings(boxed, mesh))
     assert sharded["up"].addressable_shards[0].data.shape == (1, D, F)
     with partitioning.on(mesh):
-        ours = jax.jit(lambda params: with_gradients(make_apply(layer), params))(sharded)
+        ours = jax.jit(lambda params: value_and_gradients(make_apply(layer), params))(sharded)
     assert_close(jax.device_get(ours), expected, 1e-5)
 
 
@@ -122,7 +122,7 @@ def test_a_shared_expert_processes_every_token(weighed):
         """Returns the routed experts' output, then values and gradients with the shared one, dense and dropless."""
         bare = {name: part for name, part in params.items() if "shared" not in name}
         layers = dense, dense.copy(dispatch=moe.dropless)
-        return make_apply(routed)(bare, X)[0], [with_gradients(make_apply(layer), params) for layer in layers]
+        return make_apply(routed)(bare, X)[0], [value_and_gradients(make_apply(layer), params) for layer in layers]
 
     routed_y, (one, other) = outputs(params)
     kernels = {name: part["kernel"] for name, part in params["shared"].items()}

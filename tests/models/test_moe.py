@@ -106,7 +106,7 @@ def test_padding_has_no_effect(dispatch):
     np.testing.assert_allclose(one, two, atol=1e-6)
 
 
-def test_16_bits_stay_16_bits():
+def test_16_bit_inputs_give_16_bit_outputs():
     params = jax.tree.map(lambda p: jnp.asarray(p, jnp.bfloat16), params_of(True))
     x = array(B, L, D)
     exact = layer(moe.dense).apply({"params": params_of(True)}, x, context(SEGMENTS))

@@ -126,8 +126,8 @@ def test_relative_bias_reads_its_table():
 
 def test_alibi_slopes_equal_the_published_values():
     np.testing.assert_allclose(positions.alibi_slopes(8), [2.0**-h for h in range(1, 9)])
-    twelve = [2.0**-h for h in range(1, 9)] + [2.0**-h for h in (0.5, 1.5, 2.5, 3.5)]
-    np.testing.assert_allclose(positions.alibi_slopes(12), twelve, rtol=1e-6)
+    published = [2.0**-h for h in range(1, 9)] + [2.0**-h for h in (0.5, 1.5, 2.5, 3.5)]
+    np.testing.assert_allclose(positions.alibi_slopes(12), published, rtol=1e-6)
 
 
 def test_alibi_is_minus_the_slope_times_the_distance():

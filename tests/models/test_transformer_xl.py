@@ -16,7 +16,7 @@ TYPES = jnp.array([[0, 0, 1, 1, 0, 1, 0], [2, 0, 0, 1, 1, 1, 2]])
 ORDER = jnp.array([[2, 0, 3, 1, 1, 0, 0], [1, 0, 4, 3, 0, 1, 2]])
 
 
-def wave(distance):
+def encode_distance(distance):
     """Returns [sin, cos] of one distance, frequencies 10000^(-2i/D)."""
     angles = [distance / 10000 ** (2 * i / D) for i in range(D // 2)]
     return np.array([np.sin(a) for a in angles] + [np.cos(a) for a in angles])
@@ -31,7 +31,7 @@ def slow(params, x, ctx, mask, scale):
     for b, i, h in np.ndindex(rows, queries, H):
         scores = np.full(L, -np.inf)
         for j in np.flatnonzero(visible[b, i]):
-            r = wave(i % L - j) @ params["relative"]["kernel"][:, h]
+            r = encode_distance(i % L - j) @ params["relative"]["kernel"][:, h]
             scores[j] = (q[b, i, h] + params["content_bias"][h]) @ k[b, j, h]
             scores[j] += (q[b, i, h] + params["distance_bias"][h]) @ r
             if "type_bias" in params:
@@ -75,7 +75,7 @@ def test_a_second_stream_has_the_positions_of_the_first():
     check(attention, array(2, 2 * L, D), Context(both, content))
 
 
-def test_no_types_equal_one_type():
+def test_absent_types_have_the_effect_of_one_type():
     info, x = token_info(SEGMENTS), array(2, L, D)
     attention = RelativeAttention(H, K, mask=masks.full, segment_bias=True)
     params = {"params": random_params(attention, x, Context(info, info))}

@@ -79,7 +79,7 @@ def test_the_content_stream_in_causal_order_equals_a_causal_encoder():
     np.testing.assert_allclose(states[:, :8][real], encode(masks.causal, params, batch)[real], atol=1e-5)
 
 
-def test_no_order_equals_a_full_encoder():
+def test_streams_without_an_order_equal_a_full_encoder():
     batch = batch_of()
     del batch["encoder_token_types"]
     params = random_params(MODEL, batch)

@@ -69,7 +69,7 @@ def test_a_chunk_that_does_not_divide_the_length_is_refused():
         LanguageModel(chunk=5)(model.apply, tiny.init(model, batch), batch)
 
 
-def test_targets_without_weight_have_no_influence():
+def test_targets_without_weight_have_no_effect():
     model, batch = tiny.decoder(), tiny.batch()
     params = tiny.init(model, batch)
     changed = dict(
