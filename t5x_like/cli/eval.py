@@ -47,6 +47,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, int | float | str]:
     from t5x_like.data import mixing
     from t5x_like.evaluation.evaluator import Evaluator
     from t5x_like.progress import track
+    from t5x_like.training import references
 
     split = [f"--gin.validation/token_cache.TokenCache.split='{args.split}'"]
     run = setup.TrainedRun(args.run_dir, [*args.gin_overrides, *split], args.step)
@@ -55,8 +56,10 @@ def evaluate(args: argparse.Namespace) -> dict[str, int | float | str]:
         raise ConfigError("trainer.Evaluation.rows is None in this run; set it with a gin override")
     size = args.batch_size or run.config.evaluate("trainer.train.batch_size")
     objective = run.config.evaluate("trainer.train.objective")
-    evaluator = Evaluator(run.model.apply, objective, rows, size, run.mesh, run.rules, args.batches)
-    params = run.params(batches.abstract(rows, size))
+    example = batches.abstract(rows, size)
+    trees = references.load(objective, run.model, example, run.mesh, run.rules, run.precision)
+    evaluator = Evaluator(run.model.apply, objective, rows, size, run.mesh, run.rules, args.batches, trees)
+    params = run.params(example)
     metrics = evaluator(params, lambda items: track(items, "eval", len(evaluator)))
     tasks = " + ".join(mixing.components(rows)) if len(rows.caches) > 1 else rows.caches[0].task
     return {"step": run.step, "task": tasks, "split": rows.caches[0].split} | metrics
