@@ -46,7 +46,7 @@ def replay(row: dict, run_dir: Path, reference: Path, drift: float, law: str | N
             seen = watch.compare(done, count, loss * (1 + drift * late))
             if seen:
                 errors.append(math.log(loss / seen["expected/loss"]))
-        return watch.path.exists(), errors
+        return watch.run_dir.alarms.exists(), errors
 
 
 def main() -> None:

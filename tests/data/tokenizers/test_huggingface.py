@@ -210,14 +210,14 @@ def test_a_seqio_task_reads_the_same_ids(trained, tmp_path):
     tokenizer = trained["byte_level"]
     names = {"eos_token": "<|end|>", "pad_token": "<|im_end|>"}
     folder = folder_of(tmp_path, tokenizer, tokenizer_config=names, config={"vocab_size": 384})
-    wrapped = wrappers.pretrained(folder)
+    wrapped = wrappers.from_folder(folder)
     assert (wrapped.eos_id, wrapped.bos_id, wrapped.unk_id, wrapped.vocab_size) == (0, None, None, 384)
     assert wrapped.pad_id == tokenizer.token_to_id("<|im_end|>")
     for text in (text for text in TEXTS + VARIED if text and "<|" not in text):
         ids = tokenizer.encode(text, add_special_tokens=False).ids
         assert wrapped.encode(text) == wrapped.encode_tf(tf.constant(text)).numpy().tolist() == ids
         assert wrapped.decode([*ids, 0, 5]) == text == wrapped.decode_tf(tf.constant(ids)).numpy().decode()
-    assert wrapped == wrappers.pretrained(folder) and wrapped != wrappers.BYTES
+    assert wrapped == wrappers.from_folder(folder) and wrapped != wrappers.BYTES
     assert (wrappers.BYTES.bos_id, wrappers.BYTES.eos_id, wrappers.BYTES.unk_id, wrappers.BYTES.pad_id) == (
         None,
         1,
