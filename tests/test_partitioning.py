@@ -141,4 +141,4 @@ def test_the_description_names_every_parameter_and_the_large_unsplit_ones():
     text = partitioning.describe(layout.boxed.params, mesh)
     assert "decoder/layer_1/mixer/query/kernel" in text and "(embed, heads, head_dim)" in text
     table = nn.LogicallyPartitioned(jax.ShapeDtypeStruct((1024, 1024), np.float32), ("norm", "length"))
-    assert "whole on every device: big" in partitioning.describe({"big": table}, mesh)
+    assert "not split over devices: big" in partitioning.describe({"big": table}, mesh)
