@@ -41,10 +41,10 @@ class Evaluator:
 
     def __post_init__(self) -> None:
         partitioning.check_batch(self.batch_size, 1, self.mesh, self.rules)
-        for task, rows in self.parts.items():
+        for rows in self.parts.values():
             if len(rows) == 0:
                 raise ValueError(
-                    f"eval_rows {task} of {rows.caches[0].task}/{rows.caches[0].split} are empty: the split is shorter "
+                    f"Evaluation.rows of {rows.caches[0].task}/{rows.caches[0].split} are empty: the split is shorter "
                     f"than one row of {rows.lengths}; reduce the lengths, or evaluate on more text"
                 )
             check_groups(rows.group, self.batch_size, 1, partitioning.batch_devices(self.mesh, self.rules))
