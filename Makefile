@@ -20,7 +20,7 @@ QUICK := tests/test_layering.py \
   tests/cli/gin tests/scaling/laws/test_checks.py tests/text_metrics/test_text_metrics.py tests/prompting/test_templates.py \
   tests/cleaning/test_heuristics.py tests/cleaning/test_duplicates.py
 
-.PHONY: help quickstart quick test lint types format bench release install
+.PHONY: help quickstart quick test fuzz lint types format bench release install
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -34,6 +34,9 @@ quick: lint ## lint, types and the fastest tests (about 2 minutes on 2 cores): r
 
 test: install ## run all tests (PYTEST_FLAGS="-k word" for some of them): run it before you push
 	$(RUN) -m pytest $(PYTEST_FLAGS)
+
+fuzz: install ## test readers of files with FUZZ_EXAMPLES random inputs each (default 2000; `make test` takes 20)
+	FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),2000) $(RUN) -m pytest tests/fuzz $(PYTEST_FLAGS)
 
 lint: install types ## check style, formatting and types
 	$(RUN) -m ruff check .

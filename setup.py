@@ -68,6 +68,7 @@ setup(
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3",
+            "hypothesis>=6.100",
             "ruff==0.17.5",
             "mypy==2.4.1",
             *NOTEBOOKS,

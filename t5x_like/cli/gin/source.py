@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,13 @@ class Macro:
 
     def __repr__(self) -> str:
         return f"%{self.name}"
+
+
+class Infinity(float):
+    """An infinite number, written as gin reads it: gin has no name for it."""
+
+    def __repr__(self) -> str:
+        return "1e999" if self > 0 else "-1e999"
 
 
 @dataclass(frozen=True)
@@ -117,9 +125,11 @@ def find_references(value: Any) -> list[Reference | Macro]:
 
 
 def map_references(value: Any, change: Callable[[Reference], Reference]) -> Any:
-    """Replaces every reference in a value by `change(reference)`."""
+    """Replaces every reference in a value by `change(reference)`, and infinite numbers by `Infinity`."""
     if isinstance(value, Reference):
         return change(value)
+    if isinstance(value, float) and math.isinf(value):
+        return Infinity(value)
     if isinstance(value, dict):
         return {map_references(k, change): map_references(v, change) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -159,7 +169,11 @@ class Reader:
         if path in self.open_files:
             raise (place or Place(name)).error(f"{name} includes itself")
         self.open_files.append(path)
-        self.read_text(path.read_text(encoding="utf-8"), display_path(path))
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise (place or Place(name)).error(f"not gin: byte {error.start} is not UTF-8; save it as UTF-8") from None
+        self.read_text(text, display_path(path))
         self.open_files.pop()
 
     def read_text(self, text: str, file: str) -> None:
