@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from t5x_like import partitioning
+from t5x_like import lines, partitioning
 from t5x_like.data.tokenizers import chat, vocabularies
 from t5x_like.decoding.loop import Generated, generate
 from t5x_like.decoding.sampling import Greedy
@@ -239,15 +239,16 @@ def round_up(value: int, unit: int) -> int:
 
 
 def read_prompts(path: PathLike) -> Iterator[dict[str, Any]]:
-    """Yields the records of a .jsonl file, or one prompt per line of any other file.
+    """Yields the records of a .jsonl file, or one prompt per line of any other file, one line in memory at a time.
 
     A record is {"prompt" or "inputs": text, "id": anything}, or a chat with "messages" instead of the prompt.
 
     Raises:
-      ValueError: a line that is not such a record, with its number.
+      ValueError: a line that is not such a record, or not UTF-8, with its number.
     """
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
-        if Path(path).suffix != ".jsonl":
+    is_jsonl = Path(path).suffix == ".jsonl"
+    for number, line in enumerate(lines.read_lines(path), 1):
+        if not is_jsonl:
             yield {"id": number - 1, "prompt": line}
             continue
         try:
@@ -258,7 +259,7 @@ def read_prompts(path: PathLike) -> Iterator[dict[str, Any]]:
                 yield prompt | {"messages": record["messages"]}
             else:
                 yield prompt | {"prompt": str(record["prompt"] if "prompt" in record else record["inputs"])}
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise ValueError(
                 f'{path}, line {number}: need a JSON object with "prompt" (or "inputs", or "messages"), got {line[:60]!r}'
             ) from error

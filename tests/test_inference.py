@@ -65,6 +65,15 @@ def test_prompt_files_are_read_and_errors_name_bad_lines(tmp_path):
         list(inference.read_prompts(bad))
 
 
+def test_a_prompt_may_contain_every_character_but_the_line_feed(tmp_path):
+    texts = ["\ufefffirst", "by\u2028the author", "page one\x0cpage two", "next\u0085line", "a\rb", "last"]
+    records = [json.dumps({"prompt": text}, ensure_ascii=False) for text in texts]
+    for end in ("\n", "\r\n"):
+        for name, written in (("a.txt", texts), ("a.jsonl", records)):
+            (tmp_path / name).write_bytes(("\ufeff" + end.join(written) + end).encode())
+            assert [record["prompt"] for record in inference.read_prompts(tmp_path / name)] == texts
+
+
 @pytest.fixture(scope="module")
 def pretrained():
     """Returns a tokenizer with special ids: 0 is eos, 1 and 2 surround the messages of a chat."""

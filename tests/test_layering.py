@@ -23,6 +23,7 @@ LAYERS = {
     "t5x_like.models": (0, "models"),
     "t5x_like.gin_configs": (0, "gin_configs"),
     "t5x_like.types": (1, "core"),
+    "t5x_like.lines": (1, "core"),
     "t5x_like.batches": (1, "core"),
     "t5x_like.partitioning": (1, "core"),
     "t5x_like.precision": (1, "core"),
@@ -51,6 +52,7 @@ LAYERS = {
 # One file for each module, family or published cleaning rule.
 LARGE = {"models", "t5x_like/hf", "t5x_like/cleaning"}
 TEXT_SIDE = tuple(f"t5x_like.{name}" for name in ("cleaning", "prompting", "retrieval", "agents", "text_metrics"))
+SHARED = ("t5x_like.types", "t5x_like.lines")  # what the text side may import: the standard library alone
 
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
 TENSORFLOW = {"tensorflow", "seqio", "tensorflow_datasets", "tensorflow_text"}
@@ -108,7 +110,7 @@ def forbidden(module: str, imported: str) -> str | None:
     if top != "t5x_like":
         return forbidden_library(module, top)
     if inside(module, *TEXT_SIDE):
-        allowed = inside(imported, *TEXT_SIDE) or imported == "t5x_like.types"
+        allowed = inside(imported, *TEXT_SIDE) or imported in SHARED
         return None if allowed else "the text side imports nothing else; pass a model as an LM"
     if inside(imported, *TEXT_SIDE):
         return None if layer(module)[0] >= 3 else "only loops, tasks and programs import the text side"

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any, BinaryIO, cast
 
 from t5x_like.cleaning.steps import Dropped
+from t5x_like.lines import MARK
 from t5x_like.types import PathLike
 
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)
@@ -94,8 +95,10 @@ def open_file(path: PathLike) -> BinaryIO:
 
 
 def iterate_lines(file: BinaryIO, max_bytes: int) -> Iterator[bytes | Dropped]:
-    """The lines of a file; a line longer than max_bytes is a Dropped and never held as a whole."""
+    """The lines of a file without its byte order mark; a line longer than max_bytes is a Dropped and never held as a whole."""
+    mark = MARK
     while line := file.readline(max_bytes + 1):
+        line, mark = line.removeprefix(mark), b""
         if len(line) <= max_bytes or line.endswith(b"\n"):
             yield line
         else:

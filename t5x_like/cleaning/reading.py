@@ -13,6 +13,7 @@ from t5x_like.cleaning import web
 from t5x_like.cleaning.compression import COMPRESSED, read_content, read_lines, report_damage
 from t5x_like.cleaning.html_text import extract_text
 from t5x_like.cleaning.steps import Document, Dropped
+from t5x_like.lines import MARK, strip_end
 
 MAX_BYTES = 20_000_000
 Reader = Callable[[Path | str, int], Iterator[Document | Dropped]]
@@ -24,7 +25,7 @@ def read_text_lines(path: Path | str, max_bytes: int = MAX_BYTES) -> Iterator[Do
         if isinstance(line, Dropped):
             yield line
         elif line.strip():
-            yield decode_document(line.rstrip(b"\r\n"), f"{Path(path).name}:{number}")
+            yield decode_document(strip_end(line), f"{Path(path).name}:{number}")
 
 
 def read_whole_file(path: Path | str, max_bytes: int = MAX_BYTES) -> Iterator[Document | Dropped]:
@@ -33,7 +34,7 @@ def read_whole_file(path: Path | str, max_bytes: int = MAX_BYTES) -> Iterator[Do
     if isinstance(content, Dropped):
         yield content
     elif content:
-        yield decode_document(content, Path(path).name)
+        yield decode_document(content.removeprefix(MARK), Path(path).name)
 
 
 def decode_document(content: bytes, name: str) -> Document | Dropped:
@@ -79,7 +80,7 @@ def read_tsv(path: Path | str, max_bytes: int = MAX_BYTES, columns: Sequence[str
 
 def split_fields(line: bytes | Dropped) -> list[str] | Dropped:
     """The fields of one line; undecodable bytes become surrogates."""
-    return line if isinstance(line, Dropped) else decode_line(line).rstrip("\r\n").split("\t")
+    return line if isinstance(line, Dropped) else decode_line(strip_end(line)).split("\t")
 
 
 def decode_line(line: bytes) -> str:
@@ -127,7 +128,7 @@ def table_to_documents(
         if isinstance(row, Dropped):
             yield row
         elif not columns:
-            columns = [column.removeprefix("\ufeff") for column in row]
+            columns = row
         elif any(row):
             yield row_to_document(row, columns, f"{name}:{number}")
 

@@ -1,5 +1,6 @@
 """Pages from .html files and from WARC archives (ISO 28500) of crawlers; .wet archives hold extracted text."""
 
+import codecs
 import re
 import zlib
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from t5x_like.cleaning.steps import Document, Dropped
 
 Headers = dict[str, str]  # names in lower case
 CHARSET = re.compile(rb"""charset\s*=\s*["']?\s*([A-Za-z0-9_:.-]{1,40})""", re.IGNORECASE)
+MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 PAGES = ("text/html", "application/xhtml+xml", "text/plain")
 
 
@@ -24,7 +26,13 @@ def read_html(path: Path | str, max_bytes: int) -> Iterator[Document | Dropped]:
 
 
 def decode_page(content: bytes, content_type: str) -> str:
-    """Decodes a page in the charset of the HTTP header, of the page's beginning, or UTF-8; invalid bytes become U+FFFD."""
+    """Decodes a page by its byte order mark, the charset of the HTTP header, of the page's beginning, or as UTF-8.
+
+    Invalid bytes become U+FFFD.
+    """
+    for mark, encoding in MARKS.items():
+        if content.startswith(mark):
+            return content.removeprefix(mark).decode(encoding, "replace")
     match = CHARSET.search(content_type.encode()) or CHARSET.search(content[:2048])
     charset = match[1].decode().lower() if match else "utf-8"
     # Browsers read these labels as larger sets (WHATWG encoding standard).
@@ -102,7 +110,7 @@ def parse_record(headers: Headers, content: bytes | None, max_bytes: int) -> Doc
         return Dropped("reading.long_record", f"{url}: {headers['content-length']} bytes, allowed at most {max_bytes}")
     document = {"id": headers.get("warc-record-id", url), "url": url, "date": headers.get("warc-date", "")}
     if headers["warc-type"] == "conversion":
-        return document | {"text": content.decode("utf-8", "replace")}
+        return document | {"text": content.decode("utf-8-sig", "replace")}
     return parse_response(document, content, max_bytes)
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from t5x_like.cleaning.hashing import split_words
 from t5x_like.cleaning.steps import Document, Dropped
+from t5x_like.lines import read_lines
 
 
 def read_word_list(path: Path | str) -> frozenset[str]:
     """The entries of a file, one per line, the format of C4's "List of Dirty, Naughty, Obscene or Otherwise Bad Words"."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    return frozenset(line.strip() for line in lines if line.strip())
+    return frozenset(line.strip() for line in read_lines(path) if line.strip())
 
 
 @dataclass(frozen=True)

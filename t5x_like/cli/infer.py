@@ -7,7 +7,9 @@ line). A gin file chooses the sampler: --gin_file=decoding/greedy.gin (default),
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
@@ -50,24 +52,41 @@ def infer(args: argparse.Namespace) -> None:
     from t5x_like.cli import setup
     from t5x_like.progress import track
 
-    prompts = [{"id": i, "prompt": text} for i, text in enumerate(args.prompt)]
-    prompts += list(inference.read_prompts(args.input)) if args.input else []
-    if not prompts:
-        raise ConfigError("there are no prompts; give --prompt=TEXT or --input=FILE")
     if args.system is not None and not args.chat:
         raise ConfigError("--system is the system message of a chat; give --chat with it")
-    if args.chat:
-        prompts = [inference.to_chat(record, args.system) for record in prompts]
+    read = make_reader(args)
     finished = read_finished_ids(args.output) if args.output else set()
-    prompts = [record for record in prompts if json.dumps(record["id"]) not in finished]
+    found, count = 0, 0
+    for record in read():  # every prompt is checked before anything is compiled
+        found, count = found + 1, count + (json.dumps(record["id"]) not in finished)
+    if not found:
+        raise ConfigError("there are no prompts; give --prompt=TEXT or --input=FILE")
+    prompts = (record for record in read() if json.dumps(record["id"]) not in finished)
     sampler = runtime.parse(args.gin_file or ["decoding/greedy.gin"], args.gin_overrides).evaluate("%CHOOSE")
     options = inference.DecodingOptions(sampler, args.max_new_tokens, args.batch_size, args.seed, args.prefix)
     run = setup.TrainedRun(args.run_dir, (), args.step)
     vocabulary, params = run.require_vocabulary(), run.params(run.example_batch())
     results = inference.infer(run.model, params, vocabulary, prompts, options, run.mesh, run.rules)
     with open(args.output, "a") if args.output else sys.stdout as out:
-        for result in track(results, "infer", len(prompts)):
+        for result in track(results, "infer", count):
             print(json.dumps(result, ensure_ascii=False), file=out, flush=True)
+
+
+def make_reader(args: argparse.Namespace) -> Callable[[], Iterator[dict[str, Any]]]:
+    """Returns a function that yields all prompts, those of the flags first. A file is read anew in each call, a pipe once."""
+    from t5x_like import inference
+
+    def read() -> Iterator[dict[str, Any]]:
+        yield from ({"id": i, "prompt": text} for i, text in enumerate(args.prompt))
+        yield from inference.read_prompts(args.input) if args.input else ()
+
+    def render() -> Iterator[dict[str, Any]]:
+        return (inference.to_chat(record, args.system) for record in read()) if args.chat else read()
+
+    if args.input and Path(args.input).exists() and not Path(args.input).is_file():
+        records = list(render())
+        return lambda: iter(records)
+    return render
 
 
 def read_finished_ids(path: PathLike) -> set[str]:

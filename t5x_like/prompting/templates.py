@@ -88,7 +88,7 @@ def render(template: Template, example: Mapping) -> dict:
         return rendered
     choices: Sequence[str] = template.choices
     if isinstance(choices, str):
-        choices = [line for line in render_part(template, "choices", example).splitlines() if line.strip()]
+        choices = [line for line in render_part(template, "choices", example).split("\n") if line.strip()]
     if rendered["targets"] not in choices:
         raise ValueError(
             f"template {template.name!r}: targets {rendered['targets']!r} are not among the choices {list(choices)}"

@@ -1,11 +1,13 @@
 """Text generation: WMT, CNN/DailyMail and HumanEval, from their own files, the Hub's Parquet files, or TFDS."""
 
 import functools
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 from t5x_like import text_metrics
 from t5x_like.cleaning.steps import Dropped
+from t5x_like.lines import read_lines
 from t5x_like.prompting.templates import Template
 from t5x_like.tasks.benchmarks.benchmark import Benchmark, Layout, Row, jsonl_layout, parquet_layout, read_records
 from t5x_like.tasks.synthetic.sampling import make_templates
@@ -25,14 +27,12 @@ def read_parallel(path: Path, source: str, target: str) -> Iterator[Row | Droppe
     target_path = path.with_suffix(f".{target}")
     if not target_path.is_file():
         raise ValueError(f"{path} has no translation {target_path}; put both files in the same folder")
-    with open(path, encoding="utf-8") as sources, open(target_path, encoding="utf-8") as targets:
-        try:
-            for source_line, target_line in zip(sources, targets, strict=True):
-                yield {source: source_line.rstrip("\n"), target: target_line.rstrip("\n")}
-        except ValueError as error:
+    for source_line, target_line in itertools.zip_longest(read_lines(path), read_lines(target_path)):
+        if source_line is None or target_line is None:
             raise ValueError(
                 f"{path} and {target_path} have different numbers of lines; line n of one must translate line n of the other"
-            ) from error
+            )
+        yield {source: source_line, target: target_line}
 
 
 def translation_example(row: Row, source: str, target: str) -> dict | Dropped:

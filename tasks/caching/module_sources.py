@@ -38,7 +38,7 @@ def imported_modules(name: str, packages: tuple[str, ...]) -> Iterator[str]:
     if path is None or path.suffix != ".py":
         return
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if is_inside(alias.name, packages))
         elif isinstance(node, ast.ImportFrom):

@@ -166,7 +166,7 @@ def test_word_list(text, name):
 
 
 def test_word_list_share_and_file(tmp_path):
-    (tmp_path / "list.txt").write_text("bad\n\nutterly awful\n", encoding="utf-8")
+    (tmp_path / "list.txt").write_text("\ufeffbad\n\nutterly awful\n", encoding="utf-8")
     step = WordList(read_word_list(tmp_path / "list.txt"), max_share=0.2, rule="toxic")
     assert rule(step(document("bad " + "good " * 4))) == "kept"
     assert rule(step(document("utterly awful " + "good " * 7))) == "word_list.toxic"

@@ -60,6 +60,30 @@ def test_documents_are_read_as_written(suffix, ending, tmp_path):
         assert found == RECORDS
 
 
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".tsv", ".csv"])
+def test_only_line_feeds_end_lines_and_a_mark_is_no_text(suffix, end, ending, tmp_path):
+    texts = ["first", "by\u2028the author", "page\x0cpage", "next\x85line", "\ufefflast"]
+    lines = {
+        ".txt": texts,
+        ".jsonl": [json.dumps({"text": text}, ensure_ascii=False) for text in texts],
+        ".tsv": ["text\tn", *(f"{text}\t1" for text in texts)],
+        ".csv": ["text,n", *(f"{text},1" for text in texts)],
+    }[suffix]
+    path = tmp_path / f"a{suffix}{ending}"
+    path.write_bytes(compressed(("\ufeff" + end.join(lines)).encode(), ending))
+    assert [each["text"] for each in read(path)] == texts
+
+
+def test_a_mark_is_no_text_of_a_whole_file(tmp_path):
+    (tmp_path / "a.txt").write_bytes("\ufeffone\n\ufefftwo".encode())
+    assert list(read(tmp_path / "a.txt", reader=read_whole_file)) == [{"id": "a.txt", "text": "one\n\ufefftwo"}]
+    for encoding in ("utf-8-sig", "utf-16"):  # the mark prevails over what the page says
+        (tmp_path / "a.html").write_bytes('<meta charset="latin1"><p>naïve'.encode(encoding))
+        assert [each["text"] for each in read(tmp_path / "a.html")] == ["naïve"]
+
+
 def test_parquet_is_read_in_batches(tmp_path):
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "a.parquet"

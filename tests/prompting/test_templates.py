@@ -43,10 +43,10 @@ def test_invalid_jinja_is_refused_when_the_template_is_made(inputs):
 
 def test_choices_are_lines_or_fixed_texts_and_include_the_targets():
     lines = Template("l", "", "{{ options[answer] }}", "{% for o in options %}{{ o }}\n{% endfor %}")
-    assert render(lines, {"options": ["a b", "c"], "answer": 1}) == {
+    assert render(lines, {"options": ["a\u2028b", "c"], "answer": 1}) == {
         "inputs": "",
         "targets": "c",
-        "choices": ["a b", "c"],
+        "choices": ["a\u2028b", "c"],
     }
     with pytest.raises(ValueError, match=r"targets 'd' are not among the choices \['yes', 'no'\]"):
         render(Template("f", "", "{{ d }}", ("yes", "no")), {"d": "d"})

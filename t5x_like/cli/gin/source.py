@@ -170,7 +170,7 @@ class Reader:
             raise (place or Place(name)).error(f"{name} includes itself")
         self.open_files.append(path)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise (place or Place(name)).error(f"not gin: byte {error.start} is not UTF-8; save it as UTF-8") from None
         self.read_text(text, display_path(path))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t5x_like.data.tokenizers.settings import BYTE_LEVEL_CLASSES, Settings
+from t5x_like.lines import read_lines
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
@@ -39,8 +40,7 @@ def wordpiece_json(path: Path, settings: Settings, added: dict[AddedToken, int])
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-    lines = path.read_text(encoding="utf-8").split("\n")
-    table = {token: index for index, token in enumerate(lines[:-1] if lines[-1] == "" else lines)}
+    table = {token: index for index, token in enumerate(read_lines(path))}
     names = {kind: settings.token(kind) or default for kind, default in BERT_NAMES.items()}
     missing = [names[kind] for kind in ("unk", "cls", "sep") if names[kind] not in table]
     if missing:
@@ -71,7 +71,7 @@ def read_merges(path: Path) -> list[tuple[str, str]]:
       ValueError: a line is not a pair; the message has its number.
     """
     pairs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip() or (number == 1 and line.startswith("#version")):
             continue
         tokens = line.split(" ")

@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,13 +21,14 @@ from t5x_like.data.tokenizers import conversion
 from t5x_like.data.tokenizers import folder as tokenizer_folder
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.data.tokenizers.sentencepiece import SentencePieceModel
+from t5x_like.lines import decode_line, skip_mark
 from t5x_like.types import Vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from tokenizers.normalizers import Normalizer
 
-CHUNK = 1 << 16  # characters of a text file, in whole lines, that form one text
+CHUNK = 1 << 16  # bytes of a text file, in whole lines, that form one text
 SENTENCE = 4000  # characters; SentencePiece silently drops longer lines, so they are cut
 CHAT = ("<|im_start|>", "<|im_end|>")
 CHATML = (
@@ -54,34 +56,45 @@ def read_texts(paths: Iterable[Path], field: str = "text") -> Iterator[str]:
       ValueError: a line has no such field, a file is not UTF-8, or a .gz file is damaged; the message names the file.
     """
     for path in paths:
-        open_text = gzip.open if path.suffix == ".gz" else open
+        open_file = gzip.open if path.suffix == ".gz" else open
         try:
-            with open_text(path, "rt", encoding="utf-8", newline="") as lines:
-                if path.name.removesuffix(".gz").endswith(".jsonl"):
-                    yield from read_fields(path, lines, field)
-                else:
-                    while part := "".join(lines.readlines(CHUNK)):
-                        yield part
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{path} is not UTF-8 text ({error.reason}); convert it to UTF-8, or leave it out"
-            ) from error
-        except (EOFError, gzip.BadGzipFile) as error:
+            with open_file(path, "rb") as file:
+                is_jsonl = path.name.removesuffix(".gz").endswith(".jsonl")
+                yield from read_fields(path, skip_mark(file), field) if is_jsonl else read_parts(path, skip_mark(file))
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(f"{path} is not a complete .gz file ({error}); download it again") from error
 
 
-def read_fields(path: Path, lines: Iterable[str], field: str) -> Iterator[str]:
+def read_parts(path: Path, lines: Iterable[bytes]) -> Iterator[str]:
+    """Joins lines to texts of about CHUNK bytes; `path` is for error messages.
+
+    Raises:
+      ValueError: a line is not UTF-8.
+    """
+    part, size = [], 0
+    for line in lines:
+        part.append(line)
+        size += len(line)
+        if size >= CHUNK:
+            yield decode_line(b"".join(part), str(path))
+            part, size = [], 0
+    if part:
+        yield decode_line(b"".join(part), str(path))
+
+
+def read_fields(path: Path, lines: Iterable[bytes], field: str) -> Iterator[str]:
     """Yields `field` of each line of JSON; `path` is for error messages.
 
     Raises:
-      ValueError: a line is not JSON, or has no such field.
+      ValueError: a line is not UTF-8 or not JSON, or has no such field.
     """
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
+        text = decode_line(line, f"{path}, line {number}")
         try:
-            content = json.loads(line)
-        except ValueError as error:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
         if not isinstance(content, dict) or not isinstance(content.get(field), str):
             names = ", ".join(content) if isinstance(content, dict) else type(content).__name__
@@ -276,7 +289,7 @@ def train_sentencepiece(texts: Iterable[str], model_type: str, size: int, specia
     import sentencepiece
 
     check_vocab_size(size, special, "special tokens and bytes, sentinels aside,")
-    lines = (line for text in texts for line in text.splitlines() if line.strip())
+    lines = (line.removesuffix("\r") for text in texts for line in text.split("\n") if line.strip())
     parts = (line[i : i + SENTENCE] for line in lines for i in range(0, len(line), SENTENCE))
     out = io.BytesIO()
     try:

@@ -124,6 +124,14 @@ def test_files_are_read(tmp_path):
     assert list(training.read_texts(paths, "body")) == ["one\r\ntwo", "três\nquatro", ""]
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz"])
+def test_only_line_feeds_end_lines_and_a_mark_is_no_text(name, tmp_path):
+    text = "one\u2028a\x0cb\x85c"
+    content = f"\ufeff{text if name == 'a.txt' else json.dumps({'text': text}, ensure_ascii=False)}".encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert list(training.read_texts([tmp_path / name])) == [text]
+
+
 def test_a_text_file_is_read_in_whole_lines(tmp_path):
     text = "".join(f"line {i}\n" for i in range(30_000))
     (tmp_path / "a.txt").write_text(text)

@@ -194,6 +194,8 @@ def test_a_translation_needs_both_sides_line_by_line(tasks, tmp_path, monkeypatc
     (folder / "validation.en").write_text("One.\nTwo.\n")
     with pytest.raises(ValueError, match="no translation"):
         rows(tasks, "wmt14_en_de")
+    (folder / "validation.de").write_bytes("\ufeffEins\rund.\nZwei\u2028und.".encode())
+    assert [row["answer"] for row in rows(tasks, "wmt14_en_de")] == ["Eins\rund.", "Zwei\u2028und."]
     (folder / "validation.de").write_text("Eins.\n")
     with pytest.raises(ValueError, match="different numbers of lines"):
         rows(tasks, "wmt14_en_de")
