@@ -8,7 +8,7 @@ from typing import Any
 
 from t5x_like.cleaning.hashing import word_hash
 from t5x_like.cleaning.ngram_classifier import NgramClassifier
-from t5x_like.cleaning.steps import Document, Dropped
+from t5x_like.cleaning.steps import Document, Dropped, normalize_lines
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class LanguageFilter:
     min_probability: float = 0.65
 
     def __call__(self, document: Document) -> Document | Dropped:
-        language, probability = self.identify(document["text"])
+        language, probability = self.identify(normalize_lines(document["text"]))
         if language not in self.languages:
             return Dropped("language.other", f"{language} ({probability:.2f}), expected {', '.join(self.languages)}")
         if probability < self.min_probability:
@@ -90,7 +90,7 @@ class QualityFilter:
     pareto: float | None = None
 
     def __call__(self, document: Document) -> Document | Dropped:
-        score = self.score(document["text"])
+        score = self.score(normalize_lines(document["text"]))
         threshold = self.min_score if self.pareto is None else 1 - lomax(self.pareto, str(document.get("id")))
         if score < threshold:
             return Dropped("quality.score", f"{score:.3f}, allowed at threshold {threshold:.3f}")

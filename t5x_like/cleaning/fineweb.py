@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from t5x_like.cleaning.repetition import count_duplicates
-from t5x_like.cleaning.steps import Document, Dropped, Measure, first_violation
+from t5x_like.cleaning.steps import Document, Dropped, Measure, first_violation, normalize_lines
 
 TERMINAL = (".", "!", "?", "…", "。", "！", "？", "؟", "۔", "।", "｡", "．", '."', '!"', '?"', ".”", "!”", "?”")
 
@@ -24,7 +24,7 @@ class FineWebQuality:
     terminal: tuple[str, ...] = TERMINAL
 
     def __call__(self, document: Document) -> Document | Dropped:
-        return first_violation("fineweb", self.measure(document["text"])) or document
+        return first_violation("fineweb", self.measure(normalize_lines(document["text"]))) or document
 
     def measure(self, text: str) -> Iterator[Measure]:
         """Each rule's name, value and bounds."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from t5x_like.cleaning.steps import Document, Dropped, Measure, first_violation
+from t5x_like.cleaning.steps import Document, Dropped, Measure, first_violation, normalize_lines
 
 PARAGRAPH = re.compile(r"\n{2,}")
 LINE = re.compile(r"\n+")
@@ -72,7 +72,7 @@ class GopherRepetition:
     """Gopher's repetition filter. Each bound is a share of table A1: of lines, paragraphs, or the text's characters.
 
     The first occurrence is not a duplicate, as in FineWeb (arXiv:2406.17557). `top` bounds the most frequent 2-, 3- and 4-gram,
-    `repeated` all n-grams of 5 to 10 words seen before; words in overlapping n-grams count once.
+    `repeated` all n-grams of 5 to 10 words seen before; words in overlapping n-grams count once. Blank lines count as one break.
     """
 
     max_lines: float = 0.30
@@ -83,7 +83,7 @@ class GopherRepetition:
     repeated: tuple[tuple[int, float], ...] = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))
 
     def __call__(self, document: Document) -> Document | Dropped:
-        return first_violation("gopher_repetition", self.measure(document["text"].strip())) or document
+        return first_violation("gopher_repetition", self.measure(normalize_lines(document["text"]).strip())) or document
 
     def measure(self, text: str) -> Iterator[Measure]:
         """Each rule's name, value and bounds; n-grams last."""

@@ -71,6 +71,11 @@ def first_violation(step: str, measures: Iterable[Measure]) -> Dropped | None:
     return None
 
 
+def normalize_lines(text: str) -> str:
+    """The text with line feeds for CRLF, and empty lines for lines of white space alone; measures of lines are taken on it."""
+    return "\n".join(line.removesuffix("\r") if line.strip() else "" for line in text.split("\n"))
+
+
 # Control characters except tab, line feed, vertical tab, form feed and carriage return; and the replacement character.
 CONTROL_RUN = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffd]+")
 
@@ -113,7 +118,7 @@ class ReadableFilter:
         """Removes control characters, or drops the document if there are too many."""
         clean = CONTROL_RUN.sub("", text)
         control = len(text) - len(clean)
-        if control > math.floor(self.max_control_share * len(text)):
+        if control and control > math.floor(self.max_control_share * len(normalize_lines(text))):
             return Dropped("readable.binary", f"{control} control characters among {len(text)}")
         if not clean.strip():
             return Dropped("readable.empty")

@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 
 from t5x_like.cleaning.c4 import C4, count_sentences
+from t5x_like.cleaning.classifier_filters import LanguageFilter, QualityFilter
+from t5x_like.cleaning.code import CodeQuality
+from t5x_like.cleaning.dedup import ExactDedup, LineDedup
+from t5x_like.cleaning.duplicate_spans import SpanDedup
 from t5x_like.cleaning.fineweb import FineWebQuality
 from t5x_like.cleaning.gopher import GopherQuality
 from t5x_like.cleaning.repetition import (
@@ -14,6 +18,7 @@ from t5x_like.cleaning.repetition import (
     count_top_characters,
     find_repeated_ngrams,
 )
+from t5x_like.cleaning.steps import ReadableFilter
 from tests.cleaning.planted import WORDS, document, prose, rule, text
 
 FIVE = "One is here. Two is here. Three is here. Four is here. Five is here."
@@ -206,3 +211,43 @@ def test_fineweb(name, kept, dropped):
 def test_plain_prose_is_kept_by_all():
     for step in (C4(), GopherQuality(), GopherRepetition(), FineWebQuality()):
         assert rule(step(document(prose(1)))) == "kept"
+
+
+CONTROL = "\x01" * 10
+STEPS = {
+    "readable": ReadableFilter(),
+    "c4": C4(),
+    "gopher_quality": GopherQuality(),
+    "gopher_repetition": GopherRepetition(),
+    "fineweb": FineWebQuality(),
+    "code": CodeQuality(),
+    "mean_line": CodeQuality(max_mean_line=49.7),
+    "alphanumeric": CodeQuality(min_alphanumeric=0.829),
+    "exact_dedup": ExactDedup(),
+    "line_dedup": LineDedup(min_words_left=20),
+    "span_dedup": SpanDedup(min_words_left=20),
+    "language": LanguageFilter(lambda text: ("en" if len(text) % 2 else "fr", 1.0)),
+    "quality": QualityFilter(lambda text: len(text) % 3 / 3),
+}
+# By lines; several are near a bound, which one more character for each line would cross.
+LINES = {
+    "prose": [line for number in range(6) for line in (*prose(number).split("\n"), "")],
+    "copied paragraphs": [line for number in range(10) for line in (LONG_ENDED[number % 7], "")],
+    "short lines": SHORT_LINES[:67] + LONG_ENDED[:33],
+    "lines of 30": ["a line of thirty characters.\u00e9."] * 2 + LONG_ENDED[:1],
+    "a copy at the end": [*LONG_ENDED, "", LONG_ENDED[0]],
+    "control characters": [*LONG_ENDED[:17], CONTROL],
+    "blank lines": ["", *LONG_ENDED[:9], "", "", LONG_ENDED[0], ""],
+}
+
+
+@pytest.mark.parametrize("lines", LINES.values(), ids=LINES)
+@pytest.mark.parametrize("name", STEPS)
+def test_carriage_returns_and_blanks_on_empty_lines_change_no_verdict(name, lines):
+    def verdicts(text):
+        step = STEPS[name].start() if hasattr(STEPS[name], "start") else STEPS[name]
+        return [(rule(made), getattr(made, "detail", "")) for made in map(step, [document(text), document(text)])]
+
+    expected = verdicts("\n".join(lines))
+    assert verdicts("\r\n".join(lines)) == expected
+    assert verdicts("\n".join(line or " \t" for line in lines)) == expected
