@@ -171,6 +171,7 @@ def test_every_file_is_tested():
         "runs/grokking",
         "runs/induction",
         "runs/inspect",
+        "runs/info",
         "runs/sft",
         "runs/multitask",
         "precision/bfloat16",

@@ -79,7 +79,7 @@ def clean(args: argparse.Namespace) -> None:
         raise ConfigError("--gin_file and --input are needed: a pipeline (cleaning/c4.gin) and the files to clean")
     if args.characters:
         raise ConfigError("--characters applies to --train_classifier; remove it")
-    pipeline, inputs = runtime.from_flags(args).evaluate("%PIPELINE"), reading.find_files(args.input)
+    pipeline, inputs = runtime.from_flags(args, ["PIPELINE"]).evaluate("%PIPELINE"), reading.find_files(args.input)
     test_items = read_test_items(args.against) if args.against else {}
     pipeline = dataclasses.replace(pipeline, steps=(*pipeline.steps, *extra_steps(args, test_items)))
     job = run.Job(pipeline, tuple(inputs), Path(args.out), args.suffix, make_reader(args, inputs))

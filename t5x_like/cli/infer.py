@@ -62,7 +62,8 @@ def infer(args: argparse.Namespace) -> None:
     if not found:
         raise ConfigError("there are no prompts; give --prompt=TEXT or --input=FILE")
     prompts = (record for record in read() if json.dumps(record["id"]) not in finished)
-    sampler = runtime.parse(args.gin_file or ["decoding/greedy.gin"], args.gin_overrides).evaluate("%CHOOSE")
+    default = [] if args.gin_file else ["decoding/greedy.gin"]
+    sampler = runtime.from_flags(args, ["CHOOSE"], default).evaluate("%CHOOSE")
     options = inference.DecodingOptions(sampler, args.max_new_tokens, args.batch_size, args.seed, args.prefix)
     run = setup.TrainedRun(args.run_dir, (), args.step)
     vocabulary, params = run.require_vocabulary(), run.params(run.example_batch())

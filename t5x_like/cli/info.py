@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import tempfile
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
     from t5x_like.precision import Precision
 
 DEFAULT_LENGTH = 2048
-# Optimizer files need the length of a run; the size of their state does not depend on it.
-ASSUMED = "STEPS = 1000\nWARMUP_STEPS = 100\n"
+ASSUMED = "runs/info.gin"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -83,13 +81,7 @@ def read_config(args: argparse.Namespace) -> Config:
     Raises:
       ConfigError: no file sets MODEL.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        assumed = os.path.join(folder, "assumed.gin")
-        with open(assumed, "w", encoding="utf-8") as file:
-            file.write(ASSUMED)
-        search_paths = [path for path in args.gin_search_paths.split(",") if path]
-        files = [assumed, *args.gin_file] if args.gin_file else []
-        config = runtime.parse(files, args.gin_overrides, search_paths)
+    config = runtime.from_flags(args, ("MODEL", "OPTIMIZER"), [ASSUMED] if args.gin_file else [])
     if bound_value(config, "MODEL") is None:
         raise ConfigError("no gin file sets MODEL; give a size, such as --gin_file=sizes/llama/7b.gin")
     return config

@@ -37,7 +37,8 @@ def main(argv: Sequence[str]) -> int:
     overrides = [f"--gin.RUN_DIR={args.run_dir!r}"]
     if args.steps:
         overrides += [f"--gin.STEPS={args.steps}", f"--gin.WARMUP_STEPS={max(args.steps // 20, 1)}"]
-    config = runtime.parse([RUN_FILE, *args.gin_file], [*overrides, *args.gin_overrides])
+    args.gin_overrides = [*overrides, *args.gin_overrides]
+    config = runtime.from_flags(args, first=[RUN_FILE])
     config.bind("trainer.train")(config=config.resolved_config())
     print_report(args, setup.TrainedRun(args.run_dir))
     return 0

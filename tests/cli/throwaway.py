@@ -1,6 +1,6 @@
 """Functions and classes that gin/test_runtime.py configures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,37 @@ class Rows:
 
 def train(steps: int, rows: Any = None, shape: Any = (1,), function: Callable | None = None, config: str = "") -> dict:
     return {"steps": steps, "rows": rows, "shape": shape, "function": function, "config": config}
+
+
+def typed(
+    steps: int = 0,
+    rate: float = 0.0,
+    names: Sequence[str] = (),
+    label: str | None = None,
+    sizes: tuple[int, float] = (0, 0.0),
+) -> dict:
+    return {"names": names}
+
+
+opened: list[str] = []  # the order in which the functions below were called
+
+
+class TokenCache:
+    pass
+
+
+def open_data(cache: Any) -> str:
+    opened.append("data")
+    return "data"
+
+
+def open_other() -> str:
+    opened.append("other")
+    return "other"
+
+
+def late(data: str, other: str) -> str:
+    return data + other
 
 
 def double(x):

@@ -1,42 +1,131 @@
-"""Checks of a complete configuration: used macros are set, overrides are used, and nothing is still REQUIRED."""
+"""Checks of a complete configuration: every macro is set and read, every value has the type of its parameter."""
 
-from collections.abc import Collection
+import collections.abc
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from t5x_like.cli.gin import source
-from t5x_like.cli.gin.source import Binding, ConfigError, Macro, Place, join_scope, suggest
+from t5x_like.cli.gin.source import Binding, ConfigError, Macro, Place, Reference, join_scope, suggest
+
+# Macros of T5X's gin files, and what sets the same here.
+T5X = {
+    "TRAIN_STEPS": "STEPS",
+    "TASK_FEATURE_LENGTHS": "LENGTH, or INPUTS_LENGTH and TARGETS_LENGTH",
+    "MIXTURE_OR_TASK_NAME": "TASK",
+    "MIXTURE_OR_TASK_MODULE": "token_cache.TokenCache.module",
+    "DROPOUT_RATE": "DROPOUT",
+    "MODEL_DIR": "RUN_DIR",
+    "RANDOM_SEED": "SEED",
+    "INITIAL_CHECKPOINT_PATH": "INITIAL (runs/finetune.gin)",
+    "CHECKPOINT_PATH": "--run_dir and --step",
+    "EVAL_PERIOD": "trainer.Evaluation.every",
+    "EVAL_STEPS": "trainer.Evaluation.batches",
+    "CHECKPOINT_PERIOD": "trainer.Checkpointing.every",
+    "EVAL_OUTPUT_DIR": "--out of t5x_like eval",
+    "INFER_OUTPUT_DIR": "--output of t5x_like infer",
+    "LABEL_SMOOTHING": "lm.LanguageModel.label_smoothing",
+    "Z_LOSS": "lm.LanguageModel.z_loss",
+}
 
 
-def check_macros(bindings: Collection[Binding]) -> None:
-    """Raises ConfigError for a macro that is used but not set, and for one that is set but, probably misspelt, not used."""
-    set_here = {binding.macro: binding.place for binding in bindings if binding.macro}
-    used = {
+def check_macros(bindings: Collection[Binding], all_bindings: Collection[Binding], read: Collection[str] = ()) -> None:
+    """Raises ConfigError for a macro that is used but not set, contains itself, or is set but not used.
+
+    `all_bindings` include those that later ones replace; a file may set a macro that only they use. `read` are macros that the
+    command reads. A packaged file may set macros that nothing uses (VOCAB_SIZE of a task whose model has its own), and so
+    may the configuration of a run that was made with it.
+    """
+    set_here = {binding.macro: binding for binding in bindings if binding.macro}
+    used = macros_in(bindings)
+    in_files = {*used, *macros_in(all_bindings), *read}
+    for name, binding in set_here.items():
+        place = binding.place
+        if name not in (in_files if place.line else {*used, *read}) and not place.packaged:
+            raise_unused(name, place, in_files)
+        check_cycle(name, set_here)
+    raise_unset({name: place for name, place in used.items() if name not in set_here})
+
+
+def macros_in(bindings: Collection[Binding]) -> dict[str, Place]:
+    """The macros in the values of bindings, with the place of one use."""
+    return {
         item.name: binding.place
         for binding in bindings
         for item in source.find_references(binding.value)
         if isinstance(item, Macro) and item.name != source.REQUIRED
     }
-    for name, place in set_here.items():
-        if name not in used:
-            check_unused(name, place, used)
-    raise_unset({name: place for name, place in used.items() if name not in set_here})
 
 
-def check_unused(name: str, place: Place, used: Collection[str]) -> None:
-    """Raises ConfigError for an unused override, or an unused macro that differs from a used one by one letter."""
-    if not place.line:
-        raise place.error(f"no gin file uses {name}{suggest(name, used)}")
-    for other in used:
-        if sorted(other) == sorted(name) or count_differences(name, other) <= 1:
-            raise place.error(f"nothing uses {name}; did you mean {other}?")
+def raise_unused(name: str, place: Place, used: Collection[str]) -> None:
+    """Raises ConfigError for a macro that nothing uses, with the name that may have been meant."""
+    if place.resolved and source.files_that_set(name):
+        return
+    known = f"; T5X's {name} is here: {T5X[name]}" if name in T5X else suggest(name, used)
+    raise place.error(f"no gin file uses {name}{known or '; remove it, or add the file that uses it'}")
 
 
-def count_differences(one: str, two: str) -> int:
-    """The length of what remains of two words without their common prefix and suffix."""
-    while one and two and one[0] == two[0]:
-        one, two = one[1:], two[1:]
-    while one and two and one[-1] == two[-1]:
-        one, two = one[:-1], two[:-1]
-    return max(len(one), len(two))
+def check_cycle(name: str, bindings: Mapping[str, Binding]) -> None:
+    """Raises ConfigError if the value of a macro contains the macro, also through other macros."""
+    queue, seen = [name], set()
+    while queue:
+        for item in source.find_references(bindings[queue.pop()].value):
+            if isinstance(item, Macro) and item.name == name:
+                raise bindings[name].place.error(f"the value of {name} contains %{name} itself; give another value")
+            if isinstance(item, Macro) and item.name in bindings and item.name not in seen:
+                seen.add(item.name)
+                queue.append(item.name)
+
+
+def check_types(bindings: Collection[Binding], targets: Mapping[str, Callable]) -> None:
+    """Raises ConfigError for a value that its parameter's annotation excludes, such as a word where a number is needed."""
+    macros = {binding.macro: binding for binding in bindings if binding.macro}
+    for binding in bindings:
+        origin = binding
+        while isinstance(origin.value, Macro) and origin.value.name in macros:
+            origin = macros[origin.value.name]
+        annotation = annotations(targets[binding.selector]).get(binding.parameter) if binding.selector else None
+        if annotation is not None and not fits(origin.value, annotation.annotation):
+            short = ".".join(binding.selector.replace(":", ".").split(".")[-2:])
+            needed = inspect.formatannotation(annotation.annotation)
+            name = f"{origin.macro}=" if origin.macro else ""
+            raise origin.place.error(f"{name}{origin.value!r}: {short}.{binding.parameter} must be {needed}")
+
+
+@functools.cache
+def annotations(target: Callable) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a function or class with evaluated annotations; {} if they cannot be evaluated."""
+    try:
+        return inspect.signature(target, eval_str=True).parameters
+    except (TypeError, ValueError, NameError, AttributeError):
+        return {}
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether a literal may have the type `annotation`; True for references, and for types that it does not know."""
+    if isinstance(value, Reference | Macro):
+        return True
+    kind, inner = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
+    if kind in (typing.Union, types.UnionType):
+        return any(fits(value, option) for option in inner)
+    if kind in (None, types.NoneType):
+        return value is None
+    if kind in (bool, str):
+        return isinstance(value, kind)
+    if kind in (int, float):
+        return isinstance(value, int | kind) and not isinstance(value, bool)
+    if kind is collections.abc.Callable:
+        return False
+    if kind is tuple and inner and inner[-1] is not Ellipsis:
+        return isinstance(value, list | tuple) and len(value) == len(inner) and all(map(fits, value, inner))
+    if kind in (tuple, list, collections.abc.Sequence):
+        return isinstance(value, list | tuple) and all(fits(item, inner[0]) for item in value if inner)
+    if kind in (dict, collections.abc.Mapping):
+        return isinstance(value, dict)
+    return True
 
 
 def check_required(bindings: Collection[Binding]) -> None:

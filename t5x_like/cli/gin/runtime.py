@@ -21,7 +21,7 @@ import gin
 
 from t5x_like import __version__
 from t5x_like.cli.gin import source as gin_source
-from t5x_like.cli.gin.checks import check_macros, check_required
+from t5x_like.cli.gin.checks import check_macros, check_required, check_types, macros_in
 from t5x_like.cli.gin.names import Names, merge_imports, parameters
 from t5x_like.cli.gin.source import Binding, ConfigError, Macro, Place, Reader, Reference, join_scope, suggest
 
@@ -64,18 +64,25 @@ def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse
     return args
 
 
-def from_flags(args: argparse.Namespace) -> "Config":
-    """The configuration of the flags of `add_flags`; see `parse`."""
+def from_flags(args: argparse.Namespace, read: Collection[str] = (), first: Sequence[str] = ()) -> "Config":
+    """The configuration of the files `first` and the flags of `add_flags`; see `parse`."""
     search_paths = [path for path in args.gin_search_paths.split(",") if path]
-    return parse(args.gin_file, args.gin_overrides, search_paths)
+    return parse([*first, *args.gin_file], args.gin_overrides, search_paths, read)
 
 
-def parse(gin_files: Sequence[str], overrides: Sequence[str] = (), search_paths: Sequence[str] = ()) -> "Config":
+def parse(
+    gin_files: Sequence[str],
+    overrides: Sequence[str] = (),
+    search_paths: Sequence[str] = (),
+    read: Collection[str] = (),
+) -> "Config":
     """Reads and checks gin files, then overrides (`--gin.NAME=value`), and configures gin with them.
 
+    `read` are the macros that the command evaluates, besides those that the files use.
+
     Raises:
-      ConfigError: a file, module, function, parameter or macro that does not exist, an override that is not used, or a macro
-        or parameter that is still %gin.REQUIRED.
+      ConfigError: a file, module, function, parameter or macro that does not exist, a macro or override that is not used, a
+        value of another type than its parameter, or a macro or parameter that is still %gin.REQUIRED.
     """
     reader = Reader(search_paths)
     for name in gin_files:
@@ -88,12 +95,11 @@ def parse(gin_files: Sequence[str], overrides: Sequence[str] = (), search_paths:
     command_line = merge_imports(reader.sources)
     for flag in overrides:
         reader.read_override(flag, command_line)
-    last = {}
-    for source, binding in reader.bindings:
-        resolved = names.resolve(source, binding)
-        last[resolved.scope, resolved.selector, resolved.parameter] = resolved
-    check_macros(last.values())
+    bindings = [names.resolve(source, binding) for source, binding in reader.bindings]
+    last = {(binding.scope, binding.selector, binding.parameter): binding for binding in bindings}
+    check_macros(last.values(), bindings, read)
     check_required(last.values())
+    check_types(last.values(), names.targets)
     config = Config(names, tuple(last.values()))
     gin.clear_config()
     gin.parse_config(config.resolved_config())
@@ -119,10 +125,13 @@ class Config:
         def literal(value: Any) -> str:
             return repr(gin_source.map_references(value, lambda r: Reference(r.scope, selector(r.selector), r.call)))
 
-        lines = [f"# Resolved by t5x_like {__version__}. As the only --gin_file it gives the same configuration."]
+        lines = [f"{gin_source.RESOLVED} {__version__}. As the only --gin_file it gives the same configuration."]
         lines += ["from __gin__ import dynamic_registration", ""]
         lines += [import_text(module, alias) for module, alias in aliases.items()]
-        lines += ["", *sorted(f"{b.macro} = {literal(b.value)}" for b in self.bindings if b.macro)]
+        # A macro that only overwritten bindings used is left out, because nothing uses it any more.
+        used = macros_in(self.bindings)
+        macros = [b for b in self.bindings if b.macro and (b.macro in used or b.place.packaged or b.place.resolved)]
+        lines += ["", *sorted(f"{b.macro} = {literal(b.value)}" for b in macros)]
         groups: dict[str, list[str]] = {}
         for b in self.bindings:
             if b.selector:
@@ -143,11 +152,26 @@ class Config:
         def call(**arguments: Any) -> Any:
             self.check_complete(full, arguments)
             target = self.names.targets[full]
-            values = {key: build() for key, build in value_builders(target, "").items() if key not in arguments}
+            builders = {key: build for key, build in value_builders(target, "").items() if key not in arguments}
+            # What opens token caches comes last: other mistakes are found before anything is tokenized.
+            values = {key: builders[key]() for key in sorted(builders, key=lambda key: self.opens_data(full, key))}
             # Without gin's wrapper, which changes the type and message of exceptions.
             return target(**values, **arguments)
 
         return call
+
+    def opens_data(self, full: str, parameter: str) -> bool:
+        """Whether a token cache is among the references that build the value of a parameter."""
+        queue, seen = [b for b in self.bindings if b.selector == full and b.parameter == parameter], set()
+        while queue:
+            for item in gin_source.find_references(queue.pop().value):
+                name = item.name if isinstance(item, Macro) else item.selector
+                if name.endswith(":TokenCache"):
+                    return True
+                if name not in seen:
+                    seen.add(name)
+                    queue += [b for b in self.bindings if name in (b.macro, b.selector)]
+        return False
 
     def evaluate(self, reference: str) -> Any:
         """Builds the value of a parameter (`trainer.train.train_rows`) or macro (`%MODEL`).

@@ -1,5 +1,6 @@
 """Reads gin files as text, before importing anything: statements with their places, and the references in their values."""
 
+import dataclasses
 import difflib
 import functools
 import math
@@ -15,6 +16,7 @@ from t5x_like import gin_configs
 
 PACKAGED = Path(gin_configs.__file__).parent
 REQUIRED = "gin.REQUIRED"
+RESOLVED = "# Resolved by t5x_like"  # the start of a configuration that a run wrote
 # Command-line values that are strings without quotes, as in --gin.RUN_DIR=/tmp/x and --gin.TRAIN_FILES=/data/*.txt.
 PLAIN = re.compile(r"[A-Za-z/~._][\w./~:+,=*?-]*")
 
@@ -54,11 +56,16 @@ class Infinity(float):
 
 @dataclass(frozen=True)
 class Place:
-    """The place of a statement: a file and line, or a command-line flag."""
+    """The place of a statement: a file and line, or a command-line flag.
+
+    `packaged` marks the files of gin_configs/, `resolved` the configuration that a run wrote.
+    """
 
     file: str
     line: int = 0
     text: str = ""
+    packaged: bool = False
+    resolved: bool = False
 
     def error(self, message: str) -> ConfigError:
         """A ConfigError with the place before the message."""
@@ -173,20 +180,21 @@ class Reader:
             text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise (place or Place(name)).error(f"not gin: byte {error.start} is not UTF-8; save it as UTF-8") from None
-        self.read_text(text, display_path(path))
+        file = Place(display_path(path), 0, "", path.is_relative_to(PACKAGED), text.startswith(RESOLVED))
+        self.read_text(text, file)
         self.open_files.pop()
 
-    def read_text(self, text: str, file: str) -> None:
-        """Reads a gin text; `file` is its name in messages."""
+    def read_text(self, text: str, file: Place) -> None:
+        """Reads a gin text; `file` is its place in messages."""
         source = Source()
         self.sources.append(source)
-        for statement in parse_statements(text, file):
+        for statement in parse_statements(text, file.file):
             self.add_statement(source, statement, file)
 
-    def add_statement(self, source: Source, statement: Any, file: str) -> None:
+    def add_statement(self, source: Source, statement: Any, file: Place) -> None:
         """Adds an import or binding, or reads an included file."""
         location = statement.location
-        place = Place(file, location.line_num, location.line_content.strip())
+        place = dataclasses.replace(file, line=location.line_num, text=location.line_content.strip())
         match statement:
             case config_parser.IncludeStatement(filename=filename):
                 self.read_file(filename, place)

@@ -194,6 +194,91 @@ def test_mistakes_name_the_place_and_the_remedy(config, text, overrides, expecte
     assert all(part in message for part in expected), message
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("TRAIN_STEPS", "T5X's TRAIN_STEPS is here: STEPS"),
+        ("MIXTURE_OR_TASK_NAME", "TASK"),
+        ("TASK_FEATURE_LENGTHS", "INPUTS_LENGTH and TARGETS_LENGTH"),
+        ("DROPOUT_RATE", "DROPOUT"),
+        ("MODEL_DIR", "RUN_DIR"),
+        ("ANYTHING", "remove it, or add the file that uses it"),
+        ("WARMUP_STEPS", "remove it"),  # a packaged file sets it, but nothing uses it here
+    ],
+)
+def test_a_macro_that_nothing_uses_is_refused(config, name, expected):
+    text = "throwaway.train.steps = 1\n"
+    message = error_of(config, f"{text}{name} = 5\n")
+    assert message.startswith(f"run.gin:4: no gin file uses {name}") and expected in message
+    override = error_of(config, text, f"--gin.{name}=5")
+    assert override.startswith(f"--gin.{name}=5: no gin file uses {name}") and expected in override
+
+
+def test_a_macro_may_be_used_by_the_command_or_by_an_overwritten_binding(config, tmp_path, monkeypatch):
+    parsed = config("STEPS = 1\nthrowaway.train.steps = %STEPS\n", "--gin.throwaway.train.steps=4")
+    Path("config.gin").write_text(parsed.resolved_config())
+    assert runtime.parse(["config.gin"]).evaluate("throwaway.train.steps") == 4
+    monkeypatch.chdir(tmp_path)
+    Path("mine.gin").write_text("CHOOSE = 1\n")
+    assert runtime.parse(["mine.gin"], read=["CHOOSE"]).evaluate("%CHOOSE") == 1
+    with pytest.raises(ConfigError, match="no gin file uses CHOOSE"):
+        runtime.parse(["mine.gin"])
+
+
+def test_a_resolved_run_keeps_the_unused_macros_of_packaged_files(config):
+    Path("config.gin").write_text(config("throwaway.train.steps = 1\n").resolved_config() + "VOCAB_SIZE = 384\n")
+    assert runtime.parse(["config.gin"]).evaluate("throwaway.train.steps") == 1
+    with open("config.gin", "a") as file:
+        file.write("TRAIN_STEPS = 5\n")
+    with pytest.raises(ConfigError, match="no gin file uses TRAIN_STEPS"):
+        runtime.parse(["config.gin"])
+
+
+@pytest.mark.parametrize(
+    ("annotated", "value"),
+    [
+        ("steps", "'abc'"),
+        ("steps", "1.5"),
+        ("steps", "True"),
+        ("steps", "None"),
+        ("steps", "(1,)"),
+        ("rate", "'high'"),
+        ("rate", "[0.1]"),
+        ("names", "'one'"),
+        ("names", "('one', 2)"),
+        ("label", "3"),
+        ("sizes", "(1, 2, 3)"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(config, annotated, value):
+    text = f"X = 0\nthrowaway.typed.{annotated} = %X\n"
+    message = error_of(config, text, f"--gin.X={value}")
+    assert message.startswith(f"--gin.X={value}: X=") and f"throwaway.typed.{annotated} must be " in message
+    assert "run.gin:3: " in error_of(config, f"throwaway.typed.{annotated} = {value}\n")
+
+
+def test_values_of_the_right_type_are_accepted(config):
+    parsed = config(
+        "throwaway.typed:\n  steps = 1\n  rate = 1\n  names = ['a', %NAME]\n  label = None\n  sizes = (1, 2.5)\n"
+        "NAME = 'b'\n"
+    )
+    assert parsed.bind("throwaway.typed")()["names"] == ["a", "b"]
+
+
+def test_a_macro_that_contains_itself_is_refused(config):
+    assert "contains %A" in error_of(config, "A = %B\nB = [%A]\nthrowaway.train.shape = %A\n")
+
+
+def test_data_is_opened_after_everything_else_is_built(config, monkeypatch):
+    monkeypatch.setattr(throwaway, "opened", [])
+    parsed = config(
+        "throwaway.late:\n  data = @throwaway.open_data()\n  other = @throwaway.open_other()\n"
+        "throwaway.open_data.cache = @throwaway.TokenCache\n"
+    )
+    parsed.bind("throwaway.late")()
+    assert throwaway.opened == ["other", "data"]
+
+
 def test_names_need_an_import_in_their_own_file(config, tmp_path):
     Path(tmp_path, "bare.gin").write_text("throwaway.train.steps = 1\n")
     message = error_of(config, "include 'bare.gin'\n")
