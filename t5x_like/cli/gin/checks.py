@@ -68,6 +68,12 @@ def raise_unused(name: str, place: Place, used: Collection[str]) -> None:
     raise place.error(f"no gin file uses {name}{known or '; remove it, or add the file that uses it'}")
 
 
+def without_unused(bindings: Collection[Binding], read: Collection[str]) -> tuple[Binding, ...]:
+    """The bindings without the macros that only overwritten bindings used."""
+    used = {*macros_in(bindings), *read}
+    return tuple(b for b in bindings if not b.macro or b.macro in used or b.place.packaged or b.place.resolved)
+
+
 def check_cycle(name: str, bindings: Mapping[str, Binding]) -> None:
     """Raises ConfigError if the value of a macro contains the macro, also through other macros."""
     queue, seen = [name], set()

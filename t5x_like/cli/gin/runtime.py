@@ -21,7 +21,7 @@ import gin
 
 from t5x_like import __version__
 from t5x_like.cli.gin import source as gin_source
-from t5x_like.cli.gin.checks import check_macros, check_required, check_types, macros_in
+from t5x_like.cli.gin.checks import check_macros, check_required, check_types, without_unused
 from t5x_like.cli.gin.names import Names, merge_imports, parameters
 from t5x_like.cli.gin.source import Binding, ConfigError, Macro, Place, Reader, Reference, join_scope, suggest
 
@@ -100,7 +100,7 @@ def parse(
     check_macros(last.values(), bindings, read)
     check_required(last.values())
     check_types(last.values(), names.targets)
-    config = Config(names, tuple(last.values()))
+    config = Config(names, without_unused(last.values(), read))
     gin.clear_config()
     gin.parse_config(config.resolved_config())
     gin.finalize()
@@ -128,10 +128,7 @@ class Config:
         lines = [f"{gin_source.RESOLVED} {__version__}. As the only --gin_file it gives the same configuration."]
         lines += ["from __gin__ import dynamic_registration", ""]
         lines += [import_text(module, alias) for module, alias in aliases.items()]
-        # A macro that only overwritten bindings used is left out, because nothing uses it any more.
-        used = macros_in(self.bindings)
-        macros = [b for b in self.bindings if b.macro and (b.macro in used or b.place.packaged or b.place.resolved)]
-        lines += ["", *sorted(f"{b.macro} = {literal(b.value)}" for b in macros)]
+        lines += ["", *sorted(f"{b.macro} = {literal(b.value)}" for b in self.bindings if b.macro)]
         groups: dict[str, list[str]] = {}
         for b in self.bindings:
             if b.selector:
