@@ -40,8 +40,18 @@ def add_steps(
 
 
 def extract_answer(text: str, example: Mapping | None = None, is_target: bool = False) -> str:
-    """Returns the text after the last ANSWER, or the whole text; a seqio postprocess function."""
-    return text.rpartition(ANSWER.strip())[2].strip()
+    """Returns the answer after a chain of thought, or the whole text; a seqio postprocess function.
+
+    A target's answer is the text after its last ANSWER. A prediction's is the rest of the line after its first ANSWER, since a
+    model may go on with questions of its own (as in lm-evaluation-harness, gsm8k_cot).
+    """
+    mark = ANSWER.strip() + " "
+    if is_target:
+        return text.rpartition(mark)[2].strip()
+    _, found, rest = f"\n{text}".partition(ANSWER)
+    if not found:
+        _, found, rest = text.partition(mark)
+    return rest.strip().partition("\n")[0].strip() if found else text.strip()
 
 
 @dataclass(frozen=True)

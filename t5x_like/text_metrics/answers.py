@@ -11,8 +11,9 @@ from t5x_like.text_metrics.pairs import check_pairs, list_answers, percent
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 SQUAD_PUNCTUATION = str.maketrans("", "", string.punctuation)
 TRIVIA_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`", " "))
+MARKED = re.compile(r"#### (-?[0-9.,]+)")  # GSM8K's
+MARK = "####"
 NUMBER = re.compile(r"(?<![\w.])[-+−]?\$?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)")
-MARKS = ("####", "\\boxed{", "answer is")
 
 
 def normalize_squad(text: str) -> str:
@@ -26,34 +27,32 @@ def normalize_trivia(text: str) -> str:
 
 
 def token_f1(target: str, prediction: str) -> float:
-    """Harmonic mean of the precision and recall of words, with counts (0-1); 1 for two empty texts (SQuAD 2.0)."""
+    """Harmonic mean of the precision and recall of words, with counts (0-1); 0 without common words."""
     expected, words = target.split(), prediction.split()
-    if not expected or not words:
-        return float(expected == words)
     same = (Counter(expected) & Counter(words)).total()
-    return 2 * same / (len(expected) + len(words))
+    return 2 * same / (len(expected) + len(words)) if same else 0.0
 
 
 def score_answers(targets: Sequence, predictions: Sequence[str], normalize: Callable[[str], str]) -> dict[str, float]:
-    """Exact match and F1 with the best of each example's answers; no answers mean the empty answer."""
+    """Exact match and F1 with the best of each example's answers; without answers, only the empty prediction is right."""
     em, best = [], []
     for target, prediction in zip(*check_pairs(targets, predictions), strict=True):
-        answers = [normalize(answer) for answer in list_answers(target)] or [""]
-        # SQuAD 2.0 drops answers that normalise to nothing if there are others.
-        answers = [answer for answer in answers if answer] or [""]
-        text = normalize(prediction)
-        em.append(text in answers)
-        best.append(max(token_f1(answer, text) for answer in answers))
+        answers, text = [normalize(answer) for answer in list_answers(target)], normalize(prediction)
+        em.append(text in answers if answers else not text)
+        best.append(max(token_f1(answer, text) for answer in answers) if answers else float(not text))
     return {"em": percent(em), "f1": percent(best)}
 
 
 def squad(targets: Sequence, predictions: Sequence[str]) -> dict[str, float]:
-    """`em` and `f1` in percent; a target is an answer, several answers, or none for an unanswerable question."""
+    """`em` and `f1` in percent as SQuAD's evaluate-v1.1.py (and T5) has them; a target is an answer or several answers.
+
+    A target without answers is an unanswerable question, as in evaluate-v2.0.py: right if the prediction is empty.
+    """
     return score_answers(targets, predictions, normalize_squad)
 
 
 def trivia_qa(targets: Sequence, predictions: Sequence[str]) -> dict[str, float]:
-    """`em` and `f1` in percent after TriviaQA's normalisation; a target is an answer or its aliases."""
+    """`em` and `f1` in percent as TriviaQA's triviaqa_evaluation.py (and T5) has them; a target is an answer or its aliases."""
     return score_answers(targets, predictions, normalize_trivia)
 
 
@@ -69,19 +68,41 @@ def exact_match(targets: Sequence, predictions: Sequence[str]) -> dict[str, floa
     return {"exact_match": percent(hits)}
 
 
+def find_marked(text: str) -> str | None:
+    """The number after the first "#### ", without commas; None if there is none (GSM8K's `extract_answer`)."""
+    match = MARKED.search(text)
+    return None if match is None else match.group(1).replace(",", "")
+
+
 def find_final_number(text: str) -> Fraction | None:
-    """The first number after the last of `MARKS` that has one, else the last number of the text; ignores commas and $."""
-    starts = sorted((text.rfind(mark) + len(mark) for mark in MARKS if mark in text), reverse=True)
-    match = next((match for start in starts if (match := NUMBER.search(text[start:].split("\n")[0]))), None)
-    if match is None:
-        match = next(iter(reversed(list(NUMBER.finditer(text)))), None)
-    return None if match is None else Fraction(re.sub(r"[$,+]", "", match.group()).replace("−", "-"))
+    """The number that a text gives as its answer; ignores commas and $.
+
+    It is the one that GSM8K's script finds if the text has "####". Otherwise it is the first number on the line after the
+    first "answer is" (lm-evaluation-harness, gsm8k_cot), or after the last "\\boxed{" (MATH), or the last number of the text
+    (lm-evaluation-harness, flexible-extract).
+    """
+    if MARK in text:
+        return to_fraction(find_marked(text) or "")
+    for _, mark, rest in (text.partition("answer is"), text.rpartition("\\boxed{")):
+        if mark and (match := NUMBER.search(rest.split("\n")[0])):
+            return to_fraction(match.group())
+    return to_fraction(next((match.group() for match in reversed(list(NUMBER.finditer(text)))), ""))
+
+
+def to_fraction(number: str) -> Fraction | None:
+    """The value of a number in digits; None if it is none."""
+    try:
+        return Fraction(re.sub(r"[$,+]", "", number).replace("−", "-"))
+    except ValueError:
+        return None
 
 
 def number_match(targets: Sequence, predictions: Sequence[str]) -> dict[str, float]:
-    """Percent of final numbers that are equal (GSM8K, Cobbe et al. 2021), and of predictions that contain a number.
+    """Percent of answers that are the right number, and of predictions that contain an answer.
 
-    A target is a text (GSM8K's `#### 1,234` or a bare number) or a number.
+    A target is a text (GSM8K's `#### 1,234` or a bare number) or a number. If a target or a prediction has "####", the pair is
+    judged as GSM8K's own script does (Cobbe et al. 2021, grade_school_math/dataset.py): the texts of the numbers after the
+    first "#### " are equal without commas. Otherwise the numbers that `find_final_number` finds are equal.
 
     Raises:
       ValueError: a target without a number.
@@ -93,6 +114,11 @@ def number_match(targets: Sequence, predictions: Sequence[str]) -> dict[str, flo
             raise ValueError(
                 f"the target {str(target)[:80]!r} has no number in it; give the answer as '#### 42' or '42'"
             )
-        hits.append(expected == number)
-        answered.append(number is not None)
+        if MARK in prediction or MARK in str(target):
+            marked = find_marked(prediction)
+            hits.append(marked == (find_marked(str(target)) or str(target).strip().replace(",", "")))
+            answered.append(marked is not None)
+        else:
+            hits.append(expected == number)
+            answered.append(number is not None)
     return {"exact_match": percent(hits), "answered": percent(answered)}

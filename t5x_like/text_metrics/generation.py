@@ -40,12 +40,21 @@ def chrf(targets: Sequence, predictions: Sequence[str], word_order: int = 0) -> 
 def rouge(targets: Sequence, predictions: Sequence[str], use_stemmer: bool = False) -> dict[str, float]:
     """Mean F of ROUGE-1, -2, -L and -Lsum, 0-100, by rouge-score (Lin 2004); the best of several references.
 
-    Lsum treats each line as a sentence; `use_stemmer` is Porter's, English only.
+    Lsum treats each line as a sentence, and " . " ends a line, as in T5 (t5/evaluation/metrics.py), whose tokenizer has no
+    line breaks. `use_stemmer` is Porter's, English only.
     """
     targets, predictions = check_pairs(targets, predictions)
     scorer = import_library("rouge_score.rouge_scorer", "rouge-score").RougeScorer(list(ROUGE), use_stemmer=use_stemmer)
-    scores = [scorer.score_multi(list_answers(t), p) for t, p in zip(targets, predictions, strict=True)]
+    scores = [
+        scorer.score_multi([split_sentences(answer) for answer in list_answers(target)], split_sentences(prediction))
+        for target, prediction in zip(targets, predictions, strict=True)
+    ]
     return {name: 100 * float(np.mean([score[name].fmeasure for score in scores])) for name in ROUGE}
+
+
+def split_sentences(text: str) -> str:
+    """The text with a line break after each " . "."""
+    return text.replace(" . ", " .\n")
 
 
 def levenshtein(target: Sequence, prediction: Sequence) -> int:

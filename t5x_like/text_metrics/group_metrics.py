@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from t5x_like.text_metrics.labels import f1
 from t5x_like.text_metrics.pairs import check_pairs, percent
 
 
@@ -13,10 +14,8 @@ def group_exact_match(targets: Sequence[Mapping], predictions: Sequence) -> dict
     return {"em": percent(list(right.values()))}
 
 
-def group_f1(targets: Sequence[Mapping], predictions: Sequence, positive: str = "yes") -> dict[str, float]:
-    """Percent F1 of the value `positive` over the examples of all groups (MultiRC's F1a)."""
-    targets, predictions = check_pairs(targets, predictions)
-    values = [target["value"] for target in targets]
-    both = sum(value == positive == prediction for value, prediction in zip(values, predictions, strict=True))
-    either = values.count(positive) + predictions.count(positive)
-    return {"f1a": 100 * 2 * both / either if either else 0.0}
+def group_f1(
+    targets: Sequence[Mapping], predictions: Sequence, positive: str = "yes", negative: str = "no"
+) -> dict[str, float]:
+    """Percent F1 of the value `positive` over the examples of all groups (MultiRC's F1a); other answers as in `labels.f1`."""
+    return {"f1a": f1([target["value"] for target in targets], predictions, positive, negative)["f1"]}

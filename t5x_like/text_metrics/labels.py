@@ -1,6 +1,7 @@
 """Metrics of classes and sequences: accuracy, F1, Matthews correlation, Brier score.
 
-A label is any hashable value; a prediction that is not a label counts as wrong.
+A label is any hashable value. A prediction that is no label counts as wrong, as in T5 (t5/evaluation/metrics.py, Raffel et al.
+2020): where this needs the set of labels, it is an option.
 """
 
 from collections import Counter
@@ -24,15 +25,29 @@ def sequence_accuracy(targets: Sequence, predictions: Sequence) -> dict[str, flo
     return {"sequence_accuracy": percent(equal)}
 
 
-def f1(targets: Sequence, predictions: Sequence, positive: Hashable = 1) -> dict[str, float]:
-    """Percent F1 of the class `positive`; 0 if it is neither a target nor predicted."""
-    return {"f1": 100 * class_f1(*check_pairs(to_python(targets), to_python(predictions)), positive)}
+def f1(targets: Sequence, predictions: Sequence, positive: Hashable = 1, negative: Hashable = 0) -> dict[str, float]:
+    """Percent F1 of the class `positive`; 0 if it is neither a target nor predicted (T5's `f1_score_with_invalid`).
 
+    A prediction that is neither `positive` nor `negative` counts as the class that the target is not.
 
-def macro_f1(targets: Sequence, predictions: Sequence) -> dict[str, float]:
-    """Mean percent F1 over all classes that are targets or predicted."""
+    Raises:
+      ValueError: a target is neither `positive` nor `negative`.
+    """
     targets, predictions = check_pairs(to_python(targets), to_python(predictions))
-    return {"macro_f1": mean_f1(targets, predictions, {*targets, *predictions})}
+    other = {positive: negative, negative: positive}
+    if unknown := [target for target in targets if target not in other]:
+        raise ValueError(
+            f"targets have {unknown[0]!r}, but positive={positive!r} and negative={negative!r}; give the names of the two "
+            "classes, or use macro_f1"
+        )
+    predictions = [p if p in other else other[t] for t, p in zip(targets, predictions, strict=True)]
+    return {"f1": 100 * class_f1(targets, predictions, positive)}
+
+
+def macro_f1(targets: Sequence, predictions: Sequence, classes: Sequence | None = None) -> dict[str, float]:
+    """Mean percent F1 over `classes` (T5's `mean_multiclass_f1`), or over all that are targets or predicted (scikit-learn)."""
+    targets, predictions = check_pairs(to_python(targets), to_python(predictions))
+    return {"macro_f1": mean_f1(targets, predictions, {*targets, *predictions} if classes is None else classes)}
 
 
 def mean_multiclass_f1(num_classes: int) -> Callable[[Sequence, Sequence], dict[str, float]]:
@@ -63,9 +78,14 @@ def class_f1(targets: list, predictions: list, positive: Hashable) -> float:
     return 2 * both / either if either else 0.0
 
 
-def matthews_correlation(targets: Sequence, predictions: Sequence) -> dict[str, float]:
-    """Matthews correlation, -100 to 100, for two classes or more (R_K, Gorodkin 2004); 0 if either side has one class."""
+def matthews_correlation(targets: Sequence, predictions: Sequence, classes: Sequence | None = None) -> dict[str, float]:
+    """Matthews correlation, -100 to 100, for two classes or more (R_K, Gorodkin 2004); 0 if either side has one class.
+
+    All predictions outside `classes` are one further class, as T5's class -1; without `classes`, each is one of its own.
+    """
     targets, predictions = check_pairs(to_python(targets), to_python(predictions))
+    if classes is not None:
+        predictions = [one if one in classes else None for one in predictions]
     total, right = len(targets), sum(t == p for t, p in zip(targets, predictions, strict=True))
     expected, predicted = Counter(targets), Counter(predictions)
     covariance = right * total - sum(expected[label] * predicted[label] for label in expected)

@@ -1,4 +1,8 @@
-"""Question answering: SQuAD, TriviaQA, GSM8K and MMLU, from their own files, the Hub's Parquet files, or TFDS."""
+"""Question answering: SQuAD, TriviaQA, GSM8K and MMLU, from their own files, the Hub's Parquet files, or TFDS.
+
+Answers are judged as by SQuAD's evaluate-v1.1.py, TriviaQA's triviaqa_evaluation.py and GSM8K's dataset.py. MMLU's script ranks
+the four letters by probability; here a generated text names one, see `postprocess.find_letter`.
+"""
 
 import json
 import re
@@ -8,7 +12,15 @@ from pathlib import Path
 from t5x_like import text_metrics
 from t5x_like.cleaning import reading
 from t5x_like.cleaning.steps import Dropped
-from t5x_like.tasks.benchmarks.benchmark import Benchmark, Layout, Row, add_answer, jsonl_layout, parquet_layout
+from t5x_like.tasks.benchmarks.benchmark import (
+    SEPARATOR,
+    Benchmark,
+    Layout,
+    Row,
+    add_answer,
+    jsonl_layout,
+    parquet_layout,
+)
 from t5x_like.tasks.synthetic.sampling import make_templates
 from t5x_like.text_metrics import postprocess
 
@@ -53,15 +65,22 @@ def trivia_rows(path: Path) -> Iterator[Row]:
     for question in read_list(path, "Data"):
         answer = question.get("Answer", {})
         aliases = {"value": answer.get("Value", ""), "aliases": answer.get("Aliases", [])}
+        aliases["normalized_aliases"] = answer.get("NormalizedAliases", [])
+        aliases["human_answers"] = answer.get("HumanAnswers", [])
         yield {"question": question["Question"], "answer": aliases}
 
 
 def trivia_example(row: Row) -> dict | Dropped:
-    """Returns an example of TriviaQA; the answer and all of its aliases are correct."""
-    value = row["answer"]["value"]
+    """Returns an example of TriviaQA; right are its normalised aliases and human answers, as in triviaqa_evaluation.py.
+
+    A file without them has the answer and its aliases.
+    """
+    answer = row["answer"]
+    value = answer["value"]
     if not value or value == "<unk>":
         return Dropped("benchmark.no_label", f"question={row['question']!r} has no answer")
-    answers = list(dict.fromkeys([value, *row["answer"]["aliases"]]))
+    normalized = [*answer.get("normalized_aliases", ()), *answer.get("human_answers", ())]
+    answers = list(dict.fromkeys(normalized or [value, *answer["aliases"]]))
     return {"question": row["question"].strip(), "answers": answers, "answer": value}
 
 
@@ -144,6 +163,7 @@ GSM8K = Benchmark(
     "arithmetic",
     "gsm8k",
     TEST,
+    stops=(SEPARATOR, "Question:"),  # lm-evaluation-harness, gsm8k.yaml
 )
 
 MMLU_SPLITS: Mapping[str, str] = {

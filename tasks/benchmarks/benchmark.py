@@ -13,12 +13,14 @@ from typing import Any
 
 from t5x_like.cleaning import reading
 from t5x_like.cleaning.steps import Dropped
+from t5x_like.prompting.renderings import Shots
 from t5x_like.prompting.templates import Template
 from t5x_like.text_metrics import postprocess as postprocessors
 
 Row = Mapping
 Metric = Callable[[list, list], dict[str, float]]
 DATA_VARIABLE = "T5X_LIKE_DATA"
+SEPARATOR = Shots().separator
 TRAIN_VALIDATION: Mapping[str, str] = {"train": "train", "validation": "validation"}
 
 
@@ -43,6 +45,7 @@ class Benchmark:
       tfds_name: its name in TFDS, if it is there.
       splits: {split of the task: split in TFDS}.
       postprocess: seqio's postprocess function.
+      stops: texts that end an answer; a model that has read examples goes on with another one after a blank line.
     """
 
     make_example: Callable[[Row], dict | Dropped]
@@ -53,6 +56,7 @@ class Benchmark:
     tfds_name: str | None = None
     splits: Mapping[str, str] = field(default_factory=lambda: TRAIN_VALIDATION)
     postprocess: Callable = postprocessors.strip
+    stops: tuple[str, ...] = (SEPARATOR,)
 
 
 def data_root() -> Path:

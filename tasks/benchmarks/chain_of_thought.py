@@ -68,4 +68,4 @@ CLUSTERS = {name: benchmark.cluster for name, benchmark in BENCHMARKS.items()}
 
 for name, benchmark in BENCHMARKS.items():
     source = BenchmarkSource(name, benchmark)
-    variants.add(name, source, benchmark.templates, benchmark.metric_fns, steps=True)
+    variants.add(name, source, benchmark.templates, benchmark.metric_fns, steps=True, stops=benchmark.stops)

@@ -1,4 +1,7 @@
-"""Text generation: WMT, CNN/DailyMail and HumanEval, from their own files, the Hub's Parquet files, or TFDS."""
+"""Text generation: WMT, CNN/DailyMail and HumanEval, from their own files, the Hub's Parquet files, or TFDS.
+
+WMT has sacreBLEU's default, the tokenizer of mteval-v13a; CNN/DailyMail ROUGE as T5 computes it; HumanEval pass@k by its tests.
+"""
 
 import functools
 import itertools
@@ -15,7 +18,7 @@ from t5x_like.text_metrics import execution, postprocess
 
 LANGUAGES = {"en": "English", "de": "German", "fr": "French", "ro": "Romanian"}
 ALL = {"train": "train", "validation": "validation", "test": "test"}
-STOPS = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint(")  # stop sequences of Codex's evaluation
+STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")  # HumanEval's (Chen et al. 2021, section 2.2)
 
 
 def read_parallel(path: Path, source: str, target: str) -> Iterator[Row | Dropped]:
@@ -64,6 +67,7 @@ def make_translation(folder: str, tfds_config: str, source: str, target: str) ->
         "translation",
         f"{folder}_translate/{tfds_config}",
         ALL,
+        stops=("\n",),
     )
 
 
@@ -118,6 +122,7 @@ HUMAN_EVAL = Benchmark(
     "programs",
     splits=ONLY_TEST,
     postprocess=functools.partial(postprocess.extract_problem, stops=STOPS),
+    stops=STOPS,
 )
 
 WMT = (("wmt14", "de-en", "de"), ("wmt14", "fr-en", "fr"), ("wmt16", "ro-en", "ro"))

@@ -1,4 +1,9 @@
-"""The nine tasks of GLUE (Wang et al. 2018), from GLUE's TSV files, the Hub's Parquet files, or TFDS."""
+"""The nine tasks of GLUE (Wang et al. 2018), from GLUE's TSV files, the Hub's Parquet files, or TFDS.
+
+The metrics are GLUE's, computed from text as T5 does (t5/data/glue_utils.py, t5/evaluation/metrics.py): an answer counts only
+if it is a label, letter by letter; F1 and Matthews correlation count any other text as a wrong label; a similarity that is no
+number is -1.
+"""
 
 import functools
 from collections.abc import Mapping
@@ -15,7 +20,7 @@ SENTIMENT = ("negative", "positive")
 ENTAILED = ("entailment", "not_entailment")
 INFERENCE = ("entailment", "neutral", "contradiction")
 ACCURACY = (text_metrics.accuracy,)
-ACCURACY_F1 = (text_metrics.accuracy, functools.partial(text_metrics.f1, positive="yes"))
+ACCURACY_F1 = (text_metrics.accuracy, functools.partial(text_metrics.f1, positive="yes", negative="no"))
 
 
 def classification_example(
@@ -60,7 +65,7 @@ cola = Benchmark(
         "Judge the grammar (acceptable, unacceptable): {{ sentence }}",
         choices=COLA,
     ),
-    (text_metrics.matthews_correlation, text_metrics.accuracy),
+    (functools.partial(text_metrics.matthews_correlation, classes=COLA), text_metrics.accuracy),
     (
         tsv_layout("CoLA", {"sentence": "sentence", "label": "label"}, ("source", "label", "mark", "sentence")),
         parquet_layout("glue/cola"),

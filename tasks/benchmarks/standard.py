@@ -24,4 +24,5 @@ for name, benchmark in BENCHMARKS.items():
         benchmark.metric_fns,
         benchmark.postprocess,
         steps=name in WITH_RATIONALES,
+        stops=benchmark.stops,
     )

@@ -1,4 +1,9 @@
-"""The eight tasks of SuperGLUE (Wang et al. 2019), from its JSONL files, the Hub's Parquet files, or TFDS."""
+"""The eight tasks of SuperGLUE (Wang et al. 2019), from its JSONL files, the Hub's Parquet files, or TFDS.
+
+The metrics are SuperGLUE's, computed from text as T5 does (t5/data/glue_utils.py, t5/evaluation/metrics.py): an answer counts
+only if it is a label, letter by letter; F1 of CB is the mean over its three classes, F1a of MultiRC counts any other text as
+the wrong label; ReCoRD has SQuAD's EM and F1. WSC is the classification of SuperGLUE, not T5's naming of the referent.
+"""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -111,7 +116,7 @@ cb = Benchmark(
         "How does the claim relate to the text (contradiction, entailment, neutral)?\n{{ premise }}\nClaim: {{ hypothesis }}",
         choices=COMMITMENT,
     ),
-    (text_metrics.accuracy, text_metrics.macro_f1),
+    (text_metrics.accuracy, functools.partial(text_metrics.macro_f1, classes=COMMITMENT)),
     (jsonl_layout("CB"), parquet_layout("super_glue/cb")),
     "inference",
     "super_glue/cb",

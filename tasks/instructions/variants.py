@@ -26,10 +26,22 @@ def add(
     metric_fns: Sequence[Callable],
     postprocess_fn: Callable = postprocess.strip,
     steps: bool = False,
+    stops: Sequence[str] = (),
 ) -> None:
-    """Registers a task in every variant; `steps` tells that its examples have the field `rationale`."""
+    """Registers a task in every variant.
+
+    Args:
+      name: the task's name.
+      source: the source of its examples.
+      templates: wordings of the task.
+      metric_fns: seqio metrics.
+      postprocess_fn: seqio's postprocess function.
+      steps: whether the examples have the field `rationale`.
+      stops: texts that end an answer, except in chats and after a chain of thought; the option `stops` of `postprocess_fn`.
+    """
     shots = Shots(COUNTS, split=source.splits[0])
-    add_pairs = functools.partial(instruction.add, metric_fns=metric_fns, postprocess_fn=postprocess_fn)
+    stopped_fn = functools.partial(postprocess_fn, stops=tuple(stops)) if stops else postprocess_fn
+    add_pairs = functools.partial(instruction.add, metric_fns=metric_fns, postprocess_fn=stopped_fn)
     add_chat = functools.partial(instruction.add_chat, metric_fns=metric_fns, postprocess_fn=postprocess_fn)
     add_steps = functools.partial(instruction.add, metric_fns=metric_fns, postprocess_fn=renderings.extract_answer)
     for suffix, vocabulary in vocabularies.BY_NAME.items():

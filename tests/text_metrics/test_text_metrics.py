@@ -65,6 +65,8 @@ def test_knowledge_f1():
         ("x2 and .5", 0.5),
         ("\\boxed{42} is it, in 3 steps", 42),
         ("#### 7 apples, 8 pears", 7),
+        ("The answer is 3.\nQ: 2 + 2?\nThe answer is 4.", 3),
+        ("#### 1.2.3", None),
         ("no number, v2", None),
     ],
 )
@@ -73,7 +75,7 @@ def test_final_number(text, number):
 
 
 def test_number_match():
-    made = tm.number_match(["#### 72", 10, "0.50"], ["... #### 72.0", "nothing", "a half is .5"])
+    made = tm.number_match(["#### 72", 10, "0.50"], ["... #### 72", "nothing", "a half is .5"])
     assert made == {"exact_match": pytest.approx(200 / 3), "answered": pytest.approx(200 / 3)}
     with pytest.raises(ValueError, match="'none' has no number"):
         tm.number_match(["none"], ["1"])

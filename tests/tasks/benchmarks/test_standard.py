@@ -1,5 +1,7 @@
 """Benchmarks: rows in their real layouts become examples, gold answers score 100, wrong answers less."""
 
+import dataclasses
+import math
 import os
 import subprocess
 import sys
@@ -87,6 +89,29 @@ def scores(benchmark, examples: list[dict], target_texts: list[str], output_text
     for metric_fn in benchmark.metric_fns:
         metrics |= metric_fn(targets, outputs)
     return {name: value for name, value in metrics.items() if name not in NO_SCORES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_answers_that_run_on_score_as_their_first_one(tasks, name):
+    import seqio
+
+    benchmark, examples = tasks.BENCHMARKS[name], rows(tasks, name)
+    gold = [render(benchmark.templates[0], example)["targets"] for example in examples]
+    more = "\n\ndef more():\n    return 0\n" if name == "human_eval" else "\n\nWhat comes next?\nno 7"
+    for variant in ("", "_few_shot"):
+        postprocess = seqio.TaskRegistry.get(f"{name}{variant}_bytes").postprocess_fn
+        ran_on = dataclasses.replace(benchmark, postprocess=postprocess)
+        for value in scores(ran_on, examples, gold, [text + more for text in gold]).values():
+            assert value == pytest.approx(100), variant
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("wmt")])
+def test_empty_answers_and_garbage_score_nothing(tasks, name):
+    benchmark, examples = tasks.BENCHMARKS[name], rows(tasks, name)
+    gold = [render(benchmark.templates[0], example)["targets"] for example in examples]
+    for text in ("", "\ufffd ) ( %"):
+        for value in scores(benchmark, examples, gold, [text] * len(gold)).values():
+            assert value <= 0 or math.isnan(value)
 
 
 def test_swapped_labels_score_less(tasks):
