@@ -103,8 +103,126 @@ def test_a_damaged_checkpoint_is_skipped_whichever_file_is_damaged(tmp_path, har
         if name.name == folder.MANIFEST and harm is Path.unlink:
             assert checkpoints.latest_step(directory) == 1  # never finished: nothing to warn of
             continue
-        with pytest.warns(UserWarning, match="checkpoint .*2 is damaged"):
+        with pytest.warns(UserWarning, match=f"checkpoint 2 is damaged: .*{name.name}"):
             assert checkpoints.latest_step(directory) == 1
+
+
+def test_every_flipped_bit_is_noticed_or_harmless(tmp_path):
+    checkpointer, target, random = saved(tmp_path, 1, 2), abstract(state()), np.random.default_rng(0)
+    noticed = 0
+    for path in (path for path in sorted((tmp_path / "2").rglob("*")) if path.is_file()):
+        whole = path.read_bytes()
+        bits = random.choice(8 * len(whole), min(24, 8 * len(whole)), replace=False)
+        for bit in map(int, bits):
+            flipped = bytearray(whole)
+            flipped[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(flipped)
+            try:
+                restored, meta = checkpointer.restore(target, 2)
+            except checkpoints.DamagedCheckpointError as error:
+                assert path.name in str(error) and "\n" not in str(error)
+                noticed += 1
+            else:
+                assert_equal(restored, state(2))
+                assert meta == {"data": "abc"}
+        path.write_bytes(whole)
+    assert noticed > 200
+    assert_equal(checkpointer.restore(target)[0], state(2))
+
+
+def without_checksums(step: Path):
+    """Makes the manifest one of an earlier version."""
+    content = json.loads((step / folder.MANIFEST).read_text())
+    content = {name: value for name, value in content.items() if name not in ("checksums", "sha256")}
+    (step / folder.MANIFEST).write_text(json.dumps(content))
+
+
+def same_size(step: Path):
+    largest = max((path for path in step.rglob("d/*")), key=lambda path: path.stat().st_size)
+    largest.write_bytes(bytes(largest.stat().st_size))
+
+
+def undecodable(step: Path):
+    without_checksums(step)
+    for path in (step / "arrays").rglob("*"):
+        if path.is_file():
+            path.write_bytes(bytes(path.stat().st_size))
+
+
+def damaged_key(step: Path):
+    without_checksums(step)
+    names = step / "arrays" / "_METADATA"
+    names.write_text(names.read_text().replace("params.bias", "params.bIas"))
+
+
+def damaged_manifest(step: Path):
+    (step / folder.MANIFEST).write_text('{"step": 2')
+
+
+def edited_manifest(step: Path):
+    path = step / folder.MANIFEST
+    path.write_text(path.read_text().replace('"abc"', '"abd"'))
+
+
+HARMS = (same_size, undecodable, damaged_key, damaged_manifest, edited_manifest)
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(tmp_path, harm):
+    checkpointer = saved(tmp_path / "checkpoints", 1, 2)
+    params = abstract(state()["params"])
+    harm(tmp_path / "checkpoints" / "2")
+    with pytest.warns(UserWarning, match="checkpoint 2 is damaged: .*/2/.*reading the previous one"):
+        restored, step = checkpoints.restore_params(tmp_path, params)
+    assert step == 1
+    assert_equal(restored, state(1)["params"])
+    with pytest.raises(checkpoints.DamagedCheckpointError, match="/2/"):
+        checkpoints.restore_params(tmp_path, params, 2)
+    with pytest.warns(UserWarning, match="checkpoint 2 is damaged"):
+        restored, _ = checkpointer.restore(abstract(state()))
+    assert_equal(restored, state(1))
+    assert checkpointer.steps() == [1]  # a damaged one is not among the newest that are kept
+    assert (tmp_path / "checkpoints" / "2.damaged").exists()
+
+
+def test_without_an_undamaged_checkpoint_an_error_names_the_steps(tmp_path):
+    checkpointer = saved(tmp_path / "checkpoints", 1, 2)
+    for step in (1, 2):
+        same_size(tmp_path / "checkpoints" / str(step))
+    for restore in (
+        lambda: checkpointer.restore(abstract(state())),
+        lambda: checkpoints.restore_params(tmp_path, abstract(state()["params"])),
+        lambda: checkpoints.InitializeFrom(str(tmp_path)).restore(state()["params"]),
+    ):
+        with (
+            pytest.warns(UserWarning, match="checkpoint 2 is damaged"),
+            pytest.raises(checkpoints.DamagedCheckpointError) as error,
+        ):
+            restore()
+        assert "every checkpoint in" in str(error.value) and "steps 1, 2" in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_checksums_can_be_left_out(tmp_path):
+    checkpointer = saved(tmp_path, 1, checksums=False)
+    assert folder.manifest(tmp_path / "1")["checksums"] == {}
+    saved(tmp_path, 2)
+    unread = tmp_path / "2" / "arrays" / "commit_success.txt"
+    unread.write_bytes(bytes(unread.stat().st_size))
+    with pytest.raises(checkpoints.DamagedCheckpointError, match="commit_success.txt .*its checksum differs"):
+        Checkpointer(tmp_path).restore(abstract(state()), 2)
+    assert_equal(checkpointer.restore(abstract(state()), 2)[0], state(2))
+
+
+def test_a_damaged_manifest_does_not_stop_the_saving(tmp_path):
+    checkpointer = Checkpointer(tmp_path, keep_last=1, keep_best=1)
+    for step in (1, 2, 3):
+        checkpointer.save(step, state(step), {}, {"loss": [1.0, 2.0, float("nan")][step - 1]})
+        checkpointer.wait()
+        if step == 1:
+            damaged_manifest(tmp_path / "1")
+    checkpointer.close()
+    assert checkpointer.steps() == [2, 3]
 
 
 def test_a_process_killed_while_saving_keeps_the_previous_step(tmp_path):
@@ -159,8 +277,9 @@ def test_only_parameters_are_restored_for_inference(tmp_path):
 def test_parts_are_restored_by_expression(tmp_path):
     saved(tmp_path / "checkpoints", 1)
     fresh = state(9)["params"]
-    params, taken, left = checkpoints.InitializeFrom(str(tmp_path), include=("layer",)).restore(fresh)
+    params, taken, left, source = checkpoints.InitializeFrom(str(tmp_path), include=("layer",)).restore(fresh)
     assert (taken, left) == (["params.layer.kernel"], ["params.bias"])
+    assert source == tmp_path / "checkpoints" / "1"
     assert_equal(params["layer"], state(1)["params"]["layer"])
     assert_equal(params["bias"], fresh["bias"])
     with pytest.raises(ValueError, match="'lyer' is found in no parameter's path"):

@@ -51,12 +51,22 @@ def answers(run_dir, step):
     return [one["predictions"][0]["text"] for one in record["examples"]]
 
 
+def harm_file_of_second_process(checkpoint):
+    """Overwrites a file that the second process wrote; all files have checksums."""
+    content = json.loads((checkpoint / "manifest.json").read_text())
+    assert content["checksums"].keys() == content["files"].keys()
+    path = max((checkpoint / "arrays" / "ocdbt.process_1").rglob("d/*"), key=lambda path: path.stat().st_size)
+    path.write_bytes(bytes(path.stat().st_size))
+
+
 def test_two_processes_train_save_answer_and_resume_like_one(tiny_root, tmp_path):
     tasks.write_pairs(tiny_root, "asked")
     one = train(tiny_root, tmp_path / "one", 8, processes=1, devices=2)
     train(tiny_root, tmp_path / "two", 4, processes=2, devices=1)
     assert checkpoints.latest_step(tmp_path / "two" / "checkpoints") == 4
+    harm_file_of_second_process(tmp_path / "two" / "checkpoints" / "4")
     two = train(tiny_root, tmp_path / "two", 8, processes=2, devices=1)
+    assert (tmp_path / "two" / "checkpoints" / "4.damaged").exists()  # both resumed from step 3
     assert list(two) == list(range(1, 9))
     np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=1e-5)
     assert answers(tmp_path / "two", 8) == answers(tmp_path / "one", 8)

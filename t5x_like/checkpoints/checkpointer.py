@@ -1,6 +1,8 @@
 """Saves train states in a thread while training continues, and restores them onto any mesh."""
 
 import concurrent.futures
+import math
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +12,7 @@ import jax
 import numpy as np
 
 from t5x_like.checkpoints import folder as files
+from t5x_like.checkpoints import verify
 from t5x_like.types import PathLike
 
 
@@ -29,16 +32,19 @@ def copy_state(state: Any) -> Any:
 class Checkpointer:
     """Saves and restores states under one directory; keeps the newest `keep_last` and the `keep_best` of lowest loss.
 
+    With `checksums` the files' checksums are computed when a state is saved, and compared when it is restored.
+
     Raises:
       ValueError: keep_last < 1.
       PermissionError: the directory cannot be written.
     """
 
-    def __init__(self, directory: PathLike, keep_last: int = 3, keep_best: int = 0):
+    def __init__(self, directory: PathLike, keep_last: int = 3, keep_best: int = 0, checksums: bool = True):
         if keep_last < 1:
             raise ValueError(f"keep_last={keep_last} must be at least 1: a run resumes from its newest checkpoint")
         self.directory = Path(directory).absolute()
-        self.keep_last, self.keep_best = keep_last, keep_best
+        self.keep_last, self.keep_best, self.checksums = keep_last, keep_best, checksums
+        self.meta: dict[str, Any] = {}
         files.check_writable(self.directory)
         self._remove_incomplete()
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -66,16 +72,25 @@ class Checkpointer:
         folder = self.directory / str(step)
         if jax.process_index() == 0:
             shutil.rmtree(folder, ignore_errors=True)
-        files.write(folder, files.leaves_by_name(state), {"step": step, "meta": meta, "metrics": metrics}, self._orbax)
+        facts = {"step": step, "meta": meta, "metrics": metrics}
+        files.write(folder, files.leaves_by_name(state), facts, self._orbax, self.checksums)
         if jax.process_index() == 0 and prune:
             self._prune()
 
     def _prune(self) -> None:
         steps = self.steps()
         keep = set(steps[-self.keep_last :])
-        losses = [(self._manifest(step)["metrics"].get("loss"), step) for step in steps]
-        keep |= {step for _, step in sorted(x for x in losses if x[0] is not None)[: self.keep_best]}
+        losses = sorted((self._loss(step), step) for step in steps if self.keep_best)
+        keep |= {step for loss, step in losses[: self.keep_best] if loss < math.inf}
         self._remove(set(steps) - keep)
+
+    def _loss(self, step: int) -> float:
+        """The loss that ranks a checkpoint; infinite if it has none."""
+        try:
+            loss = files.manifest(self.directory / str(step))["metrics"].get("loss", math.inf)
+        except files.DamagedCheckpointError:
+            return math.inf
+        return loss if math.isfinite(loss) else math.inf
 
     def _remove(self, steps: Iterable[int]) -> None:
         for step in steps:
@@ -107,30 +122,39 @@ class Checkpointer:
         return files.complete_steps(self.directory)
 
     def latest_step(self) -> int | None:
-        """The newest step with an undamaged checkpoint. Warns of damaged ones and skips them."""
+        """The newest step whose files have the right sizes. Warns of damaged ones and skips them."""
         self.wait()
-        return files.latest_step(self.directory)
-
-    def meta(self) -> dict:
-        """The metadata of the newest checkpoint; {} if there is none."""
-        step = self.latest_step()
-        return {} if step is None else self._manifest(step)["meta"]
-
-    def _manifest(self, step: int) -> dict:
-        return files.manifest(self.directory / str(step))
+        return verify.latest_step(self.directory)
 
     def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict]:
-        """(state, meta) of a step, by default the newest, on the shardings and in the dtypes of `abstract`.
+        """(state, meta) of a step, on the shardings and in the dtypes of `abstract`; `self.meta` becomes this meta.
+
+        By default it is the newest undamaged step. Later, damaged ones are renamed to STEP.damaged, with a warning.
 
         Raises:
           FileNotFoundError: no checkpoint.
+          DamagedCheckpointError: all are damaged, or the one of `step`.
           ValueError: arrays that are missing, left over or of another shape, by name with both shapes.
         """
-        step = self.latest_step() if step is None else step
+        self.wait()
+        wanted = files.leaves_by_name(abstract)
+
+        def read(folder: Path) -> tuple[dict, dict]:
+            manifest = files.manifest(folder)
+            files.check_same(wanted, manifest["arrays"], f"checkpoint {folder}")
+            return files.read(folder, wanted), manifest["meta"]
+
         if step is None:
-            raise FileNotFoundError(f"no checkpoint in {self.directory}")
-        folder, manifest, wanted = self.directory / str(step), self._manifest(step), files.leaves_by_name(abstract)
-        files.check_same(wanted, manifest["arrays"], f"checkpoint {folder}")
-        arrays = files.read(folder, wanted)
+            (arrays, self.meta), folder = verify.read_newest(self.directory, read, self.checksums)
+            self._set_aside_after(int(folder.name))
+        else:
+            arrays, self.meta = verify.read_checked(self.directory / str(step), read, self.checksums)
         leaves = [arrays[name] for name in wanted]
-        return jax.tree.unflatten(jax.tree.structure(abstract), leaves), manifest["meta"]
+        return jax.tree.unflatten(jax.tree.structure(abstract), leaves), self.meta
+
+    def _set_aside_after(self, step: int) -> None:
+        """Renames later checkpoints, so that they do not count among the newest."""
+        for later in (later for later in self.steps() if later > step and jax.process_index() == 0):
+            aside = self.directory / f"{later}.damaged"
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(self.directory / str(later), aside)

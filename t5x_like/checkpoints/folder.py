@@ -1,14 +1,15 @@
 """The format of a checkpoint on disk.
 
     <folder>/arrays/         every array, by name ("params.decoder.norm.scale"), as written by Orbax
-            /manifest.json   metadata, names and shapes of the arrays, and the size of every file; written last
+            /manifest.json   metadata, names and shapes of the arrays, size and checksums of every file, and the hash of
+                             the manifest itself; written last
 
-A folder without a manifest, or with files of other sizes than the manifest says, is not a checkpoint.
+A folder without a manifest is not a checkpoint. Files that differ from the manifest are damaged.
 """
 
+import hashlib
 import json
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,14 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from t5x_like.checkpoints import checksums
 from t5x_like.types import PathLike
 
 MANIFEST, ARRAYS = "manifest.json", "arrays"
+
+
+class DamagedCheckpointError(ValueError):
+    """A checkpoint's files are not as they were written; the message names the file."""
 
 
 def leaves_by_name(tree: Any) -> dict[str, Any]:
@@ -37,28 +43,72 @@ def orbax() -> ocp.Checkpointer:
     return ocp.Checkpointer(handler, multiprocessing_options=everyone)
 
 
-def write(folder: Path, arrays: Mapping[str, Any], facts: Mapping[str, Any], checkpointer: ocp.Checkpointer) -> None:
+def write(
+    folder: Path,
+    arrays: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    checkpointer: ocp.Checkpointer,
+    with_checksums: bool = True,
+) -> None:
     """Writes arrays by name, then the manifest, which holds `facts` besides its own fields. All processes call this."""
     checkpointer.save(folder / ARRAYS, args=ocp.args.PyTreeSave(dict(arrays)))
+    sizes = file_sizes(folder)
+    sums = checksums.compute_together(folder, sizes) if with_checksums else {}
     if jax.process_index() == 0:
         shapes = {name: [list(x.shape), str(x.dtype)] for name, x in arrays.items()}
-        content = dict(facts) | {"arrays": shapes, "files": file_sizes(folder)}
+        content = dict(facts) | {"arrays": shapes, "files": sizes, "checksums": sums}
         temporary = folder / f"{MANIFEST}.tmp"
-        temporary.write_text(json.dumps(content))
+        temporary.write_text(json.dumps(content | {"sha256": hash_of_content(content)}))
         os.replace(temporary, folder / MANIFEST)
 
 
+def hash_of_content(content: Mapping[str, Any]) -> str:
+    """The hash of a manifest's content, without the hash itself."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
 def manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a complete checkpoint."""
-    return json.loads((folder / MANIFEST).read_text())
+    """The manifest of a complete checkpoint.
+
+    Raises:
+      DamagedCheckpointError: it cannot be read, or has changed.
+    """
+    path = folder / MANIFEST
+    try:
+        content = json.loads(path.read_text())
+        # Manifests of earlier versions have no hash.
+        good = "sha256" not in content or content.pop("sha256") == hash_of_content(content)
+        complete = {"meta", "arrays", "files"} <= set(content)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedCheckpointError(f"{path} cannot be read ({error})") from error
+    if not good or not complete:
+        raise DamagedCheckpointError(f"{path} has changed since it was written")
+    return content
 
 
 def read(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-    """Reads arrays by name, each directly onto its sharding and in the dtype of `wanted`."""
+    """Reads arrays by name, each directly onto its sharding and in the dtype of `wanted`.
+
+    Raises:
+      DamagedCheckpointError: files that cannot be decoded, or an array that they lack.
+    """
     args = ocp.args.PyTreeRestore(
         dict(wanted), restore_args=ocp.checkpoint_utils.construct_restore_args(dict(wanted)), partial_restore=True
     )
-    return orbax().restore(folder / ARRAYS, args=args)
+    try:
+        arrays = orbax().restore(folder / ARRAYS, args=args)
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise  # of this machine, not of the files
+    except Exception as error:  # Orbax and TensorStore raise errors of many types
+        reason = next(iter(str(error).splitlines()), "")[:200]
+        raise DamagedCheckpointError(
+            f"{folder / ARRAYS} cannot be decoded: {type(error).__name__}: {reason}"
+        ) from error
+    for name, x in wanted.items():
+        stored = arrays.get(name)
+        if not isinstance(stored, jax.Array) or (stored.shape, stored.dtype) != (x.shape, x.dtype):
+            raise DamagedCheckpointError(f"{folder / ARRAYS} has no array {name} of shape {x.shape}")
+    return arrays
 
 
 def complete_steps(directory: PathLike) -> list[int]:
@@ -67,35 +117,10 @@ def complete_steps(directory: PathLike) -> list[int]:
     return sorted(int(path.parent.name) for path in manifests if path.parent.name.isdigit())
 
 
-def latest_step(directory: PathLike) -> int | None:
-    """The newest undamaged checkpoint under a directory. Warns of damaged ones and skips them."""
-    for step in reversed(complete_steps(directory)):
-        folder = Path(directory) / str(step)
-        if (damage := damage_of(folder)) is None:
-            return step
-        warnings.warn(f"checkpoint {folder} is damaged ({damage}); skipping it", stacklevel=2)
-    return None
-
-
 def file_sizes(folder: Path) -> dict[str, int]:
     """The size of every file below a folder, by relative path; manifests excluded."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(MANIFEST))
     return {str(path.relative_to(folder)): path.stat().st_size for path in files}
-
-
-def damage_of(folder: Path) -> str | None:
-    """Describes the first damage to a checkpoint's files; None if undamaged."""
-    try:
-        expected = manifest(folder)["files"]
-    except (ValueError, KeyError):
-        return f"{MANIFEST} cannot be read"
-    actual = file_sizes(folder)
-    for name, size in expected.items():
-        if name not in actual:
-            return f"{name} is missing"
-        if actual[name] != size:
-            return f"{name} has {actual[name]} of {size} bytes"
-    return None
 
 
 def check_writable(directory: Path) -> None:

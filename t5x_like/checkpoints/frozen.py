@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from t5x_like.checkpoints import folder as files
+from t5x_like.checkpoints import verify
 from t5x_like.run_dir import RunDir
 from t5x_like.types import Params, PathLike
 
@@ -45,7 +46,7 @@ def source_of(run_dir: PathLike, record: dict[str, str]) -> Path:
     """The folder that a record names, after checking its hash.
 
     Raises:
-      FileNotFoundError: the folder is missing. ValueError: its arrays have changed.
+      FileNotFoundError: the folder is missing. ValueError: its files have changed.
     """
     folder = Path(run_dir).absolute() / record["folder"]
     if not (folder / files.MANIFEST).exists():
@@ -53,7 +54,14 @@ def source_of(run_dir: PathLike, record: dict[str, str]) -> Path:
             f"the frozen parameters of {run_dir} come from the checkpoint {folder}, which is missing; restore it, or "
             f'write its new place into "frozen" in {RunDir(run_dir).checkpoints}/*/{files.MANIFEST}'
         )
-    if (actual := hash_of(folder)) != record["sha256"]:
+    actual = hash_of(folder)
+    try:
+        verify.check(folder, with_checksums=actual != record["sha256"])  # names the file
+    except files.DamagedCheckpointError as error:  # of the source, not of the checkpoint that names it
+        raise ValueError(
+            f"the frozen parameters of {run_dir} come from the checkpoint {folder}: {error}; restore the original"
+        ) from error
+    if actual != record["sha256"]:
         raise ValueError(
             f"the frozen parameters of {run_dir} come from the checkpoint {folder}, whose arrays have changed (sha256 "
             f"{record['sha256'][:16]} when training started, {actual[:16]} now); restore the original checkpoint"

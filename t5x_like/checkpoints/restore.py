@@ -2,16 +2,18 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
 from t5x_like.checkpoints import folder as files
-from t5x_like.checkpoints import frozen
+from t5x_like.checkpoints import frozen, verify
 from t5x_like.run_dir import RunDir
 from t5x_like.types import Params, PathLike
+
+Result = TypeVar("Result")
 
 
 def check_data(meta: dict, fingerprint: str, directory: PathLike) -> None:
@@ -29,18 +31,23 @@ def check_data(meta: dict, fingerprint: str, directory: PathLike) -> None:
         )
 
 
-def checkpoint_of(run_dir: PathLike, step: int | None, argument: str = "") -> Path:
-    """The checkpoint folder of a step, by default the newest.
+def read_step(
+    run_dir: PathLike, step: int | None, read: Callable[[Path], Result], argument: str = ""
+) -> tuple[Result, Path]:
+    """(what `read` returns, folder) of the checkpoint of a step, by default the newest undamaged one.
 
     Raises:
       FileNotFoundError: no such checkpoint; the message starts with `argument`.
+      DamagedCheckpointError: it is damaged, or all are.
     """
     directory = RunDir(run_dir).checkpoints.absolute()
-    newest = files.latest_step(directory) if step is None else step
-    if newest is None or newest not in files.complete_steps(directory):
+    steps = files.complete_steps(directory)
+    if not steps or (step is not None and step not in steps):
         which = "" if step is None else f" of step {step}"
         raise FileNotFoundError(f"{argument}no checkpoint{which} in {directory}; train first")
-    return directory / str(newest)
+    if step is None:
+        return verify.read_newest(directory, read)
+    return verify.read_checked(directory / str(step), read), directory / str(step)
 
 
 def restore_params(
@@ -48,18 +55,25 @@ def restore_params(
 ) -> tuple[Params, int]:
     """(params, step) of a run, frozen ones included; the optimizer state is not read.
 
-    Arrays have the shardings and dtypes of `abstract_params`, or with `keep_dtypes` the stored dtypes.
+    Arrays have the shardings and dtypes of `abstract_params`, or with `keep_dtypes` the stored dtypes. By default `step` is
+    the newest undamaged one.
 
     Raises:
-      FileNotFoundError: the run has no checkpoint.
+      FileNotFoundError: the run has no checkpoint. DamagedCheckpointError: it is damaged.
       ValueError: parameters that do not fit, by name.
     """
-    folder = checkpoint_of(run_dir, step)
-    wanted, places = files.leaves_by_name({"params": abstract_params}), frozen.locate(folder)
-    files.check_same(wanted, {name: stored for name, (_, stored) in places.items()}, f"checkpoint {folder}")
-    if keep_dtypes:
-        wanted = {n: jax.ShapeDtypeStruct(x.shape, places[n][1][1], sharding=x.sharding) for n, x in wanted.items()}
-    arrays = frozen.read(places, wanted, f"checkpoint {folder}")
+    wanted = files.leaves_by_name({"params": abstract_params})
+
+    def read(folder: Path) -> dict[str, jax.Array]:
+        places = frozen.locate(folder)
+        files.check_same(wanted, {name: stored for name, (_, stored) in places.items()}, f"checkpoint {folder}")
+        target = {
+            name: jax.ShapeDtypeStruct(x.shape, places[name][1][1] if keep_dtypes else x.dtype, sharding=x.sharding)
+            for name, x in wanted.items()
+        }
+        return frozen.read(places, target, f"checkpoint {folder}")
+
+    arrays, folder = read_step(run_dir, step, read)
     leaves = [arrays[name] for name in wanted]
     return jax.tree.unflatten(jax.tree.structure(abstract_params), leaves), int(folder.name)
 
@@ -69,7 +83,7 @@ class InitializeFrom:
     """Parameters of another run that a new run starts from, chosen by path ("decoder.layer_0.mlp").
 
     A parameter is restored if its path matches an expression of `include` and none of `exclude`; the others keep their
-    fresh values. `step` is by default the newest.
+    fresh values. `step` is by default the newest undamaged one.
     """
 
     run_dir: str
@@ -77,16 +91,11 @@ class InitializeFrom:
     exclude: Sequence[str] = ()
     step: int | None = None
 
-    @property
-    def folder(self) -> Path:
-        """The checkpoint folder. Raises FileNotFoundError: the run has no such checkpoint."""
-        return checkpoint_of(self.run_dir, self.step, "initialize_from: ")
-
-    def restore(self, params: Params) -> tuple[Params, list[str], list[str]]:
-        """(params, names restored, names left fresh), laid out as `params` are.
+    def restore(self, params: Params) -> tuple[Params, list[str], list[str], Path]:
+        """(params, names restored, names left fresh, checkpoint folder); the params are laid out as `params` are.
 
         Raises:
-          FileNotFoundError: the run has no such checkpoint.
+          FileNotFoundError: the run has no such checkpoint. DamagedCheckpointError: it is damaged.
           ValueError: an expression that matches nothing, or parameters that are missing or of another shape.
         """
         current = {f"params.{name}": x for name, x in files.leaves_by_name(params).items()}
@@ -96,14 +105,17 @@ class InitializeFrom:
                     f"initialize_from: {pattern!r} is found in no parameter's path, such as {next(iter(current))}"
                 )
         selected = {name: x for name, x in current.items() if self._selects(name)}
-        folder = self.folder
         abstract: dict[str, Any] = {
             n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for n, x in selected.items()
         }
-        arrays = frozen.read(frozen.locate(folder), abstract, f"initialize_from: {folder}")
+
+        def read(folder: Path) -> dict[str, jax.Array]:
+            return frozen.read(frozen.locate(folder), abstract, f"initialize_from: {folder}")
+
+        arrays, folder = read_step(self.run_dir, self.step, read, "initialize_from: ")
         leaves = [arrays.get(name, x) for name, x in current.items()]
         fresh = [name for name in current if name not in selected]
-        return jax.tree.unflatten(jax.tree.structure(params), leaves), sorted(selected), fresh
+        return jax.tree.unflatten(jax.tree.structure(params), leaves), sorted(selected), fresh, folder
 
     def _selects(self, name: str) -> bool:
         return any(re.search(p, name) for p in self.include) and not any(re.search(p, name) for p in self.exclude)

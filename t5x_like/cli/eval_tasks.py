@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -69,7 +69,6 @@ def evaluate(args: argparse.Namespace, run_dir: str, step: int | None, folder: s
     step = checkpoints.latest_step(RunDir(run_dir).checkpoints) if step is None else step
     if step is None:
         raise FileNotFoundError(f"no checkpoint in {RunDir(run_dir).checkpoints}; train first")
-    run.step = step
     sampler = run.config.evaluate("%CHOOSE") if args.gin_file else Greedy()
     prefix = args.prefix or is_prefix_lm(run.config)
     params = None
@@ -91,7 +90,9 @@ def evaluate(args: argparse.Namespace, run_dir: str, step: int | None, folder: s
         if record is None:
             evaluator = TaskEvaluator(evaluation, run.model, run.mesh, run.rules, prefix)
             params = run.params(run.example_batch()) if params is None else params
+            step = cast(int, run.step)  # an earlier one if the newest is damaged
             record = evaluator.make_record(evaluator(params), step)
+            path = records.record_path(folder or RunDir(run_dir).evaluations, task, step)
             records.publish(records.write_temporary(path, record))
         yield record
 

@@ -126,7 +126,7 @@ class Loop:
     def resume(self, done: int) -> None:
         """Resumes from the restored state of step `done`, with other batches."""
         self.writer.drop_after(done)
-        self.monitor.finish_rollback(done, self.checkpointer.meta().get("monitor"))
+        self.monitor.finish_rollback(done, self.checkpointer.meta.get("monitor"))
         self.meter.read()
         self.meter.restart_clock()
         self.feed(done)

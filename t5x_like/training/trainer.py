@@ -47,11 +47,15 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpointing:
-    """A checkpoint every `every` steps; the newest `keep_last` are kept, and the `keep_best` of lowest evaluation loss."""
+    """A checkpoint every `every` steps; the newest `keep_last` are kept, and the `keep_best` of lowest evaluation loss.
+
+    `checksums` False saves and restores without the checksums of the files, which a huge state takes long to read.
+    """
 
     every: int = 500
     keep_last: int = 3
     keep_best: int = 0
+    checksums: bool = True
 
 
 def train(
@@ -101,7 +105,9 @@ def train(
     curve = expected_curve(monitor, model, layout, optimizer, train_rows, batch_size, steps)
     trees = references.load(objective, model, example, mesh, rules, precision)
     stream, run = Stream(train_rows, batch_size, seed), RunDir(run_dir)
-    checkpointer = checkpoints.Checkpointer(run.checkpoints, checkpointing.keep_last, checkpointing.keep_best)
+    checkpointer = checkpoints.Checkpointer(
+        run.checkpoints, checkpointing.keep_last, checkpointing.keep_best, checkpointing.checksums
+    )
     writers.write_run_files(run_dir, config, partitioning.describe(every_parameter(layout), mesh, rules))
     train_rows.vocabulary.save(run.vocabulary)
     view = parameters.view(transform, precision)
@@ -125,7 +131,7 @@ def train(
         ProgressBar("train", steps, first) as bar,
         contextlib.ExitStack() as stack,
     ):
-        watch = RunMonitor(monitor, run_dir, bar.message, curve, checkpointer.meta().get("monitor"))
+        watch = RunMonitor(monitor, run_dir, bar.message, curve, checkpointer.meta.get("monitor"))
         loop = Loop(steps, log_every, step_fn, fetch, trees, watch, meter, writer, bar, checkpointer, scorer)
         stack.callback(loop.close)
         loop.feed(first)
@@ -253,7 +259,7 @@ def restore_or_create(
       ValueError, FileNotFoundError: the run was trained on other data, or parameters that are missing or do not fit.
     """
     abstract = layout.abstract  # cached by the first call: it cannot be computed while the mesh is set
-    if checkpointer.latest_step() is not None:
+    if checkpointer.steps():
         state, stored = checkpointer.restore(abstract.without_frozen)
         checkpoints.check_data(stored, meta["data"], checkpointer.directory)
         if abstract.frozen:
@@ -263,7 +269,7 @@ def restore_or_create(
     state = layout.create(seed)
     source = None
     if initialize_from is not None:
-        full, restored, fresh = initialize_from.restore(transform.merge(state.params, state.frozen))
+        full, restored, fresh, folder = initialize_from.restore(transform.merge(state.params, state.frozen))
         print(
             f"{len(restored)} parameters restored from {initialize_from.run_dir}, {len(fresh)} fresh"
             f"{': ' if fresh else ''}{', '.join(fresh)}"
@@ -271,7 +277,7 @@ def restore_or_create(
         params, frozen_params = transform.split(full, state.rng)
         state = state.replace(params=params, frozen=frozen_params)
         if all(name in restored for name in checkpoints.leaves_by_name({"params": frozen_params})):
-            source = initialize_from.folder
+            source = folder
     if abstract.frozen:
         meta["frozen"] = frozen.describe(source or frozen.save(run.path, state.frozen), run.path)
     return state

@@ -105,7 +105,7 @@ def test_a_damaged_checkpoint_is_skipped_without_changing_the_run(tiny_root, tmp
     newest = tmp_path / "checkpoints" / "9" / "arrays"
     largest = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:-7])
-    with pytest.warns(UserWarning, match=r"checkpoint .*9 is damaged .* bytes\); skipping it"):
+    with pytest.warns(UserWarning, match=r"checkpoint 9 is damaged: .* bytes; reading the previous one"):
         tiny.train(**arguments(tiny_root, tmp_path, steps=9))
     assert logged(tmp_path) == losses
     jax.tree.map(np.testing.assert_array_equal, arrays(tmp_path), expected)
