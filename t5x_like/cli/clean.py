@@ -1,7 +1,8 @@
 """Cleans text with a gin pipeline: `clean --gin_file=cleaning/fineweb.gin --input 'data/*.jsonl.zst' --out=FOLDER`.
 
-Writes one shard per input file, report.html (kept and dropped examples by rule) and report.json. The same command resumes an
-interrupted run. Pipelines are gin_configs/cleaning/*.gin; set a threshold with --gin.gopher.GopherQuality.min_words=20.
+Writes one shard per input file, report.html (kept and dropped examples by rule), report.json, and rejects.jsonl (file and number
+of each record that cannot be read or makes a step fail, if there are any). The same command resumes an interrupted run.
+Pipelines are gin_configs/cleaning/*.gin; set a threshold with --gin.gopher.GopherQuality.min_words=20.
 """
 
 import argparse
@@ -88,7 +89,8 @@ def clean(args: argparse.Namespace) -> None:
         report = run.run(job, workers, lambda done, total, message: bar.advance(done, message))
     if test_items:
         write_overlap(job, test_items, workers)
-    print(f"{report.summary()}\n{job.out}: {len(inputs)} shards, report.html, report.json")
+    names = ["report.html", "report.json", *filter(None, [report.rejects_file])]
+    print(f"{report.summary()}\n{job.out}: {len(inputs)} shards, {', '.join(names)}")
 
 
 def make_reader(args: argparse.Namespace, inputs: Sequence[Path]) -> Callable:

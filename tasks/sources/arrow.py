@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from t5x_like.cleaning import reading
+from t5x_like.cleaning.arrow_rows import batch_to_documents, select_columns
 from t5x_like.cleaning.compression import report_damage
 from t5x_like.cleaning.steps import Document, Dropped
 from t5x_like.tasks.sources.fields import Fields
@@ -74,9 +75,11 @@ class ArrowSource(RecordSource):
 
         try:
             with pyarrow.memory_map(shard) as file, pyarrow.ipc.open_stream(file) as stream:
+                fields = () if self.fields is None else tuple(self.fields.values())
+                columns = select_columns(stream.schema.names, fields) or stream.schema.names
                 for batch in stream:
                     for start in range(0, batch.num_rows, CHUNK):
-                        yield from batch.slice(start, CHUNK).to_pylist()
+                        yield from batch_to_documents(batch.slice(start, CHUNK).select(columns))
             check_end(shard)
         except (pyarrow.ArrowException, UnicodeDecodeError, OSError, EOFError) as error:
             if isinstance(error, FileNotFoundError | PermissionError):
