@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
 
@@ -30,7 +31,7 @@ EXAMPLES = """examples:
 def main(argv: Sequence[str]) -> int:
     """Runs `t5x_like clean`."""
     shape = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="t5x_like clean", description=__doc__, epilog=EXAMPLES, formatter_class=shape)
+    parser = flags.Parser(prog="t5x_like clean", description=__doc__, epilog=EXAMPLES, formatter_class=shape)
     parser.add_argument("--input", nargs="+", action="extend", default=[], help="files or globs; formats may differ")
     parser.add_argument("--out", required=True, help="folder of the shards, or file of the classifier")
     parser.add_argument("--field", default="text", help="field of the text (default: %(default)s)")
@@ -40,7 +41,10 @@ def main(argv: Sequence[str]) -> int:
         "--suffix", default=".jsonl.zst", help="suffix of shards: .jsonl, .jsonl.gz or .jsonl.zst (default)"
     )
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="number of processes (default: one per core, %(default)s)"
+        "--workers",
+        type=flags.positive,
+        default=os.cpu_count(),
+        help="number of processes (default: one per core, %(default)s)",
     )
     parser.add_argument(
         "--word_list", metavar="FILE", help="also drop documents that contain a word of this list (one per line)"

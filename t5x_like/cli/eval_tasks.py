@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from t5x_like import batches, checkpoints
-from t5x_like.cli import setup
+from t5x_like.cli import flags, setup
 from t5x_like.cli.gin.runtime import Config, ConfigError
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.decoding.sampling import Greedy
@@ -31,22 +31,24 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--module", metavar="NAME", help="module that defines the tasks (default: that of the run's tasks)"
     )
-    group.add_argument("--examples", type=int, metavar="N", help="number of examples per task (default: all)")
-    group.add_argument("--max_new_tokens", type=int, default=64, help="(default: %(default)s)")
     group.add_argument(
-        "--num_samples", type=int, default=1, help="samples per question, for pass@k (default: %(default)s)"
+        "--examples", type=flags.positive, metavar="N", help="number of examples per task (default: all)"
+    )
+    group.add_argument("--max_new_tokens", type=flags.positive, default=64, help="(default: %(default)s)")
+    group.add_argument(
+        "--num_samples", type=flags.positive, default=1, help="samples per question, for pass@k (default: %(default)s)"
     )
     group.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="text that ends an answer (repeatable)"
     )
     group.add_argument(
-        "--inputs_length", type=int, metavar="N", help="truncate questions to N tokens (default: no limit)"
+        "--inputs_length", type=flags.positive, metavar="N", help="truncate questions to N tokens (default: no limit)"
     )
-    group.add_argument("--seed", type=int, default=0, help="seed of the sampler (default: %(default)s)")
+    group.add_argument("--seed", type=flags.seed, default=0, help="seed of the sampler (default: %(default)s)")
     group.add_argument("--prefix", action="store_true", help="read questions bidirectionally: an imported prefix LM")
     group.add_argument("--out", metavar="FOLDER", help="folder of the records (default: RUN_DIR/evaluations)")
     group.add_argument("--against", metavar="RUN_DIR", help="print the differences from this run, with intervals")
-    group.add_argument("--against_step", type=int, help="checkpoint of that run (default: the newest)")
+    group.add_argument("--against_step", type=flags.count, help="checkpoint of that run (default: the newest)")
     group.add_argument("--json", action="store_true", help="print one JSON object per task instead of a table")
 
 

@@ -3,15 +3,15 @@
 Gin files choose everything; runs/pretrain.gin says which files go together. The same command resumes a run.
 """
 
-import argparse
 from collections.abc import Sequence
 
+from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs `t5x_like train`."""
-    parser = argparse.ArgumentParser(prog="t5x_like train", description=__doc__)
+    parser = flags.Parser(prog="t5x_like train", description=__doc__)
     runtime.add_flags(parser)
     from t5x_like.cli import setup
 
