@@ -56,17 +56,19 @@ def run(args: argparse.Namespace) -> None:
     """Runs the command and prints a table or JSON lines."""
     ours = list(evaluate(args, args.run_dir, args.step, args.out))
     if args.against is None:
-        print_metrics(args, ours[0]["step"], {record["task"]: metrics_of(record) for record in ours})
+        print_metrics(args, ours[0][0]["step"], {record["task"]: metrics_of(record) for record, _ in ours})
         return
     folder = None if args.out is None else str(Path(args.out) / "against")
     theirs = evaluate(args, args.against, args.against_step, folder)
-    print_metrics(
-        args, ours[0]["step"], {a["task"]: comparison.compare(a, b) for a, b in zip(ours, theirs, strict=True)}
-    )
+    pairs = zip(ours, theirs, strict=True)
+    differences = {a["task"]: comparison.compare(a, b, module) for (a, module), (b, _) in pairs}
+    print_metrics(args, ours[0][0]["step"], differences)
 
 
-def evaluate(args: argparse.Namespace, run_dir: str, step: int | None, folder: str | None) -> Iterator[Record]:
-    """Yields the record of each task: an existing record with the same settings, or a new one."""
+def evaluate(
+    args: argparse.Namespace, run_dir: str, step: int | None, folder: str | None
+) -> Iterator[tuple[Record, str]]:
+    """Yields (record, defining module) of each task: an existing record with the same settings, or a new one."""
     run = setup.TrainedRun(run_dir, args.gin_overrides, step, args.gin_file)
     step = checkpoints.latest_step(RunDir(run_dir).checkpoints) if step is None else step
     if step is None:
@@ -96,12 +98,14 @@ def evaluate(args: argparse.Namespace, run_dir: str, step: int | None, folder: s
             record = evaluator.make_record(evaluator(params), step)
             path = records.record_path(folder or RunDir(run_dir).evaluations, task, step)
             records.publish(records.write_temporary(path, record))
-        yield record
+        yield record, evaluation.cache.definition[0]
 
 
 def cache_of(config: Config, task: str, split: str, module: str | None) -> TokenCache:
     """The cache of a task, with the run's settings for token caches."""
-    options: dict[str, Any] = {"task": task, "split": split} | ({} if module is None else {"module": module})
+    options: dict[str, Any] = {"task": task, "split": split}
+    if module is not None:  # the run's arguments and data sets belong to its own module
+        options |= {"module": module, "arguments": {}, "data_sets": None}
     try:
         return config.bind("token_cache.TokenCache")(**options)
     except ConfigError:  # an imported model

@@ -100,9 +100,9 @@ def parse(
     bindings = [names.resolve(source, binding) for source, binding in reader.bindings]
     last = {(binding.scope, binding.selector, binding.parameter): binding for binding in bindings}
     check_macros(last.values(), bindings, read)
-    check_required(last.values())
-    check_types(last.values(), names.targets)
     config = Config(names, without_unused(last.values(), read))
+    check_required(config.bindings)
+    check_types(last.values(), names.targets)
     gin.clear_config()
     gin.parse_config(config.resolved_config())
     gin.finalize()
