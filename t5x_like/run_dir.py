@@ -18,6 +18,11 @@ class RunDir:
         return Path(self.path) / "config.gin"
 
     @property
+    def lock(self) -> Path:
+        """The lock that a process holds while it writes here; see `locks`."""
+        return Path(self.path) / "lock"
+
+    @property
     def model_info(self) -> Path:
         """Parameter names, shapes and shardings, as text."""
         return Path(self.path) / "model_info.txt"

@@ -1,26 +1,60 @@
 """Writers of a run directory: config.gin, model_info.txt, metrics.jsonl, TensorBoard events and the loss plot."""
 
 import json
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 
 from t5x_like.run_dir import RunDir
-from t5x_like.types import PathLike
+from t5x_like.types import PathLike, Vocabulary
 
 
-def write_run_files(run_dir: PathLike, config: str, model_info: str) -> None:
-    """Writes config.gin and model_info.txt on the first process; renames a different config.gin to config.N.gin."""
+def write_run_files(run_dir: PathLike, config: str, model_info: str, vocabulary: Vocabulary, is_new: bool) -> None:
+    """Writes config.gin, vocabulary/ and model_info.txt on the first process, once everything has been checked.
+
+    The first two are written once per run. `is_new` tells that the run has no checkpoint: what an earlier attempt left here
+    is replaced. A run that is resumed with another configuration keeps its config.gin, and the other is config.N.gin.
+    """
     if jax.process_index() != 0:
         return
     layout = RunDir(run_dir)
-    layout.model_info.write_text(model_info)
-    path = layout.config
-    if path.exists() and path.read_text() != config:
-        backups = (path.with_name(f"config.{i}.gin") for i in range(1, 10**6))
-        path.rename(next(backup for backup in backups if not backup.exists()))
+    if is_new or not layout.vocabulary.exists():
+        replace_folder(layout.vocabulary, vocabulary.save)
     if config:
-        path.write_text(config)
+        path = layout.config if is_new else next_config(layout.config, config)
+        if path is not None:
+            replace_text(path, config)
+    replace_text(layout.model_info, model_info)
+
+
+def next_config(path: Path, config: str) -> Path | None:
+    """Where a resumed run keeps this configuration; None if the newest one is equal."""
+    paths = [path, *(path.with_name(f"config.{i}.gin") for i in range(1, 10**6))]
+    newest = None
+    for candidate in paths:
+        if not candidate.exists():
+            return None if newest is not None and newest.read_text() == config else candidate
+        newest = candidate
+    raise AssertionError
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a file so that a kill leaves the old text or the new one."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def replace_folder(folder: Path, save: Callable[[Path], object]) -> None:
+    """Writes a folder, in place of one that another process may have left incomplete."""
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    for path in (temporary, folder):
+        shutil.rmtree(path, ignore_errors=True)
+    save(temporary)
+    temporary.rename(folder)
 
 
 class RunWriter:

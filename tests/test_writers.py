@@ -1,8 +1,10 @@
-"""Writers: no duplicate metrics after a crash, backups of configurations, the loss plot."""
+"""Writers: no duplicate metrics after a crash, files that are written once per run, the loss plot."""
 
 import json
 
 from t5x_like import writers
+from t5x_like.data.tokenizers import loading
+from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 
 
 def steps(path):
@@ -21,12 +23,20 @@ def test_metrics_after_the_checkpoint_are_dropped(tmp_path):
     assert steps(tmp_path) == [1, 2, 3, 4]
 
 
-def test_a_changed_configuration_does_not_overwrite_the_old_one(tmp_path):
-    for text in ("a", "a", "b"):
-        writers.write_run_files(tmp_path, text, "params")
-    assert (tmp_path / "config.gin").read_text() == "b"
-    assert (tmp_path / "config.1.gin").read_text() == "a"
-    assert not (tmp_path / "config.2.gin").exists()
+def test_configuration_and_vocabulary_are_written_once(tmp_path):
+    vocabularies = ByteVocabulary(), ByteVocabulary(extra_ids=7)
+    for text, is_new in (("x", True), ("a", True), ("a", False), ("b", False), ("b", False), ("a", False)):
+        writers.write_run_files(tmp_path, text, "params", vocabularies[not is_new], is_new)
+    texts = {path.name: path.read_text() for path in tmp_path.glob("*.gin")}
+    assert texts == {"config.gin": "a", "config.1.gin": "b", "config.2.gin": "a"}
+    assert loading.load(tmp_path / "vocabulary") == vocabularies[0]
+
+
+def test_a_new_run_replaces_the_vocabulary_of_an_attempt_without_checkpoint(tmp_path):
+    (tmp_path / "vocabulary").mkdir()
+    (tmp_path / "vocabulary" / "half").write_text("")
+    writers.write_run_files(tmp_path, "a", "params", ByteVocabulary(), True)
+    assert [path.name for path in (tmp_path / "vocabulary").iterdir()] == ["vocabulary.json"]
 
 
 def test_the_plot_is_an_image(tmp_path):

@@ -1,8 +1,7 @@
 """Cleans text with a gin pipeline: `clean --gin_file=cleaning/fineweb.gin --input 'data/*.jsonl.zst' --out=FOLDER`.
 
-Writes one shard per input file, report.html (kept and dropped examples by rule), report.json, and rejects.jsonl (file and number
-of each record that cannot be read or makes a step fail, if there are any). The same command resumes an interrupted run.
-Pipelines are gin_configs/cleaning/*.gin; set a threshold with --gin.gopher.GopherQuality.min_words=20.
+Writes one shard per input file, report.html (kept and dropped examples by rule) and report.json. The same command resumes an
+interrupted run. Pipelines are gin_configs/cleaning/*.gin; set a threshold with --gin.gopher.GopherQuality.min_words=20.
 """
 
 import argparse
@@ -14,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t5x_like.cli import flags
+from t5x_like import locks
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
 
@@ -31,7 +30,7 @@ EXAMPLES = """examples:
 def main(argv: Sequence[str]) -> int:
     """Runs `t5x_like clean`."""
     shape = argparse.RawDescriptionHelpFormatter
-    parser = flags.Parser(prog="t5x_like clean", description=__doc__, epilog=EXAMPLES, formatter_class=shape)
+    parser = argparse.ArgumentParser(prog="t5x_like clean", description=__doc__, epilog=EXAMPLES, formatter_class=shape)
     parser.add_argument("--input", nargs="+", action="extend", default=[], help="files or globs; formats may differ")
     parser.add_argument("--out", required=True, help="folder of the shards, or file of the classifier")
     parser.add_argument("--field", default="text", help="field of the text (default: %(default)s)")
@@ -41,10 +40,7 @@ def main(argv: Sequence[str]) -> int:
         "--suffix", default=".jsonl.zst", help="suffix of shards: .jsonl, .jsonl.gz or .jsonl.zst (default)"
     )
     parser.add_argument(
-        "--workers",
-        type=flags.positive,
-        default=os.cpu_count(),
-        help="number of processes (default: one per core, %(default)s)",
+        "--workers", type=int, default=os.cpu_count(), help="number of processes (default: one per core, %(default)s)"
     )
     parser.add_argument(
         "--word_list", metavar="FILE", help="also drop documents that contain a word of this list (one per line)"
@@ -65,10 +61,18 @@ def main(argv: Sequence[str]) -> int:
     runtime.add_flags(parser)
     args = runtime.parse_args(parser, argv)
     try:
-        (train if args.train_classifier else clean)(args)
+        with locks.hold(out_lock(args), f"--out={args.out}"):
+            (train if args.train_classifier else clean)(args)
     except ImportError as error:
         raise ConfigError(str(error)) from error
     return 0
+
+
+def out_lock(args: argparse.Namespace) -> Path:
+    """The lock of --out: in the folder, or beside the classifier's file."""
+    from t5x_like.cleaning import run
+
+    return locks.beside(args.out) if args.train_classifier else Path(args.out) / run.LOCK
 
 
 def clean(args: argparse.Namespace) -> None:
@@ -93,8 +97,7 @@ def clean(args: argparse.Namespace) -> None:
         report = run.run(job, workers, lambda done, total, message: bar.advance(done, message))
     if test_items:
         write_overlap(job, test_items, workers)
-    names = ["report.html", "report.json", *filter(None, [report.rejects_file])]
-    print(f"{report.summary()}\n{job.out}: {len(inputs)} shards, {', '.join(names)}")
+    print(f"{report.summary()}\n{job.out}: {len(inputs)} shards, report.html, report.json")
 
 
 def make_reader(args: argparse.Namespace, inputs: Sequence[Path]) -> Callable:

@@ -5,13 +5,14 @@ line). A gin file chooses the sampler: --gin_file=decoding/greedy.gin (default),
 """
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from t5x_like.cli import flags
+from t5x_like import locks
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
 from t5x_like.types import PathLike
@@ -19,15 +20,15 @@ from t5x_like.types import PathLike
 
 def main(argv: Sequence[str]) -> int:
     """Runs `t5x_like infer`."""
-    parser = flags.Parser(prog="t5x_like infer", description=__doc__)
+    parser = argparse.ArgumentParser(prog="t5x_like infer", description=__doc__)
     parser.add_argument("--run_dir", required=True, help="directory of a run made by `t5x_like train`")
-    parser.add_argument("--step", type=flags.count, help="checkpoint to read (default: the newest)")
+    parser.add_argument("--step", type=int, help="checkpoint to read (default: the newest)")
     parser.add_argument("--prompt", action="append", default=[], help="a prompt (repeatable)")
     parser.add_argument("--input", metavar="FILE", help="a file of prompts")
     parser.add_argument("--output", metavar="FILE", help="append results to this file and skip the ids already in it")
-    parser.add_argument("--max_new_tokens", type=flags.positive, default=128, help="(default: %(default)s)")
-    parser.add_argument("--batch_size", type=flags.positive, default=8, help="prompts per batch (default: %(default)s)")
-    parser.add_argument("--seed", type=flags.seed, default=0, help="seed of the sampler (default: %(default)s)")
+    parser.add_argument("--max_new_tokens", type=int, default=128, help="(default: %(default)s)")
+    parser.add_argument("--batch_size", type=int, default=8, help="prompts per batch (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampler (default: %(default)s)")
     parser.add_argument("--prefix", action="store_true", help="the run is a prefix LM: read prompts bidirectionally")
     parser.add_argument(
         "--chat", action="store_true", help="render each prompt as a user message with the chat template"
@@ -39,8 +40,18 @@ def main(argv: Sequence[str]) -> int:
     setup.add_flags(parser)
     args = runtime.parse_args(parser, argv)
     setup.initialize(args)
-    infer(args)
+    with hold_output(args.output):
+        infer(args)
     return 0
+
+
+def hold_output(output: str | None) -> contextlib.AbstractContextManager[None]:
+    """Keeps other processes from appending to the same output file; the first of several processes holds its lock."""
+    import jax
+
+    if output is None or jax.process_index() != 0:
+        return contextlib.nullcontext()
+    return locks.hold(locks.beside(output), f"--output={output}")
 
 
 def infer(args: argparse.Namespace) -> None:

@@ -1,17 +1,22 @@
 """Trains a model, or resumes a run that was interrupted.
 
 Gin files choose everything; runs/pretrain.gin says which files go together. The same command resumes a run.
+
+Ctrl-C and SIGTERM finish the step and save a checkpoint; a second Ctrl-C ends at once. Exit codes: 0 all steps are done, 2 an
+error, 130 (Ctrl-C) or 143 (SIGTERM) interrupted and saved: the same command resumes the run.
 """
 
+import argparse
 from collections.abc import Sequence
 
-from t5x_like.cli import flags
+from t5x_like import interrupts, locks
 from t5x_like.cli.gin import runtime
+from t5x_like.run_dir import RunDir
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs `t5x_like train`."""
-    parser = flags.Parser(prog="t5x_like train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="t5x_like train", description=__doc__)
     runtime.add_flags(parser)
     from t5x_like.cli import setup
 
@@ -19,6 +24,9 @@ def main(argv: Sequence[str]) -> int:
     args = runtime.parse_args(parser, argv)
     setup.initialize(args)
     config = runtime.from_flags(args)
-    config.bind("trainer.train")(config=config.resolved_config())
-    print(f"done: {config.evaluate('trainer.train.run_dir')}")
+    run_dir = config.evaluate("trainer.train.run_dir")
+    with interrupts.explain(f"stopped before the first step; the same command starts or resumes {run_dir}"):
+        locks.check_free(RunDir(run_dir).lock, f"run_dir={run_dir}")
+        config.bind("trainer.train")(config=config.resolved_config())
+    print(f"done: {run_dir}")
     return 0

@@ -1,11 +1,8 @@
 """The training loop: steps, collecting their metrics, evaluations, checkpoints and rolling back."""
 
-import contextlib
 import dataclasses
 import functools
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
-from t5x_like import batches, checkpoints, partitioning, writers
+from t5x_like import batches, checkpoints, interrupts, partitioning, writers
 from t5x_like.data.prefetch import Prefetch
 from t5x_like.data.stream import Stream
 from t5x_like.evaluation.background import BackgroundScorer
@@ -135,12 +132,10 @@ class Loop:
         """Reports the task evaluations that are finished; with `wait`, all of them."""
         self.scorer.collect(functools.partial(self.report, name="eval_tasks"), wait)
 
-    def finish(self, done: int) -> None:
-        """Waits until everything is evaluated and saved; prints how to resume if the run was stopped early."""
+    def finish(self) -> None:
+        """Waits until everything is evaluated and saved."""
         self.deliver(wait=True)
         self.checkpointer.wait()
-        if done < self.steps:
-            self.bar.message(f"stopped after step {done} of {self.steps} and saved; the same command resumes the run")
 
     def report(self, done: int, results: Mapping[str, float], name: str = "eval") -> None:
         """Logs and prints the results of an evaluation."""
@@ -191,38 +186,43 @@ def run_steps(
     newest_state: Callable[[], TrainState],
     meta: dict,
     checkpoint_every: int,
-    stop: threading.Event,
-) -> TrainState:
-    """Runs all steps, or until `stop` is set, with the evaluations and checkpoints between them.
+    signals: interrupts.Request,
+) -> None:
+    """Runs all steps, or until a signal is received, with the evaluations and checkpoints between them.
 
     When the monitor requests a rollback, the run resumes from `newest_state()`.
+
+    Raises:
+      Interrupted: a process received a signal; the state is saved.
     """
-    done = int(state.step)
-    while done < loop.steps:
+    done, stopping = int(state.step), 0
+    while done < loop.steps and not stopping:
         try:
             state = loop.step(done + 1, state)
             done += 1
-            stopping = any_process(stop.is_set(), done % loop.log_every == 0)
+            stopping = any_process(signals.number, done % loop.log_every == 0)
             results = evaluations(done, state) if evaluations.due(done) else {}
             if done == loop.steps or stopping or done % checkpoint_every == 0:
                 loop.save(done, state, meta, results)
-            if stopping:
-                break
         except RollbackRequested as request:
             request.__traceback__ = None
             del state  # frees the state that is given up before the other one is restored
             loop.roll_back(request)
             state = newest_state()
-            done = int(state.step)
+            done, stopping = int(state.step), 0
             loop.resume(done)
-    return state
+    loop.finish()
+    if done < loop.steps:
+        raise interrupts.Interrupted(
+            stopping, f"stopped after step {done} of {loop.steps} and saved; the same command resumes the run"
+        )
 
 
-def any_process(stop: bool, ask: bool) -> bool:
-    """Whether any process was asked to stop; several processes communicate only if `ask`, as that takes time."""
+def any_process(number: int, ask: bool) -> int:
+    """The signal that any process received, or 0; several processes communicate only if `ask`, as that takes time."""
     if jax.process_count() == 1:
-        return stop
-    return ask and bool(np.any(multihost_utils.process_allgather(np.array(stop))))
+        return number
+    return int(np.max(multihost_utils.process_allgather(np.array(number)))) if ask else 0
 
 
 def fetcher(
@@ -244,20 +244,6 @@ def fetcher(
         return batch, batches.real_tokens(local[0]) * jax.process_count()
 
     return fetch
-
-
-@contextlib.contextmanager
-def stop_requested() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets; the previous handler is restored on exit."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    previous = signal.signal(signal.SIGTERM, lambda *_: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def non_finite(step: int, values: Mapping[str, Any], checkpointer: checkpoints.Checkpointer) -> NonFiniteLossError:

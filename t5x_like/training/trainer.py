@@ -3,11 +3,14 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from t5x_like import batches, checkpoints, optimizers, parameters, partitioning, writers
+from t5x_like import batches, checkpoints, interrupts, locks, optimizers, parameters, partitioning, writers
 from t5x_like.accounting import flops
 from t5x_like.checkpoints import frozen
 from t5x_like.data import mixing
@@ -22,7 +25,7 @@ from t5x_like.run_dir import RunDir
 from t5x_like.training import references
 from t5x_like.training import state as train_state
 from t5x_like.training.expected_loss import Curve, Run
-from t5x_like.training.loop import Evaluations, Loop, fetcher, run_steps, stop_requested
+from t5x_like.training.loop import Evaluations, Loop, fetcher, run_steps
 from t5x_like.training.monitor import Monitor, RunMonitor
 from t5x_like.training.state import Layout, TrainState
 from t5x_like.training.step import TrainStep, jit_step
@@ -81,7 +84,8 @@ def train(
 ) -> dict[str, float]:
     """Trains until `steps` steps are done, resuming from the newest checkpoint in `run_dir`. Returns the last metrics logged.
 
-    SIGTERM finishes the current step, saves and returns.
+    Ctrl-C and SIGTERM finish the current step, save and raise `Interrupted`; a second Ctrl-C does not wait. One process at a
+    time trains in a run directory.
 
     Args:
       batch_size: rows of the global batch; `microbatches` splits it in time without changing the result.
@@ -91,7 +95,9 @@ def train(
       monitor: handles loss spikes, and compares the loss with an expected one.
 
     Raises:
-      ValueError: sizes that do not fit, or no reference run for the expected loss; before anything is compiled or written.
+      ValueError: sizes that do not fit, no reference run for the expected loss, or a run that was trained otherwise; before
+        anything is compiled or written. LockedError: another process trains here.
+      Interrupted: Ctrl-C or SIGTERM; the state is saved.
       NonFiniteLossError: the loss became NaN or infinite. RuntimeError: an evaluation failed.
     """
     mesh = partitioning.make_mesh() if mesh is None else mesh
@@ -105,42 +111,60 @@ def train(
     curve = expected_curve(monitor, model, layout, optimizer, train_rows, batch_size, steps)
     trees = references.load(objective, model, example, mesh, rules, precision)
     stream, run = Stream(train_rows, batch_size, seed), RunDir(run_dir)
-    checkpointer = checkpoints.Checkpointer(
-        run.checkpoints, checkpointing.keep_last, checkpointing.keep_best, checkpointing.checksums
-    )
-    writers.write_run_files(run_dir, config, partitioning.describe(every_parameter(layout), mesh, rules))
-    train_rows.vocabulary.save(run.vocabulary)
-    view = parameters.view(transform, precision)
-    step = TrainStep(model.apply, objective, optimizer, view, microbatches, train_rows.group)
-    step_fn = jit_step(step, layout, shardings, mesh, monitor.limits_updates)
     meta = {"data": stream.fingerprint}
-    newest_state = functools.partial(
-        restore_or_create, checkpointer, layout, seed, meta, run, transform, initialize_from
-    )
-    state = newest_state()
-    first = int(state.step)
-    evaluate = evaluator(model, objective, evaluation, batch_size, mesh, rules, trees)
-    meter, description = throughput_meter(model, layout, train_rows, batch_size, mesh)
-    fetch = fetcher(stream, shardings)
-    with (
-        partitioning.on(mesh, rules),
-        writers.RunWriter(run_dir, first) as writer,
-        contextlib.closing(checkpointer),
-        BackgroundScorer(run_dir, first) as scorer,
-        stop_requested() as stop,
-        ProgressBar("train", steps, first) as bar,
-        contextlib.ExitStack() as stack,
-    ):
-        watch = RunMonitor(monitor, run_dir, bar.message, curve, checkpointer.meta.get("monitor"))
-        loop = Loop(steps, log_every, step_fn, fetch, trees, watch, meter, writer, bar, checkpointer, scorer)
-        stack.callback(loop.close)
-        loop.feed(first)
-        evaluations = Evaluations(loop, evaluate, tasks, evaluation.every, view)
-        evaluations.catch_up(first, state)
-        bar.message(description)
-        state = run_steps(loop, evaluations, state, newest_state, meta, checkpointing.every, stop)
-        loop.finish(int(state.step))
-        return writer.last
+    keep = checkpointing.keep_last, checkpointing.keep_best, checkpointing.checksums
+    with hold_lock(run), contextlib.closing(checkpoints.Checkpointer(run.checkpoints, *keep)) as checkpointer:
+        newest_state = functools.partial(
+            restore_or_create, checkpointer, layout, seed, meta, run, transform, initialize_from
+        )
+        is_new, state = not checkpointer.steps(), newest_state()
+        model_info = partitioning.describe(every_parameter(layout), mesh, rules)
+        writers.write_run_files(run_dir, config, model_info, train_rows.vocabulary, is_new)
+        first = int(state.step)
+        view = parameters.view(transform, precision)
+        step = TrainStep(model.apply, objective, optimizer, view, microbatches, train_rows.group)
+        step_fn = jit_step(step, layout, shardings, mesh, monitor.limits_updates)
+        evaluate = evaluator(model, objective, evaluation, batch_size, mesh, rules, trees)
+        meter, description = throughput_meter(model, layout, train_rows, batch_size, mesh)
+        fetch = fetcher(stream, shardings)
+        with (
+            partitioning.on(mesh, rules),
+            writers.RunWriter(run_dir, first) as writer,
+            BackgroundScorer(run_dir, first) as scorer,
+            interrupts.postpone() as signals,
+            ProgressBar("train", steps, first) as bar,
+            contextlib.ExitStack() as stack,
+        ):
+            watch = RunMonitor(monitor, run_dir, bar.message, curve, checkpointer.meta.get("monitor"))
+            loop = Loop(steps, log_every, step_fn, fetch, trees, watch, meter, writer, bar, checkpointer, scorer)
+            stack.callback(loop.close)
+            loop.feed(first)
+            evaluations = Evaluations(loop, evaluate, tasks, evaluation.every, view)
+            evaluations.catch_up(first, state)
+            bar.message(description)
+            run_steps(loop, evaluations, state, newest_state, meta, checkpointing.every, signals)
+            return writer.last
+
+
+@contextlib.contextmanager
+def hold_lock(run: RunDir) -> Iterator[None]:
+    """Holds the lock of a run directory, in the first process for all of them.
+
+    Raises:
+      LockedError: another run holds it.
+    """
+    refused: locks.LockedError | None = None
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(locks.hold(run.lock, f"run_dir={run.path}"))
+            except locks.LockedError as error:
+                refused = error
+        if jax.process_count() > 1 and multihost_utils.process_allgather(np.array(refused is not None)).any():
+            refused = refused or locks.LockedError(f"run_dir={run.path} is in use; see the message of process 0")
+        if refused:
+            raise refused
+        yield
 
 
 def check_counts(

@@ -1,12 +1,12 @@
 """Builds token caches from seqio tasks in several processes, and resumes a killed build."""
 
 import contextlib
-import fcntl
 import functools
 import itertools
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +18,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # Tokenizing processes run in parallel, each with one thread.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+from t5x_like import locks
 from t5x_like.data.cache import checks as cache_checks
 from t5x_like.data.cache import pool as tokenizer_pool
 from t5x_like.data.cache import token_cache
@@ -34,14 +35,6 @@ PART_SECONDS = 5.0  # between two points from which a killed build can resume
 
 Filler = Callable[[Path, Documents, dict], None]  # (folder, documents, inputs): writes the files of a cache
 GetTokens = Callable[[], dict[str, Tokens]]
-
-
-@contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock on a file; it is released when the process dies."""
-    with open(path, "w") as f:
-        fcntl.flock(f, fcntl.LOCK_EX)
-        yield
 
 
 def make_folder(root: str, name: str) -> Path:
@@ -96,15 +89,18 @@ def build(
         for part in seqio_mixtures.tasks_of(name):
             build_part(part, split)
         folder = make_folder(root, name)
-        return seqio_mixtures.write_rates(
-            name, module, arguments, folder, functools.partial(count_documents, build_part)
-        )
+        return seqio_mixtures.write_rates(name, module, folder, functools.partial(count_documents, build_part))
     task = task_inputs.find_task(name, module)
     if split not in task.splits:
         raise ValueError(f"task {name!r} has no split {split!r}; it has {', '.join(task.splits)}")
     task_inputs.check_vocabularies(task)
     parent = make_folder(root, name)
-    with lock(parent / f".{split}.lock"):
+    what = f"the token cache {name}/{split}"
+
+    def report_wait(holder: locks.Holder) -> None:
+        print(f"waiting for {what}, in use by {holder}", file=sys.stderr, flush=True)
+
+    with locks.hold(parent / f".{split}.lock", what, report_wait):
         fresh = TokenCache(name, split, module, root, arguments=arguments or {}).find()
         if fresh is not None:
             return fresh

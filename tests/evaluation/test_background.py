@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from t5x_like import checkpoints, optimizers, partitioning, writers
+from t5x_like import checkpoints, interrupts, optimizers, partitioning, writers
 from t5x_like.data import rows
 from t5x_like.data.rows.chat import PackedConversations
 from t5x_like.evaluation.background import BackgroundScorer
@@ -156,7 +156,8 @@ def test_a_stopped_run_waits_for_its_evaluations(tmp_path, monkeypatch):
 
     monkeypatch.setattr(writers.RunWriter, "write", write_and_stop)
     monkeypatch.setattr(checkpoints.Checkpointer, "save", save_and_release)
-    tiny.train(**arguments(tmp_path, tmp_path / "run", EXACT, WAITS, steps=20))
+    with pytest.raises(interrupts.Interrupted, match=r"stopped after step \d of 20 and saved"):
+        tiny.train(**arguments(tmp_path, tmp_path / "run", EXACT, WAITS, steps=20))
     assert checkpoints.latest_step(tmp_path / "run" / "checkpoints") < 6
     assert (tmp_path / "run/evaluations/pairs/3.json").exists()
     assert [line["step"] for line in lines(tmp_path / "run") if "eval_tasks/pairs/waited" in line] == [3]

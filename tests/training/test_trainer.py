@@ -13,14 +13,14 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_like import checkpoints, optimizers, parameters, partitioning
+from t5x_like import checkpoints, locks, optimizers, parameters, partitioning
 from t5x_like.checkpoints import folder
 from t5x_like.data import rows
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.objectives.lm import LanguageModel
 from t5x_like.optimizers import schedules
 from t5x_like.training import loop
-from tests import tiny
+from tests import locked, tiny
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -92,11 +92,13 @@ def test_a_run_resumes_on_another_mesh(tiny_root, tmp_path, sizes):
     np.testing.assert_allclose(list(moved.values()), list(whole.values()), rtol=1e-5)
 
 
-def test_a_finished_run_is_not_run_again(tiny_root, tmp_path):
+def test_a_finished_run_is_not_run_again_and_keeps_its_configuration(tiny_root, tmp_path):
     tiny.train(**arguments(tiny_root, tmp_path))
     before = (tmp_path / "metrics.jsonl").read_text()
-    tiny.train(**arguments(tiny_root, tmp_path))
+    tiny.train(**arguments(tiny_root, tmp_path, config="# another\n"))
     assert (tmp_path / "metrics.jsonl").read_text() == before
+    assert (tmp_path / "config.gin").read_text() == "# a test\n"
+    assert (tmp_path / "config.1.gin").read_text() == "# another\n"
 
 
 def test_a_damaged_checkpoint_is_skipped_without_changing_the_run(tiny_root, tmp_path):
@@ -111,11 +113,23 @@ def test_a_damaged_checkpoint_is_skipped_without_changing_the_run(tiny_root, tmp
     jax.tree.map(np.testing.assert_array_equal, arrays(tmp_path), expected)
 
 
-def test_a_run_on_other_data_is_refused(tiny_root, tmp_path):
+def contents(folder):
+    """{path: bytes} of every file."""
+    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def test_a_refused_run_changes_nothing(tiny_root, tmp_path):
     tiny.train(**arguments(tiny_root, tmp_path, steps=3))
-    for changes in (dict(seed=1), dict(batch_size=16)):
-        with pytest.raises(ValueError, match="were trained on the data stream"):
-            tiny.train(**arguments(tiny_root, tmp_path, **changes))
+    before, other = contents(tmp_path), dict(config="# another\n")
+    wider = tiny.decoder().clone(embed=tiny.decoder().embed.clone(vocab_size=512))
+    for changes in (dict(seed=1), dict(batch_size=16), dict(model=wider)):
+        with pytest.raises(ValueError, match="were trained on the data stream|does not fit the model"):
+            tiny.train(**arguments(tiny_root, tmp_path, **changes | other))
+        assert contents(tmp_path) == before
+    with locked.by_another_process(tmp_path / "lock"), pytest.raises(locks.LockedError, match="run_dir=.*is in use"):
+        tiny.train(**arguments(tiny_root, tmp_path, **other))
+    (tmp_path / "lock").unlink()
+    assert contents(tmp_path) == before
 
 
 def test_a_fresh_run_starts_from_chosen_parameters_of_another(tiny_root, tmp_path):
@@ -174,7 +188,7 @@ def test_a_length_longer_than_the_position_table_is_refused(tiny_root, tmp_path)
 def test_a_run_directory_that_cannot_be_written_is_refused(tiny_root, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("in the way")  # root may write into read-only folders, but nobody into a file
-    with pytest.raises(PermissionError, match="run_dir: .* cannot be written"):
+    with pytest.raises(PermissionError, match="run_dir=.* cannot be written"):
         tiny.train(**arguments(tiny_root, blocked / "run"))
 
 
@@ -210,17 +224,18 @@ def uninterrupted(tiny_root, tmp_path_factory):
     return run_dir
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_equals_an_uninterrupted_one_bit_for_bit(tiny_root, tmp_path, uninterrupted, how):
     step = random.randint(12, 80)
     process = command(tiny_root, tmp_path, 150)
     wait_for_step(tmp_path, step, process)
     process.send_signal(how)
     _, said = process.communicate(timeout=300)
-    if how == signal.SIGTERM:
-        assert process.returncode == 0, said
+    if how != signal.SIGKILL:
+        assert process.returncode == 128 + how, said
         assert "the same command resumes the run" in said
         assert checkpoints.latest_step(tmp_path / "checkpoints") == max(logged(tmp_path))
+        assert "Traceback" not in said and not (tmp_path / "lock").exists()
     assert max(logged(tmp_path)) < 150, "the run ended before the signal came"
     process = command(tiny_root, tmp_path, 150)
     _, said = process.communicate(timeout=300)

@@ -12,7 +12,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from t5x_like.cli.flags import Parser
 from t5x_like.cli.forecasting import flags
 from t5x_like.cli.gin.runtime import ConfigError
 
@@ -32,7 +31,7 @@ MIN_BASIN_SHARE = 0.02  # a smaller share of starts in the best basin is no cert
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command with these arguments; returns the exit code."""
-    parser = Parser(
+    parser = argparse.ArgumentParser(
         prog="t5x_like fit", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     flags.add_table(parser)

@@ -11,8 +11,10 @@ from typing import Any
 
 import jax
 
+from t5x_like import locks
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import Config
+from t5x_like.run_dir import RunDir
 from t5x_like.scaling.sweeps import replicas, trials
 from t5x_like.scaling.sweeps.trials import Trial
 
@@ -27,9 +29,11 @@ def train(run_dirs: Sequence[str]) -> int:
     """Trains trials, several as replicas. The exit code is 0 also if another process is training one of them."""
     members = [trials.read(run_dir) for run_dir in run_dirs]
     with contextlib.ExitStack() as stack:
-        locked = [trial for trial in members if stack.enter_context(trials.hold_lock(trial.run_dir))]
-        if len(locked) < len(members):
-            print("another process is already training here")
+        try:
+            for trial in members:
+                stack.enter_context(locks.hold(RunDir(trial.run_dir).lock, f"trial {trial.run_id}"))
+        except locks.LockedError as error:
+            print(error)
             return 0
         return run_attempt(members)
 

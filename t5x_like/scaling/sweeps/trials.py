@@ -1,21 +1,19 @@
 """A trial of a sweep: one training run, its directory, and its progress.
 
 Beside what the trainer writes, a run directory holds trial.gin (the resolved configuration), trial.json (`Trial.columns`: the
-columns of the run's row that are known before it runs), attempts.jsonl (one line when a process starts the trial, one when
-it ends by itself) and `lock`. The process that trains the trial holds the lock, so a crash is detected on any host.
+columns of the run's row that are known before it runs) and attempts.jsonl (one line when a process starts the trial, one when
+it ends by itself). The process that trains the trial holds the lock of the run directory, so a crash is detected on any host.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from t5x_like import writers
+from t5x_like import locks, writers
 from t5x_like.run_dir import RunDir
 from t5x_like.types import PathLike
 
@@ -71,27 +69,6 @@ def read(run_dir: PathLike) -> Trial:
     return Trial(facts["run_id"], run_dir, config, facts["macros"], facts["columns"])
 
 
-@contextlib.contextmanager
-def hold_lock(run_dir: PathLike) -> Iterator[bool]:
-    """Holds the trial's lock; yields False if another process holds it. The system frees it however the process ends."""
-    with open(Path(run_dir) / "lock", "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
-def is_locked(run_dir: PathLike) -> bool:
-    """Whether some process holds the trial's lock."""
-    path = Path(run_dir) / "lock"
-    if not path.exists():
-        return False
-    with hold_lock(run_dir) as free:
-        return not free
-
-
 def read_attempts(run_dir: PathLike) -> list[dict[str, Any]]:
     """The lines of attempts.jsonl."""
     return writers.read_records(Path(run_dir) / "attempts.jsonl")
@@ -125,7 +102,7 @@ def read_progress(trial: Trial) -> Progress:
     last = attempts[-1] if attempts else {}
     if last.get("outcome") == FINISHED:
         return Progress(FINISHED, step, loss, eval_loss)
-    if is_locked(trial.run_dir):
+    if locks.find_holder(RunDir(trial.run_dir).lock) is not None:
         return Progress(RUNNING, step, loss, eval_loss)
     if last.get("outcome") == FAILED:
         return Progress(FAILED, step, loss, eval_loss, last["error"])

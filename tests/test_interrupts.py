@@ -1,0 +1,59 @@
+"""Ctrl-C and SIGTERM: the first ends the work in order, a second Ctrl-C ends the process at once."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from t5x_like import interrupts
+
+PROGRAM = """
+import hashlib, sys, threading, time
+from t5x_like import interrupts
+try:
+    with interrupts.program():
+        threading.Timer(0.2, print, ["ready"], {{"flush": True}}).start()
+        {body}
+except interrupts.Interrupted as interrupt:
+    print(str(interrupt), flush=True)
+    sys.exit(interrupt.exit_code)
+"""
+
+
+def start(body: str) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", PROGRAM.format(body=body)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_program_with_its_code(number, code):
+    process = start("with interrupts.explain('kept'): time.sleep(60)")
+    process.send_signal(number)
+    assert process.communicate(timeout=20) == ("kept\n", "") and process.returncode == code
+
+
+def test_a_second_ctrl_c_ends_the_process_at_once_while_the_main_thread_computes():
+    process = start("hashlib.pbkdf2_hmac('md5', b'', b'', 10**9)")  # runs no handler, like a compilation
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == "stopping; Ctrl-C again ends at once\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 130
+
+
+def test_the_first_signal_is_postponed_and_the_second_ctrl_c_raised(monkeypatch):
+    with pytest.raises(interrupts.Interrupted), interrupts.postpone() as request:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)  # a wrapper that repeats signals
+        assert request.number == signal.SIGTERM
+        monkeypatch.setattr(interrupts, "REPEAT_SECONDS", 0)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
