@@ -53,7 +53,9 @@ LAYERS = {
 }
 # One file for each module, family or published cleaning rule.
 LARGE = {"models", "t5x_like/hf", "t5x_like/cleaning"}
-TEXT_SIDE = tuple(f"t5x_like.{name}" for name in ("cleaning", "prompting", "retrieval", "agents", "text_metrics"))
+TEXT_SIDE = tuple(
+    f"t5x_like.{name}" for name in ("cleaning", "prompting", "retrieval", "agents", "text_metrics", "sandbox")
+)
 SHARED = ("t5x_like.types", "t5x_like.lines")  # what the text side may import: the standard library alone
 
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}

@@ -22,6 +22,7 @@ import numpy as np
 
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.evaluation.examples import Question
+from t5x_like.text_metrics import execution
 from t5x_like.text_metrics.bootstrap import mean_interval, percent_interval
 from t5x_like.text_metrics.postprocess import cut_at
 from t5x_like.types import Vocabulary
@@ -120,6 +121,7 @@ class TaskMetrics:
 
         Raises:
           ValueError: there are no metrics, they cannot be imported, or they need more samples.
+          PermissionError: a metric runs programs, which is not allowed.
         """
         functions, postprocess = cache.manifest.get("metrics", ()), cache.manifest.get("postprocess")
         if not functions:
@@ -133,6 +135,7 @@ class TaskMetrics:
             raise ValueError(f"task {cache.task!r}: {error}") from error
         for metric in metrics:
             check_samples(cache.task, metric, num_samples)
+            prepare_execution(metric)
         return cls(metrics, process, cache.vocabulary, stops, functions)
 
     @property
@@ -209,6 +212,13 @@ def check_samples(task: str, metric: Metric, num_samples: int) -> None:
         raise ValueError(
             f"task {task!r}: metric {metric.name} has k={k}, num_samples={num_samples}; draw at least {largest} samples"
         )
+
+
+def prepare_execution(metric: Metric) -> None:
+    """Asks for consent before answers are generated if a metric runs programs, see `execution.prepare`."""
+    bound = functools.partial(metric.function)
+    if bound.func is execution.human_eval:
+        execution.prepare(bound.keywords.get("allow_execution"))
 
 
 def keep_text(text: str, example: Mapping[str, Any], is_target: bool) -> str:

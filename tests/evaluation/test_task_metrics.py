@@ -88,6 +88,14 @@ def test_pass_at_k_gets_all_samples_and_other_metrics_the_first(tmp_path):
         TaskMetrics.from_cache(cache)
 
 
+def test_consent_to_run_programs_is_asked_for_before_answers_are_generated(tmp_path, monkeypatch):
+    monkeypatch.delenv("T5X_LIKE_ALLOW_EXECUTION", raising=False)
+    programs = tasks.named(tasks.METRICS + "execution:human_eval", k=1)
+    cache = tasks.write_pairs(tmp_path, metrics=[programs])
+    with pytest.raises(PermissionError, match="T5X_LIKE_ALLOW_EXECUTION=1"):
+        TaskMetrics.from_cache(cache)
+
+
 def test_a_duplicate_name_gets_the_metric_as_prefix(tmp_path):
     same = tasks.named(tasks.METRICS + "answers:number_match")
     cache = tasks.write(tmp_path, "sums", [tasks.pair("1+1", "2"), tasks.pair("2+2", "4")], [EXACT, same])
