@@ -30,6 +30,7 @@ LAYERS = {
     "t5x_like.parameters": (1, "core"),
     "t5x_like.checkpoints": (1, "core"),
     "t5x_like.run_dir": (1, "core"),
+    "t5x_like.file_names": (1, "core"),
     "t5x_like.locks": (1, "core"),
     "t5x_like.interrupts": (1, "core"),
     "t5x_like.writers": (1, "core"),

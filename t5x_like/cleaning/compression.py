@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import itertools
 import os
 import zlib
 from collections.abc import Iterator
@@ -94,16 +95,20 @@ def open_file(path: PathLike) -> BinaryIO:
     return open(path, "rb")
 
 
-def iterate_lines(file: BinaryIO, max_bytes: int) -> Iterator[bytes | Dropped]:
+def iterate_lines(file: BinaryIO, max_bytes: int, name: str) -> Iterator[bytes | Dropped]:
     """The lines of a file without its byte order mark; a line longer than max_bytes is a Dropped and never held as a whole."""
-    mark = MARK
-    while line := file.readline(max_bytes + 1):
-        line, mark = line.removeprefix(mark), b""
+    for number in itertools.count(1):
+        line = file.readline(max_bytes + 1)
+        if not line:
+            return
+        if number == 1:
+            line = line.removeprefix(MARK)
         if len(line) <= max_bytes or line.endswith(b"\n"):
             yield line
         else:
             rest = skip_line(file)
-            yield Dropped("reading.long_line", f"{len(line) + rest} bytes, allowed at most {max_bytes}")
+            detail = f"{name}:{number}: {len(line) + rest} bytes, allowed at most {max_bytes}"
+            yield Dropped("reading.long_line", detail)
 
 
 def skip_line(file: BinaryIO) -> int:
@@ -120,7 +125,7 @@ def read_lines(path: PathLike, max_bytes: int) -> Iterator[bytes | Dropped]:
     """The lines of a file, also .gz or .zst; a damaged end is one Dropped."""
     with open_file(path) as file:
         try:
-            yield from iterate_lines(file, max_bytes)
+            yield from iterate_lines(file, max_bytes, os.path.basename(path))
         except DAMAGE as error:
             yield report_damage(path, error)
 

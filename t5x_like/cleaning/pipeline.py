@@ -6,27 +6,33 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from t5x_like.cleaning.report import Report
-from t5x_like.cleaning.steps import Document, Dropped, Edited, ReadableFilter, Step, start
+from t5x_like.cleaning.steps import Document, Dropped, Edited, ReadableFilter, Step, attempt, error_rule, start
 
 
 @dataclass
 class Candidate:
-    """A document that no step has dropped yet, its number of characters when read, and its edits by rule."""
+    """A document that no step has dropped yet, its number of characters when read, edits by rule, and position in its source."""
 
     document: Document
     characters: int
     edits: Counter[str] = field(default_factory=Counter)
+    position: int = 0
 
     def apply(self, steps: Iterable[Step]) -> Dropped | None:
         """Applies the steps up to the one that drops the document; returns its Dropped, or None if all pass."""
         for step in steps:
-            result = step(self.document)
-            if isinstance(result, Dropped):
-                return result
-            if isinstance(result, Edited):
-                self.edits.update(result.counts)
-                result = result.document
-            self.document = result
+            if dropped := self.take(attempt(error_rule(step), step, self.document)):
+                return dropped
+        return None
+
+    def take(self, result: Document | Edited | Dropped) -> Dropped | None:
+        """Takes the result of a step; returns it if it is a Dropped."""
+        if isinstance(result, Dropped):
+            return result
+        if isinstance(result, Edited):
+            self.edits.update(result.counts)
+            result = result.document
+        self.document = result
         return None
 
 
@@ -35,7 +41,7 @@ def make_candidate(document: Any, position: int) -> Candidate:
     if isinstance(document, dict) and document.get("id") is None:
         document = {**document, "id": str(position)}
     text = document.get("text") if isinstance(document, dict) else None
-    return Candidate(document, len(text) if isinstance(text, str | bytes) else 0)
+    return Candidate(document, len(text) if isinstance(text, str | bytes) else 0, position=position)
 
 
 @dataclass(frozen=True)

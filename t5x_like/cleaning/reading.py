@@ -8,14 +8,17 @@ import glob
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from t5x_like.cleaning import web
+from t5x_like.cleaning.arrow_rows import batch_to_documents, select_columns
 from t5x_like.cleaning.compression import COMPRESSED, read_content, read_lines, report_damage
 from t5x_like.cleaning.html_text import extract_text
-from t5x_like.cleaning.steps import Document, Dropped
+from t5x_like.cleaning.steps import Document, Dropped, attempt
 from t5x_like.lines import MARK, strip_end
 
 MAX_BYTES = 20_000_000
+MAX_DEPTH = 100  # of nested JSON; what writes documents again recurses
 Reader = Callable[[Path | str, int], Iterator[Document | Dropped]]
 
 
@@ -64,7 +67,20 @@ def parse_json(line: bytes, name: str) -> Document | Dropped:
         return Dropped("reading.invalid_json", f"{name}: {str(error)[:80]}")
     if not isinstance(document, dict):
         return Dropped("reading.invalid_json", f"{name}: a {type(document).__name__} instead of an object")
+    if line.count(b"[") + line.count(b"{") > MAX_DEPTH and is_deeper(document, MAX_DEPTH):
+        return Dropped("reading.invalid_json", f"{name}: nested more than {MAX_DEPTH} deep")
     return with_id(document, name)
+
+
+def is_deeper(value: Any, depth: int) -> bool:
+    """Whether JSON lists and objects are nested more than `depth` deep."""
+    level = [value]
+    for _ in range(depth):
+        children = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [child for each in children for child in each if isinstance(child, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def with_id(document: Document, name: str) -> Document:
@@ -144,8 +160,13 @@ def row_to_document(row: list[str], columns: Sequence[str], name: str) -> Docume
     return with_id(dict(zip(columns, row, strict=True)), name)
 
 
-def read_parquet(path: Path | str, max_bytes: int = MAX_BYTES, rows: int = 256) -> Iterator[Document | Dropped]:
-    """Yields a document per row of a Parquet file, reading `rows` at a time. A damaged file is one Dropped."""
+def read_parquet(
+    path: Path | str, max_bytes: int = MAX_BYTES, fields: Sequence[str] = (), rows: int = 256
+) -> Iterator[Document | Dropped]:
+    """Yields a document per row of a Parquet file, reading `rows` at a time. A damaged file is one Dropped.
+
+    With `fields` (names or dotted paths) other columns are not read, unless the file has none of them.
+    """
     try:
         import pyarrow
         from pyarrow.parquet import ParquetFile
@@ -154,10 +175,15 @@ def read_parquet(path: Path | str, max_bytes: int = MAX_BYTES, rows: int = 256) 
     number = 0
     try:
         with ParquetFile(path) as file:
-            for batch in file.iter_batches(rows, use_threads=False):
-                for row in batch.to_pylist():
+            columns = select_columns(file.schema_arrow.names, fields)
+            for batch in file.iter_batches(rows, columns=columns, use_threads=False):
+                for row in batch_to_documents(batch):
                     number += 1
-                    yield check_length(with_id(row, f"{Path(path).name}:{number}"), max_bytes)
+                    name = f"{Path(path).name}:{number}"
+                    if isinstance(row, Dropped):
+                        yield Dropped(row.rule, f"{name}: {row.detail}")
+                    else:
+                        yield check_length(with_id(row, name), max_bytes)
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
             raise
@@ -241,8 +267,10 @@ def select_text(document: Document | Dropped, field: str, extract: Callable[[str
     if isinstance(document, Dropped) or (field == "text" and field in document):
         return document
     if field == "text" and isinstance(document.get("html"), str):
-        others = {name: value for name, value in document.items() if name != "html"}
-        return others | {"text": extract(document["html"])}
+        text = attempt("reading.invalid_html", extract, document["html"])
+        if isinstance(text, Dropped):
+            return Dropped(text.rule, f"{document['id']}: {text.detail}")
+        return {name: value for name, value in document.items() if name != "html"} | {"text": text}
     if field not in document:
         present = ", ".join(name for name in document if name != "id")[:200]
         return Dropped("reading.missing_field", f"{document['id']}: no field {field!r} (found: {present or 'none'})")

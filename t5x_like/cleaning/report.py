@@ -24,7 +24,7 @@ pre {{ white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f5f2; padd
 </style>
 <h1>Cleaning report</h1>
 <p>{kept:,} of {read:,} documents kept ({share:.1%}); {characters_kept:,} of {characters_read:,} characters.</p>
-{empty}
+{empty}{rejects}
 <h2>Dropped, by rule</h2>
 {dropped}
 <h2>Edits, by rule</h2>
@@ -49,6 +49,7 @@ class Report:
     edits: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[tuple[int, dict[str, str]]]] = field(default_factory=dict)
     empty_files: list[str] = field(default_factory=list)
+    rejects_file: str = ""  # lists the records that could not be read or made a step fail
 
     def add_kept(self, document: Document, characters: int, edits: Counter[str]) -> None:
         """Counts a kept document, with its number of characters when read, and its edits by rule."""
@@ -96,16 +97,19 @@ class Report:
         examples = {rule: [example for _, example in examples] for rule, examples in self.examples.items()}
         return {**counts, "dropped": dict(self.dropped), "edits": dict(self.edits)} | {
             "empty_files": self.empty_files,
+            "rejects_file": self.rejects_file,
             "examples": examples,
         }
 
     @classmethod
-    def from_json(cls, path: Path | str) -> "Report":
-        """Reads the counts of a report.json, without its examples."""
-        counts = json.loads(Path(path).read_text(encoding="utf-8"))
-        rules = {name: Counter(counts[name]) for name in ("dropped", "edits")}
-        del counts["examples"]
-        return cls(**counts | rules)
+    def from_dict(cls, content: dict[str, Any]) -> "Report":
+        """The report of `to_dict`."""
+        rules: dict[str, Any] = {name: Counter(content[name]) for name in ("dropped", "edits")}
+        examples = {
+            rule: [(zlib.crc32(example["id"].encode()), example) for example in examples]
+            for rule, examples in content["examples"].items()
+        }
+        return cls(**content | rules | {"examples": examples})
 
     def write(self, folder: Path | str) -> None:
         """Writes report.html, a self-contained page, and then report.json."""
@@ -122,7 +126,10 @@ class Report:
         lines[0] += f", {self.characters_kept:,} of {self.characters_read:,} characters"
         lines += [f"  dropped  {count:>12,}  {rule}" for rule, count in self.dropped.most_common()]
         lines += [f"  edited   {count:>12,}  {rule}" for rule, count in self.edits.most_common()]
-        return "\n".join(lines + [f"  no document in {name}" for name in self.empty_files])
+        lines += [f"  no document in {name}" for name in self.empty_files]
+        if self.rejects_file:
+            lines.append(f"  unreadable records, by file and number: {self.rejects_file}")
+        return "\n".join(lines)
 
     def page(self) -> str:
         """The HTML page."""
@@ -131,6 +138,7 @@ class Report:
             **{name: getattr(self, name) for name in ("read", "kept", "characters_read", "characters_kept")},
             share=self.kept / max(self.read, 1),
             empty=f"<p>No document in: {html.escape(', '.join(self.empty_files))}</p>" if self.empty_files else "",
+            rejects=f"<p>Unreadable records, by file and number: {self.rejects_file}</p>" if self.rejects_file else "",
             dropped=format_table(self.dropped, self.read),
             edits=format_table(self.edits, sum(self.edits.values())),
             examples="\n".join(format_section(rule, self.examples.get(rule, [])) for rule in (KEPT, *rules)),

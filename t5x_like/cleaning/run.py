@@ -5,7 +5,8 @@ The task takes the input's documents through the steps up to the next stateful s
 The main process decides on the sketches in the order of the documents, and the next pass applies the decisions. The last pass
 writes the shards.
 
-Finished tasks are kept under OUT/.work, so a killed run resumes without repeating them.
+Finished tasks are kept under OUT/.work, so a killed run resumes without repeating them. Records that cannot be read, or that make
+a step fail, are listed in OUT/rejects.jsonl.
 """
 
 import concurrent.futures
@@ -18,16 +19,18 @@ import os
 import pickle
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from t5x_like.cleaning import reading, shards
+from t5x_like.cleaning import reading, shards, work_files
 from t5x_like.cleaning.fingerprint import fingerprint
 from t5x_like.cleaning.pipeline import Candidate, Pipeline, make_candidate
+from t5x_like.cleaning.rejects import REJECTS, Losses, check_report
 from t5x_like.cleaning.report import Report
-from t5x_like.cleaning.steps import Document, Dropped, StatefulStep, Step, start
+from t5x_like.cleaning.steps import Document, Dropped, StatefulStep, Step, attempt, error_rule, start
 
 LOCK = ".lock"  # of the program that runs a job; see t5x_like.locks
 Read = Callable[[Path], Iterable[Document | Dropped]]
@@ -70,8 +73,8 @@ class Job:
         return self.out / f"{self.names[index]}{self.suffix}"
 
     def work_path(self, kind: str, stage: int, index: int) -> Path:
-        """The temporary file of one task; `kind` is aside, sketches, decisions or report."""
-        return self.out / ".work" / f"{kind}{stage}" / f"{self.names[index]}.pickle"
+        """The temporary file of one task; `kind` is aside, sketches, decisions, rejects or report."""
+        return self.out / ".work" / f"{kind}{stage}" / f"{self.names[index]}.jsonl"
 
     def describe(self) -> dict:
         """What must be equal to resume a run: fingerprint of the pipeline, suffix, and path, size and time of each input."""
@@ -86,37 +89,48 @@ class Job:
             return
         paths = [self.work_path(kind, stage - 1, index) for kind in ("aside", "decisions")]
         step = self.stateful_steps[stage - 1]
-        for candidate, decision in zip(*map(shards.read_pickles, paths), strict=True):
-            yield candidate, candidate.apply([lambda document, decision=decision: step.apply(document, decision)])
+        for values, decision in zip(*map(work_files.read_values, paths), strict=True):
+            candidate = Candidate(**values | {"edits": Counter(values["edits"])})
+            made = attempt(error_rule(step), step.apply, candidate.document, work_files.decode(decision))
+            yield candidate, candidate.take(made)
 
-    def run_stage(self, stage: int, index: int, report: Report) -> Iterator[Candidate]:
-        """The documents of an input that pass a stage; counts the others in `report`."""
+    def run_stage(self, stage: int, index: int, losses: Losses) -> Iterator[Candidate]:
+        """The documents of an input that pass a stage; the others go to `losses`."""
         for candidate, dropped in self.read_candidates(stage, index):
             dropped = dropped or candidate.apply(self.stages[stage])
             if dropped:
-                report.add_dropped(candidate.document, candidate.characters, dropped)
+                losses.add(candidate, dropped)
             else:
                 yield candidate
 
     @contextlib.contextmanager
-    def open_output(self, stage: int, index: int, report: Report) -> Iterator[Callable[[Candidate], None]]:
+    def open_output(self, stage: int, index: int, losses: Losses) -> Iterator[Callable[[Candidate], None]]:
         """A function for each document that passes a stage: sets it aside with its sketch, or writes it after the last one."""
         if stage == len(self.stateful_steps):
-            with shards.open_documents(self.shard_path(index), self.suffix) as write:
+            with shards.open_shard(self.shard_path(index), self.suffix) as write:
 
                 def keep(candidate: Candidate) -> None:
-                    write(candidate.document)
-                    report.add_kept(candidate.document, candidate.characters, candidate.edits)
+                    line = attempt("error.format", shards.format_json_line, candidate.document)
+                    if isinstance(line, Dropped):
+                        losses.add(candidate, line)
+                        return
+                    write(line)
+                    losses.report.add_kept(candidate.document, candidate.characters, candidate.edits)
 
                 yield keep
             return
         paths = [self.work_path(kind, stage, index) for kind in ("aside", "sketches")]
-        sketch = self.stateful_steps[stage].sketch
-        with shards.open_pickles(paths[0]) as write_aside, shards.open_pickles(paths[1]) as write_sketch:
+        step = self.stateful_steps[stage]
+        with shards.write_atomically(paths[0]) as aside, work_files.open_values(paths[1]) as write_sketch:
 
             def set_aside(candidate: Candidate) -> None:
-                write_aside(candidate)
-                write_sketch((sketch(candidate.document), candidate.document["id"]))
+                sketch = attempt(error_rule(step), step.sketch, candidate.document)
+                line = attempt("error.format", shards.format_json_line, vars(candidate))
+                if isinstance(sketch, Dropped) or isinstance(line, Dropped):
+                    losses.add(candidate, sketch if isinstance(sketch, Dropped) else line)
+                    return
+                aside.write(line)
+                write_sketch([work_files.encode(sketch), candidate.document["id"]])
 
             yield set_aside
 
@@ -125,13 +139,16 @@ class Job:
         report_path = self.work_path("report", stage, index)
         if not report_path.exists():
             report, passed = Report(), 0
-            with self.open_output(stage, index, report) as write:
-                for candidate in self.run_stage(stage, index, report):
-                    write(candidate)
-                    passed += 1
+            with work_files.open_values(self.work_path("rejects", stage, index)) as reject:
+                losses = Losses(self.inputs[index], report, reject)
+                with self.open_output(stage, index, losses) as write:
+                    for candidate in self.run_stage(stage, index, losses):
+                        write(candidate)
+                        passed += 1
             if stage == 0 and not passed and not report.read:
                 report.empty_files.append(str(self.inputs[index]))
-            shards.write_pickles(report_path, [report])
+            with work_files.open_values(report_path) as write_report:
+                write_report(report.to_dict())
         return index
 
     def is_done(self, stage: int) -> bool:
@@ -143,22 +160,34 @@ class Job:
         total = Report()
         for stage in range(len(self.stateful_steps) + 1):
             for index in range(len(self.inputs)):
-                total.merge(next(shards.read_pickles(self.work_path("report", stage, index))))
+                total.merge(Report.from_dict(next(work_files.read_values(self.work_path("report", stage, index)))))
         return total
+
+    def merge_rejects(self) -> Path | None:
+        """Writes the rejects of all tasks to one file, in the order of inputs; None if there are none."""
+        stages, indices = range(len(self.stateful_steps) + 1), range(len(self.inputs))
+        paths = [self.work_path("rejects", stage, index) for index in indices for stage in stages]
+        if not any(path.stat().st_size for path in paths):
+            return None
+        with shards.write_atomically(self.out / REJECTS) as file:
+            for path in paths:
+                with open(path, "rb") as part:
+                    shutil.copyfileobj(part, file)
+        return self.out / REJECTS
 
 
 def run(job: Job, workers: int = 1, progress: Progress = lambda done, total, message: None) -> Report:
     """Writes a shard for each input, report.html and report.json to `job.out`, or resumes an interrupted run there.
 
     Raises:
-      ValueError: workers below 1; no input; an unknown suffix; steps that cannot be pickled for other processes; or an output
-        folder that holds other files or a run of another pipeline or other inputs.
+      ValueError: workers below 1; no input; an unknown suffix; steps that cannot be pickled for other processes; an output
+        folder that holds other files or a run of another pipeline or other inputs; or all records fail in the same way.
       RuntimeError: a worker process was killed.
     """
     check_job(job, workers)
     report_path = job.out / "report.json"
     if report_path.exists() and all(job.shard_path(index).exists() for index in range(len(job.inputs))):
-        return Report.from_json(report_path)
+        return Report.from_dict(json.loads(report_path.read_text(encoding="utf-8")))
     passes = len(job.stateful_steps) + 1
     total, count = passes * len(job.inputs), itertools.count(1)
     with start_workers(job, workers) as tasks:
@@ -167,13 +196,15 @@ def run(job: Job, workers: int = 1, progress: Progress = lambda done, total, mes
             decide = None if last or job.is_done(stage + 1) else job.stateful_steps[stage].make_decider()
             for index in tasks(stage):
                 if decide:
-                    sketches = shards.read_pickles(job.work_path("sketches", stage, index))
-                    decisions = (decide(sketch, name) for sketch, name in sketches)
-                    shards.write_pickles(job.work_path("decisions", stage, index), decisions)
+                    with work_files.open_values(job.work_path("decisions", stage, index)) as write:
+                        for sketch, name in work_files.read_values(job.work_path("sketches", stage, index)):
+                            write(work_files.encode(decide(work_files.decode(sketch), name)))
                 progress(next(count), total, f"pass {stage + 1} of {passes}: {job.inputs[index].name}")
             for kind in ("aside", "sketches", "decisions"):
                 shutil.rmtree(job.work_path(kind, stage - 1, 0).parent, ignore_errors=True)
     report = job.merge_reports()
+    check_report(report)
+    report.rejects_file = REJECTS if job.merge_rejects() else ""
     report.write(job.out)
     shutil.rmtree(job.out / ".work")
     for partial in job.out.rglob(".*.partial"):  # files of killed processes

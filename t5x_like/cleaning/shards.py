@@ -5,16 +5,14 @@ import errno
 import gzip
 import json
 import os
-import pickle
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from t5x_like.cleaning.compression import COMPRESSED, import_zstandard
 from t5x_like.cleaning.reading import find_suffix
-from t5x_like.cleaning.steps import Document
 
 
 @contextlib.contextmanager
@@ -71,45 +69,21 @@ def check_suffix(suffix: str) -> None:
 
 
 @contextlib.contextmanager
-def open_documents(path: Path, suffix: str) -> Iterator[Callable[[Document], Any]]:
-    """A function that writes one document as a line of JSON."""
+def open_shard(path: Path, suffix: str) -> Iterator[Callable[[bytes], Any]]:
+    """A function that appends lines to a shard, compressed by its suffix."""
     with write_atomically(path) as file, WRITERS[suffix](file) as out:
-        yield lambda document: out.write(format_json_line(document))
+        yield out.write
 
 
-def format_json_line(document: Document) -> bytes:
+def format_json_line(value: Any) -> bytes:
     """One line of UTF-8; lone surrogates, which UTF-8 cannot hold, become JSON escapes."""
-    text = json.dumps(document, ensure_ascii=False, default=json_default)
+    text = json.dumps(value, ensure_ascii=False, default=json_default)
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def json_default(value: Any) -> str:
     """A string for values that JSON cannot hold (Parquet's dates, decimals and bytes)."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def read_pickles(path: Path) -> Iterator[Any]:
-    """The objects of a file, one after another."""
-    with open(path, "rb") as file:
-        while True:
-            try:
-                yield pickle.load(file)
-            except EOFError:
-                return
-
-
-@contextlib.contextmanager
-def open_pickles(path: Path) -> Iterator[Callable[[Any], None]]:
-    """A function that appends an object to a file."""
-    with write_atomically(path) as file:
-        yield lambda value: pickle.dump(value, file, pickle.HIGHEST_PROTOCOL)
-
-
-def write_pickles(path: Path, values: Iterable[Any]) -> None:
-    """Writes objects to a file that `read_pickles` reads."""
-    with open_pickles(path) as append:
-        for value in values:
-            append(value)
 
 
 def name_shards(inputs: Sequence[Path]) -> list[str]:

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 Document = dict[str, Any]  # {"text", "id"} and other fields of the source
 
@@ -27,11 +27,34 @@ class Edited:
 
 
 Step = Callable[[Document], Document | Edited | Dropped]
+Result = TypeVar("Result")
 
 
 def start(step: Any) -> Step:
     """The function of a step for one run. Steps that remember documents or build an index have a method start() for it."""
     return step.start() if hasattr(step, "start") else step
+
+
+STOPS = (OSError, ImportError, MemoryError)  # errors of a run, not of one document
+
+
+def attempt(rule: str, function: Callable[..., Result], *args: Any) -> Result | Dropped:
+    """The result of `function(*args)` for one document; an error becomes a Dropped, so that one document stops no run.
+
+    Raises:
+      OSError, ImportError, MemoryError: an error of the run.
+    """
+    try:
+        return function(*args)
+    except STOPS:
+        raise
+    except Exception as error:
+        return Dropped(rule, f"{type(error).__name__}: {str(error)[:200]}")
+
+
+def error_rule(step: Any) -> str:
+    """The rule of a document for which a step raises an error: `error.` and the step's name."""
+    return f"error.{getattr(step, '__qualname__', type(step).__name__).partition('.')[0]}"
 
 
 class StatefulStep:
@@ -56,7 +79,12 @@ class StatefulStep:
     def start(self) -> Step:
         """The function of one run in one process."""
         decide = self.make_decider()
-        return lambda document: self.apply(document, decide(self.sketch(document), document.get("id")))
+
+        def step(document: Document) -> Document | Edited | Dropped:
+            return self.apply(document, decide(self.sketch(document), document.get("id")))
+
+        step.__qualname__ = type(self).__name__
+        return step
 
 
 Measure = tuple[str, float, float, float]  # rule, value, smallest and largest allowed value

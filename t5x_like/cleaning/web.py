@@ -1,6 +1,7 @@
 """Pages from .html files and from WARC archives (ISO 28500) of crawlers; .wet archives hold extracted text."""
 
 import codecs
+import itertools
 import re
 import zlib
 from collections.abc import Iterator
@@ -13,6 +14,20 @@ from t5x_like.cleaning.steps import Document, Dropped
 Headers = dict[str, str]  # names in lower case
 CHARSET = re.compile(rb"""charset\s*=\s*["']?\s*([A-Za-z0-9_:.-]{1,40})""", re.IGNORECASE)
 MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+MAX_HEADERS, MAX_DIGITS = 1000, 18  # lines of headers, and digits of a length, in a record
+# The encodings of browsers (WHATWG encoding standard) by Python's names. Python has others, which raise errors or are slow: idna,
+# punycode, undefined.
+ENCODING_NAMES = """
+utf-8 cp866 iso8859-2 iso8859-3 iso8859-4 iso8859-5 iso8859-6 iso8859-7 iso8859-8 iso8859-10 iso8859-13
+iso8859-14 iso8859-15 iso8859-16 koi8-r koi8-u mac-roman cp874 cp1250 cp1251 cp1252 cp1253 cp1254 cp1255 cp1256 cp1257 cp1258
+mac-cyrillic gb18030 big5hkscs euc_jp iso2022_jp cp932 cp949
+"""
+ENCODINGS = frozenset(ENCODING_NAMES.split())
+# What browsers read as a larger set.
+LARGER = {
+    **{"iso8859-1": "cp1252", "ascii": "cp1252", "iso8859-9": "cp1254", "tis-620": "cp874", "iso8859-11": "cp874"},
+    **{"gb2312": "gb18030", "gbk": "gb18030", "big5": "big5hkscs", "shift_jis": "cp932", "euc_kr": "cp949"},
+}
 PAGES = ("text/html", "application/xhtml+xml", "text/plain")
 
 
@@ -34,44 +49,52 @@ def decode_page(content: bytes, content_type: str) -> str:
         if content.startswith(mark):
             return content.removeprefix(mark).decode(encoding, "replace")
     match = CHARSET.search(content_type.encode()) or CHARSET.search(content[:2048])
-    charset = match[1].decode().lower() if match else "utf-8"
-    # Browsers read these labels as larger sets (WHATWG encoding standard).
-    charset = {"iso-8859-1": "cp1252", "latin1": "cp1252", "us-ascii": "cp1252", "gb2312": "gb18030"}.get(
-        charset, charset
-    )
+    return content.decode(find_encoding(match[1].decode()) if match else "utf-8", "replace")
+
+
+def find_encoding(label: str) -> str:
+    """The encoding that browsers use for a label, UTF-8 if they know none."""
     try:
-        return content.decode(charset, "replace")
-    except LookupError:
-        return content.decode("utf-8", "replace")
+        name = codecs.lookup(label).name
+    except (LookupError, UnicodeError):
+        return "utf-8"
+    return LARGER.get(name, name if name in ENCODINGS else "utf-8")
 
 
 def read_warc(path: Path | str, max_bytes: int) -> Iterator[Document | Dropped]:
     """A document per response (field `html`) or conversion (`text`) record, with `url` and `date`; skips other records."""
     with open_file(path) as file:
         try:
-            for headers, content in read_records(file, max_bytes):
-                if headers.get("warc-type") in ("response", "conversion"):
-                    yield parse_record(headers, content, max_bytes)
+            for each in read_records(file, max_bytes):
+                if isinstance(each, Dropped):
+                    yield each
+                elif each[0].get("warc-type") in ("response", "conversion"):
+                    yield parse_record(*each, max_bytes)
         except DAMAGE as error:
             yield report_damage(path, error)
 
 
-def read_records(file: BinaryIO, max_bytes: int) -> Iterator[tuple[Headers, bytes | None]]:
+def read_records(file: BinaryIO, max_bytes: int) -> Iterator[tuple[Headers, bytes | None] | Dropped]:
     """Headers and content of every record; None for content longer than max_bytes.
 
+    A record without a valid length is a Dropped; its content is skipped up to a line that begins a record.
+
     Raises:
-      EOFError: the archive is damaged.
+      EOFError: the archive ends inside a record.
     """
+    skipping = False
     while line := file.readline(CHUNK):
-        if not line.strip():
-            continue
         if not line.startswith(b"WARC/"):
-            raise EOFError(f"expected a WARC record, found {line[:20]!r}")
-        headers = parse_headers(iter(lambda: file.readline(CHUNK), b""))
+            if line.strip() and not skipping:
+                yield Dropped("reading.damaged_record", f"expected a WARC record, found {line[:20]!r}")
+                skipping = True
+            continue
+        headers = parse_headers(itertools.islice(iter(lambda: file.readline(CHUNK), b""), MAX_HEADERS))
         length = headers.get("content-length", "")
-        if not length.isdecimal():
-            raise EOFError(f"a record has Content-Length {length!r}")
-        if int(length) > max_bytes:
+        skipping = not (length.isdecimal() and len(length) <= MAX_DIGITS)
+        if skipping:
+            yield Dropped("reading.damaged_record", f"a WARC record has Content-Length {length[:40]!r}")
+        elif int(length) > max_bytes:
             skip_bytes(file, int(length))
             yield headers, None
         else:

@@ -15,9 +15,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from t5x_like.cli import inspection
+from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
-from t5x_like.data import mixing
+from t5x_like.data import inspection, mixing
 from t5x_like.data.cache import token_cache
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.progress import format_rows_report
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs `t5x_like cache`."""
     args = parse_flags(argv)
     if args.inspect:
-        inspection.inspect(args)
+        inspect(args)
         return 0
     set_build_flags(args)
     config = None if args.task else runtime.from_flags(args)
@@ -55,7 +55,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     """Parses the flags; `options` are those after --, for the Beam pipeline."""
     argv = list(argv)
     end = argv.index("--") if "--" in argv else len(argv)
-    parser = argparse.ArgumentParser(
+    parser = flags.Parser(
         prog="t5x_like cache",
         description=__doc__,
         epilog=EXAMPLES,
@@ -71,10 +71,10 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         "--arguments", type=json.loads, default={}, help="JSON object: arguments of module.define(task, ...)"
     )
     parser.add_argument("--root", help="folder of the caches of --task (default: $T5X_LIKE_CACHE)")
-    parser.add_argument("--workers", type=int, help="number of tokenizing processes (default: all cores)")
+    parser.add_argument("--workers", type=flags.positive, help="number of tokenizing processes (default: all cores)")
     parser.add_argument("--verify", action="store_true", help="also verify the checksum of every file")
     parser.add_argument(
-        "--inspect", type=int, default=0, metavar="N", help="print N rows, tokenized now and not cached"
+        "--inspect", type=flags.count, default=0, metavar="N", help="print N rows, tokenized now and not cached"
     )
     parser.add_argument(
         "--runner", help="build with Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner"
@@ -86,9 +86,14 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         parser.error("give either --gin_file=... or --task=...")
     if args.options and not args.runner:
         parser.error(f"{args.options} are for a Beam pipeline, but there is no --runner")
-    if args.workers is not None and args.workers < 1:
-        parser.error(f"--workers={args.workers} must be at least 1")
     return args
+
+
+def inspect(args: argparse.Namespace) -> None:
+    """Prints the first `args.inspect` rows, made from the tasks' first documents without a cache."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # silences TensorFlow
+    config = runtime.from_flags(args, last=["runs/inspect.gin"])
+    inspection.print_rows(config.evaluate("trainer.train.train_rows"), args.inspect)
 
 
 def set_build_flags(args: argparse.Namespace) -> None:

@@ -1,7 +1,8 @@
 """Cleans text with a gin pipeline: `clean --gin_file=cleaning/fineweb.gin --input 'data/*.jsonl.zst' --out=FOLDER`.
 
-Writes one shard per input file, report.html (kept and dropped examples by rule) and report.json. The same command resumes an
-interrupted run. Pipelines are gin_configs/cleaning/*.gin; set a threshold with --gin.gopher.GopherQuality.min_words=20.
+Writes one shard per input file, report.html (kept and dropped examples by rule), report.json, and rejects.jsonl (file and number
+of each record that cannot be read or makes a step fail, if there are any). The same command resumes an interrupted run.
+Pipelines are gin_configs/cleaning/*.gin; set a threshold with --gin.gopher.GopherQuality.min_words=20.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t5x_like import locks
+from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
 
@@ -30,7 +32,7 @@ EXAMPLES = """examples:
 def main(argv: Sequence[str]) -> int:
     """Runs `t5x_like clean`."""
     shape = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="t5x_like clean", description=__doc__, epilog=EXAMPLES, formatter_class=shape)
+    parser = flags.Parser(prog="t5x_like clean", description=__doc__, epilog=EXAMPLES, formatter_class=shape)
     parser.add_argument("--input", nargs="+", action="extend", default=[], help="files or globs; formats may differ")
     parser.add_argument("--out", required=True, help="folder of the shards, or file of the classifier")
     parser.add_argument("--field", default="text", help="field of the text (default: %(default)s)")
@@ -40,7 +42,10 @@ def main(argv: Sequence[str]) -> int:
         "--suffix", default=".jsonl.zst", help="suffix of shards: .jsonl, .jsonl.gz or .jsonl.zst (default)"
     )
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="number of processes (default: one per core, %(default)s)"
+        "--workers",
+        type=flags.positive,
+        default=os.cpu_count(),
+        help="number of processes (default: one per core, %(default)s)",
     )
     parser.add_argument(
         "--word_list", metavar="FILE", help="also drop documents that contain a word of this list (one per line)"
@@ -97,7 +102,8 @@ def clean(args: argparse.Namespace) -> None:
         report = run.run(job, workers, lambda done, total, message: bar.advance(done, message))
     if test_items:
         write_overlap(job, test_items, workers)
-    print(f"{report.summary()}\n{job.out}: {len(inputs)} shards, report.html, report.json")
+    names = ["report.html", "report.json", *filter(None, [report.rejects_file])]
+    print(f"{report.summary()}\n{job.out}: {len(inputs)} shards, {', '.join(names)}")
 
 
 def make_reader(args: argparse.Namespace, inputs: Sequence[Path]) -> Callable:

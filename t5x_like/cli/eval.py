@@ -10,18 +10,19 @@ import argparse
 import json
 from collections.abc import Sequence
 
+from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs `t5x_like eval`."""
-    parser = argparse.ArgumentParser(prog="t5x_like eval", description=__doc__)
+    parser = flags.Parser(prog="t5x_like eval", description=__doc__)
     parser.add_argument("--run_dir", required=True, help="directory of a run made by `t5x_like train`")
     parser.add_argument("--split", default="validation", help="split of the task (default: %(default)s)")
-    parser.add_argument("--step", type=int, help="checkpoint to read (default: the newest)")
-    parser.add_argument("--batches", type=int, help="number of batches to read (default: all rows once)")
-    parser.add_argument("--batch_size", type=int, help="rows per batch (default: the run's)")
+    parser.add_argument("--step", type=flags.count, help="checkpoint to read (default: the newest)")
+    parser.add_argument("--batches", type=flags.positive, help="number of batches to read (default: all rows once)")
+    parser.add_argument("--batch_size", type=flags.positive, help="rows per batch (default: the run's)")
     runtime.add_flags(parser)
     from t5x_like.cli import eval_tasks, setup
 

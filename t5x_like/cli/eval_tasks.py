@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from t5x_like import batches, checkpoints
-from t5x_like.cli import setup
+from t5x_like.cli import flags, setup
 from t5x_like.cli.gin.runtime import Config, ConfigError
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.decoding.sampling import Greedy
@@ -31,22 +31,24 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--module", metavar="NAME", help="module that defines the tasks (default: that of the run's tasks)"
     )
-    group.add_argument("--examples", type=int, metavar="N", help="number of examples per task (default: all)")
-    group.add_argument("--max_new_tokens", type=int, default=64, help="(default: %(default)s)")
     group.add_argument(
-        "--num_samples", type=int, default=1, help="samples per question, for pass@k (default: %(default)s)"
+        "--examples", type=flags.positive, metavar="N", help="number of examples per task (default: all)"
+    )
+    group.add_argument("--max_new_tokens", type=flags.positive, default=64, help="(default: %(default)s)")
+    group.add_argument(
+        "--num_samples", type=flags.positive, default=1, help="samples per question, for pass@k (default: %(default)s)"
     )
     group.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="text that ends an answer (repeatable)"
     )
     group.add_argument(
-        "--inputs_length", type=int, metavar="N", help="truncate questions to N tokens (default: no limit)"
+        "--inputs_length", type=flags.positive, metavar="N", help="truncate questions to N tokens (default: no limit)"
     )
-    group.add_argument("--seed", type=int, default=0, help="seed of the sampler (default: %(default)s)")
+    group.add_argument("--seed", type=flags.seed, default=0, help="seed of the sampler (default: %(default)s)")
     group.add_argument("--prefix", action="store_true", help="read questions bidirectionally: an imported prefix LM")
     group.add_argument("--out", metavar="FOLDER", help="folder of the records (default: RUN_DIR/evaluations)")
     group.add_argument("--against", metavar="RUN_DIR", help="print the differences from this run, with intervals")
-    group.add_argument("--against_step", type=int, help="checkpoint of that run (default: the newest)")
+    group.add_argument("--against_step", type=flags.count, help="checkpoint of that run (default: the newest)")
     group.add_argument("--json", action="store_true", help="print one JSON object per task instead of a table")
 
 
@@ -54,17 +56,19 @@ def run(args: argparse.Namespace) -> None:
     """Runs the command and prints a table or JSON lines."""
     ours = list(evaluate(args, args.run_dir, args.step, args.out))
     if args.against is None:
-        print_metrics(args, ours[0]["step"], {record["task"]: metrics_of(record) for record in ours})
+        print_metrics(args, ours[0][0]["step"], {record["task"]: metrics_of(record) for record, _ in ours})
         return
     folder = None if args.out is None else str(Path(args.out) / "against")
     theirs = evaluate(args, args.against, args.against_step, folder)
-    print_metrics(
-        args, ours[0]["step"], {a["task"]: comparison.compare(a, b) for a, b in zip(ours, theirs, strict=True)}
-    )
+    pairs = zip(ours, theirs, strict=True)
+    differences = {a["task"]: comparison.compare(a, b, module) for (a, module), (b, _) in pairs}
+    print_metrics(args, ours[0][0]["step"], differences)
 
 
-def evaluate(args: argparse.Namespace, run_dir: str, step: int | None, folder: str | None) -> Iterator[Record]:
-    """Yields the record of each task: an existing record with the same settings, or a new one."""
+def evaluate(
+    args: argparse.Namespace, run_dir: str, step: int | None, folder: str | None
+) -> Iterator[tuple[Record, str]]:
+    """Yields (record, defining module) of each task: an existing record with the same settings, or a new one."""
     run = setup.TrainedRun(run_dir, args.gin_overrides, step, args.gin_file)
     step = checkpoints.latest_step(RunDir(run_dir).checkpoints) if step is None else step
     if step is None:
@@ -94,12 +98,14 @@ def evaluate(args: argparse.Namespace, run_dir: str, step: int | None, folder: s
             record = evaluator.make_record(evaluator(params), step)
             path = records.record_path(folder or RunDir(run_dir).evaluations, task, step)
             records.publish(records.write_temporary(path, record))
-        yield record
+        yield record, evaluation.cache.definition[0]
 
 
 def cache_of(config: Config, task: str, split: str, module: str | None) -> TokenCache:
     """The cache of a task, with the run's settings for token caches."""
-    options: dict[str, Any] = {"task": task, "split": split} | ({} if module is None else {"module": module})
+    options: dict[str, Any] = {"task": task, "split": split}
+    if module is not None:  # the run's arguments and data sets belong to its own module
+        options |= {"module": module, "arguments": {}, "data_sets": None}
     try:
         return config.bind("token_cache.TokenCache")(**options)
     except ConfigError:  # an imported model

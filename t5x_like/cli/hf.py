@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
 from t5x_like.run_dir import RunDir
@@ -31,7 +32,7 @@ EXAMPLES = """examples:
 def main(argv: Sequence[str]) -> int:
     """Runs `t5x_like hf import` or `t5x_like hf export`."""
     shape = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="t5x_like hf", description=__doc__, epilog=EXAMPLES, formatter_class=shape)
+    parser = flags.Parser(prog="t5x_like hf", description=__doc__, epilog=EXAMPLES, formatter_class=shape)
     commands = parser.add_subparsers(dest="command", required=True, metavar="import | export")
     importing = commands.add_parser("import", help="convert a folder or GGUF file to a run directory")
     importing.add_argument("source", help="folder with config.json and safetensors, or a .gguf file")
@@ -39,11 +40,13 @@ def main(argv: Sequence[str]) -> int:
     importing.add_argument("--unrolled", action="store_true", help="unroll the layers instead of scanning them")
     exporting = commands.add_parser("export", help="convert a run to a folder that transformers loads")
     exporting.add_argument("source", help="run directory")
-    exporting.add_argument("--step", type=int, help="checkpoint to read (default: the newest)")
+    exporting.add_argument("--step", type=flags.count, help="checkpoint to read (default: the newest)")
     exporting.add_argument(
         "--model_type", help="model_type to write (default: the imported one, or the first that fits)"
     )
-    exporting.add_argument("--shard_gb", type=float, default=5.0, help="maximum file size in GB (default: %(default)s)")
+    exporting.add_argument(
+        "--shard_gb", type=flags.positive_number, default=5.0, help="maximum file size in GB (default: %(default)s)"
+    )
     for command in (importing, exporting):
         command.add_argument("--out", required=True, help="folder to write; must not exist or be empty")
         command.add_argument("--dtype", default="stored", help="float32, bfloat16 or float16 (default: as stored)")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from t5x_like import locks
+from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
 from t5x_like.types import PathLike
@@ -20,15 +21,15 @@ from t5x_like.types import PathLike
 
 def main(argv: Sequence[str]) -> int:
     """Runs `t5x_like infer`."""
-    parser = argparse.ArgumentParser(prog="t5x_like infer", description=__doc__)
+    parser = flags.Parser(prog="t5x_like infer", description=__doc__)
     parser.add_argument("--run_dir", required=True, help="directory of a run made by `t5x_like train`")
-    parser.add_argument("--step", type=int, help="checkpoint to read (default: the newest)")
+    parser.add_argument("--step", type=flags.count, help="checkpoint to read (default: the newest)")
     parser.add_argument("--prompt", action="append", default=[], help="a prompt (repeatable)")
     parser.add_argument("--input", metavar="FILE", help="a file of prompts")
     parser.add_argument("--output", metavar="FILE", help="append results to this file and skip the ids already in it")
-    parser.add_argument("--max_new_tokens", type=int, default=128, help="(default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, default=8, help="prompts per batch (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the sampler (default: %(default)s)")
+    parser.add_argument("--max_new_tokens", type=flags.positive, default=128, help="(default: %(default)s)")
+    parser.add_argument("--batch_size", type=flags.positive, default=8, help="prompts per batch (default: %(default)s)")
+    parser.add_argument("--seed", type=flags.seed, default=0, help="seed of the sampler (default: %(default)s)")
     parser.add_argument("--prefix", action="store_true", help="the run is a prefix LM: read prompts bidirectionally")
     parser.add_argument(
         "--chat", action="store_true", help="render each prompt as a user message with the chat template"

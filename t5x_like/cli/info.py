@@ -12,6 +12,7 @@ import os
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
+from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import Config, ConfigError
 from t5x_like.types import Params
@@ -28,15 +29,21 @@ ASSUMED = "runs/info.gin"
 
 def main(argv: Sequence[str]) -> int:
     """Runs `t5x_like info`."""
-    parser = argparse.ArgumentParser(prog="t5x_like info", description=__doc__)
+    parser = flags.Parser(prog="t5x_like info", description=__doc__)
     parser.add_argument(
         "--length",
-        type=int,
+        type=flags.positive,
         help=f"tokens per row, and the context when decoding (default: {DEFAULT_LENGTH}, or the model's position table)",
     )
-    parser.add_argument("--encoder_length", type=int, help="encoder length of an encoder-decoder (default: --length)")
-    parser.add_argument("--batch_size", type=int, help="rows of the global batch; adds the cost of a training step")
-    parser.add_argument("--devices", type=int, default=1, help="number of devices to plan for (default: %(default)s)")
+    parser.add_argument(
+        "--encoder_length", type=flags.positive, help="encoder length of an encoder-decoder (default: --length)"
+    )
+    parser.add_argument(
+        "--batch_size", type=flags.positive, help="rows of the global batch; adds the cost of a training step"
+    )
+    parser.add_argument(
+        "--devices", type=flags.positive, default=1, help="number of devices to plan for (default: %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     runtime.add_flags(parser)
     args = runtime.parse_args(parser, argv)
@@ -51,7 +58,6 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
     from t5x_like.accounting import flops
     from t5x_like.precision import Precision
 
-    check_flags(args)
     config = read_config(args)
     model = config.evaluate("%MODEL")
     lengths = row_lengths(model, args.length, args.encoder_length)
@@ -65,14 +71,6 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
         facts["decoding"] = decoding_cost(model, boxed, lengths, precision)
     facts["memory"] = memory_per_device(config, boxed, precision, args.devices, args.batch_size)
     return facts
-
-
-def check_flags(args: argparse.Namespace) -> None:
-    """Raises ValueError for a number below 1."""
-    for name in ("length", "encoder_length", "batch_size", "devices"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name}={value} is not a positive whole number; set it to 1 or more")
 
 
 def read_config(args: argparse.Namespace) -> Config:

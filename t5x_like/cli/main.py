@@ -4,11 +4,16 @@ import ast
 import difflib
 import importlib
 import os
+import platform
+import shlex
 import sys
+import tempfile
+import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from t5x_like import interrupts
+from t5x_like import __version__, interrupts
 from t5x_like.cli.gin.runtime import ConfigError
 
 # The module of each command, with a function `main(argv)`; the first line of its docstring is its help.
@@ -31,6 +36,8 @@ COMMANDS = {
     "report": "t5x_like.cli.forecasting.report",
 }
 
+INTERNAL = (RecursionError, NotImplementedError)  # kinds of RuntimeError that no check raises
+
 EXAMPLE = """\
 Example:
   t5x_like train --gin_file=sizes/llama/tiny.gin --gin_file=tasks/python_source_bytes.gin \\
@@ -43,7 +50,8 @@ Example:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command in `argv` (default: sys.argv) and returns the exit code.
 
-    0 is success, 1 work that remains, 2 an error that the user can fix, 130 an interrupt by Ctrl-C and 143 one by SIGTERM.
+    0 is success, 1 work that remains, 2 an error that the user can fix, 70 an internal error, 130 an interrupt by Ctrl-C and 143
+    one by SIGTERM.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -60,9 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except interrupts.Interrupted as interrupt:
         print(f"t5x_like: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return interrupt.exit_code
-    except (ConfigError, ValueError, OSError, RuntimeError) as error:
+    except Exception as error:
         if os.environ.get("T5X_LIKE_TRACEBACK"):
             raise
+        if isinstance(error, INTERNAL) or not isinstance(error, ValueError | OSError | RuntimeError):
+            return report_internal_error(argv, error)
         hint = "" if isinstance(error, ConfigError) else "\n(T5X_LIKE_TRACEBACK=1 shows where this was raised)"
         return print_error(f"{error}{hint}")
 
@@ -71,6 +81,30 @@ def print_error(message: str) -> int:
     """Prints an error and returns the exit code 2."""
     print(f"t5x_like: error: {message}", file=sys.stderr)
     return 2
+
+
+def report_internal_error(argv: Sequence[str], error: Exception) -> int:
+    """Writes the traceback of an unexpected exception to a log, prints how to report it, and returns the exit code 70."""
+    from t5x_like.data.cache.token_cache import default_root, package_version
+
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "seqio", "tensorflow")
+    versions = ", ".join(f"{name} {package_version(name)}" for name in names)
+    facts = f"t5x_like {__version__}, Python {sys.version}, {platform.platform()}\n{versions}"
+    text = f"t5x_like {shlex.join(argv)}\n{facts}\n\n{''.join(traceback.format_exception(error))}"
+    name = f"t5x_like-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+    for folder in (default_root() / "errors", Path(tempfile.gettempdir())):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+            break
+        except OSError:
+            continue
+    summary = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    print_error(
+        f"internal error: {summary}\nThis is a defect of t5x_like. The traceback is in {folder / name}; please report it "
+        "as an issue of the repository, with that file"
+    )
+    return 70
 
 
 def overview() -> str:

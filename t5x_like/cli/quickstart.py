@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
 from t5x_like.data.cache.token_cache import TokenCache
 
@@ -24,9 +25,9 @@ RUN_FILE = "runs/quickstart.gin"
 
 def main(argv: Sequence[str]) -> int:
     """Runs `t5x_like quickstart`."""
-    parser = argparse.ArgumentParser(prog="t5x_like quickstart", description=__doc__)
+    parser = flags.Parser(prog="t5x_like quickstart", description=__doc__)
     parser.add_argument("--run_dir", default="runs/quickstart", help="directory of the run (default: %(default)s)")
-    parser.add_argument("--steps", type=int, help="number of training steps (default: the run file's)")
+    parser.add_argument("--steps", type=flags.positive, help="number of training steps (default: the run file's)")
     parser.add_argument("--prompt", default="def ", help="text to continue (default: %(default)r)")
     runtime.add_flags(parser)
     from t5x_like.cli import setup

@@ -10,7 +10,9 @@ import jax
 import numpy as np
 
 from t5x_like import checkpoints, inference, parameters, partitioning
+from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
+from t5x_like.cli.gin.runtime import ConfigError
 from t5x_like.data.cache import token_cache
 from t5x_like.data.tokenizers import loading
 from t5x_like.run_dir import RunDir
@@ -32,12 +34,31 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="run as one of several processes (detected automatically on TPU and SLURM)",
     )
     group.add_argument("--coordinator", metavar="HOST:PORT", help="with --distributed: address of process 0")
-    group.add_argument("--process_count", type=int, metavar="N", help="with --coordinator: number of processes")
-    group.add_argument("--process_index", type=int, metavar="I", help="with --coordinator: index of this process")
+    group.add_argument(
+        "--process_count", type=flags.positive, metavar="N", help="with --coordinator: number of processes"
+    )
+    group.add_argument(
+        "--process_index", type=flags.count, metavar="I", help="with --coordinator: index of this process"
+    )
 
 
 def initialize(args: argparse.Namespace) -> None:
-    """Joins the other processes and enables the compile cache, as the flags of `add_flags` say."""
+    """Joins the other processes and enables the compile cache, as the flags of `add_flags` say.
+
+    Raises:
+      ConfigError: only some of --coordinator, --process_count and --process_index, or an index that is too large.
+    """
+    names = ("coordinator", "process_count", "process_index")
+    given = [name for name in names if getattr(args, name) is not None]
+    if given and len(given) < len(names):
+        missing = " and ".join(f"--{name}" for name in names if name not in given)
+        raise ConfigError(
+            f"--{given[0]}={getattr(args, given[0])} needs {missing}; give all three, or --distributed alone"
+        )
+    if given and args.process_index >= args.process_count:
+        raise ConfigError(
+            f"--process_index={args.process_index} is not below --process_count={args.process_count}; indices start at 0"
+        )
     if args.distributed or args.coordinator:
         # A CPU runs programs concurrently, and Gloo confuses their messages; other devices run programs in order.
         jax.config.update("jax_cpu_enable_async_dispatch", False)

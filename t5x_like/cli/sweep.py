@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
 from t5x_like.cli.sweeping.tables import format_table
@@ -27,7 +28,7 @@ ASSUMED_UTILIZATION = 0.4  # of the peak FLOP/s of a matmul, for a first estimat
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = flags.Parser(
         prog="t5x_like sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
@@ -38,18 +39,18 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--collect", metavar="TABLE", help="write the table (.csv or .parquet) here; train nothing")
     parser.add_argument(
         "--replicas",
-        type=int,
+        type=flags.positive,
         default=1,
         metavar="N",
         help="train up to N trials that differ in learning rate and seed as one vmapped program",
     )
-    parser.add_argument("--cost_per_hour", type=float, default=0.0, help="cost of one process, for --dry_run")
+    parser.add_argument("--cost_per_hour", type=flags.amount, default=0.0, help="cost of one process, for --dry_run")
     parser.add_argument(
         "--flops_per_second",
-        type=float,
+        type=flags.positive_number,
         help="FLOP/s of one process, for --dry_run (default: measured on finished trials, else an assumption)",
     )
-    parser.add_argument("--minutes", type=float, help="time for sweeps/ladder.gin (sets its MINUTES)")
+    parser.add_argument("--minutes", type=flags.positive_number, help="time for sweeps/ladder.gin (sets its MINUTES)")
     parser.add_argument("--coordinate_check", action="store_true", help="muP: show how far activations move, by width")
     parser.add_argument("--lr_transfer", action="store_true", help="muP: show the best learning rate of every width")
     parser.add_argument("--trial", action="append", metavar="RUN_DIR", help="used by executors: train this trial")
@@ -71,11 +72,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raises ValueError for invalid flags, before any file is read."""
-    if args.replicas < 1:
-        raise ValueError(f"--replicas={args.replicas} is not a positive whole number; set it to 1 or more")
-    if args.flops_per_second is not None and not args.flops_per_second > 0:
-        raise ValueError(f"--flops_per_second={args.flops_per_second} is not positive; give the FLOP/s of one process")
+    """Raises ConfigError if no sweep is given, before any file is read."""
     if not args.trial and not args.gin_file:
         raise ConfigError("no --gin_file is given; start with --gin_file=sweeps/isoflop.gin --gin.SWEEP_DIR=FOLDER")
 

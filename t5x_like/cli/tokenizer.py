@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from t5x_like.cli import flags
 from t5x_like.cli.gin.runtime import ConfigError
 
 EXAMPLES = """examples:
@@ -29,18 +30,16 @@ def main(argv: Sequence[str]) -> int:
     from t5x_like.data.tokenizers import training as tokenizer_training
 
     shape = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        prog="t5x_like tokenizer", description=__doc__, epilog=EXAMPLES, formatter_class=shape
-    )
+    parser = flags.Parser(prog="t5x_like tokenizer", description=__doc__, epilog=EXAMPLES, formatter_class=shape)
     commands = parser.add_subparsers(dest="command", required=True, metavar="train | report")
     training = commands.add_parser("train", help="train a tokenizer on text")
     training.add_argument("--kind", required=True, help=", ".join(tokenizer_training.KINDS))
     training.add_argument(
-        "--vocab_size", required=True, type=int, help="number of ids, including special tokens and sentinels"
+        "--vocab_size", required=True, type=flags.positive, help="number of ids, including special tokens and sentinels"
     )
     training.add_argument("--out", required=True, help="folder to write; must not exist or be empty")
     training.add_argument(
-        "--extra_ids", type=int, default=0, help="number of T5 sentinels <extra_id_i> (default: %(default)s)"
+        "--extra_ids", type=flags.count, default=0, help="number of T5 sentinels <extra_id_i> (default: %(default)s)"
     )
     training.add_argument("--chat", action="store_true", help="add <|im_start|>, <|im_end|> and the ChatML template")
     training.add_argument(

@@ -6,17 +6,17 @@ Ctrl-C and SIGTERM finish the step and save a checkpoint; a second Ctrl-C ends a
 error, 130 (Ctrl-C) or 143 (SIGTERM) interrupted and saved: the same command resumes the run.
 """
 
-import argparse
 from collections.abc import Sequence
 
 from t5x_like import interrupts, locks
+from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
 from t5x_like.run_dir import RunDir
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs `t5x_like train`."""
-    parser = argparse.ArgumentParser(prog="t5x_like train", description=__doc__)
+    parser = flags.Parser(prog="t5x_like train", description=__doc__)
     runtime.add_flags(parser)
     from t5x_like.cli import setup
 

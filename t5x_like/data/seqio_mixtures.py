@@ -9,6 +9,7 @@ import numpy as np
 
 from t5x_like.data.cache import token_cache
 from t5x_like.data.cache.token_cache import TokenCache
+from t5x_like.file_names import check_name
 
 RECORD = "mixture.json"
 
@@ -45,9 +46,17 @@ def read_rates(cache: TokenCache) -> dict[str, float] | None:
     path = cache.task_folder / RECORD
     if not path.exists():
         return None
-    content = json.loads(path.read_text())
-    current = all(token_cache.source_hash(name) == digest for name, digest in content["modules"].items())
-    return content["rates"] if current and sizes_match(cache, content["documents"]) else None
+    try:
+        content = json.loads(path.read_text())
+        rates = {check_name(task, path): float(rate) for task, rate in content["rates"].items()}
+        documents = {check_name(task, path): int(count) for task, count in content["documents"].items()}
+        defined = (content["module"], content["arguments"])
+        current = all(token_cache.source_hash(name) == digest for name, digest in content["modules"].items())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None  # damaged, or of an older version: it is written again
+    module, arguments = cache.definition
+    same = current and defined == (module, token_cache.as_json(arguments))
+    return rates if same and sizes_match(cache, documents) else None
 
 
 def sizes_match(cache: TokenCache, documents: dict[str, int]) -> bool:

@@ -12,15 +12,17 @@ SAMPLES = 1000  # bootstrap samples of metrics that are not means over examples
 Record = Mapping[str, Any]
 
 
-def compare(record: Record, other: Record) -> dict[str, dict[str, float]]:
+def compare(record: Record, other: Record, module: str) -> dict[str, dict[str, float]]:
     """Returns {metric: {"value", "against", "difference", "low", "high"}}, with a 95% interval of the difference.
+
+    `module` defines the task. Records are files, so they may name only the metrics that a token cache of it may name.
 
     Raises:
       ValueError: the records have different examples or metrics.
     """
     check_comparable(record, other)
     results: dict[str, dict[str, float]] = {}
-    samples = bootstrap_differences(record, other)
+    samples = bootstrap_differences(record, other, module)
     for label, value in record["metrics"].items():
         if label in samples:
             low, high = np.nanquantile(samples[label], [0.025, 0.975]).tolist()
@@ -43,10 +45,10 @@ def check_comparable(record: Record, other: Record) -> None:
         )
 
 
-def bootstrap_differences(record: Record, other: Record) -> dict[str, Sequence[float]]:
+def bootstrap_differences(record: Record, other: Record, module: str) -> dict[str, Sequence[float]]:
     """Differences on resampled examples, for every metric that is not a mean over examples."""
     means = set.intersection(*(set(e["values"]) for r in (record, other) for e in r["examples"]))
-    metrics = [Metric.from_manifest(entry) for entry in record["functions"]]
+    metrics = [Metric.from_manifest(entry, module) for entry in record["functions"]]
     rng = np.random.default_rng(0)
     values: dict[str, float] = {}
     samples: dict[str, list[float]] = {}

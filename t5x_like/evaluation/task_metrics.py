@@ -14,12 +14,14 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from t5x_like.data.cache import sources
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.evaluation.examples import Question
 from t5x_like.text_metrics import execution
@@ -28,6 +30,11 @@ from t5x_like.text_metrics.postprocess import cut_at
 from t5x_like.types import Vocabulary
 
 HEAVY = ("tensorflow", "seqio")
+# A cache may name functions of these packages, of the project of its task's module, and of the modules in $T5X_LIKE_TRUST.
+TRUSTED = ("t5x_like.text_metrics", "t5x_like.tasks")
+TRUST_VARIABLE = "T5X_LIKE_TRUST"
+# What a function may do is decided by the environment or the caller, never by a cache.
+CONSENT = ("allow", "trust")
 NOT_PERCENT = ("brier", "edit_distance", "bits_per_byte", "perplexity", "word_perplexity")
 Example = Mapping[str, Any]
 
@@ -50,10 +57,19 @@ class Metric:
     sampled: bool
 
     @classmethod
-    def from_manifest(cls, entry: Mapping[str, Any]) -> "Metric":
-        """Loads the metric of {"function": "module:qualname", "options"}."""
-        function = load_function(entry, "metric")
+    def from_manifest(cls, entry: Mapping[str, Any], module: str) -> "Metric":
+        """Loads the metric of {"function": "module:qualname", "options"} for a task that `module` defines.
+
+        Raises:
+          ValueError: see `load_function`; or the function is not a metric.
+        """
+        function = load_function(entry, "metric", module)
         names = list(inspect.signature(function).parameters)
+        if names[:1] != ["targets"] or names[1:2] not in (["predictions"], ["scores"]):
+            raise ValueError(
+                f"the metric {entry['function']} has the parameters {', '.join(names)}; a metric has (targets, predictions) "
+                "or (targets, scores)"
+            )
         return cls(entry["function"].rpartition(":")[2], function, names[1:2] == ["scores"], "k" in names)
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, float]:
@@ -82,13 +98,14 @@ def score_pairs(example: Example, index: int) -> list[tuple[Any, float]]:
     ]
 
 
-def load_function(entry: Mapping[str, Any], kind: str) -> Callable:
+def load_function(entry: Mapping[str, Any], kind: str, task_module: str) -> Callable:
     """Imports the function of {"function": "module:qualname", "options"} and binds its options.
 
     Raises:
-      ValueError: it cannot be imported, or it imports TensorFlow.
+      ValueError: the cache may not name it, it cannot be imported, or it imports TensorFlow.
     """
-    module, _, name = entry["function"].partition(":")
+    text, options = check_entry(entry, kind, task_module)
+    module, _, name = text.partition(":")
     remedy = (
         "metrics run during training, without TensorFlow: define the function at the top level of an importable module of "
         "plain Python, such as those of t5x_like.text_metrics, and build the cache again"
@@ -99,10 +116,38 @@ def load_function(entry: Mapping[str, Any], kind: str) -> Callable:
         for attribute in name.split("."):
             function = getattr(function, attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"the {kind} {entry['function']} cannot be imported ({error}); {remedy}") from error
+        raise ValueError(f"the {kind} {text} cannot be imported ({error}); {remedy}") from error
     if imported := [library for library in HEAVY if library in sys.modules and library not in before]:
-        raise ValueError(f"the {kind} {entry['function']} imports {imported[0]}; {remedy}")
-    return functools.partial(function, **entry["options"]) if entry["options"] else function
+        raise ValueError(f"the {kind} {text} imports {imported[0]}; {remedy}")
+    if (getattr(function, "__module__", None), getattr(function, "__qualname__", None)) != (module, name):
+        raise ValueError(f"the {kind} {text} is not a function that {module} defines; {remedy}")
+    return functools.partial(function, **options) if options else function
+
+
+def check_entry(entry: Mapping[str, Any], kind: str, task_module: str) -> tuple[str, dict[str, Any]]:
+    """(function, options) of a manifest's entry, which may come from elsewhere.
+
+    Raises:
+      ValueError: it is no entry, its module is not trusted, or an option gives consent.
+    """
+    text, options = (entry.get(name) if isinstance(entry, Mapping) else None for name in ("function", "options"))
+    if not isinstance(text, str) or not isinstance(options, dict):
+        raise ValueError(f"{entry!r} is not the entry of a {kind}; copy the cache again")
+    module = text.partition(":")[0]
+    trusted = [*TRUSTED, *filter(None, os.environ.get(TRUST_VARIABLE, "").split(","))]
+    inside = any(module == name or module.startswith(f"{name}.") for name in trusted)
+    own = not task_module.startswith("t5x_like.") and sources.same_project(module, task_module)
+    if not inside and not own:
+        raise ValueError(
+            f"the {kind} {text} is named by the token cache, and neither in {' nor '.join(TRUSTED)}, nor in the project of "
+            f"the task's module {task_module}; if you trust it, set {TRUST_VARIABLE}={module}"
+        )
+    if consent := [name for name in options if name.startswith(CONSENT)]:
+        raise ValueError(
+            f"the {kind} {text} has the option {consent[0]} in the token cache; only the environment or the caller may "
+            "allow it: leave the option out, and build the cache again"
+        )
+    return text, options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,8 +174,9 @@ class TaskMetrics:
                 f"task {cache.task!r} has no metric_fns, so it cannot be evaluated; add one to the task, or use another task"
             )
         try:
-            metrics = [Metric.from_manifest(entry) for entry in functions]
-            process = load_function(postprocess, "postprocess function") if postprocess else keep_text
+            module = cache.definition[0]
+            metrics = [Metric.from_manifest(entry, module) for entry in functions]
+            process = load_function(postprocess, "postprocess function", module) if postprocess else keep_text
         except ValueError as error:
             raise ValueError(f"task {cache.task!r}: {error}") from error
         for metric in metrics:

@@ -89,7 +89,9 @@ def build(
         for part in seqio_mixtures.tasks_of(name):
             build_part(part, split)
         folder = make_folder(root, name)
-        return seqio_mixtures.write_rates(name, module, folder, functools.partial(count_documents, build_part))
+        return seqio_mixtures.write_rates(
+            name, module, arguments, folder, functools.partial(count_documents, build_part)
+        )
     task = task_inputs.find_task(name, module)
     if split not in task.splits:
         raise ValueError(f"task {name!r} has no split {split!r}; it has {', '.join(task.splits)}")

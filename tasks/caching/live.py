@@ -26,12 +26,13 @@ def read_task(token_cache: Callable[..., TokenCache], task: str, documents: int 
       ValueError: no such task or split, or no example.
     """
     cache = token_cache(task=task)
-    task_inputs.import_tasks(task, cache.module, dict(cache.arguments))
+    module, arguments = cache.definition
+    task_inputs.import_tasks(task, module, dict(arguments))
     if seqio_mixtures.is_mixture(task):
         mixture = seqio.MixtureRegistry.get(task)
         by_size = seqio_mixtures.has_rates_by_size(mixture)
         return MixtureRates({part.name: 1.0 if by_size else mixture.get_rate(part) for part in mixture.tasks})
-    seqio_task = task_inputs.find_task(task, cache.module)
+    seqio_task = task_inputs.find_task(task, module)
     if cache.split not in seqio_task.splits:
         raise ValueError(f"task {task!r} has no split {cache.split!r}; it has {', '.join(seqio_task.splits)}")
     task_inputs.check_vocabularies(seqio_task)

@@ -1,24 +1,29 @@
-"""Finds the source files that a task's examples depend on: its modules, and what they import of their own package."""
+"""Finds the source files that a task's examples depend on: its modules, and what they import of their own project."""
 
 import ast
-import importlib.util
+import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from t5x_like.data.cache import sources
 
 # Imports of these packages are followed from any module; the rest of t5x_like does not change examples.
 EXAMPLE_PACKAGES = ("t5x_like.tasks", "t5x_like.cleaning", "t5x_like.prompting", "t5x_like.data.tokenizers.chat")
 
 
 def with_imports(modules: Iterable[str]) -> set[str]:
-    """The modules and their direct and indirect imports of their own packages and of `EXAMPLE_PACKAGES`."""
+    """The modules and their direct and indirect imports of their own packages, of modules beside them, and of
+    `EXAMPLE_PACKAGES`."""
     visited: set[str] = set()
     pending = list(modules)
     packages = (*EXAMPLE_PACKAGES, *map(package_of, pending))
+    projects = {project_of(name) for name in pending} - {None}
     while pending:
         name = pending.pop()
         if name not in visited:
             visited.add(name)
-            pending += imported_modules(name, packages)
+            imported = imported_modules(name)
+            pending += (x for x in imported if is_inside(x, packages) or (projects and project_of(x) in projects))
     return visited
 
 
@@ -27,40 +32,36 @@ def package_of(module: str) -> str:
     return "t5x_like.tasks" if is_inside(module, ["t5x_like"]) else module.partition(".")[0]
 
 
+@functools.cache
+def project_of(module: str) -> Path | None:
+    """The folder with the user's own modules, if a module is one of them."""
+    return None if is_inside(module, ["t5x_like"]) else sources.project_of(module)
+
+
 def is_inside(name: str, packages: Iterable[str]) -> bool:
     """Whether a module is one of the packages or in one of them."""
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-def imported_modules(name: str, packages: tuple[str, ...]) -> Iterator[str]:
-    """The modules in `packages` that a module imports, inside functions too; none if it has no Python source."""
-    path = source_path(name)
+def imported_modules(name: str) -> Iterator[str]:
+    """The modules that a module imports, inside functions too; none if it has no Python source."""
+    path = sources.locate(name)
     if path is None or path.suffix != ".py":
         return
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if is_inside(alias.name, packages))
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
-            modules = (find_submodule(base, alias.name) or base for alias in node.names)
-            yield from (module for module in modules if is_inside(module, packages))
+            yield from (find_submodule(base, alias.name) or base for alias in node.names)
 
 
 def find_submodule(package: str, name: str) -> str | None:
     """The full name of the module `name` of a package, or None if it has no such module."""
-    path = source_path(package)
+    path = sources.locate(package)
     if path is None or path.name != "__init__.py":
         return None
     exists = any((path.parent / file).exists() for file in (f"{name}.py", f"{name}/__init__.py"))
     return f"{package}.{name}" if exists else None
-
-
-def source_path(name: str) -> Path | None:
-    """The file of a module, located without importing it (its parent packages are imported); None if it has none."""
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ModuleNotFoundError, ValueError):
-        return None
-    return Path(spec.origin) if spec is not None and spec.origin not in (None, "built-in", "frozen") else None

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import seqio
 
 from t5x_like.data import seqio_mixtures
 from t5x_like.data.cache import token_cache
-from t5x_like.tasks.caching.module_sources import package_of
+from t5x_like.tasks.caching.module_sources import with_imports
 
 
 def is_mixture(name: str) -> bool:
@@ -23,7 +22,9 @@ def tasks_of(name: str) -> list[str]:
     return [task.name for task in seqio.MixtureRegistry.get(name).tasks]
 
 
-def write_rates(name: str, module: str, folder: Path, count_documents: Callable[[str], int]) -> Path:
+def write_rates(
+    name: str, module: str, arguments: dict | None, folder: Path, count_documents: Callable[[str], int]
+) -> Path:
     """Writes the rates of a mixture into `folder`; rates by size are computed from `count_documents(task)`.
 
     Raises:
@@ -43,7 +44,8 @@ def write_rates(name: str, module: str, folder: Path, count_documents: Callable[
     if wrong := {task: rate for task, rate in rates.items() if not rate > 0}:
         raise ValueError(f"mixture {name!r} has the rates {wrong}; they must be positive, or leave these tasks out")
     path = folder / seqio_mixtures.RECORD
-    content = {"rates": rates, "documents": counts, "modules": hash_sources(module)}
+    modules = {source: token_cache.source_hash(source) for source in sorted(with_imports([module]))}
+    content = {"module": module, "arguments": arguments or {}, "rates": rates, "documents": counts, "modules": modules}
     partial = path.with_suffix(f".{os.getpid()}")
     partial.write_text(json.dumps(content, indent=1) + "\n")
     partial.replace(path)
@@ -54,10 +56,3 @@ def has_rates_by_size(mixture: seqio.Mixture) -> bool:
     """Whether a rate of a mixture, or of a nested one, is a function of the task."""
     functions = any(callable(rate) for rate in mixture.rate_per_task_name.values())
     return functions or any(has_rates_by_size(nested) for nested in mixture._sub_mixtures)
-
-
-def hash_sources(module: str) -> dict[str, str | None]:
-    """Hashes of the imported modules of the package that registers a mixture."""
-    package = package_of(module)
-    names = sorted(name for name in sys.modules if name == package or name.startswith(f"{package}."))
-    return {name: token_cache.source_hash(name) for name in {*names, module}}

@@ -150,6 +150,7 @@ def cache_inputs(task: seqio.Task, module: str, arguments: dict | None = None) -
     return {
         "format": token_cache.FORMAT,
         "task": task.name,
+        "module": module,
         **({"arguments": arguments} if arguments else {}),
         "source": source,
         "features": {name: describe_feature(name, feature) for name, feature in task.output_features.items()},
@@ -187,6 +188,11 @@ def describe_function(function: Callable, where: str) -> dict:
             raise ValueError(f"{where}: a partial with positional arguments {function.args}; give them by keyword")
         options = function.keywords | options
         function = function.func
+    if consent := [name for name in options if name.startswith(("allow", "trust"))]:
+        raise ValueError(
+            f"{where}: the option {consent[0]}={options[consent[0]]!r} would be stored in the cache; only the environment or the "
+            "caller of the function may allow it (T5X_LIKE_ALLOW_EXECUTION=1), so leave it out"
+        )
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
     try:
         imported = functools.reduce(getattr, (name or "").split("."), importlib.import_module(module or ""))

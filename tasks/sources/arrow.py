@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from t5x_like.cleaning import reading
+from t5x_like.cleaning.arrow_rows import batch_to_documents, select_columns
 from t5x_like.cleaning.compression import report_damage
 from t5x_like.cleaning.steps import Document, Dropped
+from t5x_like.file_names import check_name
 from t5x_like.tasks.sources.fields import Fields
 from t5x_like.tasks.sources.files import CONVERSION, RecordSource
 
@@ -74,9 +76,11 @@ class ArrowSource(RecordSource):
 
         try:
             with pyarrow.memory_map(shard) as file, pyarrow.ipc.open_stream(file) as stream:
+                fields = () if self.fields is None else tuple(self.fields.values())
+                columns = select_columns(stream.schema.names, fields) or stream.schema.names
                 for batch in stream:
                     for start in range(0, batch.num_rows, CHUNK):
-                        yield from batch.slice(start, CHUNK).to_pylist()
+                        yield from batch_to_documents(batch.slice(start, CHUNK).select(columns))
             check_end(shard)
         except (pyarrow.ArrowException, UnicodeDecodeError, OSError, EOFError) as error:
             if isinstance(error, FileNotFoundError | PermissionError):
@@ -101,7 +105,7 @@ def find_saved_splits(folder: str | Path) -> dict[str, list[Path]]:
     folder = Path(folder)
     if (folder / SPLITS).is_file():
         names = read_json(folder / SPLITS)["splits"]
-        return {name: find_saved_files(folder / name)[1] for name in names}
+        return {name: find_saved_files(folder / check_name(name, folder / SPLITS))[1] for name in names}
     if (folder / STATE).is_file():
         return dict([find_saved_files(folder)])
     content = ", ".join(sorted(path.name for path in folder.glob("*"))[:8]) if folder.is_dir() else "it does not exist"
@@ -120,7 +124,7 @@ def find_saved_files(folder: Path) -> tuple[str, list[Path]]:
             f"{folder} has an indices mapping, which is not supported; write it again with "
             "dataset.flatten_indices().save_to_disk(...)"
         )
-    files = [folder / file["filename"] for file in state["_data_files"]]
+    files = [folder / check_name(file["filename"], folder / STATE) for file in state["_data_files"]]
     missing = [path.name for path in files if not path.is_file()]
     if missing:
         raise ValueError(f"{folder / STATE} names missing files: {', '.join(missing[:3])}; copy the folder again")

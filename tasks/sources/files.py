@@ -288,6 +288,8 @@ class FileSource(RecordSource):
         """
         if self.whole_files:
             return reading.read_whole_file
+        if reading.find_suffix(path) == ".parquet" and self.fields is not None:
+            return partial(reading.read_parquet, fields=tuple(self.fields.values()))
         reader: Callable[..., Iterator[dict[str, Any] | Dropped]] = reading.find_reader(path)
         if self.columns and reader not in (reading.read_tsv, reading.read_csv):
             raise ValueError(f"columns={self.columns} are for .tsv and .csv files, not {path}; use fields")

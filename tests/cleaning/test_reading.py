@@ -10,7 +10,15 @@ import pytest
 from t5x_like.cleaning.c4 import C4
 from t5x_like.cleaning.gopher import GopherQuality
 from t5x_like.cleaning.pipeline import Pipeline
-from t5x_like.cleaning.reading import find_files, read, read_jsonl, read_text_lines, read_tsv, read_whole_file
+from t5x_like.cleaning.reading import (
+    find_files,
+    read,
+    read_jsonl,
+    read_parquet,
+    read_text_lines,
+    read_tsv,
+    read_whole_file,
+)
 from t5x_like.cleaning.report import Report
 from tests.cleaning.planted import document, prose, rule
 
@@ -92,6 +100,43 @@ def test_parquet_is_read_in_batches(tmp_path):
     assert [rule(each) for each in read(path, max_bytes=10)] == ["reading.long_row"] * 600
     path.write_bytes(path.read_bytes()[:-100])
     assert [rule(each) for each in read(path)] == ["reading.damaged_file"]
+
+
+def test_values_of_parquet_that_python_cannot_hold_lose_at_most_their_row(tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    nanoseconds = pyarrow.array([1, 1000, None, 2**62], pyarrow.timestamp("ns"))
+    columns = {
+        "text": ["a", "b", "c", "d"],
+        "nanoseconds": nanoseconds,
+        "late": pyarrow.array([0, 2**31 - 1, None, 1], pyarrow.date32()),
+        "microseconds": pyarrow.array([0, 2**60, None, 1], pyarrow.timestamp("us")),
+    }
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table(columns), path)
+    found = list(read(path))
+    assert [each["text"] for each in found] == ["a", "b", "c", "d"]
+    assert found[0]["nanoseconds"] == "1970-01-01 00:00:00.000000001" and found[2]["late"] is None
+    nested = pyarrow.array([[1], [1000], None, [2**62]], pyarrow.list_(pyarrow.timestamp("ns")))
+    parquet.write_table(pyarrow.table(columns | {"nested": nested}), path)
+    found = list(read(path))
+    lost = [n for n, each in enumerate(found) if rule(each) == "reading.invalid_value"]
+    assert len(found) == 4 and lost and "a.parquet:4: column 'nested'" in found[3].detail
+    wanted = list(read_parquet(path, fields=["text", "other"]))
+    assert [set(each) for each in wanted] == [{"id", "text"}] * 4
+
+
+def test_json_is_nested_at_most_100_deep(tmp_path):
+    lines = ['{"text": "x", "a": ' + "[" * depth + "]" * depth + "}" for depth in (99, 600)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    found = list(read(tmp_path / "a.jsonl"))
+    assert rule(found[0]) == "kept" and json.dumps(found[0])
+    assert rule(found[1]) == "reading.invalid_json" and "a.jsonl:2: nested more than 100 deep" in found[1].detail
+
+
+def test_an_extraction_that_fails_loses_its_page(tmp_path):
+    (tmp_path / "a.html").write_text("<p>text")
+    (lost,) = read(tmp_path / "a.html", extract=lambda page: page.index("none"))
+    assert rule(lost) == "reading.invalid_html" and "a.html: ValueError" in lost.detail
 
 
 @pytest.mark.parametrize("ending", [".gz", ".zst"])

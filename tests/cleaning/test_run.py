@@ -4,6 +4,7 @@ import functools
 import gzip
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from t5x_like.cleaning import reading, run, shards
+from t5x_like.cleaning import reading, run, shards, work_files
 from t5x_like.cleaning.contamination import Decontaminate
 from t5x_like.cleaning.dedup import ExactDedup, LineDedup
 from t5x_like.cleaning.duplicate_spans import SpanDedup
@@ -21,6 +22,7 @@ from t5x_like.cleaning.minhash import NearDedup
 from t5x_like.cleaning.pii import RedactPII
 from t5x_like.cleaning.pipeline import Pipeline
 from t5x_like.cleaning.report import Report
+from t5x_like.cleaning.steps import Dropped, StatefulStep
 from tests.cleaning.planted import prose
 
 ROOT = Path(__file__).parents[2]
@@ -100,7 +102,8 @@ def test_shards_equal_the_pipeline_in_process(inputs, done):
     )
     found = json.loads((done / "report.json").read_text())
     assert found.pop("empty_files") == [str(inputs[2])] and inputs[2].name == "empty.txt"
-    assert found == {name: value for name, value in report.to_dict().items() if name != "empty_files"}
+    assert found.pop("rejects_file") == "rejects.jsonl"
+    assert found == {name: value for name, value in report.to_dict().items() if name in found}
     assert set(report.dropped) >= {f"{rule}" for rule in ("exact_dedup.copy", "near_dedup.copy", "contamination.ngram")}
     assert report.edits["line_dedup.line"] and report.edits["span_dedup.sentence"] and report.edits["pii.mail"]
 
@@ -109,7 +112,8 @@ def test_every_document_is_counted_once(inputs, done):
     found = json.loads((done / "report.json").read_text())
     assert found["read"] == sum(1 for path in inputs for _ in reading.read(path))
     assert found["read"] == found["kept"] + sum(found["dropped"].values())
-    assert found["kept"] == sum(content.count(b"\n") for name, content in files(done).items() if "jsonl" in name)
+    shard_names = {f"{name}.jsonl" for name in shards.name_shards(inputs)}
+    assert found["kept"] == sum(content.count(b"\n") for name, content in files(done).items() if name in shard_names)
     assert found["dropped"]["reading.damaged_file"] == 1 and found["dropped"]["reading.invalid_utf8"] == 4
 
 
@@ -134,7 +138,7 @@ def test_a_stopped_run_resumes(after, inputs, done, tmp_path):
 
     with pytest.raises(Killed):
         run.run(job(inputs, tmp_path / "out"), progress=stop)
-    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / ".work").glob("report*/**/*.pickle")}
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / ".work").glob("report*/**/*.jsonl")}
     assert len(times) == after
 
     def untouched(at, of, what):
@@ -230,6 +234,72 @@ def test_errors_are_raised_and_leave_no_partial_file(inputs, tmp_path):
         assert not [name for name in files(tmp_path / str(workers)) if "partial" in name or "a.jsonl" in name]
     with pytest.raises(RuntimeError, match="a worker process was killed"):
         run.run(job(inputs, tmp_path / "dead", Pipeline((dies,))), workers=2)
+
+
+def odd(document):
+    """Fails for some documents."""
+    return {} if "2" in document["id"] else document
+
+
+def test_records_that_fail_are_counted_and_listed_by_file_and_number(tmp_path):
+    path = tmp_path / "a.jsonl"
+    deep = "[" * 600 + "]" * 600
+    records = [json.dumps({"id": str(n), "text": prose(n)}) for n in range(4)]
+    path.write_text(
+        "\n".join(
+            [records[0], f'{{"text": {deep}}}', records[1], records[2], "{", f'{{"n": 1{"0" * 5000}}}', records[3]]
+        )
+    )
+    report = run.run(job([path], tmp_path / "out", Pipeline((ExactDedup(), odd, GopherQuality()))), workers=2)
+    assert report.kept == 3 and report.dropped == {"reading.invalid_json": 3, "error.GopherQuality": 1}
+    rejects = [json.loads(line) for line in (tmp_path / "out" / report.rejects_file).read_bytes().splitlines()]
+    assert [(each["file"], each["record"]) for each in rejects] == [(str(path), number) for number in (2, 5, 6, 4)]
+    assert rejects[3]["detail"] == "KeyError: 'text'" and "rejects.jsonl" in report.summary()
+    assert run.run(job([path], tmp_path / "out", Pipeline((ExactDedup(), odd, GopherQuality())))) == report
+
+
+def always(document):
+    raise KeyError("no such field")
+
+
+def test_what_concerns_every_record_stops_the_run(inputs, tmp_path):
+    with pytest.raises(ValueError, match=r"the first 1000 records fails: error.always: KeyError: 'no such field'"):
+        (tmp_path / "many.txt").write_text("text\n" * 1001)
+        run.run(job([tmp_path / "many.txt"], tmp_path / "one", Pipeline((always,))))
+    read = functools.partial(reading.read, field="body")
+    (tmp_path / "few.jsonl").write_text('{"text": "a"}\n' * 9)
+    with pytest.raises(ValueError, match=r"each of the 9 records fails \(9 reading.missing_field\); .*no field 'body'"):
+        run.run(run.Job(Pipeline(()), (tmp_path / "few.jsonl",), tmp_path / "two", ".jsonl", read))
+
+
+def test_work_files_are_json(inputs, tmp_path):
+    """A work folder may come from someone else, and a pickle would run its code."""
+
+    def stop(at, of, what):
+        if at == len(inputs):
+            raise Killed
+
+    with pytest.raises(Killed):
+        run.run(job(inputs, tmp_path / "out"), progress=stop)
+    paths = [path for path in (tmp_path / "out" / ".work").rglob("*") if path.is_file()]
+    assert {path.parts[-2] for path in paths} >= {"aside0", "sketches0", "decisions0", "report0"}
+    assert any([*work_files.read_values(path)] for path in paths)
+    paths[0].write_bytes(b"{}\n\x80\x04K*.")
+    with pytest.raises(ValueError, match="line 2 is damaged"):
+        list(work_files.read_values(paths[0]))
+
+
+def test_sketches_and_decisions_are_encoded_without_loss(tmp_path):
+    document = {"text": prose(1), "id": "x"}
+    sketches = [step.sketch(document) for step in STEPS if isinstance(step, StatefulStep)]
+    values = [*sketches, None, Dropped("a.b", "c"), [1, 2.5], {"a": (b"\xff", {1: "x"})}, "half \ud83d"]
+    with work_files.open_values(tmp_path / "values") as write:
+        for value in values:
+            write(work_files.encode(value))
+    found = map(work_files.decode, work_files.read_values(tmp_path / "values"))
+    assert pickle.dumps([*found]) == pickle.dumps(values)
+    with pytest.raises(TypeError, match="a step's sketch or decision holds a set"):
+        work_files.encode([{1}])
 
 
 @pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst"])

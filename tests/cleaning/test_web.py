@@ -123,10 +123,33 @@ def test_a_truncated_archive_is_counted(cut, tmp_path):
     content = b"".join(archive()[:8])
     (tmp_path / "a.warc").write_bytes(content[:-cut])
     (tmp_path / "b.warc.gz").write_bytes(gzip.compress(content)[: -cut // 2])
-    (tmp_path / "c.warc").write_bytes(content + b"something else\r\n" * 100)
-    for name in ("a.warc", "b.warc.gz", "c.warc"):
+    for name in ("a.warc", "b.warc.gz"):
         rules = [rule(each) for each in read(tmp_path / name)]
-        assert rules[-1] == "reading.damaged_file" and set(rules[:-1]) <= {"kept"}
+        assert rules[-1] in ("reading.damaged_file", "reading.damaged_record") and set(rules[:-1]) <= {"kept"}
+
+
+@pytest.mark.parametrize("length", ["", "-1", "x", "9" * 5000])
+def test_a_damaged_record_loses_only_itself(length, tmp_path):
+    good, damaged = archive()[2:4], record("response", http(BODY), 9)
+    damaged = damaged.replace(f"Content-Length: {len(http(BODY))}".encode(), f"Content-Length: {length}".encode())
+    (tmp_path / "a.warc").write_bytes(good[0] + damaged + b"something else\r\n" + good[1] + b"something else")
+    rules = [rule(each) for each in read(tmp_path / "a.warc")]
+    assert rules == ["kept", "reading.damaged_record", "kept", "reading.damaged_record"]
+
+
+@pytest.mark.parametrize("charset", ["idna", "punycode", "undefined", "unicode_escape", "rot13", "utf-7", "x" * 40])
+def test_a_charset_that_browsers_do_not_know_is_utf8(charset, tmp_path):
+    (tmp_path / "a.html").write_bytes(f'<meta charset="{charset}"><p>naïve \\x41 +AGE-'.encode())
+    assert [each["text"] for each in read(tmp_path / "a.html")] == ["naïve \\x41 +AGE-"]
+
+
+@pytest.mark.parametrize(
+    "charset", ["Shift_JIS", "GBK", "big5", "EUC-KR", "ISO-8859-9", "windows-1251", "KOI8-R", "Latin1"]
+)
+def test_charsets_of_browsers(charset, tmp_path):
+    page = f'<meta charset="{charset}"><p>' + ("Привет" if charset in ("windows-1251", "KOI8-R") else "Text")
+    (tmp_path / "a.html").write_bytes(page.encode(charset))
+    assert [each["text"] for each in read(tmp_path / "a.html")] == [page.rpartition(">")[2]]
 
 
 def test_html_files_and_fields(tmp_path):

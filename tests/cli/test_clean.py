@@ -161,7 +161,7 @@ def test_one_file_one_document(tmp_path, capsys):
             "no reader for suffix '.docx'; known are .txt, .jsonl",
         ),
         (["--gin_file=cleaning/gopher.gin", "--input=IN/a.jsonl", "--suffix=.txt"], "suffix='.txt' is not known"),
-        (["--gin_file=cleaning/gopher.gin", "--input=IN/a.jsonl", "--workers=0"], "workers=0"),
+        (["--gin_file=cleaning/gopher.gin", "--input=IN/a.jsonl", "--workers=0"], "--workers: 0 is not 1 or more"),
         (["--gin_file=cleaning/gopher.gin", "--input=IN/a.jsonl", "--against=IN/c.txt"], "has no text"),
         (["--gin_file=cleaning/gopher.gin", "--input=IN/a.jsonl", "--characters"], "applies to --train_classifier"),
         (["--train_classifier", "IN/a.jsonl"], "give LABEL=FILE"),

@@ -174,9 +174,9 @@ def test_it_needs_neither_tensorflow_nor_devices():
 @pytest.mark.parametrize(
     "flags, words",
     [
-        ((f"--gin_file={LLAMA}", "--length=0"), ["--length=0", "1 or more"]),
-        ((f"--gin_file={LLAMA}", "--batch_size=-1"), ["--batch_size=-1", "1 or more"]),
-        ((f"--gin_file={LLAMA}", "--devices=0"), ["--devices=0", "1 or more"]),
+        ((f"--gin_file={LLAMA}", "--length=0"), ["--length: 0 is not", "1 or more"]),
+        ((f"--gin_file={LLAMA}", "--batch_size=-1"), ["--batch_size: -1 is not", "1 or more"]),
+        ((f"--gin_file={LLAMA}", "--devices=0"), ["--devices: 0 is not", "1 or more"]),
         ((f"--gin_file={LLAMA}", "--encoder_length=8"), ["--encoder_length=8", "DecoderOnly", "--length"]),
         ((f"--gin_file={LLAMA}", "--gin_file=meshes/fsdp.gin", "--devices=3"), ["'embed' of size 4096", "3 devices"]),
         (

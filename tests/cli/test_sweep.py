@@ -254,7 +254,7 @@ def test_errors_come_before_anything_runs(gin_file, tmp_path, capsys):
     assert main.main([*flags, "--gin.designs.Grid.axes={'WIDHT': (8,)}"]) == 2
     assert "did you mean WIDTH" in capsys.readouterr().err
     assert main.main([*flags, "--replicas=0"]) == 2
-    assert "--replicas=0" in capsys.readouterr().err
+    assert "--replicas: 0 is not 1 or more" in capsys.readouterr().err
     assert main.main(["sweep"]) == 2
     assert "sweeps/isoflop.gin" in capsys.readouterr().err
     assert not (tmp_path / "s").exists()

@@ -40,7 +40,7 @@ def write(root, task, examples, metrics, postprocess=None, split="validation", v
     features = [name for name, value in examples[0].items() if isinstance(value, np.ndarray)]
     evaluation = {"metrics": metrics, "postprocess": postprocess}
     cache_writer.write(folder, task, split, inputs, vocabulary, features, examples, evaluation)
-    return TokenCache(task, split, root=str(root))
+    return TokenCache(task, split, __name__, root=str(root))
 
 
 def pair(inputs: str, targets: str, **fields) -> dict:

@@ -1,5 +1,6 @@
 """Metrics of answers by the functions named in a cache: values, intervals, and the record of every example."""
 
+import dataclasses
 import json
 import sys
 
@@ -118,11 +119,59 @@ def test_metrics_that_cannot_be_imported_raise(tmp_path, monkeypatch, function, 
     monkeypatch.syspath_prepend(str(tmp_path))
     for name in ("tensorflow", "brings_tensorflow"):
         monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setenv("T5X_LIKE_TRUST", "nowhere_at_all,brings_tensorflow")
     cache = tasks.write_pairs(tmp_path, metrics=[tasks.named(function)])
     with pytest.raises(ValueError, match=f"task 'pairs': .*{message}"):
         TaskMetrics.from_cache(cache)
     for name in ("tensorflow", "brings_tensorflow"):
         sys.modules.pop(name, None)
+
+
+HUMAN_EVAL = tasks.METRICS + "execution:human_eval"
+
+
+@pytest.mark.parametrize(
+    "entry, message",
+    [
+        (
+            tasks.named("subprocess:call"),
+            "subprocess:call is named by the token cache, and neither in .*T5X_LIKE_TRUST",
+        ),
+        (tasks.named("os:system"), "os:system is named by the token cache"),
+        (tasks.named("brings_code:metric"), "brings_code:metric is named by the token cache"),
+        (tasks.named("t5x_like.text_metrics_of_mine:metric"), "named by the token cache"),
+        (tasks.named(tasks.METRICS + "execution:subprocess.call"), "is not a function that t5x_like.* defines"),
+        (
+            tasks.named(tasks.METRICS + "execution:passes_tests"),
+            r"has the parameters problem, .*\(targets, predictions\)",
+        ),
+        (
+            tasks.named(HUMAN_EVAL, allow_execution=True),
+            "has the option allow_execution .*only the environment or the caller",
+        ),
+        ({"function": 3, "options": {}}, "is not the entry of a metric"),
+        ({"function": HUMAN_EVAL}, "is not the entry of a metric"),
+    ],
+)
+def test_a_cache_names_no_code_and_gives_no_consent(tmp_path, monkeypatch, entry, message):
+    (tmp_path / "brings_code.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    cache = tasks.write_pairs(tmp_path, metrics=[entry])
+    for module in (cache.module, "t5x_like.tasks.pretraining"):
+        with pytest.raises(ValueError, match=f"task 'pairs': .*{message}"):
+            TaskMetrics.from_cache(dataclasses.replace(cache, module=module))
+
+
+def test_a_cache_names_functions_of_the_project_of_its_task(tmp_path, monkeypatch):
+    for name in ("own_tasks", "own_metrics"):
+        (tmp_path / f"{name}.py").write_text("def metric(targets, predictions): return {'own': 1.0}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    cache = tasks.write_pairs(
+        tmp_path, metrics=[tasks.named(f"{name}:metric") for name in ("own_tasks", "own_metrics")]
+    )
+    assert len(TaskMetrics.from_cache(dataclasses.replace(cache, module="own_tasks")).metrics) == 2
+    with pytest.raises(ValueError, match="set T5X_LIKE_TRUST=own_tasks"):
+        TaskMetrics.from_cache(cache)
 
 
 def test_a_metric_that_fails_is_named(tmp_path):
@@ -137,7 +186,7 @@ def test_records_of_the_same_examples_are_compared_in_pairs(tmp_path):
     cache = tasks.write(tmp_path, "many", examples, [EXACT, macro])
     right = [example["targets_pretokenized"] for example in examples]
     better, worse = record_of(cache, right[:36] + ["x"] * 4), record_of(cache, right[:20] + ["x"] * 20, step=1)
-    differences = comparison.compare(better, worse)
+    differences = comparison.compare(better, worse, tasks.__name__)
     one = differences["exact_match"]
     assert (one["value"], one["against"], one["difference"]) == (90, 50, 40)
     values = [[e["values"]["exact_match"] for e in record["examples"]] for record in (better, worse)]
@@ -145,7 +194,7 @@ def test_records_of_the_same_examples_are_compared_in_pairs(tmp_path):
     assert 20 < one["low"] < 40 < one["high"] < 60
     assert differences["macro_f1"]["low"] < differences["macro_f1"]["difference"] < differences["macro_f1"]["high"]
     # A record compared with itself has no difference, because both use the same resampled examples.
-    for one in comparison.compare(worse, worse).values():
+    for one in comparison.compare(worse, worse, tasks.__name__).values():
         assert one["difference"] == one["low"] == one["high"] == 0
     with pytest.raises(ValueError, match="the 40 examples of task 'many' at step 0 differ from the 5 of task 'pairs'"):
-        comparison.compare(better, record_of(tasks.write_pairs(tmp_path), ["x"] * 5))
+        comparison.compare(better, record_of(tasks.write_pairs(tmp_path), ["x"] * 5), tasks.__name__)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from t5x_like.cli.flags import Parser
 from t5x_like.cli.forecasting import flags
 from t5x_like.cli.gin.runtime import ConfigError
 
@@ -31,7 +32,7 @@ MIN_BASIN_SHARE = 0.02  # a smaller share of starts in the best basin is no cert
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command with these arguments; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="t5x_like fit", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     flags.add_table(parser)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from t5x_like.cli.flags import number, positive, seed, share, whole
 from t5x_like.cli.gin.runtime import ConfigError
 
 if TYPE_CHECKING:
@@ -48,10 +49,17 @@ def add_fitting(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--objective", choices=("huber", "l1"), default="huber", help="default: huber, delta 1e-3, on log loss"
     )
-    parser.add_argument("--starts", type=int, help="starting points from the law's grid (default: all)")
-    parser.add_argument("--bootstraps", type=int, default=2000, help="refits for the intervals (default: %(default)s)")
-    parser.add_argument("--level", type=float, default=0.95, help="coverage of the intervals (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstraps (default: %(default)s)")
+    parser.add_argument("--starts", type=positive, help="starting points from the law's grid (default: all)")
+    parser.add_argument(
+        "--bootstraps", type=bootstraps, default=2000, help="refits for the intervals (default: %(default)s)"
+    )
+    parser.add_argument("--level", type=share, default=0.95, help="coverage of the intervals (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the bootstraps (default: %(default)s)")
+
+
+def bootstraps(text: str) -> int:
+    """Parses a number of bootstraps: intervals need at least 20."""
+    return whole(text, 20)
 
 
 def load_table(args: argparse.Namespace) -> "Table":
@@ -91,8 +99,8 @@ def parse_numbers(text: str, flag: str) -> dict[str, float]:
       ConfigError: a part is not a number, or a name occurs twice.
     """
     try:
-        pairs = [(name.strip(), float(value)) for name, value in (part.split("=") for part in text.split(","))]
-    except ValueError:
+        pairs = [(name.strip(), number(value)) for name, value in (part.split("=") for part in text.split(","))]
+    except (ValueError, argparse.ArgumentTypeError):
         raise ConfigError(f"{flag}={text} is not a list of numbers; write n_params=7e10,tokens=1.4e12") from None
     return unique_pairs(pairs, f"{flag}={text}")
 
@@ -141,16 +149,7 @@ def select_objective(args: argparse.Namespace) -> "Objective":
 
 
 def fit_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Returns the keyword arguments of `fit.fit`.
-
-    Raises:
-      ConfigError: a number is out of range.
-    """
-    if args.bootstraps < 20 or (args.starts is not None and args.starts < 1) or not 0 < args.level < 1:
-        raise ConfigError(
-            f"--bootstraps={args.bootstraps} must be at least 20, --starts={args.starts} at least 1, --level={args.level} "
-            "between 0 and 1"
-        )
+    """Returns the keyword arguments of `fit.fit`."""
     return {
         "objective": select_objective(args),
         **{name: getattr(args, name) for name in ("starts", "bootstraps", "level", "seed")},

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from t5x_like.cli.flags import Parser, amount, positive_number
 from t5x_like.cli.forecasting import flags, predict
 from t5x_like.cli.gin.runtime import ConfigError
 
@@ -20,22 +21,28 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command with these arguments; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="t5x_like plan", description=__doc__)
+    parser = Parser(prog="t5x_like plan", description=__doc__)
     flags.add_table(parser, f"{predict.TABLE_HELP}; none with --preset", nargs="?")
     flags.add_fitting(parser)
     parser.add_argument(
         "--preset", help="a paper's law: besiroglu, hoffmann, hoffmann_1, hoffmann_2, kaplan, muennighoff"
     )
     parser.add_argument(
-        "--flops", type=float, required=True, help="6 N D of training, plus inference with --inference_tokens"
+        "--flops", type=positive_number, required=True, help="6 N D of training, plus inference with --inference_tokens"
     )
-    parser.add_argument("--unique_tokens", type=float, help="distinct tokens available; beyond them the data repeats")
     parser.add_argument(
-        "--inference_tokens", type=float, default=0.0, help="tokens to serve from the same FLOPs, 2 N each"
+        "--unique_tokens", type=positive_number, help="distinct tokens available; beyond them the data repeats"
     )
-    parser.add_argument("--max_params", type=float, help="largest N")
-    parser.add_argument("--flops_per_second", type=float, help="sustained speed of the machine: gives the hours")
-    parser.add_argument("--cost_per_hour", type=float, help="cost of that machine: gives the cost of training")
+    parser.add_argument(
+        "--inference_tokens", type=amount, default=0.0, help="tokens to serve from the same FLOPs, 2 N each"
+    )
+    parser.add_argument("--max_params", type=positive_number, help="largest N")
+    parser.add_argument(
+        "--flops_per_second", type=positive_number, help="sustained speed of the machine: gives the hours"
+    )
+    parser.add_argument(
+        "--cost_per_hour", type=positive_number, help="cost of that machine: gives the cost of training"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
     check_flags(args)
@@ -54,9 +61,6 @@ def check_flags(args: argparse.Namespace) -> None:
         raise ConfigError(f"--preset={args.preset} is unknown; use one of {', '.join(presets.PRESETS)}")
     if args.cost_per_hour is not None and args.flops_per_second is None:
         raise ConfigError(f"--cost_per_hour={args.cost_per_hour:g} needs --flops_per_second, to compute the hours")
-    for name in ("flops_per_second", "cost_per_hour"):
-        if (value := getattr(args, name)) is not None and not value > 0:
-            raise ConfigError(f"--{name}={value:g} must be above 0")
 
 
 def make_plan(args: argparse.Namespace) -> "Plan":

@@ -1,11 +1,11 @@
 """Predicts single new runs from a fit or a table, with intervals: `predict fit.json --at n_params=7e10,tokens=1.4e12`."""
 
-import argparse
 import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from t5x_like.cli.flags import Parser
 from t5x_like.cli.forecasting import flags
 from t5x_like.cli.gin.runtime import ConfigError
 
@@ -17,7 +17,7 @@ TABLE_HELP = "fit.json of t5x_like fit, or a table to fit first"
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command with these arguments; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="t5x_like predict", description=__doc__)
+    parser = Parser(prog="t5x_like predict", description=__doc__)
     flags.add_table(parser, TABLE_HELP)
     flags.add_fitting(parser)
     parser.add_argument("--at", required=True, action="append", metavar="COLUMN=NUMBER,...", help="a run; repeatable")

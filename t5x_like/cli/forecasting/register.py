@@ -4,15 +4,15 @@
 to others that the forecast came first.
 """
 
-import argparse
 from collections.abc import Sequence
 
+from t5x_like.cli.flags import Parser
 from t5x_like.cli.forecasting import flags, predict
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command with these arguments; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="t5x_like register", description=__doc__)
+    parser = Parser(prog="t5x_like register", description=__doc__)
     flags.add_table(parser, predict.TABLE_HELP)
     flags.add_fitting(parser)
     parser.add_argument("--at", required=True, metavar="COLUMN=NUMBER,...", help="inputs of the future run")

@@ -4,16 +4,16 @@
 profile of E, residuals, forecasts and results, and every run with the rule that dropped it. The page needs no network.
 """
 
-import argparse
 from collections.abc import Sequence
 
+from t5x_like.cli.flags import Parser
 from t5x_like.cli.forecasting import flags
 from t5x_like.cli.gin.runtime import ConfigError
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command with these arguments; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="t5x_like report", description=__doc__)
+    parser = Parser(prog="t5x_like report", description=__doc__)
     flags.add_table(parser)
     flags.add_fitting(parser)
     parser.add_argument("--out", metavar="REPORT.html", default="report.html", help="default: %(default)s")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from t5x_like.cli.flags import Parser, number
 from t5x_like.cli.gin.runtime import ConfigError
 
 if TYPE_CHECKING:
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command with these arguments; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="t5x_like score", description=__doc__)
+    parser = Parser(prog="t5x_like score", description=__doc__)
     parser.add_argument("forecast", metavar="FORECAST.json", help="file written by t5x_like register")
-    parser.add_argument("--actual", type=float, help="the run's result")
+    parser.add_argument("--actual", type=number, help="the run's result")
     parser.add_argument("--started", help="when the run started, in ISO 8601 (UTC without a zone)")
     parser.add_argument("--table", help="table with the run's row (columns started, and the target)")
     parser.add_argument("--run_id", help="the run's id in --table")

@@ -69,9 +69,14 @@ def raise_unused(name: str, place: Place, used: Collection[str]) -> None:
 
 
 def without_unused(bindings: Collection[Binding], read: Collection[str]) -> tuple[Binding, ...]:
-    """The bindings without the macros that only overwritten bindings used."""
+    """The bindings without the macros that only overwritten bindings used; packaged files may keep theirs, if set."""
     used = {*macros_in(bindings), *read}
-    return tuple(b for b in bindings if not b.macro or b.macro in used or b.place.packaged or b.place.resolved)
+
+    def is_kept(binding: Binding) -> bool:
+        unset = Macro(source.REQUIRED) in source.find_references(binding.value)
+        return (binding.place.packaged and not unset) or binding.place.resolved
+
+    return tuple(binding for binding in bindings if not binding.macro or binding.macro in used or is_kept(binding))
 
 
 def check_cycle(name: str, bindings: Mapping[str, Binding]) -> None:

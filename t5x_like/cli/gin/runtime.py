@@ -64,10 +64,12 @@ def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse
     return args
 
 
-def from_flags(args: argparse.Namespace, read: Collection[str] = (), first: Sequence[str] = ()) -> "Config":
-    """The configuration of the files `first` and the flags of `add_flags`; see `parse`."""
+def from_flags(
+    args: argparse.Namespace, read: Collection[str] = (), first: Sequence[str] = (), last: Sequence[str] = ()
+) -> "Config":
+    """The configuration of the flags of `add_flags`, with the files `first` and `last` around theirs; see `parse`."""
     search_paths = [path for path in args.gin_search_paths.split(",") if path]
-    return parse([*first, *args.gin_file], args.gin_overrides, search_paths, read)
+    return parse([*first, *args.gin_file, *last], args.gin_overrides, search_paths, read)
 
 
 def parse(
@@ -98,9 +100,9 @@ def parse(
     bindings = [names.resolve(source, binding) for source, binding in reader.bindings]
     last = {(binding.scope, binding.selector, binding.parameter): binding for binding in bindings}
     check_macros(last.values(), bindings, read)
-    check_required(last.values())
-    check_types(last.values(), names.targets)
     config = Config(names, without_unused(last.values(), read))
+    check_required(config.bindings)
+    check_types(last.values(), names.targets)
     gin.clear_config()
     gin.parse_config(config.resolved_config())
     gin.finalize()

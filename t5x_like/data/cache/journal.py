@@ -11,13 +11,13 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from t5x_like.data.cache.token_cache import EXAMPLES
+from t5x_like.data.cache.manifests import EXAMPLES
 from t5x_like.data.cache.tokenizing import Tokens
 
 JOURNAL = "journal.jsonl"
@@ -64,14 +64,14 @@ class Part:
         return cls(**fields | {"place": Place(**fields["place"])})
 
 
-def read_complete_parts(folder: Path) -> list[Part]:
-    """The parts in a journal that are complete in all files, up to the first that is not."""
+def read_complete_parts(folder: Path, names: Sequence[str]) -> list[Part]:
+    """The parts in a journal that are complete in all of the files `names`, up to the first that is not."""
     parts: list[Part] = []
-    with contextlib.suppress(ValueError, OSError):
+    with contextlib.suppress(ValueError, OSError, KeyError, TypeError):
         for line in (folder / JOURNAL).read_text().splitlines(keepends=True):
             part = Part.from_line(line)
-            before = parts[-1].sizes if parts else dict.fromkeys(part.sizes, 0)
-            ranges = ((name, before[name], size) for name, size in part.sizes.items())
+            before = parts[-1].sizes if parts else dict.fromkeys(names, 0)
+            ranges = ((name, before[name], part.sizes[name]) for name in names)
             if any(range_checksum(folder / name, start, stop) != part.sums[name] for name, start, stop in ranges):
                 break
             parts.append(part)
@@ -144,7 +144,7 @@ class CacheWriter:
     def __init__(self, folder: Path, features: Mapping[str, np.dtype], examples: bool):
         self.folder, self.features = folder, dict(features)
         names = [f"{name}.{kind}" for name in features for kind in ("tokens", "offsets")] + [EXAMPLES] * examples
-        parts = read_complete_parts(folder)
+        parts = read_complete_parts(folder, names)
         zero = dict.fromkeys(features, 0)
         self.part = parts[-1] if parts else Part(Place(), 0, dict.fromkeys(names, 0), zero, zero, {})
         with explain_full_disk(folder):

@@ -6,7 +6,6 @@ from the local disk from then on, by this run and others. Processes may fetch co
 
 import functools
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -17,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from t5x_like.data.cache import checks as cache_checks
+from t5x_like.data.cache import manifests
 from t5x_like.data.cache.checks import BLOCK
 
 BLOCKS_PER_FETCH = 16
 ATTEMPTS = 5
+BLOCKS = ".blocks"  # ends the names of the local files that say which blocks are here
 
 
 def is_url(root: object) -> TypeGuard[str]:
@@ -46,15 +47,33 @@ def read_manifests(url: str, pattern: str) -> Iterator[tuple[str, bytes]]:
     system, base = open_file_system(url)
     pattern = f"{base.rstrip('/')}/{pattern}"
     for path in sorted(system.glob(pattern)) if "*" in pattern else [pattern] * system.exists(pattern):
+        check_size(f"{url} ({path})", system, path, manifests.SIZE_LIMIT)
         yield path, system.cat_file(path)
 
 
+def check_size(name: str, system: Any, path: str, limit: int) -> None:
+    """Checks that a remote file has at most `limit` bytes, if its server says how many it has.
+
+    Raises:
+      ValueError: it has more.
+    """
+    size = system.info(path).get("size")
+    if size is not None and size > limit:
+        raise ValueError(f"{name} has {size} bytes instead of at most {limit}: it is not the file of a token cache")
+
+
 class Mirror:
-    """The local copy of a remote cache: sparse files of full size, filled in block by block."""
+    """The local copy of a remote cache: sparse files of full size, filled in block by block.
+
+    Raises:
+      ValueError: the manifest is damaged or unsafe.
+    """
 
     def __init__(self, url: str, path: str, manifest: bytes, home: Path):
         self.system, self.path = open_file_system(url)[0], path.rpartition("/")[0]
-        self.url, self.manifest = f"{url} ({self.path})", json.loads(manifest)
+        self.url, self.manifest = f"{url} ({self.path})", manifests.parse(manifest, f"{url} ({path})")
+        if maps := [name for name in self.manifest["files"] if name.endswith(BLOCKS)]:
+            raise ValueError(f"{self.url}: files may not be named as the maps of local blocks: {', '.join(maps)}")
         key = hashlib.sha256(f"{url}\n{path}\n".encode() + manifest).hexdigest()[:24]
         self.folder = home / "mirror" / key
         for name in self.manifest["files"]:
@@ -65,7 +84,7 @@ class Mirror:
         """(file descriptor, uint8[blocks] with 1 for each block that is here)."""
         file = self.manifest["files"][name]
         descriptor = open_sized(self.folder / name, file["bytes"])
-        blocks = f"{name}.blocks"
+        blocks = f"{name}{BLOCKS}"
         os.close(open_sized(self.folder / blocks, len(file["blocks"])))
         return descriptor, np.memmap(self.folder / blocks, np.uint8, "r+") if file["blocks"] else np.zeros(0, np.uint8)
 
@@ -78,6 +97,8 @@ class Mirror:
         descriptor, is_local = self.open_file(name)
         missing = number_N[is_local[number_N] == 0]
         file = self.manifest["files"][name]
+        if len(missing):
+            check_size(f"{self.url}: {name}", self.system, f"{self.path}/{name}", file["bytes"])
         for start in range(0, len(missing), BLOCKS_PER_FETCH):
             numbers = missing[start : start + BLOCKS_PER_FETCH].tolist()
             begins = [number * BLOCK for number in numbers]

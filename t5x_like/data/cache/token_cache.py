@@ -31,12 +31,14 @@ from typing import Any, cast
 import numpy as np
 
 from t5x_like.data.cache import checks as cache_checks
+from t5x_like.data.cache import manifests, sources
 from t5x_like.data.cache import mirror as cache_mirror
+from t5x_like.data.cache.data_sets import DataSets
 from t5x_like.data.tokenizers import loading
 from t5x_like.types import PathLike, Vocabulary
 
-FORMAT = 2  # part of the fingerprint; raise it when the same task produces different files
-MANIFEST, EXAMPLES = "manifest.json", "examples.jsonl"
+FORMAT = 3  # part of the fingerprint; raise it when the same task produces different files
+MANIFEST, EXAMPLES = manifests.MANIFEST, manifests.EXAMPLES
 FLAGS_VARIABLE = "T5X_LIKE_CACHE_FLAGS"  # extra flags for the program that builds caches
 PROGRESS_PREFIXES = ("tokenizing ", "joining ", "waiting ")  # of its progress lines
 
@@ -64,12 +66,9 @@ def as_json(values: Mapping[str, Any]) -> dict:
 
 
 def source_hash(module: str) -> str | None:
-    """sha256 of a module's source file, located without importing the module; None if there is no such module."""
-    try:
-        spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
-        return None
-    return None if spec is None or spec.origin is None else file_hash(spec.origin)
+    """sha256 of a module's source file; nothing is imported. None if there is no such module."""
+    path = sources.locate(module)
+    return None if path is None else file_hash(path)
 
 
 def file_hash(path: PathLike) -> str:
@@ -107,10 +106,10 @@ class TokenCache:
     """One split of a task; opened at first use, and then built if it is missing or stale.
 
     Importing `module` registers the task; with `arguments` (plain values by name), `module.define(task, **arguments)`
-    registers it. `fingerprint` pins a cache that was copied from another machine: it is read as it is, even if the local
-    sources differ. `root` may be a URL that fsspec supports (gs://, s3://, https://, ...): tokens are then fetched in
-    blocks and kept under $T5X_LIKE_CACHE/mirror. A separate process builds the cache, so that TensorFlow is never loaded
-    into a training run.
+    registers it. A task that is one of `data_sets` is defined by these instead. `fingerprint` pins a cache that was copied
+    from another machine: it is read as it is, even if the local sources differ. `root` may be a URL that fsspec supports
+    (gs://, s3://, https://, ...): tokens are then fetched in blocks and kept under $T5X_LIKE_CACHE/mirror. A separate
+    process builds the cache, so that TensorFlow is never loaded into a training run.
 
     Raises (at first use):
       FileNotFoundError: a pinned cache is missing, or the cache cannot be built here.
@@ -123,6 +122,14 @@ class TokenCache:
     root: str | None = None
     fingerprint: str | None = None
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    data_sets: DataSets | None = None
+
+    @property
+    def definition(self) -> tuple[str, Mapping[str, Any]]:
+        """The module that defines the task, and its arguments."""
+        if self.data_sets is not None and self.task in self.data_sets.sets:
+            return self.data_sets.module, self.data_sets.arguments(self.task)
+        return self.module, self.arguments
 
     @property
     def task_folder(self) -> Path:
@@ -136,29 +143,52 @@ class TokenCache:
             return None
         pattern = f"{self.task}/{self.fingerprint or '*'}/{self.split}/{MANIFEST}"
         for path, content in cache_mirror.read_manifests(self.root, pattern):
-            if self.fingerprint or self.is_fresh(json.loads(content)):
+            if self.accepts(content, f"{self.root} ({path})"):
                 return cache_mirror.Mirror(self.root, path, content, default_root())
         raise FileNotFoundError(
             f"no token cache {pattern} at {self.root} matches this task as it is defined here; copy one there, or pin one "
-            "with token_cache.TokenCache.fingerprint (required for web servers that do not list folders)"
+            "with token_cache.TokenCache.fingerprint (required for web servers that do not list folders, and for tasks over "
+            "files)"
         )
 
     def find(self) -> Path | None:
-        """The folder of the fresh (or pinned) cache, or None; the folder of its local copy if the root is a URL."""
+        """The folder of the fresh (or pinned) cache, or None; the folder of its local copy if the root is a URL.
+
+        Raises:
+          ValueError: the manifest of the pinned cache is damaged or unsafe.
+        """
         if self.mirror is not None:
             return self.mirror.folder
         pattern = f"{self.fingerprint or '*'}/{self.split}/{MANIFEST}"
         for manifest in sorted(self.task_folder.glob(pattern)):
-            content = json.loads(manifest.read_text())
-            if self.fingerprint or self.is_fresh(content):
+            if self.accepts(manifest.read_bytes(), manifest):
                 return manifest.parent
         return None
 
+    def accepts(self, content: bytes, where: PathLike) -> bool:
+        """Whether a manifest is the pinned one, or fresh; `where` is its path or URL.
+
+        Raises:
+          ValueError: the manifest of the pinned cache is damaged or unsafe.
+        """
+        try:
+            manifest = manifests.parse(content, where)
+        except ValueError:
+            if self.fingerprint:
+                raise
+            return False  # such as one of another format
+        if self.fingerprint and manifest["fingerprint"] != self.fingerprint:
+            raise ValueError(
+                f"{where} has the fingerprint {manifest['fingerprint']!r}, pinned is {self.fingerprint!r}; copy it again"
+            )
+        return bool(self.fingerprint) or self.is_fresh(manifest)
+
     def is_fresh(self, manifest: dict) -> bool:
-        """Whether a cache matches the task as it is defined now."""
-        inputs = manifest["inputs"]
-        same = inputs.get("arguments", {}) == as_json(self.arguments)
-        same &= inputs.get("format", FORMAT) == FORMAT
+        """Whether a cache matches the task as it is defined now; a remote manifest's patterns of data never do."""
+        inputs, (module, arguments) = manifest["inputs"], self.definition
+        same = inputs.get("task", self.task) == self.task and inputs.get("module", module) == module
+        same &= inputs.get("arguments", {}) == as_json(arguments) and inputs.get("format", FORMAT) == FORMAT
+        same &= not (cache_mirror.is_url(self.root) and inputs.get("data"))
         return same and fingerprint_of(current_inputs(inputs)) == manifest["fingerprint"]
 
     def ensure(self) -> Path:
@@ -191,16 +221,19 @@ class TokenCache:
         """
         if importlib.util.find_spec("seqio") is None or importlib.util.find_spec("tensorflow") is None:
             return
-        flags = {"task": self.task, "split": self.split, "module": self.module, "root": str(self.task_folder.parent)}
-        flags["arguments"] = json.dumps(as_json(self.arguments))
+        module, arguments = self.definition
+        flags = {"task": self.task, "split": self.split, "module": module, "root": str(self.task_folder.parent)}
+        flags["arguments"] = json.dumps(as_json(arguments))
         command = [sys.executable, "-m", "t5x_like.tasks.caching", *(f"--{k}={v}" for k, v in flags.items())]
         command += shlex.split(os.environ.get(FLAGS_VARIABLE, ""))
         path = os.pathsep.join(p for p in sys.path if p)
+        own = () if self.data_sets is None else tuple(self.data_sets.sets)
         code, message = run_with_progress(command, os.environ | {"PYTHONPATH": path})
         if code:
             raise RuntimeError(
                 f"tokenizing task {self.task!r}, split {self.split!r} failed (exit {code})"
                 + (f": {message}" if message else "; see its messages above")
+                + (f" (the data sets of the configuration: {', '.join(own)})" if own and self.task not in own else "")
             )
 
     @functools.cached_property
@@ -213,7 +246,7 @@ class TokenCache:
         """The manifest; the files are verified first, unless they were on this machine before."""
         if self.mirror is not None:
             return self.mirror.manifest
-        content = json.loads((self.folder / MANIFEST).read_text())
+        content = manifests.parse((self.folder / MANIFEST).read_bytes(), self.folder / MANIFEST)
         cache_checks.check_once(self.folder, content["files"], default_root())
         return content
 
@@ -224,11 +257,21 @@ class TokenCache:
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
-        """The vocabulary of the ids."""
+        """The vocabulary of the ids.
+
+        Raises:
+          ValueError: it is damaged, or has another size than the manifest says.
+        """
         for name in self.manifest["files"]:
             if name.startswith("vocabulary/"):
                 self.file(name)
-        return loading.load(self.folder / "vocabulary")
+        vocabulary = loading.load(self.folder / "vocabulary")
+        if vocabulary.vocab_size != self.manifest["vocab_size"]:
+            raise ValueError(
+                f"{self.folder} has a vocabulary of {vocabulary.vocab_size} ids, its manifest says "
+                f"{self.manifest['vocab_size']}; delete its folder to have it rebuilt at the next use"
+            )
+        return vocabulary
 
     def file(self, name: str) -> Path:
         """The local path of a file; a remote file is fetched as a whole."""

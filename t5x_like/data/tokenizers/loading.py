@@ -1,11 +1,11 @@
 """Loads the vocabulary of a token cache or a run directory: the inverse of every vocabulary's `save`."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.data.tokenizers.sentencepiece import SentencePieceModel
+from t5x_like.data.tokenizers.settings import read_json
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary, SentencePieceVocabulary
 from t5x_like.types import PathLike, Vocabulary
 
@@ -23,13 +23,14 @@ def load(folder: PathLike) -> Vocabulary:
     """The vocabulary that `save` wrote into `folder`.
 
     Raises:
-      ValueError: this version does not know the kind of vocabulary.
+      ValueError: this version does not know the kind of vocabulary, or the file is damaged.
     """
-    folder = Path(folder)
-    content = json.loads((folder / "vocabulary.json").read_text())
-    kind = content.pop("kind")
+    path = Path(folder) / "vocabulary.json"
+    content = read_json(path)
+    kind = content.pop("kind", None)
     if kind not in KINDS:
-        raise ValueError(
-            f"{folder / 'vocabulary.json'} is of kind {kind!r}, known are {', '.join(KINDS)}; update t5x_like"
-        )
-    return KINDS[kind](folder, content)
+        raise ValueError(f"{path} is of kind {kind!r}, known are {', '.join(KINDS)}; update t5x_like")
+    try:
+        return KINDS[kind](Path(folder), content)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); copy the folder again") from error

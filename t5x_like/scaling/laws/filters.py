@@ -25,13 +25,17 @@ def apply_rule(table: AnyTable, rule: str) -> AnyTable:
     """Drops the rows that `rule` selects and records the step.
 
     Raises:
-      ValueError: the rule has no known form, or its column is absent.
+      ValueError: the rule has no known form, its column is absent, or it selects no row.
     """
     if match := EXTREME.fullmatch(rule.strip()):
-        return drop_extremes(table, match[2], int(match[3]), match[1] == "highest")
-    if match := COMPARISON.fullmatch(rule.strip()):
-        return drop_where(table, match[1].strip(), match[2], match[3].strip())
-    raise ValueError(f"the rule {rule!r} must look like highest_loss=5, lowest_loss=5 or n_params<1e8")
+        remaining = drop_extremes(table, match[2], int(match[3]), match[1] == "highest")
+    elif match := COMPARISON.fullmatch(rule.strip()):
+        remaining = drop_where(table, match[1].strip(), match[2], match[3].strip())
+    else:
+        raise ValueError(f"the rule {rule!r} must look like highest_loss=5, lowest_loss=5 or n_params<1e8")
+    if len(remaining) == len(table):
+        raise ValueError(f"the rule {rule!r} drops none of {len(table)} rows; correct or remove it")
+    return remaining
 
 
 def drop_extremes(table: AnyTable, column: str, count: int, highest: bool) -> AnyTable:

@@ -22,6 +22,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from t5x_like.cleaning.arrow_rows import column_to_values
+from t5x_like.cleaning.steps import Dropped
 from t5x_like.types import PathLike
 
 NUMBER_COLUMNS = {
@@ -328,8 +330,12 @@ def format_cell(value: float | str) -> str:
 
 
 def read_parquet(path: Path) -> dict[str, list]:
-    """Reads the cells of a Parquet file by column."""
-    return import_pyarrow().parquet.read_table(path).to_pydict()
+    """Reads the cells of a Parquet file by column; cells that Python cannot hold are missing."""
+    table = import_pyarrow().parquet.read_table(path)
+    cells = {
+        name: column_to_values(name, column) for name, column in zip(table.column_names, table.columns, strict=True)
+    }
+    return {name: [None if isinstance(cell, Dropped) else cell for cell in values] for name, values in cells.items()}
 
 
 def write_parquet(table: Table, path: Path) -> None:

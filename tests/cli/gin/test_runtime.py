@@ -2,8 +2,6 @@
 
 import argparse
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import gin
@@ -12,7 +10,6 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from t5x_like.cli import main
 from t5x_like.cli.gin import runtime, source
 from t5x_like.cli.gin.runtime import ConfigError
 from tests.cli import throwaway
@@ -320,25 +317,3 @@ def test_flags(config, tmp_path):
     args = runtime.parse_args(parser, argv)
     assert args.split == "x" and runtime.from_flags(args).evaluate("throwaway.train.steps") == 3
     assert "--gin.NAME" in parser.format_help()
-
-
-def test_an_unknown_command_returns_2(capsys):
-    assert main.main(["tarin"]) == 2
-    assert "did you mean train" in capsys.readouterr().err
-    assert main.main(["--help"]) == 0
-    printed = capsys.readouterr().out
-    assert all(f"  {name} " in printed for name in main.COMMANDS) and "--gin_file=" in printed
-
-
-def test_the_command_line_prints_a_config_error_without_a_traceback(capsys, monkeypatch):
-    def fails(argv):
-        raise ConfigError("here: this")
-
-    monkeypatch.setitem(sys.modules, "t5x_like.cli.train", argparse.Namespace(main=fails))
-    assert main.main(["train"]) == 2
-    assert capsys.readouterr().err == "t5x_like: error: here: this\n"
-
-
-def test_help_loads_no_jax():
-    code = "import sys, t5x_like.cli.main as m; m.main(['--help']); sys.exit('jax' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)

@@ -88,6 +88,11 @@ def test_first_use_builds_and_a_changed_preprocessor_builds_again(module, monkey
     assert texts(first) == ["first text!", "second!"]
     assert first.manifest["inputs"]["modules"].keys() >= {"made_up_tasks", "t5x_like.tasks.vocabularies"}
     first.verify()
+    assert first.manifest["inputs"]["module"] == "made_up_tasks"
+    (module.parent / "other_tasks.py").write_text(TASK)
+    assert (
+        TokenCache("made_up", "train", "other_tasks", first.root).find() is None
+    )  # another module's task of that name
     built = first.folder.stat().st_mtime_ns
     assert cache_of(module).folder.stat().st_mtime_ns == built  # fresh: read, not built
 

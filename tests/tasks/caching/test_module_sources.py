@@ -17,6 +17,17 @@ def test_imports_are_followed_within_a_package_only(tmp_path, monkeypatch):
     assert with_imports(["followed_tasks.a"]) == {f"followed_tasks.{name}" for name in "abc"}
 
 
+def test_imports_of_modules_beside_are_followed(tmp_path, monkeypatch):
+    """A user's modules in one folder belong together; installed ones do not."""
+    (tmp_path / "beside_tasks.py").write_text("import numpy\nfrom beside_texts import TEXTS\nimport absent\n")
+    (tmp_path / "beside_texts.py").write_text("from beside_package.part import X\nTEXTS = [X]\n")
+    (tmp_path / "beside_package").mkdir()
+    for name in ("__init__", "part"):
+        (tmp_path / "beside_package" / f"{name}.py").write_text("X = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert with_imports(["beside_tasks"]) == {"beside_tasks", "beside_texts", "beside_package.part"}
+
+
 def test_imports_of_t5x_like_are_followed():
     modules = with_imports(["t5x_like.tasks.mixtures"])
     assert {

@@ -1,5 +1,6 @@
 """Mixtures of seqio's registry: training without seqio samples examples at the rates that seqio would."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -79,6 +80,14 @@ def test_rates_are_of_examples_as_in_seqio(cache, tmp_path):
     before = record.stat().st_mtime_ns
     assert seqio_mixtures.ensure_rates(cache("fixed")) == {"brief": 3.0, "lengthy": 1.0}
     assert record.stat().st_mtime_ns == before  # the rates were not written again
+
+    content = json.loads(record.read_text())
+    assert (content["module"], content["arguments"]) == ("registered_tasks", {})
+    assert seqio_mixtures.read_rates(dataclasses.replace(cache("fixed"), module="other_tasks")) is None
+    record.write_text(json.dumps(content | {"rates": {"../brief": 3.0}}))
+    assert seqio_mixtures.read_rates(cache("fixed")) is None
+    record.write_text(json.dumps(content))
+    assert seqio_mixtures.read_rates(cache("fixed")) == {"brief": 3.0, "lengthy": 1.0}
 
     folders = {path: path.stat().st_mtime_ns for path in (tmp_path / "root").glob("*/*/train/targets.tokens")}
     module = tmp_path / "registered_tasks.py"

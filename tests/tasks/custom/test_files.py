@@ -1,5 +1,6 @@
 """Tasks over the user's data: files, TFDS and datasets folders have disjoint splits and helpful errors."""
 
+import functools
 import itertools
 import json
 from collections import Counter
@@ -144,20 +145,56 @@ def test_a_cache_depends_on_its_files(documents, tmp_path):
     assert again.find() is None
 
 
+def test_several_data_sets_with_shares_are_one_macro(tmp_path, monkeypatch):
+    from t5x_like.data import mixing, rows
+    from t5x_like.data.cache.token_cache import TokenCache
+    from t5x_like.tasks.caching import build
+
+    def build_here(cache):  # in this process, since a new one takes seconds to import TensorFlow
+        module, arguments = cache.definition
+        build.build(cache.task, cache.split, module, cache.root, dict(arguments), workers=1)
+
+    monkeypatch.setattr(TokenCache, "build", build_here)
+    for name, count in (("web", 300), ("books", 100)):
+        lines(tmp_path / f"{name}.jsonl", [{"text": f"{name} {i}", "body": f"{name} {i}"} for i in range(count)])
+    sets = {"web": {"train": f"{tmp_path}/web.jsonl", "share": 1}}
+    sets["books"] = {"train": f"{tmp_path}/books.jsonl", "text": "body", "validation_one_in": 5, "share": 3}
+    root = f"--gin.token_cache.TokenCache.root={tmp_path}/root"
+
+    def mixture(*flags):
+        config = runtime.parse(["tasks/files.gin"], [root, *flags], read=["TASK"])
+        cache = functools.partial(config.bind("token_cache.TokenCache"), split="train")
+        return mixing.mix_tasks(lambda cache: rows.CausalLM(cache, 16), cache, config.evaluate("%TASK"))
+
+    mixed = mixture(f"--gin.DATA_SETS={sets!r}")
+    assert mixed.quotas.tolist() == [2048, 6144]
+    documents = {cache.task: cache.manifest["documents"] for cache in mixed.caches}
+    assert 270 < documents["web"] < 300 and 60 < documents["books"] < 95
+    sets["web"]["share"] = 3
+    again = mixture(f"--gin.DATA_SETS={sets!r}")
+    assert again.quotas.tolist() == [4096, 4096]
+    assert [cache.folder for cache in again.caches] == [cache.folder for cache in mixed.caches]  # not tokenized again
+    assert mixture(f"--gin.DATA_SETS={sets!r}", "--gin.TASK=books").cache.folder == mixed.caches[1].folder
+    with pytest.raises(ValueError, match="no seqio task 'anything' in module 't5x_like.tasks.pretraining'"):
+        mixture(f"--gin.DATA_SETS={sets!r}", "--gin.TASK={'web': 1, 'anything': 1}")
+
+
 @pytest.mark.parametrize("name", ["files", "files_pairs", "tfds", "hf_dataset"])
 def test_the_arguments_of_gin_files_fit_define(name):
     import importlib
     import inspect
 
     needed = {"TRAIN_FILES": "a", "TFDS_NAME": "b", "FOLDER": "c"}
-    module_name = {"files_pairs": "files"}.get(name, name)
     text = (test_files.Path(runtime.__file__).parents[3] / "gin_configs/tasks" / f"{name}.gin").read_text()
     flags = [f"--gin.{macro}={value}" for macro, value in needed.items() if f"{macro} =" in text]
     config = runtime.parse([f"tasks/{name}.gin"], flags)
     cache = config.bind("token_cache.TokenCache")(task=name, split="train")
-    module = importlib.import_module(cache.module)
-    bound = inspect.signature(module.define).bind(name, **json.loads(json.dumps(dict(cache.arguments))))
-    assert module_name in cache.module and config.evaluate("%TASK") == name
+    module_name, arguments = cache.definition
+    module = importlib.import_module(module_name)
+    bound = inspect.signature(module.define).bind(name, **json.loads(json.dumps(arguments)))
+    assert {"files_pairs": "files"}.get(name, name) in module_name and config.evaluate("%TASK") == name
+    other = config.bind("token_cache.TokenCache")(task="anything", split="train")
+    assert other.definition == ("t5x_like.tasks.pretraining", {})
     for key, parameter in inspect.signature(module.define).parameters.items():
         has_default = key in bound.arguments and parameter.default is not parameter.empty
         if has_default and key not in ("columns", "text", "inputs", "targets"):

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from t5x_like.cli import inspection
-from t5x_like.data import rows
+from t5x_like.data import inspection, rows
 from t5x_like.data.cache.memory import MemoryCache
 from t5x_like.data.tokenizers.vocabularies import EOS, ByteVocabulary
 

@@ -1,28 +1,16 @@
 """Prints training rows: tokens as text, with visible segments, masks, prefixes and loss weights."""
 
-import argparse
 import itertools
-import os
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from t5x_like.cli.gin import runtime
 from t5x_like.types import Rows, Vocabulary
 
 SEGMENTS = ("on grey15", "on grey27")  # alternating
 LEGEND = "[segment]  ‹no loss›  «read bidirectionally»  special tokens as <name>"
-
-
-def inspect(args: argparse.Namespace, split: str = "train_rows") -> None:
-    """Prints the first `args.inspect` rows of the configuration, made from its tasks' first documents without a cache."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # silences TensorFlow
-    files = [*args.gin_file, "runs/inspect.gin"]
-    paths = [path for path in args.gin_search_paths.split(",") if path]
-    config = runtime.parse(files, args.gin_overrides, paths)
-    print_rows(config.evaluate(f"trainer.train.{split}"), args.inspect)
 
 
 def print_rows(rows: Rows, count: int, seed: int = 0, console: Console | None = None) -> None:

@@ -1,0 +1,80 @@
+"""Command-line flags: a parser whose errors are one line, and types of numbers with their limits."""
+
+import argparse
+import math
+from typing import NoReturn
+
+from t5x_like.cli.gin.source import ConfigError
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises ConfigError for unusable arguments, without printing all flags."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message.removeprefix('argument ')}; {self.prog} --help lists the flags")
+
+
+def whole(text: str, low: int, high: int | None = None) -> int:
+    """Parses a whole number from `low` to `high`.
+
+    Raises:
+      ArgumentTypeError: it is not one.
+    """
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if value < low or (high is not None and value > high):
+        raise argparse.ArgumentTypeError(f"{value} is not {f'{low} or more' if high is None else f'{low} to {high}'}")
+    return value
+
+
+def positive(text: str) -> int:
+    """Parses a whole number of 1 or more."""
+    return whole(text, 1)
+
+
+def count(text: str) -> int:
+    """Parses a whole number of 0 or more."""
+    return whole(text, 0)
+
+
+def seed(text: str) -> int:
+    """Parses a seed."""
+    return whole(text, 0, 2**63 - 1)
+
+
+def number(text: str) -> float:
+    """Parses a finite number.
+
+    Raises:
+      ArgumentTypeError: it is not one.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    return value
+
+
+def positive_number(text: str) -> float:
+    """Parses a finite number above 0."""
+    if (value := number(text)) <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def amount(text: str) -> float:
+    """Parses a finite number of 0 or more."""
+    if (value := number(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
+    return value
+
+
+def share(text: str) -> float:
+    """Parses a number between 0 and 1, both excluded."""
+    if not 0 < (value := number(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
