@@ -15,6 +15,7 @@ import numpy as np
 from t5x_like import batches
 from t5x_like.batches import Feature
 from t5x_like.data import seqio_mixtures
+from t5x_like.data.cache.streaming_steps import check_noise
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.data.stream import check_whole_groups, permute_groups
 from t5x_like.types import Rows, Vocabulary
@@ -182,7 +183,7 @@ def mix_tasks(
     mixture registered with seqio keeps its rates: rates of examples become the equivalent rates of rows.
 
     Raises:
-      ValueError: `tasks` is empty.
+      ValueError: `tasks` is empty, or the rows do not make the noise that a task declares.
     """
     if not tasks:
         raise ValueError(f"tasks={tasks!r} names no task; give one name, several, or {{name: rate}}")
@@ -190,12 +191,23 @@ def mix_tasks(
         own = cache(task=tasks)
         registered = seqio_mixtures.ensure_rates(own)
         if registered is None:
-            return rows(cache=own)
-        components = [rows(cache=cache(task=name)) for name in registered]
+            return make_rows(rows, own)
+        components = [make_rows(rows, cache(task=name)) for name in registered]
         documents = tuple(part.caches[0].manifest["documents"] for part in components)
         return Mixture(components, seqio_mixtures.ExampleRates(tuple(registered.values()), documents), window)
     shares = tuple(tasks.values()) if isinstance(tasks, Mapping) else rates
-    return Mixture([rows(cache=cache(task=name)) for name in tasks], shares, window)
+    return Mixture([make_rows(rows, cache(task=name)) for name in tasks], shares, window)
+
+
+def make_rows(rows: Callable[..., Any], cache: Any) -> Any:
+    """Rows of a cache.
+
+    Raises:
+      ValueError: they do not make the noise that the task declares.
+    """
+    made = rows(cache=cache)
+    check_noise(made)
+    return made
 
 
 def components(rows: Any) -> dict[str, Any]:

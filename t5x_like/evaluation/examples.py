@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from t5x_like.data.cache.streaming_steps import keeps_eos, noise_of
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.data.rows.chat import MASK
 from t5x_like.data.tokenizers import vocabularies
@@ -65,6 +66,8 @@ def read_questions(
         raise ValueError(
             f"task {cache.task!r} has the features {cache.features}; evaluation needs {needed}; use another task"
         )
+    if noise := noise_of(cache):
+        raise ValueError(f"task {cache.task!r} has noise ({noise['rows']}) and no questions; evaluate another task")
     split = split_conversation if MASK in cache.features else split_pair
     documents = enumerate(itertools.islice(cache.examples(), examples))
     return [
@@ -87,6 +90,8 @@ def make_question(
     truncated = 0 if inputs_length is None else max(0, len(context) - inputs_length)
     if seq2seq:
         context, before = context[: len(context) - truncated], 0
+        if truncated and keeps_eos(cache, "inputs"):
+            context = [*context[:-1], vocabularies.end_id(vocabulary)]
     else:
         start = [] if is_rendered(cache) else [vocabularies.start_id(vocabulary)]
         context, before = [*start, *context[truncated:]], len(start) + max(0, before - truncated)

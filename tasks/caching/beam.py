@@ -63,7 +63,7 @@ def fill(
     with beam.Pipeline(options=flags) as pipeline:
         shards = pipeline | "shards" >> beam.Create(range(len(documents.shards)))
         _ = shards | "spread" >> beam.Reshuffle() | "tokenize" >> beam.Map(functools.partial(make_part, spec))
-    writer = cache_writer.open_writer(folder, list(task.output_features), vocabulary, evaluation)
+    writer = cache_writer.open_writer(folder, list(documents.features), vocabulary, evaluation)
     with BuildProgress(f"joining {task.name}/{documents.split}", None, writer.documents) as progress:
         for shard in range(writer.place.shard, len(documents.shards)):
             progress.advance(*append_part(writer, spec, shard))
@@ -79,7 +79,7 @@ def make_part(spec: PartSpec, shard: int) -> None:
     vocabulary, documents = task_inputs.vocabulary_of(task), Documents(task, spec.split)
     evaluation = task_inputs.describe_evaluation(task)
     with tempfile.TemporaryDirectory() as folder:
-        writer = cache_writer.open_writer(Path(folder), list(task.output_features), vocabulary, evaluation)
+        writer = cache_writer.open_writer(Path(folder), list(documents.features), vocabulary, evaluation)
         for chunk in documents.chunks(Place(shard), stop=shard + 1):
             texts = build.texts_of(chunk)
             build.append_chunk(writer, chunk, functools.partial(pool.tokenize_features, texts, vocabulary))

@@ -87,15 +87,15 @@ def build(
             filler=filler,
         )
         for part in seqio_mixtures.tasks_of(name):
+            task_inputs.check_task(task_inputs.find_task(part, module), split)
+        for part in seqio_mixtures.tasks_of(name):
             build_part(part, split)
         folder = make_folder(root, name)
         return seqio_mixtures.write_rates(
             name, module, arguments, folder, functools.partial(count_documents, build_part)
         )
     task = task_inputs.find_task(name, module)
-    if split not in task.splits:
-        raise ValueError(f"task {name!r} has no split {split!r}; it has {', '.join(task.splits)}")
-    task_inputs.check_vocabularies(task)
+    task_inputs.check_task(task, split)
     parent = make_folder(root, name)
     what = f"the token cache {name}/{split}"
 
@@ -155,7 +155,7 @@ def fill(folder: Path, documents: Documents, inputs: dict, workers: int, part_se
     """Writes the files of a cache into `folder`, resuming after the last complete part."""
     task, vocabulary = documents.task, task_inputs.vocabulary_of(documents.task)
     evaluation = task_inputs.describe_evaluation(task)
-    writer = cache_writer.open_writer(folder, list(task.output_features), vocabulary, evaluation)
+    writer = cache_writer.open_writer(folder, list(documents.features), vocabulary, evaluation)
     with explain_full_disk(folder):
         vocabulary.save(folder / "vocabulary")
     total = task.source.num_input_examples(documents.split)

@@ -17,13 +17,13 @@ from t5x_like.data.cache.journal import Place
 from t5x_like.data.cache.tokenizing import BadDocument, Texts, Tokens, is_mask, join_documents
 from t5x_like.data.cache.writer import to_json_line
 from t5x_like.data.tokenizers.vocabularies import end_id
+from t5x_like.tasks.caching import steps as task_steps
 from t5x_like.tasks.caching import task_inputs
 from t5x_like.tasks.vocabularies import SeqioVocabulary
 
 CHUNK_BYTES = 2**20  # of text, approximately, that are tokenized at once
 CHUNK_DOCUMENTS = 2**14
 BATCH = 64  # documents per batch of tf.data
-EOS_STEPS = (seqio.preprocessors.append_eos, seqio.preprocessors.append_eos_after_trim)
 TOKENIZE_STEPS = (seqio.preprocessors.tokenize, seqio.preprocessors.tokenize_and_append_eos)
 
 
@@ -39,7 +39,7 @@ class Ending:
 def parse_ending(steps: list) -> Ending | None:
     """Finds the tokenizer and append_eos at the end of a task's steps; None if they end differently."""
     eos = 0
-    while steps and steps[-1] in EOS_STEPS:
+    while steps and steps[-1] in task_steps.EOS_STEPS:
         steps, eos = steps[:-1], eos + 1
     if not steps:
         return None
@@ -86,6 +86,11 @@ class Documents:
         return shards
 
     @functools.cached_property
+    def features(self) -> dict[str, seqio.Feature]:
+        """The features of the cache."""
+        return task_steps.cached_features(self.task)
+
+    @functools.cached_property
     def has_metrics(self) -> bool:
         """Whether metrics read the other fields of each document."""
         return bool(self.task.metric_fns)
@@ -105,7 +110,7 @@ class Documents:
         Raises:
           ValueError: the examples lack a field, or a feature is not a list of ids.
         """
-        steps, dataset = task_inputs.cached_steps(self.task), self.source(shard)
+        steps, dataset = list(task_steps.split(self.task).cached), self.source(shard)
         ending = None if self.everything_in_tf else parse_ending(steps)
         count = len(steps) if ending is None else ending.steps_before
         with seqio.utils.map_seed_manager(0):
@@ -142,14 +147,14 @@ class Documents:
         def fits(name: str) -> bool:
             if name not in spec:
                 return True  # reported by check_fields
-            feature = self.task.output_features[name]
+            feature = self.features[name]
             if is_mask(name):
                 return spec[name].shape.rank == 1 and not (ending.eos and feature.add_eos)
             is_text = spec[name].shape.rank == 0 and spec[name].dtype == tf.string
             return is_text and type(feature.vocabulary) is SeqioVocabulary
 
-        copies = {f"{name}_pretokenized" for name in self.task.output_features} if ending.copy_pretokenized else set()
-        return isinstance(spec, dict) and all(map(fits, self.task.output_features)) and not copies & spec.keys()
+        copies = {f"{name}_pretokenized" for name in self.features} if ending.copy_pretokenized else set()
+        return isinstance(spec, dict) and all(map(fits, self.features)) and not copies & spec.keys()
 
     def check_fields(self, spec: Any, shard: int, ending: Ending | None) -> None:
         """Checks that the examples have all features, each a list of ids or a text that remains to be tokenized.
@@ -157,7 +162,7 @@ class Documents:
         Raises:
           ValueError: a feature is missing, or of another kind.
         """
-        for name in self.task.output_features:
+        for name in self.features:
             if not isinstance(spec, dict) or name not in spec:
                 raise ValueError(
                     f"{self.location(shard)}: no field {name!r} after the task's steps, the examples have "
@@ -192,7 +197,7 @@ class Documents:
     def columns(self, dataset: tf.data.Dataset, shard: int, skipped: int) -> Iterator[dict[str, list]]:
         """Yields batches of examples after the first `skipped`, as {field: list of values}."""
         spec = dataset.element_spec
-        fields = sorted(spec) if self.has_metrics else sorted(self.task.output_features)
+        fields = sorted(spec) if self.has_metrics else sorted(self.features)
         dataset = dataset.map(lambda example: {name: example[name] for name in fields})
         can_batch = all(isinstance(spec[name], tf.TensorSpec) and spec[name].shape.rank == 0 for name in fields)
         done = skipped
@@ -246,7 +251,7 @@ class ChunkBuilder:
 
     def clear(self) -> None:
         """Begins an empty chunk."""
-        self.lists: dict[str, list] = {name: [] for name in self.source.task.output_features}
+        self.lists: dict[str, list] = {name: [] for name in self.source.features}
         self.lines: list[bytes] = []
         self.text_bytes = self.documents = 0
 
@@ -301,6 +306,6 @@ class ChunkBuilder:
                 return join_documents(name, [np.asarray(ids, np.int64) for ids in values], vocabulary)
             except BadDocument as error:
                 raise error.with_offset(self.before) from None
-        if not self.ending.eos or not self.source.task.output_features[name].add_eos:
+        if not self.ending.eos or not self.source.features[name].add_eos:
             return Texts(values)
         return Texts(values, (end_id(vocabulary),) * self.ending.eos)

@@ -33,14 +33,13 @@ def read_task(token_cache: Callable[..., TokenCache], task: str, documents: int 
         by_size = seqio_mixtures.has_rates_by_size(mixture)
         return MixtureRates({part.name: 1.0 if by_size else mixture.get_rate(part) for part in mixture.tasks})
     seqio_task = task_inputs.find_task(task, module)
-    if cache.split not in seqio_task.splits:
-        raise ValueError(f"task {task!r} has no split {cache.split!r}; it has {', '.join(seqio_task.splits)}")
-    task_inputs.check_vocabularies(seqio_task)
+    task_inputs.check_task(seqio_task, cache.split)
     source = Documents(seqio_task, cache.split, everything_in_tf=True)
     shards = (source.prepare(number)[0].as_numpy_iterator() for number in range(len(source.shards)))
     examples = itertools.islice(itertools.chain.from_iterable(shards), documents)
     vocabulary = task_inputs.vocabulary_of(seqio_task)
-    memory = MemoryCache.from_examples(cache.task, cache.split, vocabulary, list(seqio_task.output_features), examples)
+    inputs = task_inputs.cache_inputs(seqio_task, module, dict(arguments))
+    memory = MemoryCache.from_examples(cache.task, cache.split, vocabulary, list(source.features), examples, inputs)
     if len(memory) == 0:
         raise ValueError(f"task {task!r} has no example in split {cache.split!r}")
     return memory

@@ -17,6 +17,8 @@ from t5x_like.data.cache import token_cache
 from t5x_like.data.cache.tokenizing import is_mask
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.tasks.caching.module_sources import with_imports
+from t5x_like.tasks.caching.steps import cached_features
+from t5x_like.tasks.caching.steps import split as split_steps
 from t5x_like.types import Vocabulary
 
 # Identified by version; other modules that define a task are identified by the hash of their source.
@@ -67,16 +69,21 @@ def define(module: ModuleType, name: str, arguments: dict) -> None:
         module.define(name, **arguments)
 
 
-def cached_steps(task: seqio.Task) -> list:
-    """The preprocessors before the cache placeholder, or all of them if there is none."""
-    steps = list(task.preprocessors)
-    places = [i for i, step in enumerate(steps) if isinstance(step, seqio.CacheDatasetPlaceholder)]
-    return steps[: places[0]] if places else steps
-
-
 def vocabulary_of(task: seqio.Task) -> Vocabulary:
     """The TensorFlow-free vocabulary of a task's tokens."""
     return next(feature.vocabulary.plain for name, feature in task.output_features.items() if not is_mask(name))
+
+
+def check_task(task: seqio.Task, split: str) -> None:
+    """Checks, before anything is read, that a split of a task can be cached.
+
+    Raises:
+      ValueError: no such split, or a step or vocabulary that cannot be cached.
+    """
+    if split not in task.splits:
+        raise ValueError(f"task {task.name!r} has no split {split!r}; it has {', '.join(task.splits)}")
+    check_vocabularies(task)
+    split_steps(task)
 
 
 def check_vocabularies(task: seqio.Task) -> None:
@@ -132,15 +139,18 @@ def describe_source(source: seqio.DataSource) -> tuple[object, set[str], list[st
     return text, modules, patterns
 
 
-def describe_feature(name: str, feature: seqio.Feature) -> dict:
+def describe_feature(name: str, feature: seqio.Feature, eos_after_trim: bool) -> dict:
     """JSON that identifies a feature."""
-    return {"vocabulary": "mask" if is_mask(name) else feature.vocabulary.plain.fingerprint, "add_eos": feature.add_eos}
+    vocabulary = "mask" if is_mask(name) else feature.vocabulary.plain.fingerprint
+    trim = {"eos_after_trim": True} if eos_after_trim and feature.add_eos else {}
+    return {"vocabulary": vocabulary, "add_eos": feature.add_eos, **trim}
 
 
 def cache_inputs(task: seqio.Task, module: str, arguments: dict | None = None) -> dict:
     """Everything a cache of the task depends on, as JSON: see `token_cache`."""
     source, defining, data = describe_source(task.source)
-    steps = [describe_value(step) for step in cached_steps(task)]
+    task_steps = split_steps(task)
+    steps = [describe_value(step) for step in task_steps.cached]
     vocabularies = [feature.vocabulary for feature in task.output_features.values()]
     defining |= {module}.union(*(names for _, names in steps))
     data = sorted({*data, *(pattern for v in vocabularies for pattern in getattr(v, "files", ()))})
@@ -153,8 +163,12 @@ def cache_inputs(task: seqio.Task, module: str, arguments: dict | None = None) -
         "module": module,
         **({"arguments": arguments} if arguments else {}),
         "source": source,
-        "features": {name: describe_feature(name, feature) for name, feature in task.output_features.items()},
+        "features": {
+            name: describe_feature(name, feature, task_steps.eos_after_trim)
+            for name, feature in cached_features(task).items()
+        },
         "preprocessors": [text for text, _ in steps],
+        **({"noise": task_steps.noise} if task_steps.noise else {}),
         "modules": {name: token_cache.source_hash(name) for name in modules},
         "data": {pattern: token_cache.data_hash(pattern) for pattern in data},
         "versions": {name: token_cache.package_version(name) for name in ("python", "seqio", *libraries)},

@@ -69,6 +69,13 @@ def find_problem_of_inputs(inputs: dict[str, Any]) -> str | None:
         for name in inputs.get(kind, {}):
             if not pattern.fullmatch(name):
                 return f"{name!r} is not a name of {kind}"
+    for name, feature in inputs.get("features", {}).items():
+        if not isinstance(feature, dict):
+            return f"the feature {name!r} of its inputs is {feature!r}"
+    if (noise := inputs.get("noise")) is not None and not (
+        isinstance(noise["rows"], str) and all(isinstance(x, str) for x in noise["options"].values())
+    ):
+        return f"its noise is {noise!r}"
     return None if isinstance(inputs.get("data", {}), dict) else "its data are not patterns"
 
 

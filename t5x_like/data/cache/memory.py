@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,20 +12,28 @@ from t5x_like.types import Vocabulary
 
 @dataclasses.dataclass(frozen=True)
 class MemoryCache:
-    """Has the interface of `TokenCache`; `ids` are the tokens of every document, by feature."""
+    """Has the interface of `TokenCache`; `ids` are the tokens of every document, by feature, `inputs` those of the manifest."""
 
     task: str
     split: str
     vocabulary: Vocabulary
     ids: Mapping[str, Sequence[np.ndarray]]
+    inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_examples(
-        cls, task: str, split: str, vocabulary: Vocabulary, features: Sequence[str], examples: Iterable[Mapping]
+        cls,
+        task: str,
+        split: str,
+        vocabulary: Vocabulary,
+        features: Sequence[str],
+        examples: Iterable[Mapping],
+        inputs: Mapping[str, Any] | None = None,
     ) -> "MemoryCache":
         """The cache of tokenized examples, {feature: ids}; other fields are ignored."""
         examples = list(examples)
-        return cls(task, split, vocabulary, {name: [np.asarray(x[name]) for x in examples] for name in features})
+        ids = {name: [np.asarray(x[name]) for x in examples] for name in features}
+        return cls(task, split, vocabulary, ids, inputs or {})
 
     @property
     def features(self) -> list[str]:
@@ -34,7 +43,7 @@ class MemoryCache:
     @property
     def manifest(self) -> dict:
         """The entries of a manifest that rows read."""
-        return {"fingerprint": f"memory/{len(self)}", "documents": len(self)}
+        return {"fingerprint": f"memory/{len(self)}", "documents": len(self), "inputs": self.inputs}
 
     def __len__(self) -> int:
         """The number of documents."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from t5x_like.data.cache.streaming_steps import keeps_eos
 from t5x_like.data.rows import packing
 from t5x_like.data.rows.arrays import Batch
 from t5x_like.data.rows.base import Rows, check_length
@@ -16,6 +17,8 @@ from t5x_like.data.tokenizers import vocabularies
 @dataclasses.dataclass(frozen=True)
 class PackedExamples(Rows):
     """Inputs and targets of complete examples, several per row; examples longer than a row are truncated, and counted.
+
+    A truncated example ends with the end of sequence if its task has seqio's `append_eos_after_trim`.
 
     The packing is the same in every epoch; the order of the rows differs. Tasks without `inputs` give decoder-only rows.
     """
@@ -46,6 +49,11 @@ class PackedExamples(Rows):
     def lengths_NF(self) -> np.ndarray:
         """Tokens of every example after truncation."""
         return np.minimum(self.full_lengths_NF, list(self.capacity.values()))
+
+    @functools.cached_property
+    def is_cut_NF(self) -> np.ndarray:
+        """Whether an example is truncated."""
+        return self.full_lengths_NF > self.lengths_NF
 
     @property
     def task_features(self) -> tuple[str, ...]:
@@ -93,6 +101,11 @@ class PackedExamples(Rows):
                 (row_K, nth_K),
                 (len(index_n), length),
             )
+            first_K = np.flatnonzero((positions == 0) & (segments > 0))
+            if keeps_eos(self.cache, feature):
+                length_K, cut_K = self.lengths_NF[example_K, column], self.is_cut_NF[example_K, column]
+                last_K = first_K + length_K[length_K > 0] - 1
+                tokens.reshape(-1)[last_K[cut_K[length_K > 0]]] = vocabularies.end_id(self.vocabulary)
             if feature == "inputs":
                 batch |= {
                     "encoder_input_tokens": tokens,
@@ -103,7 +116,6 @@ class PackedExamples(Rows):
             shifted = np.empty_like(tokens)
             shifted[:, 1:] = tokens[:, :-1]
             shifted *= positions > 0
-            first_K = np.flatnonzero((positions == 0) & (segments > 0))
             shifted.reshape(-1)[first_K] = vocabularies.start_id(self.vocabulary)
             batch |= {
                 "decoder_input_tokens": shifted,
