@@ -52,7 +52,7 @@ def bpe_encoder(folder: Path) -> Callable[[list[str]], None]:
 
 def encode_bytes(texts: list[str]) -> None:
     """NumPy on each text."""
-    np.concatenate(ByteVocabulary().encode_batch(texts))
+    np.concatenate(ByteVocabulary().encode_documents(texts))
 
 
 def write_files(folder: Path, texts: list[str], repeats: int) -> None:

@@ -76,6 +76,7 @@ class Vocabulary(Protocol):
       bos: the id a decoder reads before the first token; `add_bos` tells whether a prompt begins with it.
       stop_ids: ids that end generation; `eos` is the first of them.
       first_sentinel: sentinel i is `first_sentinel - i`, for i < `extra_ids`.
+      control_ids: {name: id} of the tokens that `encode` reads from a text: ends of sequences and turns, sentinels, ...
       bytes_per_token_V: UTF-8 bytes of text that each id stands for, int32 [V]; 0 for special ids.
       fingerprint: equal for vocabularies that give equal ids.
     """
@@ -105,10 +106,16 @@ class Vocabulary(Protocol):
     @property
     def fingerprint(self) -> str: ...
     @property
+    def control_ids(self) -> Mapping[str, int]: ...
+    @property
     def bytes_per_token_V(self) -> np.ndarray: ...
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of the text alone."""
+    def encode(self, text: str, literal: bool = False, mark: str = "") -> list[int]:
+        """The ids of the text alone.
+
+        Control tokens in the text are read as their ids. With `literal`, their names are encoded as any other text; so is, in
+        a text that is not literal, a name that contains `mark`. All marks are removed before text is encoded.
+        """
         ...
 
     def encode_special(self, text: str) -> list[int]:

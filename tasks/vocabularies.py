@@ -20,7 +20,7 @@ from t5x_like.types import PathLike, Vocabulary
 
 
 class SeqioVocabulary(seqio.Vocabulary):
-    """A seqio vocabulary that wraps one of `t5x_like.data.tokenizers`, loaded at first use.
+    """A seqio vocabulary that wraps one of `t5x_like.data.tokenizers`, loaded at first use. It encodes literally.
 
     Attributes:
       plain: the wrapped vocabulary, which training reads without TensorFlow.
@@ -61,14 +61,14 @@ class SeqioVocabulary(seqio.Vocabulary):
         return self.plain.vocab_size
 
     def _encode(self, s: str) -> list[int]:
-        return self.plain.encode(s)
+        return self.plain.encode(s, literal=True)
 
     def _decode(self, ids: Iterable[int]) -> str:
         return self.plain.decode(ids)
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
         def encode(text: tf.Tensor) -> tf.Tensor:
-            return tf.constant(self.plain.encode(text.numpy().decode("utf-8", errors="replace")), tf.int32)
+            return tf.constant(self._encode(text.numpy().decode("utf-8", errors="replace")), tf.int32)
 
         ids = tf.py_function(encode, [s], tf.int32)
         ids.set_shape([None])

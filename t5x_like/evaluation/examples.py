@@ -109,7 +109,8 @@ def make_continuations(
         return (Continuation(target, tuple(answer), True),)
     end = [i for i in answer[-1:] if i in vocabulary.stop_ids]
     return tuple(
-        Continuation(choice, (*vocabulary.encode(choice), *end), choice.strip() == target.strip()) for choice in choices
+        Continuation(choice, (*vocabulary.encode(choice, literal=True), *end), choice.strip() == target.strip())
+        for choice in choices
     )
 
 

@@ -37,7 +37,7 @@ from t5x_like.data.cache.data_sets import DataSets
 from t5x_like.data.tokenizers import loading
 from t5x_like.types import PathLike, Vocabulary
 
-FORMAT = 3  # part of the fingerprint; raise it when the same task produces different files
+FORMAT = 5  # part of the fingerprint; raise it when the same task produces different files
 MANIFEST, EXAMPLES = manifests.MANIFEST, manifests.EXAMPLES
 FLAGS_VARIABLE = "T5X_LIKE_CACHE_FLAGS"  # extra flags for the program that builds caches
 PROGRESS_PREFIXES = ("tokenizing ", "joining ", "waiting ")  # of its progress lines

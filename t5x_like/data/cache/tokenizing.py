@@ -97,14 +97,14 @@ def check_ids(feature: str, ids: np.ndarray, lengths: np.ndarray, size: int) -> 
 
 
 def tokenize(feature: str, batch: Texts, vocabulary: Vocabulary) -> Tokens:
-    """Tokenizes texts; bytes that are not UTF-8 become U+FFFD, as in seqio.
+    """Tokenizes texts literally; bytes that are not UTF-8 become U+FFFD, as in seqio.
 
     Raises:
       BadDocument: the tokenizer rejects a text.
     """
     texts = [text.decode("utf-8", errors="replace") for text in batch.texts]
     try:
-        documents = vocabularies.encode_batch(vocabulary, texts)
+        documents = vocabularies.encode_documents(vocabulary, texts)
     except Exception as error:  # tokenizers raises Exception itself
         raise find_bad_document(feature, texts, vocabulary, error) from error
     return join_documents(feature, documents, vocabulary, batch.ending)
@@ -114,7 +114,7 @@ def find_bad_document(feature: str, texts: list[str], vocabulary: Vocabulary, er
     """The error of the first text that the tokenizer rejects; `error` is that of the whole batch."""
     for index, text in enumerate(texts):
         try:
-            vocabulary.encode(text)
+            vocabulary.encode(text, literal=True)
         except Exception as own_error:
             return BadDocument(index, f"cannot be tokenized: {own_error} (feature {feature!r}: {text[:60]!r})")
     return BadDocument(0, f"or one of the next {len(texts) - 1} cannot be tokenized: {error} (feature {feature!r})")

@@ -135,7 +135,7 @@ class SentencePermutation:
 
     def all_end_ids(self, vocabulary: Vocabulary) -> np.ndarray:
         """All ids that end a sentence, including the eos of a document."""
-        encoded = [vocabulary.encode(text)[-1:] for text in self.ends]
+        encoded = [vocabulary.encode(text, literal=True)[-1:] for text in self.ends]
         ids = {*self.end_ids, *itertools.chain(*encoded)}
         ids.difference_update([] if vocabulary.unk is None else [vocabulary.unk])
         return np.array(sorted(ids.union([] if vocabulary.eos is None else [vocabulary.eos])))

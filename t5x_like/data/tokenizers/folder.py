@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tokenizers import AddedToken
 
 FILES = {TOKENIZER, "spiece.model", "tokenizer.model", "vocab.txt", "vocab.json"}
+FIRST_SENTINEL = "first_sentinel"  # our entry in tokenizer_config.json; a ByT5Tokenizer without it has ByT5's sentinels
 BYTES_CLASSES = ("ByT5Tokenizer", "byt5")
 T5_CLASSES = ("T5Tokenizer", "T5TokenizerFast", "MT5Tokenizer", "MT5TokenizerFast", "t5", "mt5", "umt5")
 LLAMA_CLASSES = (
@@ -46,7 +47,8 @@ def read_folder(folder: PathLike, vocab_size: int | None = None) -> Vocabulary:
         read_json(folder / TOKENIZER)
         return from_tokenizer_json((folder / TOKENIZER).read_bytes().decode(), settings, vocab_size, folder)
     if settings.kind in BYTES_CLASSES:
-        return vocabularies.ByteVocabulary(settings.tokenizer.get("extra_ids", 125))
+        sentinel = settings.tokenizer.get(FIRST_SENTINEL, vocabularies.BYT5_SENTINEL)
+        return vocabularies.ByteVocabulary(settings.tokenizer.get("extra_ids", 125), sentinel)
     for name in ("spiece.model", "tokenizer.model"):
         if name in names:
             return read_sentencepiece(folder / name, settings, vocab_size)
@@ -110,12 +112,14 @@ def read_sentencepiece(path: Path, settings: Settings, vocab_size: int | None) -
     model_ids = {kind: getattr(processor, f"{kind}_id")() for kind in ("pad", "eos", "unk", "bos")}
     model_ids = {kind: index for kind, index in model_ids.items() if index >= 0}
     added |= {processor.id_to_piece(index): index for index in model_ids.values()}
+    words = []
     for token, index in added_tokens(path.parent, settings).items():
         if (token.lstrip or token.rstrip) and not token.content.startswith("<extra_id_"):
             raise ValueError(
                 f"{path.parent}: the added token {token.content!r} absorbs the spaces around it, which is only supported "
                 "in a tokenizer.json; save one with transformers"
             )
+        words += [] if token.special or token.content in added else [token.content]
         added[token.content] = index
 
     def find(text: str) -> int | None:
@@ -135,6 +139,7 @@ def read_sentencepiece(path: Path, settings: Settings, vocab_size: int | None) -
         add_eos=bool(settings.tokenizer.get("add_eos_token", t5)),
         extra_ids=sum(text.startswith("<extra_id_") for text in added),
         added=tuple(added.items()),
+        words=tuple(text for text in words if added[text] not in (*ids.values(), *ids.get("stop_ids", ()))),
         legacy=settings.tokenizer.get("legacy") is not False,
         chat_template=settings.chat_template(path.parent),
     )
@@ -149,8 +154,9 @@ def added_tokens(folder: Path, settings: Settings) -> dict["AddedToken", int]:
         options = {k: entry[k] for k in ("single_word", "lstrip", "rstrip", "normalized", "special") if k in entry}
         tokens[entry["content"]] = (AddedToken(entry["content"], **options), int(index))
     if (folder / "added_tokens.json").exists():
+        special = settings.special_texts()
         for text, index in read_json(folder / "added_tokens.json").items():
-            tokens.setdefault(text, (AddedToken(text, normalized=False), index))
+            tokens.setdefault(text, (AddedToken(text, normalized=False, special=text in special), index))
     return dict(sorted(tokens.values(), key=lambda pair: pair[1]))
 
 
@@ -168,6 +174,7 @@ def export(vocabulary: Vocabulary, folder: PathLike) -> None:
     settings: dict[str, Any]
     if isinstance(vocabulary, vocabularies.ByteVocabulary):
         settings = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": vocabulary.extra_ids}
+        settings |= {FIRST_SENTINEL: vocabulary.sentinel}
     elif isinstance(vocabulary, TokenizerVocabulary):
         (folder / TOKENIZER).write_bytes(vocabulary.json.encode())
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
@@ -196,8 +203,15 @@ def sentencepiece_settings(vocabulary: vocabularies.SentencePieceVocabulary | Se
     """The tokenizer_config.json of a SentencePiece vocabulary, T5's or LLaMA's kind."""
     if isinstance(vocabulary, vocabularies.SentencePieceVocabulary) or vocabulary.add_eos:
         return {"tokenizer_class": "T5Tokenizer", "extra_ids": vocabulary.extra_ids, "legacy": True}
+    words = vocabulary.words
     tokens = {
-        str(index): {"content": text, "special": True, "normalized": False, "lstrip": False, "rstrip": False}
+        str(index): {
+            "content": text,
+            "special": text not in words,
+            "normalized": False,
+            "lstrip": False,
+            "rstrip": False,
+        }
         for text, index in vocabulary.added
     }
     return {

@@ -1,14 +1,13 @@
 """The tokenizer of a GGUF file, from its metadata: byte-level BPE and SentencePiece BPE."""
 
-import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from t5x_like.data.tokenizers import conversion
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
+from t5x_like.data.tokenizers.model_proto import CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, serialize_model
 from t5x_like.data.tokenizers.sentencepiece import SentencePieceModel
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # token types of GGUF and SentencePiece
 # llama.cpp's names of pre-tokenizers. "default" is assumed for files older than these names.
 SPLITS = {
     "gpt-2": "gpt-2",
@@ -131,48 +130,3 @@ def make_sentencepiece(fields: Mapping, tokens: list[str], types: list[int], voc
     model = serialize_model(tokens, scores, types, ids, prefix, shrink)
     added = tuple((token, i) for i, token in enumerate(tokens) if types[i] in (CONTROL, UNKNOWN))
     return SentencePieceModel(model, vocab_size, **ids, added=added)
-
-
-def serialize_model(
-    tokens: Sequence[str], scores: Sequence[float], types: Sequence[int], ids: dict, prefix: bool, shrink: bool
-) -> bytes:
-    """A serialized sentencepiece.ModelProto of BPE without normalization; field numbers are those of its .proto.
-
-    `prefix` adds a space before a text; `shrink` removes duplicate spaces.
-    """
-    pieces = b"".join(
-        chunk(1, chunk(1, token.encode()) + key(2, 5) + struct.pack("<f", score) + number(3, kind))
-        for token, score, kind in zip(tokens, scores, types, strict=True)
-    )
-    special = {40: ids["unk"], 41: ids["bos"], 42: ids["eos"], 43: ids["pad"]}
-    trainer = number(3, 2) + number(4, len(tokens)) + number(35, BYTE in types)
-    trainer += b"".join(number(field, -1 if index is None else index) for field, index in special.items())
-    # The library also needs the names of the special pieces.
-    names = {45: ids["unk"], 46: ids["bos"], 47: ids["eos"], 48: ids["pad"]}
-    trainer += b"".join(chunk(field, tokens[i].encode()) for field, i in names.items() if i is not None)
-    normalizer = chunk(1, b"identity") + number(3, prefix) + number(4, shrink) + number(5, True)
-    return pieces + chunk(2, trainer) + chunk(3, normalizer)
-
-
-def varint(value: int) -> bytes:
-    """Protobuf's variable-length integer; negative values are 64-bit two's complement."""
-    value, output = value % 2**64, bytearray()
-    while value > 127:
-        output.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*output, value])
-
-
-def key(field: int, wire: int) -> bytes:
-    """Protobuf's key of a field and its wire type."""
-    return varint(field << 3 | wire)
-
-
-def number(field: int, value: int) -> bytes:
-    """A protobuf field that holds an integer."""
-    return key(field, 0) + varint(int(value))
-
-
-def chunk(field: int, content: bytes) -> bytes:
-    """A protobuf field that holds bytes."""
-    return key(field, 2) + varint(len(content)) + content

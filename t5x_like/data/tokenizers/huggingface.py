@@ -1,7 +1,7 @@
 """A Hugging Face `tokenizer.json` as a vocabulary: BPE, WordPiece and Unigram, read by the `tokenizers` library.
 
 The library computes all ids. This module adds what it lacks: special ids, the size of the model's embedding table,
-sentinels, the chat template, and the number of bytes of text per token.
+sentinels, the chat template, the number of bytes of text per token, and literal text (see `literal`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from t5x_like.data.tokenizers import literal as literal_tokenizers
 from t5x_like.data.tokenizers import vocabularies
 from t5x_like.types import PathLike
 
@@ -101,13 +102,35 @@ class TokenizerVocabulary:
         """UTF-8 bytes of text of each id, int32 [V]; text that a tokenizer drops (WordPiece's spaces) is not counted."""
         return token_bytes(self.tokenizer, json.loads(self.json), self.vocab_size)
 
-    def encode(self, text: str) -> list[int]:
-        """The library's ids of the text alone; special tokens in the text are recognised."""
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+    @functools.cached_property
+    def control_ids(self) -> dict[str, int]:
+        """{text: id} of the added tokens that are special or end a text."""
+        named = {self.pad, self.eos, self.bos, self.mask, *self.stop_ids}
+        added = self.tokenizer.get_added_tokens_decoder()
+        return {token.content: index for index, token in added.items() if token.special or index in named}
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of every text; multithreaded unless $TOKENIZERS_PARALLELISM is false."""
-        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+    @functools.cached_property
+    def control_pattern(self) -> re.Pattern[str]:
+        """Matches a control token."""
+        return vocabularies.names_pattern(self.control_ids)
+
+    @functools.cached_property
+    def literal_tokenizer(self) -> literal_tokenizers.LiteralTokenizer:
+        """The library's tokenizer of literal text."""
+        return literal_tokenizers.LiteralTokenizer.build(self.json, self.control_ids)
+
+    def encode(self, text: str, literal: bool = False, mark: str = "") -> list[int]:
+        """The library's ids of the text alone; see `types.Vocabulary.encode`."""
+        if not literal and not mark:
+            return self.tokenizer.encode(text, add_special_tokens=False).ids
+        names = self.literal_tokenizer.names
+        if not literal:
+            text = self.control_pattern.sub(lambda match: names[match.group()], text)
+        return self.literal_tokenizer.tokenizer.encode(text.replace(mark, "") if mark else text).ids
+
+    def encode_documents(self, texts: Sequence[str]) -> list[list[int]]:
+        """The literal ids of every text; multithreaded unless $TOKENIZERS_PARALLELISM is false."""
+        return [encoding.ids for encoding in self.literal_tokenizer.tokenizer.encode_batch_fast(texts)]
 
     def encode_special(self, text: str) -> list[int]:
         """The library's ids with those that its post-processor adds: [CLS] ... [SEP], or a bos."""

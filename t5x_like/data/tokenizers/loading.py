@@ -10,7 +10,7 @@ from t5x_like.data.tokenizers.vocabularies import ByteVocabulary, SentencePieceV
 from t5x_like.types import PathLike, Vocabulary
 
 KINDS: dict[str, Callable[[Path, dict], Vocabulary]] = {
-    "bytes": lambda folder, content: ByteVocabulary(content["extra_ids"]),
+    "bytes": lambda folder, content: ByteVocabulary(content["extra_ids"], content.get("sentinel")),
     "sentencepiece": lambda folder, content: SentencePieceVocabulary(
         (folder / "vocabulary.model").read_bytes(), content["extra_ids"]
     ),

@@ -1,7 +1,7 @@
 """The SentencePiece file of a pretrained model (T5's spiece.model, LLaMA's tokenizer.model) as a vocabulary.
 
-Ids are those of the `sentencepiece` library. Special tokens in a text are handled as in transformers: each becomes its id,
-and the texts before and after it are encoded separately.
+Ids are those of the `sentencepiece` library. Special tokens in a text that is not literal are handled as in transformers:
+each becomes its id, and the texts before and after it are encoded separately.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from t5x_like.data.tokenizers import vocabularies
+from t5x_like.data.tokenizers import model_proto, vocabularies
 from t5x_like.data.tokenizers.huggingface import TEMPLATE, check_size
 from t5x_like.types import PathLike
 
@@ -31,8 +31,9 @@ MODEL = "vocabulary.model"
 class SentencePieceModel:
     """A serialized SentencePiece model with the special ids of the language model it belongs to.
 
-    `added` lists (text, id) of tokens that are recognised in a text. Sentinels <extra_id_i> also absorb the spaces around
-    them. Ids may be above those of the pieces. With `legacy`, the text after a special token begins with a space too, as
+    `added` lists (text, id) of tokens that are recognised in a text; those in `words` also in literal text, as the tokens that
+    transformers calls added, but not special. Sentinels <extra_id_i> also absorb the spaces around them. Ids may be above
+    those of the pieces. With `legacy`, the text after a special token begins with a space too, as
     in LLaMA's first tokenizers. `add_eos` only affects `encode_special`.
 
     Raises:
@@ -51,6 +52,7 @@ class SentencePieceModel:
     stop_ids: tuple[int, ...] = ()
     extra_ids: int = 0
     added: tuple[tuple[str, int], ...] = dataclasses.field(default=(), repr=False)
+    words: tuple[str, ...] = ()
     legacy: bool = True
     chat_template: str | None = dataclasses.field(default=None, repr=False)
 
@@ -68,10 +70,24 @@ class SentencePieceModel:
     @functools.cached_property
     def processor(self) -> SentencePieceProcessor:
         """The library's processor."""
+        return self.load(self.model)
+
+    @functools.cached_property
+    def literal_processor(self) -> SentencePieceProcessor:
+        """The library's processor of text without control tokens, which Gemma's models find in text, too."""
+        hidden = {index for text, index in self.added if text not in self.words}.union(self.special_ids, self.stop_ids)
+        return self.load(model_proto.hide_pieces(self.model, hidden - {self.processor.unk_id()}))
+
+    def load(self, model: bytes) -> SentencePieceProcessor:
+        """The library's processor of a serialized model.
+
+        Raises:
+          ValueError: the bytes are not a model.
+        """
         import sentencepiece
 
         try:
-            return sentencepiece.SentencePieceProcessor(model_proto=self.model)
+            return sentencepiece.SentencePieceProcessor(model_proto=model)
         except Exception as error:  # the library raises RuntimeError or its own
             raise ValueError(
                 f"these {len(self.model)} bytes are not a SentencePiece model ({error}); Llama 3's tokenizer.model is not "
@@ -114,33 +130,41 @@ class SentencePieceModel:
         unused = {i for i in range(self.processor.vocab_size()) if self.processor.is_unused(i)}
         return vocabularies.bytes_per_piece(self.processor, self.vocab_size, self.special_ids | unused)
 
+    @property
+    def control_ids(self) -> dict[str, int]:
+        """{text: id} of the added tokens that `encode` reads from a text unless it is literal."""
+        return {text: index for text, index in self.added if text not in self.words}
+
     @functools.cached_property
-    def pattern(self) -> re.Pattern:
+    def pattern(self) -> re.Pattern[str]:
         """Matches an added token; a sentinel together with the spaces around it."""
-        longest_first = sorted(self.added_ids, key=len, reverse=True)
-        names = [re.escape(text) for text in longest_first]
-        return re.compile("|".join(rf"\s*{n}\s*" if n.startswith("<extra_id_") else n for n in names) or r"(?!)")
+        sentinels = [text for text in self.added_ids if text.startswith("<extra_id_")]
+        return vocabularies.names_pattern(self.added_ids, absorbing=sentinels)
 
-    def encode(self, text: str) -> list[int]:
-        """The library's ids of the text alone; special tokens in the text are recognised."""
-        ids: list[int] = []
-        begin = 0
-        for match in self.pattern.finditer(text):
-            ids += self.encode_part(text[begin : match.start()], begin == 0)
-            token = match.group()
-            ids.append(self.added_ids[token if token in self.added_ids else token.strip()])
-            begin = match.end()
-        return ids + self.encode_part(text[begin:], begin == 0)
+    @functools.cached_property
+    def words_pattern(self) -> re.Pattern[str]:
+        """Matches an added token that is not special."""
+        return vocabularies.names_pattern(self.words)
 
-    def encode_part(self, text: str, first: bool) -> list[int]:
+    def encode(self, text: str, literal: bool = False, mark: str = "") -> list[int]:
+        """The library's ids of the text alone; see `types.Vocabulary.encode`."""
+        pattern = self.words_pattern if literal else self.pattern
+        processor = self.literal_processor if literal or mark else self.processor
+
+        def encode_part(part: str, first: bool) -> list[int]:
+            return self.encode_part(processor, part.replace(mark, "") if mark else part, first)
+
+        return vocabularies.encode_around(pattern, self.added_ids, text, encode_part)
+
+    def encode_part(self, processor: SentencePieceProcessor, text: str, first: bool) -> list[int]:
         """The ids of text without added tokens; the model's leading space is omitted after a token unless `legacy`."""
         if not text:
             return []
         if first or self.legacy:
-            return self.processor.encode(text)
+            return processor.encode(text)
         # The library always puts a space before the first character, so we encode a dummy first and cut it off.
-        unk = self.processor.id_to_piece(self.processor.unk_id())
-        return self.processor.encode(unk + text)[len(self.processor.encode(unk)) :]
+        unk = processor.id_to_piece(processor.unk_id())
+        return processor.encode(unk + text)[len(processor.encode(unk)) :]
 
     def encode_special(self, text: str) -> list[int]:
         """`encode` with the bos and eos that the model expects."""
@@ -175,7 +199,7 @@ class SentencePieceModel:
     def from_saved(cls, folder: Path, content: dict) -> SentencePieceModel:
         """Reads what `save` wrote; `content` is that of vocabulary.json."""
         content["added"] = tuple((text, index) for text, index in content["added"])
-        content["stop_ids"] = tuple(content["stop_ids"])
+        content |= {name: tuple(content.get(name, ())) for name in ("stop_ids", "words")}
         template = folder / TEMPLATE
         return cls(
             (folder / MODEL).read_bytes(),

@@ -59,6 +59,14 @@ class Settings:
                 return value["content"] if isinstance(value, dict) else value
         return None
 
+    def special_texts(self) -> set[str]:
+        """The texts of all special tokens that the tokenizer's files name."""
+        texts = {self.token(kind) for kind in (*SPECIAL, *BERT_KINDS.values())}
+        for source in (self.tokenizer, self.special):
+            for value in source.get("additional_special_tokens") or ():
+                texts.add(value["content"] if isinstance(value, dict) else value)
+        return {text for text in texts if text}
+
     def model_ids(self, kind: str) -> list[int]:
         """The ids of a special token according to the model's files."""
         for source in (self.generation, self.config, self.config.get("text_config", {})):

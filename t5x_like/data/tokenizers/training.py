@@ -366,7 +366,7 @@ def measure(vocabulary: Vocabulary, texts: Iterable[str]) -> dict[str, float]:
     seconds = 0.0
     for text in texts:
         started = time.perf_counter()
-        ids = vocabulary.encode(text)
+        ids = vocabulary.encode(text, literal=True)
         seconds += time.perf_counter() - started
         tokens, size, words = tokens + len(ids), size + len(text.encode()), words + len(text.split())
         unknown += 0 if vocabulary.unk is None else ids.count(vocabulary.unk)

@@ -1,8 +1,11 @@
 """TensorFlow-free vocabularies: bytes as in ByT5, and SentencePiece models; functions for all vocabularies.
 
 Both classes use T5's ids: 0, 1, 2 are padding, end of sequence and unknown; decoders start with 0; sentinel i is
-vocab_size - 1 - i, and the lowest sentinel is also BERT's mask. Vocabularies of pretrained models, which have their own
+first_sentinel - i, and the lowest sentinel is also BERT's mask. Vocabularies of pretrained models, which have their own
 special ids, are in `huggingface` and `sentencepiece`.
+
+Control tokens (</s>, <extra_id_0>, <|im_end|>, ...) are read from a text only where the text is trusted: in prompts and in
+what a chat template writes. Documents and the messages of chats are encoded literally: a control token's name in them is text.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Container, Iterable, Sequence
+import re
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -24,14 +28,17 @@ if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
 PAD, EOS, UNK = 0, 1, 2
+T5_NAMES = ("<pad>", "</s>", "<unk>")
 SPACE_MARK = "▁"
+FIRST_EXTRA = 3 + 256  # the first id above those of bytes
+BYT5_SENTINEL = 258
 
 
 def mask_id(vocabulary: Vocabulary) -> int:
     """The id of a masked token: the vocabulary's own, or the lowest sentinel.
 
     Raises:
-      ValueError: the vocabulary has neither.
+      ValueError: the vocabulary has neither, or its lowest sentinel is also an id of text, as ByT5's is.
     """
     if vocabulary.mask is not None:
         return vocabulary.mask
@@ -39,7 +46,13 @@ def mask_id(vocabulary: Vocabulary) -> int:
         raise ValueError(
             f"the vocabulary {vocabulary.fingerprint} has no mask token and extra_ids=0; masking needs at least 1 sentinel"
         )
-    return vocabulary.first_sentinel - vocabulary.extra_ids + 1
+    lowest = vocabulary.first_sentinel - vocabulary.extra_ids + 1
+    if vocabulary.bytes_per_token_V[lowest]:
+        raise ValueError(
+            f"the lowest sentinel {lowest} of the vocabulary {vocabulary.fingerprint} is also an id of text, so it cannot be "
+            "the mask; use span corruption, or a vocabulary with a mask token"
+        )
+    return lowest
 
 
 def start_id(vocabulary: Vocabulary) -> int:
@@ -71,10 +84,34 @@ def end_id(vocabulary: Vocabulary) -> int:
     return vocabulary.eos
 
 
-def encode_batch(vocabulary: Vocabulary, texts: Sequence[str]) -> Sequence[Sequence[int] | np.ndarray]:
-    """`encode` of every text; by the vocabulary's `encode_batch`, in one thread, if it has one."""
-    encode_all = getattr(vocabulary, "encode_batch", None)
-    return encode_all(texts) if encode_all else [vocabulary.encode(text) for text in texts]
+def encode_documents(vocabulary: Vocabulary, texts: Sequence[str]) -> Sequence[Sequence[int] | np.ndarray]:
+    """The literal ids of every text; by the vocabulary's `encode_documents`, in one thread, if it has one."""
+    encode_all = getattr(vocabulary, "encode_documents", None)
+    return encode_all(texts) if encode_all else [vocabulary.encode(text, literal=True) for text in texts]
+
+
+def encode_around(
+    pattern: re.Pattern[str], ids: Mapping[str, int], text: str, encode_part: Callable[[str, bool], list[int]]
+) -> list[int]:
+    """The ids of a text whose matches of `pattern` are tokens in `ids`, which may have spaces around them.
+
+    `encode_part(part, first)` gives the ids of the texts between them; `first` tells whether the part begins the text.
+    """
+    encoded: list[int] = []
+    begin = 0
+    for match in pattern.finditer(text):
+        token = match.group()
+        encoded += encode_part(text[begin : match.start()], begin == 0)
+        encoded.append(ids[token if token in ids else token.strip()])
+        begin = match.end()
+    return encoded + encode_part(text[begin:], begin == 0)
+
+
+def names_pattern(names: Iterable[str], absorbing: Container[str] = ()) -> re.Pattern[str]:
+    """Matches any of the names, the longest first; those in `absorbing` together with the spaces around them."""
+    ordered = sorted(names, key=len, reverse=True)
+    parts = (rf"\s*{re.escape(name)}\s*" if name in absorbing else re.escape(name) for name in ordered)
+    return re.compile("|".join(parts) or r"(?!)")
 
 
 def text_ids(vocabulary: Vocabulary) -> np.ndarray:
@@ -115,11 +152,6 @@ class T5Ids:
     mask: ClassVar[None] = None
     chat_template: ClassVar[None] = None
 
-    @property
-    def first_sentinel(self: Vocabulary) -> int:
-        """The id of <extra_id_0>."""
-        return self.vocab_size - 1
-
     def encode_special(self: Vocabulary, text: str) -> list[int]:
         """`encode`, followed by the end of sequence."""
         return [*self.encode(text), EOS]
@@ -127,46 +159,82 @@ class T5Ids:
 
 @dataclasses.dataclass(frozen=True)
 class ByteVocabulary(T5Ids):
-    """One id per byte of UTF-8: byte b has the id b + 3 (ByT5, Xue et al. 2022)."""
+    """One id per byte of UTF-8: byte b has the id b + 3 (ByT5, Xue et al. 2022), with `extra_ids` further ids above them.
+
+    The first sentinel is the highest id by default, so that sentinels are no bytes. ByT5's is `BYT5_SENTINEL`: it was
+    pretrained with the highest bytes as sentinels, 258, 257, ..., the first of which do not occur in UTF-8. Its tokenizer in
+    transformers nevertheless reads <extra_id_0>, <extra_id_1>, ... as 259, 260, ..., and so does `encode`.
+    """
 
     extra_ids: int = 125
+    sentinel: int | None = None
 
     @property
     def vocab_size(self) -> int:
-        """3 special ids, 256 bytes and the sentinels."""
-        return 3 + 256 + self.extra_ids
+        """3 special ids, 256 bytes and the extra ids."""
+        return FIRST_EXTRA + self.extra_ids
+
+    @property
+    def first_sentinel(self) -> int:
+        """The id of the first sentinel."""
+        return self.vocab_size - 1 if self.sentinel is None else self.sentinel
 
     @property
     def fingerprint(self) -> str:
         """Identifies the ids."""
-        return f"bytes/{self.extra_ids}"
+        return f"bytes/{self.extra_ids}" + ("" if self.sentinel is None else f"/{self.sentinel}")
 
     @functools.cached_property
     def bytes_per_token_V(self) -> np.ndarray:
         """1 for bytes, 0 for other ids."""
         ids = np.arange(self.vocab_size)
-        return ((ids >= 3) & (ids < 259)).astype(np.int32)
+        return ((ids >= 3) & (ids < FIRST_EXTRA)).astype(np.int32)
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of the text alone."""
-        return [byte + 3 for byte in text.encode("utf-8")]
+    @functools.cached_property
+    def control_ids(self) -> dict[str, int]:
+        """{name: id} of the tokens that `encode` reads from a text unless it is literal."""
+        numbers = range(self.extra_ids) if self.sentinel is not None else reversed(range(self.extra_ids))
+        extra = {f"<extra_id_{number}>": FIRST_EXTRA + place for place, number in enumerate(numbers)}
+        return {name: index for index, name in enumerate(T5_NAMES)} | extra
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """`encode` of every text, as uint16 arrays."""
+    @functools.cached_property
+    def control_pattern(self) -> re.Pattern[str]:
+        """Matches a control token."""
+        return names_pattern(self.control_ids, absorbing=T5_NAMES)
+
+    def encode(self, text: str, literal: bool = False, mark: str = "") -> list[int]:
+        """The ids of the text alone; see `types.Vocabulary.encode`."""
+
+        def encode_part(part: str, first: bool) -> list[int]:
+            return [byte + 3 for byte in part.replace(mark, "").encode("utf-8")]
+
+        return (
+            encode_part(text, True)
+            if literal
+            else encode_around(self.control_pattern, self.control_ids, text, encode_part)
+        )
+
+    def encode_documents(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The literal ids of every text, as uint16 arrays."""
         return [np.frombuffer(text.encode("utf-8"), np.uint8) + np.uint16(3) for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text before the first stop id; invalid UTF-8 becomes U+FFFD."""
-        text = bytes(i - 3 for i in take_until_stop(ids, self.stop_ids) if 3 <= i < 259)
+        text = bytes(i - 3 for i in take_until_stop(ids, self.stop_ids) if 3 <= i < FIRST_EXTRA)
         return text.decode("utf-8", errors="replace")
+
+    @functools.cached_property
+    def names(self) -> dict[int, str]:
+        """{id: name} of the control tokens."""
+        return {index: name for name, index in self.control_ids.items()}
 
     def token(self, index: int) -> str:
         """The name of an id."""
-        return ("<pad>", "</s>", "<unk>")[index] if index < 3 else f"<0x{index - 3:02X}>"
+        return self.names[index] if index in self.names else f"<0x{index - 3:02X}>"
 
     def save(self, folder: PathLike) -> None:
         """Writes the vocabulary into `folder`."""
-        write_json(folder, {"kind": "bytes", "extra_ids": self.extra_ids})
+        write_json(folder, {"kind": "bytes", "extra_ids": self.extra_ids, "sentinel": self.sentinel})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,6 +259,11 @@ class SentencePieceVocabulary(T5Ids):
         """The pieces and the sentinels."""
         return self.processor.vocab_size() + self.extra_ids
 
+    @property
+    def first_sentinel(self) -> int:
+        """The id of <extra_id_0>."""
+        return self.vocab_size - 1
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Identifies the ids."""
@@ -207,17 +280,37 @@ class SentencePieceVocabulary(T5Ids):
         ids = [self.processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode("utf-8")]
         return ids if all(self.processor.is_byte(i) for i in ids) else []
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of the text alone."""
+    @functools.cached_property
+    def control_ids(self) -> dict[str, int]:
+        """{name: id} of the sentinels, which `encode` reads from a text unless it is literal."""
+        return {f"<extra_id_{number}>": self.first_sentinel - number for number in range(self.extra_ids)}
+
+    @functools.cached_property
+    def control_pattern(self) -> re.Pattern[str]:
+        """Matches a sentinel."""
+        return names_pattern(self.control_ids, absorbing=self.control_ids)
+
+    def encode(self, text: str, literal: bool = False, mark: str = "") -> list[int]:
+        """The ids of the text alone; see `types.Vocabulary.encode`."""
+        if literal:
+            return self.encode_text(text)
+
+        def encode_part(part: str, first: bool) -> list[int]:
+            return self.encode_text(part.replace(mark, ""))
+
+        return encode_around(self.control_pattern, self.control_ids, text, encode_part)
+
+    def encode_text(self, text: str) -> list[int]:
+        """The ids of text without control tokens."""
         if SPACE_MARK not in text or not self.space_mark_ids:
             return self.processor.encode(text)
         first, *others = map(self.processor.encode, text.split(SPACE_MARK))
         return first + [i for part in others for i in (*self.space_mark_ids, *part)]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of every text, in one thread."""
+    def encode_documents(self, texts: Sequence[str]) -> list[list[int]]:
+        """The literal ids of every text, in one thread."""
         if any(SPACE_MARK in text for text in texts):
-            return [self.encode(text) for text in texts]
+            return [self.encode_text(text) for text in texts]
         return self.processor.encode(texts, num_threads=1)
 
     def decode(self, ids: Iterable[int]) -> str:

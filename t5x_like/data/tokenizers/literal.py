@@ -1,0 +1,59 @@
+"""Tokenizers of literal text: the names of control tokens in a text are encoded as any other text.
+
+The libraries can ignore special tokens in a text (`encode_special_tokens`), but a Unigram model that has "</s>" among its
+pieces finds it there nevertheless. Here the control tokens get secret names instead, by which a trusted text can still
+write them. `model_proto.hide_pieces` does the same for SentencePiece models.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import secrets
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class LiteralTokenizer:
+    """A tokenizer whose control tokens have other `names`, {name in the tokenizer.json: name here}; its ids are the same."""
+
+    tokenizer: Tokenizer
+    names: Mapping[str, str]
+
+    @classmethod
+    def build(cls, text: str, control_ids: Mapping[str, int]) -> LiteralTokenizer:
+        """Renames the control tokens {text: id} of a tokenizer.json."""
+        from tokenizers import Tokenizer
+
+        # Nobody can write a name that is drawn anew in every process.
+        secret = secrets.token_hex(16)
+        new_names = {index: f"<{secret}{index}>" for index in control_ids.values()}
+        tokenizer = Tokenizer.from_str(json.dumps(rename(json.loads(text), new_names)))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return cls(tokenizer, {name: new_names[index] for name, index in control_ids.items()})
+
+
+def rename(content: dict, new_names: Mapping[int, str]) -> dict:
+    """The content of a tokenizer.json with new names of some ids, {id: name}, and without its post-processor."""
+    model = content["model"]
+    added = [token | {"content": new_names.get(token["id"], token["content"])} for token in content["added_tokens"]]
+    if isinstance(model["vocab"], list):  # Unigram: ids are places in the list
+        pieces = [[new_names.get(index, piece), score] for index, (piece, score) in enumerate(model["vocab"])]
+        return content | {"post_processor": None, "added_tokens": added, "model": model | {"vocab": pieces}}
+    table = {new_names.get(index, token): index for token, index in model["vocab"].items()}
+    renamed = {token: new_names[index] for token, index in model["vocab"].items() if index in new_names}
+    changed = {"vocab": table, "unk_token": renamed.get(model.get("unk_token"), model.get("unk_token"))}
+    if "merges" in model:
+        changed["merges"] = [merge for merge in model["merges"] if renamed.keys().isdisjoint(merge_tokens(merge))]
+    return content | {"post_processor": None, "added_tokens": added, "model": model | changed}
+
+
+def merge_tokens(merge: str | list[str]) -> tuple[str, str, str]:
+    """The two tokens of a merge, and the token that it makes."""
+    first, second = merge.split(" ") if isinstance(merge, str) else merge
+    return first, second, first + second
