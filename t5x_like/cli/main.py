@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     one by SIGTERM.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    search_working_directory()
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(overview())
         return 0 if argv else 2
@@ -75,6 +76,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             return report_internal_error(argv, error)
         hint = "" if isinstance(error, ConfigError) else "\n(T5X_LIKE_TRACEBACK=1 shows where this was raised)"
         return print_error(f"{error}{hint}")
+
+
+def search_working_directory() -> None:
+    """Lets the user's modules in the working directory be imported, unless an installed module has the same name.
+
+    `python -m t5x_like` searches it anyway, an installed `t5x_like` would not.
+    """
+    here = os.getcwd()
+    if not sys.flags.safe_path and here not in map(os.path.abspath, sys.path):
+        sys.path.append(here)
 
 
 def print_error(message: str) -> int:

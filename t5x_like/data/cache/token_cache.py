@@ -226,9 +226,8 @@ class TokenCache:
         flags["arguments"] = json.dumps(as_json(arguments))
         command = [sys.executable, "-m", "t5x_like.tasks.caching", *(f"--{k}={v}" for k, v in flags.items())]
         command += shlex.split(os.environ.get(FLAGS_VARIABLE, ""))
-        path = os.pathsep.join(p for p in sys.path if p)
         own = () if self.data_sets is None else tuple(self.data_sets.sets)
-        code, message = run_with_progress(command, os.environ | {"PYTHONPATH": path})
+        code, message = run_with_progress(command, os.environ | import_environment())
         if code:
             raise RuntimeError(
                 f"tokenizing task {self.task!r}, split {self.split!r} failed (exit {code})"
@@ -328,6 +327,12 @@ class TokenCache:
 def open_memmap(path: Path, dtype: str) -> np.ndarray:
     """Memory-maps a file read-only as a flat array."""
     return np.memmap(path, dtype, "r").view(np.ndarray) if path.stat().st_size else np.empty(0, dtype)
+
+
+def import_environment() -> dict[str, str]:
+    """The environment variables with which a Python process searches modules where this one does, in the same order."""
+    path = os.pathsep.join(os.path.abspath(place) for place in sys.path)  # "" is the working directory
+    return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 def run_with_progress(command: list[str], environment: dict[str, str]) -> tuple[int, str]:

@@ -103,6 +103,31 @@ def test_first_use_builds_and_a_changed_preprocessor_builds_again(module, monkey
     assert texts(cache_of(module, fingerprint=first.manifest["fingerprint"])) == ["first text!", "second!"]  # pinned
 
 
+def test_own_modules_in_the_working_directory_are_found_and_hide_nothing(tmp_path):
+    """The installed command, in a folder with names of the package's parts and of modules that it imports."""
+    own, programs = tmp_path / "own", tmp_path / "bin"
+    for folder in (own / "models", own / "gin_configs", own / "seqio", programs):
+        folder.mkdir(parents=True)
+    for name in (
+        "tasks.py",
+        "models/__init__.py",
+        "gin_configs/__init__.py",
+        "seqio/__init__.py",
+        "numpy.py",
+        "types.py",
+    ):
+        (own / name).write_text("raise SystemExit(f'{__file__} was imported')")
+    (own / "own_texts.py").write_text("ENDING = '!'\n")
+    (own / "own_tasks.py").write_text("from own_texts import ENDING\n" + TASK.replace('ending="!"', "ending=ENDING"))
+    (programs / "t5x_like").write_text("import sys\nfrom t5x_like.__main__ import start\nsys.exit(start())\n")
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "T5X_LIKE_CACHE": str(tmp_path / "root")}
+    command = [sys.executable, programs / "t5x_like", "cache", "--task=made_up", "--module=own_tasks", "--split=train"]
+    made = subprocess.run(command, cwd=own, env=environment, capture_output=True, text=True, timeout=300)
+    assert made.returncode == 0, made.stderr
+    (manifest,) = (tmp_path / "root").glob("made_up/*/train/manifest.json")
+    assert {"own_tasks", "own_texts"} <= json.loads(manifest.read_text())["inputs"]["modules"].keys()
+
+
 def test_changed_and_added_data_files_are_read_again(module, tmp_path):
     module.write_text(TASK + FILES.replace("FOLDER", repr(str(tmp_path))))
     (tmp_path / "a.txt").write_text("one\n")
