@@ -13,7 +13,7 @@ from pathlib import Path
 
 import report
 from t5x_like.run_dir import RunDir
-from t5x_like.writers import read_records
+from t5x_like.writers import read_metrics
 
 TRAINED, HELD_OUT = "eval/modular_addition_trained/accuracy", "eval/modular_addition/accuracy"
 THRESHOLD = 0.99
@@ -35,7 +35,7 @@ def main() -> None:
         start = time.perf_counter()
         subprocess.run([*command, *flags, *arguments], check=True)
         seconds = time.perf_counter() - start
-        records = [line for line in read_records(RunDir(run_dir).metrics) if TRAINED in line]
+        records = [line for line in read_metrics(RunDir(run_dir).metrics) if TRAINED in line]
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     sample = records[:: max(len(records) // 20, 1)]
     rows = {f"step {x['step']}": {"trained on": x[TRAINED], "held out": x[HELD_OUT]} for x in sample}

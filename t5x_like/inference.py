@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,14 @@ def infer(
     options: DecodingOptions = DecodingOptions(),
     mesh: Mesh | None = None,
     rules: partitioning.Rules = partitioning.RULES,
+    finished: Container[int] = (),
 ) -> Iterator[dict[str, Any]]:
     """Yields the completion of every prompt, in order: {"id", "prompt", "completion", "tokens", "log_prob", "finished"}.
 
     A prompt is a text, {"prompt": text, "id": anything}, or a chat {"messages": [{"role", "content"}, ...]}, which the
     vocabulary's template renders as text. Decoder-only models continue the prompt; encoder-decoder models read it with the
-    encoder. A result depends on the prompt, its index and the seed, not on the batch size or the other prompts.
+    encoder. A result depends on the prompt, its index and the seed, not on the batch size or the other prompts. The prompts
+    whose indices are in `finished` are left out, without changing the batches of the others.
 
     Raises:
       ValueError: a prompt that exceeds the model's position table with its new tokens, an empty prompt if the vocabulary
@@ -67,12 +69,15 @@ def infer(
     decode = ShardedFunction(decode_fn, options.batch_size, mesh, rules)
     indexed = enumerate({"prompt": prompt} if isinstance(prompt, str) else prompt for prompt in prompts)
     while chunk := list(itertools.islice(indexed, decode.size)):
+        if all(index in finished for index, _ in chunk):
+            continue
         chunk = [(index, render_prompt(record, vocabulary)) for index, record in chunk]
         ids = [prompt_ids(record, vocabulary, seq2seq) for _, record in chunk]
         batch = encoder_batch(ids, vocabulary) if seq2seq else decoder_batch(ids, options.prefix)
         generated = decode(params, batch | {"keys": row_keys(options.seed, [index for index, _ in chunk])})
         for row, (index, record) in enumerate(chunk):
-            yield completion_record(record, index, vocabulary, generated, row)
+            if index not in finished:
+                yield completion_record(record, index, vocabulary, generated, row)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,7 +44,7 @@ class RunDir:
 
     @property
     def metrics(self) -> Path:
-        """Logged scalars, one JSON object per line; `writers.read_records` reads them."""
+        """Logged scalars, one JSON object per line; `writers.read_metrics` reads them."""
         return Path(self.path) / "metrics.jsonl"
 
     @property

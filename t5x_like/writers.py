@@ -5,11 +5,15 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
+from t5x_like import lines
 from t5x_like.run_dir import RunDir
 from t5x_like.types import PathLike, Vocabulary
+
+RESUMED = "resumed"  # marks a record: later steps before this line do not count
 
 
 def write_run_files(run_dir: PathLike, config: str, model_info: str, vocabulary: Vocabulary, is_new: bool) -> None:
@@ -58,9 +62,10 @@ def replace_folder(folder: Path, save: Callable[[Path], object]) -> None:
 
 
 class RunWriter:
-    """Appends scalars to metrics.jsonl and TensorBoard; drops what an interrupted run wrote after step `first`.
+    """Appends scalars to metrics.jsonl and TensorBoard.
 
-    Only the first process writes. `last` holds the newest value of every scalar.
+    What an interrupted run wrote after step `first` stays in metrics.jsonl, followed by a record of the resumption, so that
+    `read_metrics` leaves it out. Only the first process writes. `last` holds the newest value of every scalar.
     """
 
     def __init__(self, run_dir: PathLike, first: int = 0) -> None:
@@ -74,9 +79,9 @@ class RunWriter:
         from tensorboardX import SummaryWriter  # takes a second to import, after all checks have passed
 
         path = RunDir(self.folder).metrics
-        records = [record for record in read_records(path) if record["step"] <= first]
-        path.write_text("".join(json.dumps(record) + "\n" for record in records))
-        self.file = open(path, "a")  # noqa: SIM115
+        if any(record["step"] > first for record in read_metrics(path)):
+            lines.append_record(path, {"step": first, RESUMED: True})
+        self.file = lines.open_append(path)
         self.events = SummaryWriter(str(self.folder), purge_step=first + 1 if first else None)
 
     def __enter__(self) -> "RunWriter":
@@ -88,7 +93,7 @@ class RunWriter:
             self.events.close()
 
     def drop_after(self, step: int) -> None:
-        """Drops records of later steps."""
+        """Marks the records of later steps as superseded."""
         if self.active:
             self.__exit__()
             self._open(step)
@@ -103,14 +108,16 @@ class RunWriter:
                 self.events.add_scalar(name if "/" in name else f"train/{name}", value, step)
 
 
-def read_records(path: Path) -> list[dict]:
-    """Reads a JSON lines file such as metrics.jsonl; stops at a truncated line. A missing file has no records."""
-    records = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
+def read_metrics(path: PathLike) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl, each with "step", without those that a resumed run has superseded."""
+    records: list[dict[str, Any]] = []
+    for record in lines.read_records(path):
+        if not isinstance(record.get("step"), int):
+            continue
+        if record.get(RESUMED):
+            records = [earlier for earlier in records if earlier["step"] <= record["step"]]
+        else:
+            records.append(record)
     return records
 
 
@@ -122,7 +129,7 @@ def plot_losses(run_dir: PathLike) -> Path:
     from matplotlib import pyplot as plt
 
     layout = RunDir(run_dir)
-    records = read_records(layout.metrics)
+    records = read_metrics(layout.metrics)
     figure, axes = plt.subplots(figsize=(7, 4))
     for name, label, marker in (("loss", "train", ""), ("eval/loss", "validation", "o")):
         points = [(record["step"], record[name]) for record in records if name in record]

@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from t5x_like import inference, partitioning
+from t5x_like.cli import infer as command
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from t5x_like.decoding.sampling import Greedy, Sample
@@ -47,6 +48,26 @@ def test_results_do_not_depend_on_batch_size_or_mesh(model_and_params, sampler):
     one = tokens(batch_size=8)
     assert tokens(batch_size=2) == one
     assert tokens(batch_size=3, mesh=partitioning.make_mesh(data=2, fsdp=2, tensor=2)) == one
+
+
+def test_an_interrupted_job_continues_with_the_same_samples_bit_for_bit(model_and_params):
+    """A result depends on the prompt's place in the whole input, not on which other prompts are finished."""
+    prompts = [*PROMPTS, *["x"] * 6, "long" * 40]
+    options = inference.DecodingOptions(Sample(temperature=1.3), max_new_tokens=5, batch_size=3)
+    arguments = *model_and_params, ByteVocabulary(), prompts, options, partitioning.make_mesh(devices=jax.devices()[:1])
+    whole = list(inference.infer(*arguments))
+    assert len({tuple(record["tokens"]) for record in whole[5:11]}) > 1  # samples of one prompt differ
+    for finished in ({0, 1, 2, 3}, {1, 4, 10}, set(range(12)), set()):
+        rest = list(inference.infer(*arguments, finished=finished))
+        assert rest == [record for index, record in enumerate(whole) if index not in finished]
+
+
+def test_as_many_prompts_are_finished_as_results_have_their_id(tmp_path):
+    output = tmp_path / "out.jsonl"
+    output.write_text('{"id": "a"}\n{"id": 1}\n{"id": "a"}\n{"no id": 1}\n{"id": "b"')
+    prompts = [{"id": name, "prompt": ""} for name in ("a", 1, "b", "a", "1", "a", 1)]
+    assert command.find_finished(prompts, output) == ({0, 1, 3}, 7)
+    assert command.find_finished(prompts, tmp_path / "none.jsonl") == (set(), 7)
 
 
 def test_max_new_tokens_below_1_raises(model_and_params):

@@ -1,26 +1,33 @@
 """Writers: no duplicate metrics after a crash, files that are written once per run, the loss plot."""
 
-import json
-
 from t5x_like import writers
 from t5x_like.data.tokenizers import loading
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 
 
-def steps(path):
-    return [json.loads(line)["step"] for line in (path / "metrics.jsonl").read_text().splitlines()]
+def losses(path):
+    return [(record["step"], record["loss"]) for record in writers.read_metrics(path / "metrics.jsonl")]
 
 
-def test_metrics_after_the_checkpoint_are_dropped(tmp_path):
+def test_metrics_after_the_checkpoint_are_superseded_and_nothing_is_rewritten(tmp_path):
     with writers.RunWriter(tmp_path) as writer:
         for step in range(1, 6):
             writer.write(step, {"loss": 1.0 / step})
         assert writer.last == {"loss": 0.2}
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 6, "lo')  # interrupted while writing
+    before = (tmp_path / "metrics.jsonl").read_text().removesuffix('{"step": 6, "lo')
     with writers.RunWriter(tmp_path, first=3) as writer:
         writer.write(4, {"loss": 0.5})
-    assert steps(tmp_path) == [1, 2, 3, 4]
+        assert losses(tmp_path) == [(1, 1.0), (2, 1 / 2), (3, 1 / 3), (4, 0.5)]
+        writer.drop_after(2)
+        writer.write(3, {"loss": 0.75})
+    assert losses(tmp_path) == [(1, 1.0), (2, 1 / 2), (3, 0.75)]
+    assert (tmp_path / "metrics.jsonl").read_text().startswith(before)
+    with writers.RunWriter(tmp_path, first=3):
+        pass
+    with open(tmp_path / "metrics.jsonl") as file:
+        assert len(list(file)) == 5 + 2 + 2  # each resumption that supersedes records has a line
 
 
 def test_configuration_and_vocabulary_are_written_once(tmp_path):

@@ -5,14 +5,16 @@ line). A gin file chooses the sampler: --gin_file=decoding/greedy.gin (default),
 """
 
 import argparse
+import collections
 import contextlib
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from t5x_like import locks
+from t5x_like import lines, locks
 from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
@@ -68,22 +70,27 @@ def infer(args: argparse.Namespace) -> None:
     if args.system is not None and not args.chat:
         raise ConfigError("--system is the system message of a chat; give --chat with it")
     read = make_reader(args)
-    finished = read_finished_ids(args.output) if args.output else set()
-    found, count = 0, 0
-    for record in read():  # every prompt is checked before anything is compiled
-        found, count = found + 1, count + (json.dumps(record["id"]) not in finished)
-    if not found:
+    finished, count = find_finished(read(), args.output)  # every prompt is checked before anything is compiled
+    if not count:
         raise ConfigError("there are no prompts; give --prompt=TEXT or --input=FILE")
-    prompts = (record for record in read() if json.dumps(record["id"]) not in finished)
     default = [] if args.gin_file else ["decoding/greedy.gin"]
     sampler = runtime.from_flags(args, ["CHOOSE"], default).evaluate("%CHOOSE")
     options = inference.DecodingOptions(sampler, args.max_new_tokens, args.batch_size, args.seed, args.prefix)
     run = setup.TrainedRun(args.run_dir, (), args.step)
     vocabulary, params = run.require_vocabulary(), run.params(run.example_batch())
-    results = inference.infer(run.model, params, vocabulary, prompts, options, run.mesh, run.rules)
-    with open(args.output, "a") if args.output else sys.stdout as out:
-        for result in track(results, "infer", count):
+    results = inference.infer(run.model, params, vocabulary, read(), options, run.mesh, run.rules, finished)
+    with open_output(args.output) as out:
+        for result in track(results, "infer", count - len(finished)):
             print(json.dumps(result, ensure_ascii=False), file=out, flush=True)
+
+
+def open_output(path: str | None) -> contextlib.AbstractContextManager[IO[str]]:
+    """The stream of results: the output file or standard output; of several processes only the first writes them."""
+    import jax
+
+    if jax.process_index() != 0:
+        return open(os.devnull, "w")
+    return contextlib.nullcontext(sys.stdout) if path is None else lines.open_append(path)
 
 
 def make_reader(args: argparse.Namespace) -> Callable[[], Iterator[dict[str, Any]]]:
@@ -103,10 +110,18 @@ def make_reader(args: argparse.Namespace) -> Callable[[], Iterator[dict[str, Any
     return render
 
 
-def read_finished_ids(path: PathLike) -> set[str]:
-    """The ids in an existing output file, as JSON."""
-    try:
-        with open(path, encoding="utf-8") as lines:
-            return {json.dumps(json.loads(line)["id"]) for line in lines}
-    except FileNotFoundError:
-        return set()
+def find_finished(prompts: Iterable[dict[str, Any]], output: PathLike | None) -> tuple[set[int], int]:
+    """(indices of the prompts whose results are in the output file, number of prompts).
+
+    If several prompts have the same id, as many of them are finished as results have it, the first ones.
+    """
+    results = lines.read_records(output) if output else ()
+    left = collections.Counter(json.dumps(result["id"]) for result in results if "id" in result)
+    finished, count = set(), 0
+    for record in prompts:
+        key = json.dumps(record["id"])
+        if left[key]:
+            left[key] -= 1
+            finished.add(count)
+        count += 1
+    return finished, count

@@ -69,7 +69,7 @@ def read_reference(run_dir: PathLike) -> Reference:
     Raises:
       ValueError: the file is missing or has fewer than 10 records of loss and learning rate.
     """
-    records = writers.read_records(RunDir(run_dir).metrics)
+    records = writers.read_metrics(RunDir(run_dir).metrics)
     lines = [record for record in records if "loss" in record and "learning_rate" in record]
     if len(lines) < 10:
         raise ValueError(

@@ -17,7 +17,6 @@ steps, while the next one is computed.
 
 import collections
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -25,7 +24,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from t5x_like import writers
+from t5x_like import lines, writers
 from t5x_like.run_dir import RunDir
 from t5x_like.training.expected_loss import Curve, Expected
 from t5x_like.types import PathLike
@@ -122,11 +121,7 @@ class RunMonitor:
     ):
         self.monitor, self.report, self.run_dir = monitor, report, RunDir(run_dir)
         self.restore_memory(memory)
-        lines = writers.read_records(self.run_dir.alarms)
-        if lines and jax.process_index() == 0:
-            # A last line that was cut off would be joined to the next one.
-            self.run_dir.alarms.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        self.rollbacks = [line for line in lines if line["kind"] == "roll back"]
+        self.rollbacks = [line for line in lines.read_records(self.run_dir.alarms) if line.get("kind") == "roll back"]
         self.curve = curve
         self.drift = self.replay()
 
@@ -145,7 +140,7 @@ class RunMonitor:
         if self.curve is None:
             return None
         drift, before = Drift(dataclasses.replace(self.curve), self.monitor.allowance, self.monitor.alarm), 0
-        for record in writers.read_records(self.run_dir.metrics):
+        for record in writers.read_metrics(self.run_dir.metrics):
             if "loss" in record:
                 list(drift.add(record["step"], record["step"] - before, record["loss"]))
                 before = record["step"]
@@ -249,8 +244,7 @@ class RunMonitor:
         """Appends a line to alarms.jsonl and returns it."""
         line = {"step": done, "kind": kind} | facts
         if jax.process_index() == 0:
-            with open(self.run_dir.alarms, "a") as file:
-                file.write(json.dumps(line) + "\n")
+            lines.append_record(self.run_dir.alarms, line)
         return line
 
 

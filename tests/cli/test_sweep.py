@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from t5x_like import writers
 from t5x_like.cli import main
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.sweeping import trial
@@ -72,7 +73,7 @@ def ids(all_trials) -> list[str]:
 def losses(run_dir) -> list[tuple]:
     return [
         (record["step"], name, value)
-        for record in map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+        for record in writers.read_metrics(run_dir / "metrics.jsonl")
         for name, value in record.items()
         if name in ("loss", "eval/loss")
     ]

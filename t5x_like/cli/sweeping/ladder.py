@@ -99,7 +99,7 @@ def measure_timing(config: Sweep, base: BaseConfig, processes: int) -> Timing:
 def trial_speed(trial: Trial) -> tuple[float, float, float]:
     """(training FLOPs per token, seconds per token, seconds outside training) of a finished run."""
     row = trial.columns
-    records = [r for r in writers.read_records(RunDir(trial.run_dir).metrics) if "speed/step_seconds" in r]
+    records = [r for r in writers.read_metrics(RunDir(trial.run_dir).metrics) if "speed/step_seconds" in r]
     per_step = records[-1]["speed/step_seconds"]  # the first records include compilation
     rest = collect.total_seconds(trials.read_attempts(trial.run_dir)) - per_step * trial.steps
     return row["flops_exact"] / row["tokens"], per_step / row["batch_tokens"], max(rest, 0.0)

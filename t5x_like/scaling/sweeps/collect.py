@@ -31,7 +31,7 @@ def collect_rows(all_trials: Iterable[Trial]) -> table.Table:
 
 def build_row(trial: Trial) -> dict[str, Any]:
     """The row of a run: known columns, losses and scores on every evaluation set, time, device and revision."""
-    records = writers.read_records(RunDir(trial.run_dir).metrics)
+    records = writers.read_metrics(RunDir(trial.run_dir).metrics)
     attempts = trials.read_attempts(trial.run_dir)
     starts = [line for line in attempts if "started" in line]
     facts = {name: value for name, value in trial.columns.items() if name != "steps"}

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from t5x_like import locks, writers
+from t5x_like import lines, locks, writers
 from t5x_like.run_dir import RunDir
 from t5x_like.types import PathLike
 
@@ -49,8 +49,8 @@ class Trial:
 
 def hash_config(config: str) -> str:
     """Returns a hash of a resolved configuration without comments: equal on every machine and in every folder."""
-    lines = [line for line in config.splitlines() if line and not line.startswith("#")]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+    settings = [line for line in config.splitlines() if line and not line.startswith("#")]
+    return hashlib.sha256("\n".join(settings).encode()).hexdigest()[:12]
 
 
 def read(run_dir: PathLike) -> Trial:
@@ -71,13 +71,12 @@ def read(run_dir: PathLike) -> Trial:
 
 def read_attempts(run_dir: PathLike) -> list[dict[str, Any]]:
     """The lines of attempts.jsonl."""
-    return writers.read_records(Path(run_dir) / "attempts.jsonl")
+    return list(lines.read_records(Path(run_dir) / "attempts.jsonl"))
 
 
 def append_attempt(run_dir: PathLike, **facts: Any) -> None:
     """Appends a line to attempts.jsonl."""
-    with open(Path(run_dir) / "attempts.jsonl", "a") as file:
-        file.write(json.dumps(facts) + "\n")
+    lines.append_record(Path(run_dir) / "attempts.jsonl", facts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +92,7 @@ class Progress:
 
 def read_progress(trial: Trial) -> Progress:
     """Reads the progress from the run directory, on whichever machine it is trained."""
-    records = writers.read_records(RunDir(trial.run_dir).metrics)
+    records = writers.read_metrics(RunDir(trial.run_dir).metrics)
     step = max((record["step"] for record in records), default=0)
     loss, eval_loss = (
         next((r[name] for r in reversed(records) if name in r), math.nan) for name in ("loss", "eval/loss")
