@@ -28,7 +28,7 @@ class DecodingOptions:
     `batch_size` is prompts per batch. `prefix` makes a prefix language model read prompts bidirectionally.
 
     Raises:
-      ValueError: max_new_tokens < 1.
+      ValueError: max_new_tokens or batch_size below 1, or a seed that is not in 0 .. 2^63 - 1.
     """
 
     sampler: Sampler = Greedy()  # noqa: RUF009 - frozen
@@ -38,8 +38,11 @@ class DecodingOptions:
     prefix: bool = False
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1")
+        for name in ("max_new_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed} is not in 0 .. 2^63 - 1")
 
 
 def infer(
@@ -263,7 +266,10 @@ def read_prompts(path: PathLike) -> Iterator[dict[str, Any]]:
                 chat.check_messages(record["messages"])
                 yield prompt | {"messages": record["messages"]}
             else:
-                yield prompt | {"prompt": str(record["prompt"] if "prompt" in record else record["inputs"])}
+                text = record["prompt"] if "prompt" in record else record["inputs"]
+                if not isinstance(text, str):
+                    raise TypeError(f"{text!r} is not text")
+                yield prompt | {"prompt": text}
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise ValueError(
                 f'{path}, line {number}: need a JSON object with "prompt" (or "inputs", or "messages"), got {line[:60]!r}'

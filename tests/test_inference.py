@@ -86,6 +86,21 @@ def test_prompt_files_are_read_and_errors_name_bad_lines(tmp_path):
         list(inference.read_prompts(bad))
 
 
+@pytest.mark.parametrize("value", ["null", "5", "true", "[1]", '{"a": 1}'])
+@pytest.mark.parametrize("field", ["prompt", "inputs"])
+def test_a_prompt_is_text(tmp_path, field, value):
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"{field}": {value}}}\n')
+    with pytest.raises(ValueError, match="line 1: need a JSON object with"):
+        list(inference.read_prompts(path))
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"max_new_tokens": 0}, {"seed": -1}, {"seed": 2**63}])
+def test_options_out_of_range_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        inference.DecodingOptions(**options)
+
+
 def test_a_prompt_may_contain_every_character_but_the_line_feed(tmp_path):
     texts = ["\ufefffirst", "by\u2028the author", "page one\x0cpage two", "next\u0085line", "a\rb", "last"]
     records = [json.dumps({"prompt": text}, ensure_ascii=False) for text in texts]

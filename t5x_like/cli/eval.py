@@ -18,9 +18,8 @@ from t5x_like.cli.gin.runtime import ConfigError
 def main(argv: Sequence[str]) -> int:
     """Runs `t5x_like eval`."""
     parser = flags.Parser(prog="t5x_like eval", description=__doc__)
-    parser.add_argument("--run_dir", required=True, help="directory of a run made by `t5x_like train`")
+    flags.add_run(parser)
     parser.add_argument("--split", default="validation", help="split of the task (default: %(default)s)")
-    parser.add_argument("--step", type=flags.count, help="checkpoint to read (default: the newest)")
     parser.add_argument("--batches", type=flags.positive, help="number of batches to read (default: all rows once)")
     parser.add_argument("--batch_size", type=flags.positive, help="rows per batch (default: the run's)")
     runtime.add_flags(parser)
@@ -51,7 +50,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, int | float | str]:
     from t5x_like.training import references
 
     split = [f"--gin.validation/token_cache.TokenCache.split='{args.split}'"]
-    run = setup.TrainedRun(args.run_dir, [*args.gin_overrides, *split], args.step)
+    run = setup.open_from_flags(args, args.run_dir, args.step, split)
     rows = run.config.evaluate("trainer.train.evaluation").rows
     if rows is None:
         raise ConfigError("trainer.Evaluation.rows is None in this run; set it with a gin override")

@@ -69,7 +69,7 @@ def evaluate(
     args: argparse.Namespace, run_dir: str, step: int | None, folder: str | None
 ) -> Iterator[tuple[Record, str]]:
     """Yields (record, defining module) of each task: an existing record with the same settings, or a new one."""
-    run = setup.TrainedRun(run_dir, args.gin_overrides, step, args.gin_file)
+    run = setup.open_from_flags(args, run_dir, step)
     step = checkpoints.latest_step(RunDir(run_dir).checkpoints) if step is None else step
     if step is None:
         raise FileNotFoundError(f"no checkpoint in {RunDir(run_dir).checkpoints}; train first")

@@ -14,6 +14,12 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message.removeprefix('argument ')}; {self.prog} --help lists the flags")
 
 
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of a command that opens a run."""
+    parser.add_argument("--run_dir", required=True, help="directory of a run made by `t5x_like train`")
+    parser.add_argument("--step", type=count, help="checkpoint to read (default: the newest)")
+
+
 def whole(text: str, low: int, high: int | None = None) -> int:
     """Parses a whole number from `low` to `high`.
 

@@ -24,8 +24,7 @@ from t5x_like.types import PathLike
 def main(argv: Sequence[str]) -> int:
     """Runs `t5x_like infer`."""
     parser = flags.Parser(prog="t5x_like infer", description=__doc__)
-    parser.add_argument("--run_dir", required=True, help="directory of a run made by `t5x_like train`")
-    parser.add_argument("--step", type=flags.count, help="checkpoint to read (default: the newest)")
+    flags.add_run(parser)
     parser.add_argument("--prompt", action="append", default=[], help="a prompt (repeatable)")
     parser.add_argument("--input", metavar="FILE", help="a file of prompts")
     parser.add_argument("--output", metavar="FILE", help="append results to this file and skip the ids already in it")

@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     args.gin_overrides = [*overrides, *args.gin_overrides]
     config = runtime.from_flags(args, first=[RUN_FILE])
     config.bind("trainer.train")(config=config.resolved_config())
-    print_report(args, setup.TrainedRun(args.run_dir))
+    print_report(args, setup.TrainedRun(args.run_dir, allowed=sorted(config.names.modules)))
     return 0
 
 

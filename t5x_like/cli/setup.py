@@ -11,7 +11,7 @@ import numpy as np
 
 from t5x_like import checkpoints, inference, parameters, partitioning
 from t5x_like.cli import flags
-from t5x_like.cli.gin import runtime
+from t5x_like.cli.gin import runtime, trust
 from t5x_like.cli.gin.runtime import ConfigError
 from t5x_like.data.cache import token_cache
 from t5x_like.data.tokenizers import loading
@@ -74,10 +74,12 @@ def initialize(args: argparse.Namespace) -> None:
 class TrainedRun:
     """A trained run, opened for reading: its configuration, model, vocabulary and parameters.
 
-    The gin files of `extra_files` are read after the run's own.
+    The gin files of `extra_files` are read after the run's own. The run's own may name only parts of t5x_like that build
+    models and settings, and `allowed` modules; see `gin.trust`.
 
     Raises:
       FileNotFoundError: the directory has no config.gin.
+      ConfigError: config.gin is not valid, or names what is not allowed.
     """
 
     def __init__(
@@ -86,13 +88,15 @@ class TrainedRun:
         overrides: Sequence[str] = (),
         step: int | None = None,
         extra_files: Sequence[str] = (),
+        search_paths: Sequence[str] = (),
+        allowed: Sequence[str] = (),
     ) -> None:
         config = RunDir(run_dir).config
         if not config.exists():
             raise FileNotFoundError(
                 f"run_dir: {config} does not exist; give the directory of a run made by `t5x_like train`"
             )
-        self.config = runtime.parse([str(config), *extra_files], overrides)
+        self.config = runtime.parse(extra_files, overrides, search_paths, ["CHOOSE"], str(config), allowed)
         self.model = self.config.evaluate("trainer.train.model")
         self.mesh = self.config.evaluate("trainer.train.mesh") or partitioning.make_mesh()
         self.rules = self.config.evaluate("trainer.train.rules")
@@ -132,3 +136,18 @@ class TrainedRun:
         abstract = parameters.abstract(boxed, partitioning.shardings(boxed, self.mesh, self.rules))
         params, self.step = checkpoints.restore_params(self.run_dir, abstract, self.step, keep_dtypes)
         return params
+
+
+def open_from_flags(
+    args: argparse.Namespace, run_dir: str, step: int | None, overrides: Sequence[str] = ()
+) -> TrainedRun:
+    """Opens a run whose tasks are read, with the gin files and overrides of the flags, `overrides`, and --module allowed.
+
+    Raises:
+      ConfigError: config.gin is not valid, or names what is not allowed, also as the module of a task.
+    """
+    search_paths = [path for path in args.gin_search_paths.split(",") if path]
+    allowed = [args.module] if args.module else []
+    run = TrainedRun(run_dir, [*args.gin_overrides, *overrides], step, args.gin_file, search_paths, allowed)
+    trust.check_task_modules(run.config.bindings)
+    return run

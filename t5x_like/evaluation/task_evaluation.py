@@ -46,6 +46,11 @@ class TaskEvaluation:
         for name in ("max_new_tokens", "num_samples", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give 1 or more")
+        for name in ("examples", "inputs_length"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value}: give 1 or more, or None for no limit")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed} is not in 0 .. 2^63 - 1")
 
     @property
     def task(self) -> str:

@@ -51,8 +51,14 @@ def results(tmp_path_factory):
         f"--out={root / 'out'}",
     ]
     compare = [*evaluate, "--json", "--examples=4", f"--against={root / 'run'}", "--against_step=1"]
-    codes, printed, messages = commands(root, train, evaluate, compare, [*evaluate[:2], "--tasks=gone"])
-    assert codes == ["exit 0", "exit 0", "exit 0", "exit 2"], messages
+    foreign = root / "foreign"
+    foreign.mkdir()
+    (foreign / "config.gin").write_text("from __gin__ import dynamic_registration\nimport antigravity\n")
+    refused = [[*evaluate[:2], "--tasks=gone"], [*evaluate[:2], "--gin_file=gone.gin"]]
+    refused += [["eval", f"--run_dir={foreign}"], ["infer", f"--run_dir={foreign}", "--prompt=x"]]
+    refused += [["hf", "export", foreign, f"--out={root / 'exported'}"]]
+    codes, printed, messages = commands(root, train, evaluate, compare, *refused)
+    assert codes == ["exit 0"] * 3 + ["exit 2"] * len(refused), messages
     return root, printed, messages
 
 
@@ -86,5 +92,9 @@ def test_two_steps_are_compared_on_the_same_examples(results):
         assert json.loads((root / f"out/against/{task}/1.json").read_text())["count"] == 4
 
 
-def test_an_unknown_task_raises(results):
-    assert "no token cache of task 'gone'" in results[2]
+def test_an_unknown_task_or_file_raises(results):
+    assert "no token cache of task 'gone'" in results[2] and "there is no gin file 'gone.gin'" in results[2]
+
+
+def test_no_command_imports_modules_for_a_foreign_run(results):
+    assert results[2].count("this run imports antigravity, which is not part of t5x_like") == 3

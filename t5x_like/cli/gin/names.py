@@ -10,6 +10,7 @@ from typing import Any
 
 from t5x_like.cli.gin import source as gin_source
 from t5x_like.cli.gin.source import Binding, Import, Place, Reference, Source, suggest
+from t5x_like.cli.gin.trust import check_import, check_target
 
 
 @dataclass
@@ -40,7 +41,8 @@ class Names:
         """
 
         def change(reference: Reference) -> Reference:
-            return Reference(reference.scope, self.find(source, reference.selector, binding.place), reference.call)
+            full = self.find(source, reference.selector, binding.place, is_reference=True)
+            return Reference(reference.scope, full, reference.call)
 
         value = gin_source.map_references(binding.value, change)
         selector = binding.selector and self.find(source, binding.selector, binding.place)
@@ -52,11 +54,11 @@ class Names:
                 raise binding.place.error(f"{binding.selector} has no parameter {binding.parameter!r}{hint}")
         return Binding(binding.scope, selector, binding.parameter, value, binding.place)
 
-    def find(self, source: Source, selector: str, place: Place) -> str:
+    def find(self, source: Source, selector: str, place: Place, is_reference: bool = False) -> str:
         """The full selector (`module:attributes`) of a selector in `source`.
 
         Raises:
-          ConfigError: there is no such function or class.
+          ConfigError: there is no such function or class, or a run's configuration may not name it.
         """
         first, *rest = selector.split(".")
         if first not in source.imports:
@@ -77,7 +79,9 @@ class Names:
             raise place.error(f"{selector} is not a function or class, so gin cannot configure or refer to it")
         while len(rest) > 1 and sys.modules.get(f"{path}.{rest[0]}") is getattr(sys.modules[path], rest[0]):
             path = f"{path}.{rest.pop(0)}"
-        full = self.selectors.setdefault(id(value), f"{path}:{'.'.join(rest)}")
+        full = f"{path}:{'.'.join(rest)}"
+        check_target(value, full, place, is_reference)
+        full = self.selectors.setdefault(id(value), full)
         self.targets[full] = value
         self.modules.add(full.partition(":")[0])
         return full
@@ -102,8 +106,9 @@ def import_module(statement: Import) -> None:
     """Imports the module of a statement.
 
     Raises:
-      ConfigError: the module, or one that it imports, does not exist.
+      ConfigError: the module, or one that it imports, does not exist, or a run's configuration may not import it.
     """
+    check_import(statement.module, statement.place)
     try:
         importlib.import_module(statement.module)
     except ModuleNotFoundError as error:

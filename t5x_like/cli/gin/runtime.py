@@ -21,6 +21,7 @@ import gin
 
 from t5x_like import __version__
 from t5x_like.cli.gin import source as gin_source
+from t5x_like.cli.gin import trust
 from t5x_like.cli.gin.checks import check_macros, check_required, check_types, without_unused
 from t5x_like.cli.gin.names import Names, merge_imports, parameters
 from t5x_like.cli.gin.source import Binding, ConfigError, Macro, Place, Reader, Reference, join_scope, suggest
@@ -36,7 +37,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="a gin file, by path or short name (runs/pretrain.gin, pretrain); repeatable, later files win",
+        help="a gin file, by path or short name (runs/pretrain.gin, pretrain); repeatable, later files win. "
+        "Gin files are code: use only those that you would run as a program",
     )
     group.add_argument(
         "--gin_search_paths",
@@ -77,19 +79,24 @@ def parse(
     overrides: Sequence[str] = (),
     search_paths: Sequence[str] = (),
     read: Collection[str] = (),
+    run: str | None = None,
+    allowed: Sequence[str] = (),
 ) -> "Config":
     """Reads and checks gin files, then overrides (`--gin.NAME=value`), and configures gin with them.
 
-    `read` are the macros that the command evaluates, besides those that the files use.
+    `read` are the macros that the command evaluates, besides those that the files use. `run` is the configuration of a run
+    that is read before the files; it may name only what builds models, rows and settings, and the modules `allowed`.
 
     Raises:
       ConfigError: a file, module, function, parameter or macro that does not exist, a macro or override that is not used, a
         value of another type than its parameter, or a macro or parameter that is still %gin.REQUIRED.
     """
     reader = Reader(search_paths)
+    if run is not None:
+        reader.read_file(run, allowed=trust.consented(allowed))
     for name in gin_files:
         reader.read_file(name)
-    if not gin_files and overrides:
+    if not reader.sources and overrides:
         raise ConfigError("there is no --gin_file; start with --gin_file=runs/pretrain.gin and files for its macros")
     names = Names()
     for source in reader.sources:

@@ -58,7 +58,8 @@ class Infinity(float):
 class Place:
     """The place of a statement: a file and line, or a command-line flag.
 
-    `packaged` marks the files of gin_configs/, `resolved` the configuration that a run wrote.
+    `packaged` marks the files of gin_configs/, `resolved` the configuration that a run wrote. `allowed` are the modules that a
+    run's configuration may name besides this package (see `trust`), None of a file that may name any.
     """
 
     file: str
@@ -66,6 +67,7 @@ class Place:
     text: str = ""
     packaged: bool = False
     resolved: bool = False
+    allowed: tuple[str, ...] | None = None
 
     def error(self, message: str) -> ConfigError:
         """A ConfigError with the place before the message."""
@@ -166,8 +168,8 @@ class Reader:
     bindings: list[tuple[Source, Binding]] = field(default_factory=list)
     open_files: list[Path] = field(default_factory=list)
 
-    def read_file(self, name: str, place: Place | None = None) -> None:
-        """Reads a file.
+    def read_file(self, name: str, place: Place | None = None, allowed: tuple[str, ...] | None = None) -> None:
+        """Reads a file, with the limits of the file that includes it or those of `allowed`.
 
         Raises:
           ConfigError: the file does not exist, includes itself or is not gin.
@@ -180,7 +182,9 @@ class Reader:
             text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise (place or Place(name)).error(f"not gin: byte {error.start} is not UTF-8; save it as UTF-8") from None
-        file = Place(display_path(path), 0, "", path.is_relative_to(PACKAGED), text.startswith(RESOLVED))
+        packaged, allowed = path.is_relative_to(PACKAGED), place.allowed if place else allowed
+        limits = None if packaged else allowed
+        file = Place(display_path(path), 0, "", packaged, text.startswith(RESOLVED), limits)
         self.read_text(text, file)
         self.open_files.pop()
 
