@@ -15,10 +15,12 @@ LINUX = sys.platform == "linux"
 NOBODY = 65534
 SCRATCH = "/scratch"
 MEGABYTES = 64  # of scratch
+FILE_MEGABYTES = 16  # of a file, also in memory
+FILES = 64  # open at a time
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x4000000, 0x8000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
-MS_NOSUID, MS_NODEV, MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE = 2, 4, 0x1000, 0x2000, 0x4000, 1 << 18
+MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 0x1000, 0x4000, 1 << 18
 MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE = 442, -100, 0x8000
 READ_ONLY = 1 | 2 | 4  # MOUNT_ATTR_RDONLY, NOSUID, NODEV
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
@@ -57,9 +59,9 @@ def hide_memory() -> None:
 
 
 def enter_namespaces(folder: str) -> None:
-    """Gets namespaces of mounts, processes (for its children), network, IPC and host name, and a root folder on `folder`.
+    """Gets namespaces of mounts, processes (for its children), network, IPC and host name, and fills and enters `folder`.
 
-    The new root has Python and the system's libraries, read-only, and SCRATCH, and nothing else of the disk.
+    The folder has Python and the system's libraries, read-only, and SCRATCH; `drop_rights` makes it the root folder.
 
     Raises:
       OSError: the system does not allow it.
@@ -84,9 +86,6 @@ def enter_namespaces(folder: str) -> None:
     call("mount", "tmpfs", folder + SCRATCH, "tmpfs", MS_NOSUID | MS_NODEV, options)
     set_read_only(folder, 0)
     os.chdir(folder)
-    call("mount", folder, "/", None, MS_MOVE, None)
-    os.chroot(".")
-    os.chdir(SCRATCH)
 
 
 def visible_folders() -> Iterator[str]:
@@ -114,13 +113,19 @@ def set_read_only(path: str, flags: int) -> None:
 
 
 def drop_rights(namespaces: bool) -> None:
-    """Becomes the user nobody if it is root, and gives up all capabilities for good."""
-    if os.geteuid() == 0:
+    """Becomes the user nobody if it is root, enters the new root folder, and gives up all capabilities for good."""
+    is_root = os.geteuid() == 0
+    if is_root:
         os.setgroups([])
         os.setgid(NOBODY)
         os.setuid(NOBODY)
-        if namespaces:
+    if namespaces:
+        if is_root:
             call("unshare", CLONE_NEWUSER)
+        os.chroot(
+            "."
+        )  # the kernel also refuses further user namespaces to a process whose root is not the mounts' root
+        os.chdir(SCRATCH)
     if LINUX:
         call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         call("capset", (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)())
@@ -133,6 +138,7 @@ def limit(seconds: float, megabytes: int, file_megabytes: int, children: bool = 
         (resource.RLIMIT_AS, megabytes * 2**20),
         (resource.RLIMIT_FSIZE, file_megabytes * 2**20),
         (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, FILES),
         *(() if children else ((resource.RLIMIT_NPROC, 0),)),
     ]
     for number, value in limits:

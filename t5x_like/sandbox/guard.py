@@ -48,7 +48,7 @@ def run_program(null: int, seconds: float, megabytes: int, namespaces: bool) -> 
     os.close(null)
     confinement.drop_rights(namespaces)
     confinement.die_with_parent(signal.SIGKILL)
-    confinement.limit(seconds, megabytes, confinement.MEGABYTES if namespaces else 0)
+    confinement.limit(seconds, megabytes, confinement.FILE_MEGABYTES if namespaces else 0)
     scratch = confinement.SCRATCH if namespaces else os.getcwd()
     os.environ.clear()
     os.environ.update({"PATH": os.defpath, "HOME": scratch, "TMPDIR": scratch, "OMP_NUM_THREADS": "1"})
@@ -68,7 +68,7 @@ def kill_children(child: int) -> None:
 
 
 def list_children() -> Iterator[int]:
-    """Yields this process's children; none where there is no /proc, as in the new root, whose first process takes all along."""
+    """Yields this process's children; none where there is no /proc."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, ValueError, IndexError):
             if int(path.read_text().rpartition(")")[2].split()[1]) == os.getpid():

@@ -1,7 +1,8 @@
 """Question answering: SQuAD, TriviaQA, GSM8K and MMLU, from their own files, the Hub's Parquet files, or TFDS.
 
-Answers are judged as by SQuAD's evaluate-v1.1.py, TriviaQA's triviaqa_evaluation.py and GSM8K's dataset.py. MMLU's script ranks
-the four letters by probability; here a generated text names one, see `postprocess.find_letter`.
+Answers are judged as by SQuAD's evaluate-v1.1.py, TriviaQA's triviaqa_evaluation.py and GSM8K's dataset.py. MMLU's evaluate.py
+ranks the four letters by log-probability (`rank_classification/accuracy`); `accuracy` is that of generated letters, see
+`postprocess.find_letter`.
 """
 
 import json
@@ -197,6 +198,7 @@ MMLU = Benchmark(
     "knowledge",
     splits=MMLU_SPLITS,
     postprocess=postprocess.find_letter,
+    ranked=True,
 )
 
 BENCHMARKS = {"squad_v1": SQUAD, "trivia_qa": TRIVIA_QA, "gsm8k": GSM8K, "mmlu": MMLU}

@@ -46,6 +46,7 @@ class Benchmark:
       splits: {split of the task: split in TFDS}.
       postprocess: seqio's postprocess function.
       stops: texts that end an answer; a model that has read examples goes on with another one after a blank line.
+      ranked: whether its own script ranks the choices by log-probability.
     """
 
     make_example: Callable[[Row], dict | Dropped]
@@ -57,6 +58,7 @@ class Benchmark:
     splits: Mapping[str, str] = field(default_factory=lambda: TRAIN_VALIDATION)
     postprocess: Callable = postprocessors.strip
     stops: tuple[str, ...] = (SEPARATOR,)
+    ranked: bool = False
 
 
 def data_root() -> Path:

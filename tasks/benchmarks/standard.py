@@ -25,4 +25,5 @@ for name, benchmark in BENCHMARKS.items():
         benchmark.postprocess,
         steps=name in WITH_RATIONALES,
         stops=benchmark.stops,
+        ranked=benchmark.ranked,
     )

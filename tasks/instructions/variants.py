@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import seqio
 
+from t5x_like import text_metrics
 from t5x_like.prompting import renderings
 from t5x_like.prompting.renderings import Shots
 from t5x_like.prompting.templates import Template
@@ -27,6 +28,7 @@ def add(
     postprocess_fn: Callable = postprocess.strip,
     steps: bool = False,
     stops: Sequence[str] = (),
+    ranked: bool = False,
 ) -> None:
     """Registers a task in every variant.
 
@@ -38,10 +40,12 @@ def add(
       postprocess_fn: seqio's postprocess function.
       steps: whether the examples have the field `rationale`.
       stops: texts that end an answer, except in chats and after a chain of thought; the option `stops` of `postprocess_fn`.
+      ranked: whether the templates' choices are also ranked by log-probability, except in chats.
     """
     shots = Shots(COUNTS, split=source.splits[0])
     stopped_fn = functools.partial(postprocess_fn, stops=tuple(stops)) if stops else postprocess_fn
-    add_pairs = functools.partial(instruction.add, metric_fns=metric_fns, postprocess_fn=stopped_fn)
+    pair_fns = [*metric_fns, *((text_metrics.rank_classification,) if ranked else ())]
+    add_pairs = functools.partial(instruction.add, metric_fns=pair_fns, postprocess_fn=stopped_fn)
     add_chat = functools.partial(instruction.add_chat, metric_fns=metric_fns, postprocess_fn=postprocess_fn)
     add_steps = functools.partial(instruction.add, metric_fns=metric_fns, postprocess_fn=renderings.extract_answer)
     for suffix, vocabulary in vocabularies.BY_NAME.items():

@@ -220,6 +220,10 @@ REACHES = {
     "a folder of Python": "open(os.path.join(os.path.dirname(os.__file__), 'new'), 'w')",
     "the root folder": "os.mkdir('/new')",
     "a new namespace": "1 / (ctypes.CDLL(None).unshare(0x20000) == 0)",
+    "a new user namespace": "1 / (ctypes.CDLL(None).unshare(0x10020000) == 0)",
+    "another root folder": "os.chroot('/scratch')",
+    "a file in memory": "open(os.memfd_create('m'), 'wb').write(bytes(20 * 2**20))",
+    "root": "os.setuid(0)",
     "a mount": "1 / (ctypes.CDLL(None).mount(b'none', b'/scratch', b'tmpfs', 0, None) == 0)",
     "too much scratch": "[open(str(n), 'wb').write(bytes(2**20)) for n in range({scratch})]",
 }

@@ -114,6 +114,14 @@ def test_empty_answers_and_garbage_score_nothing(tasks, name):
             assert value <= 0 or math.isnan(value)
 
 
+def test_mmlu_also_ranks_its_letters(tasks):
+    import seqio
+
+    for variant, count in (("", 1), ("_few_shot", 1), ("_chat", 0)):
+        task = seqio.TaskRegistry.get(f"mmlu{variant}_bytes")
+        assert len(task.score_metric_fns) == count and len(task.predict_metric_fns) == 1
+
+
 def test_swapped_labels_score_less(tasks):
     for name in ("glue_sst2", "glue_mnli", "super_glue_copa", "super_glue_multirc", "mmlu"):
         benchmark, examples = tasks.BENCHMARKS[name], rows(tasks, name)
