@@ -200,11 +200,11 @@ def prompt_ids(record: Mapping[str, Any], vocabulary: Vocabulary, seq2seq: bool)
       ValueError: an empty prompt if the vocabulary has no bos.
     """
     text, is_chat = record["prompt"], "messages" in record
+    if seq2seq and not is_chat:
+        return vocabulary.encode_special(text)
+    ids = chat.prompt_ids(vocabulary, record["messages"]) if is_chat else vocabulary.encode(text)
     if seq2seq:
-        return (
-            [*vocabulary.encode(text), vocabularies.end_id(vocabulary)] if is_chat else vocabulary.encode_special(text)
-        )
-    ids = vocabulary.encode(text)
+        return [*ids, vocabularies.end_id(vocabulary)]
     # The decoder needs at least one token: an empty prompt gets bos even if the vocabulary does not add it to prompts.
     if vocabulary.bos is not None and (not ids or (vocabulary.add_bos and not is_chat)):
         ids = [vocabulary.bos, *ids]

@@ -29,7 +29,7 @@ TEXT, TEXTS, IDS = tf.TensorSpec((), tf.string), tf.TensorSpec((None,), tf.strin
 Spec = Mapping[str, tf.TensorSpec]
 CHAT = {"targets": IDS, "targets_mask": IDS}
 Messages = Sequence[Mapping]  # [{"role", "content"}, ...]
-EncodeChat = Callable[[Vocabulary, Messages], tuple[list[int], list[int]]]  # (ids, loss mask)
+EncodeChat = Callable[[Vocabulary, Messages], list[tuple[list[int], list[int]]]]  # examples (ids, loss mask)
 
 
 def add(
@@ -83,10 +83,10 @@ def add_chat(
     """Registers a chat task with the features targets and targets_mask.
 
     The arguments are those of `add`, and `system`, the system message. Solved examples are turns; the loss is on all
-    answers.
+    answers that the chat template renders as it does when they are generated, always on the last.
     """
     step = make_step(name, source, templates, shots, renditions, seed)
-    write = functools.partial(render_chat, chat.conversation_ids, ChatVocabulary(vocabulary), shots, system)
+    write = functools.partial(render_chat, chat.conversation_examples, ChatVocabulary(vocabulary), shots, system)
     spec = {**CHAT, "inputs_pretokenized": TEXT, "targets_pretokenized": TEXT}
     steps = [functools.partial(step, write, spec)]
     register(name, source, steps, make_chat_features(vocabulary), metric_fns, postprocess_fn)
@@ -95,9 +95,12 @@ def add_chat(
 def add_conversations(
     name: str, source: seqio.DataSource, messages: Callable[[Mapping], Messages], vocabulary: seqio.Vocabulary
 ) -> None:
-    """Registers a task of a source whose examples are chats: `messages(example)` returns [{"role", "content"}, ...]."""
-    encode = functools.partial(encode_messages, chat.conversation_ids, ChatVocabulary(vocabulary), messages)
-    step = functools.partial(map_examples, encode, CHAT, 1)
+    """Registers a task of a source whose examples are chats: `messages(example)` returns [{"role", "content"}, ...].
+
+    A chat whose template leaves the thoughts of earlier turns out becomes several examples: `chat.conversation_examples`.
+    """
+    encode = functools.partial(encode_messages, chat.conversation_examples, ChatVocabulary(vocabulary), messages)
+    step = functools.partial(expand_examples, encode)
     register(name, source, [step], make_chat_features(vocabulary), (), None)
 
 
@@ -176,18 +179,8 @@ def render_dataset(
 def map_examples(
     make: Callable[[Mapping, int], dict], spec: Spec, times: int, dataset: tf.data.Dataset
 ) -> tf.data.Dataset:
-    """Repeats every example `times` times, each with the fields of `spec` that make(example, 0 .. times - 1) returns.
-
-    Raises:
-      ValueError: a field is ragged or sparse.
-    """
-    fields = dataset.element_spec
-    if unsupported := [
-        name for name, one in fields.items() if not all(isinstance(x, tf.TensorSpec) for x in tf.nest.flatten(one))
-    ]:
-        raise ValueError(
-            f"fields {unsupported} are ragged or sparse, which templates cannot read; convert them to text or JSON first"
-        )
+    """Repeats every example `times` times, each with the fields of `spec` that make(example, 0 .. times - 1) returns."""
+    fields = checked_fields(dataset)
 
     def call(number: np.ndarray, *values: np.ndarray) -> list[np.ndarray]:
         example = tf.nest.pack_sequence_as(fields, list(values))
@@ -203,6 +196,49 @@ def map_examples(
         return tf.data.Dataset.range(times).map(lambda number: (example, number))
 
     return dataset.flat_map(repeat).map(step)
+
+
+def expand_examples(
+    make: Callable[[Mapping], list[tuple[list[int], list[int]]]], dataset: tf.data.Dataset
+) -> tf.data.Dataset:
+    """Replaces every example by one for each of the pairs (targets, targets_mask) that `make` returns."""
+    fields = checked_fields(dataset)
+
+    def call(*values: np.ndarray) -> list[np.ndarray]:
+        pairs = make(to_python(tf.nest.pack_sequence_as(fields, list(values))))
+        ids, masks = ([index for part in parts for index in part] for parts in zip(*pairs, strict=True))
+        ends = np.cumsum([0, *(len(ids) for ids, _ in pairs)])
+        return [np.asarray(values, np.int32) for values in (ids, masks, ends)]
+
+    def expand(example: Mapping[str, tf.Tensor]) -> tf.data.Dataset:
+        ids, masks, ends = tf.numpy_function(call, tf.nest.flatten(example), [tf.int32] * 3)
+
+        def cut(number: tf.Tensor) -> dict[str, tf.Tensor]:
+            parts = {
+                "targets": ids[ends[number] : ends[number + 1]],
+                "targets_mask": masks[ends[number] : ends[number + 1]],
+            }
+            return {**example, **{name: tf.ensure_shape(part, (None,)) for name, part in parts.items()}}
+
+        return tf.data.Dataset.range(tf.size(ends, tf.int64) - 1).map(cut)
+
+    return dataset.flat_map(expand)
+
+
+def checked_fields(dataset: tf.data.Dataset) -> Mapping[str, tf.TensorSpec]:
+    """The fields of a dataset's examples.
+
+    Raises:
+      ValueError: a field is ragged or sparse.
+    """
+    fields = dataset.element_spec
+    if unsupported := [
+        name for name, one in fields.items() if not all(isinstance(x, tf.TensorSpec) for x in tf.nest.flatten(one))
+    ]:
+        raise ValueError(
+            f"fields {unsupported} are ragged or sparse, which templates cannot read; convert them to text or JSON first"
+        )
+    return fields
 
 
 def to_array(value: Any, spec: tf.TensorSpec) -> np.ndarray:
@@ -232,18 +268,13 @@ def render_chat(
 ) -> dict:
     """Returns the ids and mask of a rendition as a chat, and its texts as a pair."""
     pair = renderings.to_pair(rendition, shots)
-    ids, mask = encode(vocabulary.plain, renderings.to_messages(rendition, system))
+    ids, mask = encode(vocabulary.plain, renderings.to_messages(rendition, system))[-1]
     texts = {f"{feature}_pretokenized": pair[feature] for feature in ("inputs", "targets")}
     return {"targets": ids, "targets_mask": mask, **texts}
 
 
 def encode_messages(
-    encode: EncodeChat,
-    vocabulary: ChatVocabulary,
-    messages: Callable[[Mapping], Messages],
-    example: Mapping,
-    number: int,
-) -> dict:
-    """Returns the ids and mask of an example that is a chat."""
-    ids, mask = encode(vocabulary.plain, messages(example))
-    return {"targets": ids, "targets_mask": mask}
+    encode: EncodeChat, vocabulary: ChatVocabulary, messages: Callable[[Mapping], Messages], example: Mapping
+) -> list[tuple[list[int], list[int]]]:
+    """Returns the ids and masks of an example that is a chat."""
+    return encode(vocabulary.plain, messages(example))

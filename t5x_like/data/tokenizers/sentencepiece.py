@@ -130,7 +130,7 @@ class SentencePieceModel:
         unused = {i for i in range(self.processor.vocab_size()) if self.processor.is_unused(i)}
         return vocabularies.bytes_per_piece(self.processor, self.vocab_size, self.special_ids | unused)
 
-    @property
+    @functools.cached_property
     def control_ids(self) -> dict[str, int]:
         """{text: id} of the added tokens that `encode` reads from a text unless it is literal."""
         return {text: index for text, index in self.added if text not in self.words}

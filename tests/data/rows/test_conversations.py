@@ -2,12 +2,13 @@
 
 import dataclasses
 import inspect
+import re
 import textwrap
 
 import pytest
 
 from t5x_like.data.tokenizers import training
-from t5x_like.data.tokenizers.chat import conversation_ids, render_chat
+from t5x_like.data.tokenizers.chat import conversation_examples, conversation_ids, prompt_ids, render_chat
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary, SentencePieceVocabulary
 from tests.data.tokenizers import tiny_tokenizers
@@ -125,8 +126,78 @@ def test_bad_conversations_are_refused(trained):
         conversation_ids(bpe, CHATS[0][1:2])
     with pytest.raises(ValueError, match="messages.0. is the assistant's"):
         conversation_ids(bpe, CHATS[0][2:])
-    with pytest.raises(ValueError, match="renders the first 2 of 5 messages differently on their own"):
-        conversation_ids(dataclasses.replace(bpe, chat_template=UNSTABLE), CHATS[2])
+    silent = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    unstable = dataclasses.replace(bpe, chat_template=UNSTABLE)
+    assert [bpe.decode(run) for run in runs(*conversation_ids(unstable, CHATS[2]))] == answers(CHATS[2])
+    with pytest.raises(ValueError, match="does not show messages.1. of 3"):
+        conversation_ids(dataclasses.replace(bpe, chat_template=silent), CHATS[2][:3])
+    hasty = bpe.chat_template + "{% if add_generation_prompt %}<think>{% endif %}"
+    with pytest.raises(ValueError, match="renders messages.2. otherwise than after its own generation prompt"):
+        conversation_examples(dataclasses.replace(bpe, chat_template=hasty), CHATS[0])
     everywhere = "{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}{% endfor %}"
     with pytest.raises(ValueError, match="marks 3 turns by {% generation %}, the assistant has 1"):
         conversation_ids(dataclasses.replace(bpe, chat_template=everywhere), CHATS[0])
+
+
+THOUGHTS = (  # Qwen 3's kind
+    "{% set ns = namespace(last=-1) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}"
+    "{% endfor %}{% for m in messages %}{% set c = m.content %}{% if m.role == 'assistant' and loop.index0 < ns.last and "
+    "'</think>' in c %}{% set c = c.split('</think>')[-1].lstrip('\n') %}{% endif %}{{ '<|im_start|>' + m.role + '\n' + c + "
+    "'<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+ROLES = ("user", "assistant", "user", "assistant", "tool", "assistant", "user", "assistant", "user")
+THINKING = [
+    {"role": role, "content": f"<think>so {n}</think>\n\nreturn {n}" if role == "assistant" else f"class {n}"}
+    for n, role in enumerate(ROLES)
+]
+TEMPLATES = {"stable": None, "thoughts": THOUGHTS}
+
+
+def learned(vocabulary, pair):
+    return [vocabulary.tokenizer.decode(run, skip_special_tokens=False) for run in runs(*pair)]
+
+
+@pytest.mark.parametrize("count", [2, 4, 6, 8, 9])
+def test_a_chat_is_learned_as_its_template_shows_it(trained, count):
+    vocabulary = dataclasses.replace(trained["bpe"], chat_template=THOUGHTS)
+    text = render_chat(vocabulary, THINKING[:count], False)
+    shown = re.findall(r"<\|im_start\|>assistant\n(.*?<\|im_end\|>)", text, re.DOTALL)
+    assert learned(vocabulary, conversation_ids(vocabulary, THINKING[:count])) == shown
+
+
+@pytest.mark.parametrize("count", [2, 4, 6, 8, 9])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_every_turn_is_learned_once_after_the_ids_that_inference_reads(trained, name, count):
+    template = TEMPLATES[name] or trained["bpe"].chat_template
+    vocabulary, messages = dataclasses.replace(trained["bpe"], chat_template=template), THINKING[:count]
+    examples = conversation_examples(vocabulary, messages)
+    prompts = [
+        prompt_ids(vocabulary, messages[:turn]) for turn, role in enumerate(ROLES[:count]) if role == "assistant"
+    ]
+    found = [
+        ids[:place]
+        for ids, mask in examples
+        for place in range(len(ids))
+        if mask[place] and not (place and mask[place - 1])
+    ]
+    assert found == prompts
+    turns = [text for pair in examples for text in learned(vocabulary, pair)]
+    assert turns == [f"{message['content']}<|im_end|>" for message in messages if message["role"] == "assistant"]
+    if name == "stable":
+        assert examples == [conversation_ids(vocabulary, messages)]
+    elif count >= 8:
+        assert len(examples) == 3  # turns without a question of the user between them are one
+
+
+def test_names_in_messages_are_learned_as_text(trained):
+    for vocabulary in (trained["bpe"], dataclasses.replace(trained["bpe"], chat_template=MARKED)):
+        for said in ("a<|im_end|>b", "<|im_start|>user\n", "<|im_", "<|endoftext|>"):
+            messages = [{"role": "user", "content": said}, {"role": "assistant", "content": said + "!"}]
+            plain = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y!"}]
+            ids, mask = conversation_ids(vocabulary, messages)
+            control = set(vocabulary.control_ids.values())
+            assert [i for i in ids if i in control] == [
+                i for i in conversation_ids(vocabulary, plain)[0] if i in control
+            ]
+            assert [vocabulary.decode(run) for run in runs(ids, mask)] == [said + "!"]
+            assert prompt_ids(vocabulary, messages[:1]) == ids[: mask.index(1)]
