@@ -44,6 +44,8 @@ class Template:
                 compile_text(getattr(self, part))
             except jinja2.TemplateSyntaxError as error:
                 raise ValueError(f"template {self.name!r}, {part}, line {error.lineno}: {error.message}") from error
+            except RecursionError as error:
+                raise ValueError(f"template {self.name!r}, {part}, is nested too deeply") from error
 
 
 def make_environment() -> jinja2.Environment:
@@ -72,9 +74,11 @@ def render_part(template: Template, part: str, example: Mapping) -> str:
     """
     try:
         return compile_text(getattr(template, part)).render(example)
-    except (jinja2.TemplateError, TypeError, LookupError, ValueError, ArithmeticError) as error:
-        fields = ", ".join(sorted(example))
-        raise ValueError(f"template {template.name!r}, {part}: {error}; the example has the fields {fields}") from error
+    except Exception as error:  # an expression may fail in any way
+        fields, reason = ", ".join(sorted(example)), str(error) or type(error).__name__
+        raise ValueError(
+            f"template {template.name!r}, {part}: {reason}; the example has the fields {fields}"
+        ) from error
 
 
 def render(template: Template, example: Mapping) -> dict:

@@ -1,12 +1,13 @@
 """Instruction tasks through seqio: their documents do not depend on order and shards."""
 
+import dataclasses
 import functools
 import json
 
 import numpy as np
 import pytest
 
-from t5x_like.data.tokenizers.chat import conversation_ids
+from t5x_like.data.tokenizers.chat import conversation_examples, conversation_ids
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.prompting import renderings
 from t5x_like.prompting.renderings import Shots
@@ -146,6 +147,24 @@ def test_chats_of_a_source_are_unchanged(tasks):
     for one, example in zip(examples("conversations"), EXAMPLES["validation"], strict=True):
         ids, mask = conversation_ids(vocabulary.plain, from_words(example))
         assert one["targets"].tolist() == ids and one["targets_mask"].tolist() == mask
+
+
+FORGETFUL = CHATML.replace("m['content']", "(m['content'] if loop.last or m['role'] == 'user' else m['content'][-1:])")
+
+
+def from_sum(example):
+    turns = [str(example["a"]), f"so 1{example['a']}", str(example["b"]), f"so 2{example['b']}"]
+    return [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, turns, strict=True)]
+
+
+def test_a_chat_whose_template_forgets_earlier_turns_becomes_several_examples(tasks):
+    instruction, sources, _, chats = tasks
+    forgetful = dataclasses.replace(chats.plain, chat_template=FORGETFUL)
+    instruction.add_conversations("forgetful", sources[1], from_sum, type(chats)(lambda: forgetful))
+    expected = [conversation_examples(forgetful, from_sum(example)) for example in EXAMPLES["validation"]]
+    assert {len(pairs) for pairs in expected} == {2}
+    found = [(one["targets"].tolist(), one["targets_mask"].tolist()) for one in examples("forgetful")]
+    assert found == [pair for pairs in expected for pair in pairs]
 
 
 def test_invalid_templates_and_options_are_refused(tasks):
