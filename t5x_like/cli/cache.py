@@ -46,6 +46,9 @@ def main(argv: Sequence[str]) -> int:
             cache.verify()
         console.print(f"{cache.folder}  fingerprint {cache.manifest['fingerprint']}")
     console.print(summarize(caches))
+    for path in (cache.folder / token_cache.REJECTS for cache in caches):
+        if path.exists():
+            console.print(f"dropped records, by file and number: {path}")
     for name, split_rows in rows.items():
         console.print(format_rows_report(mixing.reports(split_rows), name))
     return 0

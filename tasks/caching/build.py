@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -29,6 +29,7 @@ from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.data.cache.tokenizing import BadDocument, Texts, Tokens
 from t5x_like.tasks.caching import seqio_mixtures, task_inputs
 from t5x_like.tasks.caching.documents import Chunk, Documents
+from t5x_like.tasks.sources.files import RecordSource, rejects_name
 from t5x_like.types import Vocabulary
 
 PART_SECONDS = 5.0  # between two points from which a killed build can resume
@@ -158,6 +159,8 @@ def fill(folder: Path, documents: Documents, inputs: dict, workers: int, part_se
     writer = cache_writer.open_writer(folder, list(documents.features), vocabulary, evaluation)
     with explain_full_disk(folder):
         vocabulary.save(folder / "vocabulary")
+    if isinstance(task.source, RecordSource):
+        task.source.rejects = folder / ".rejects"
     total = task.source.num_input_examples(documents.split)
     title = f"tokenizing {task.name}/{documents.split}"
     with contextlib.closing(writer), BuildProgress(title, total, writer.documents) as progress:
@@ -170,7 +173,18 @@ def fill(folder: Path, documents: Documents, inputs: dict, workers: int, part_se
                 last = time.monotonic()
         if writer.documents:
             writer.end_part()
+    merge_rejects(folder, documents.shards)
     cache_writer.finish(writer, task.name, documents.split, inputs, vocabulary, evaluation)
+
+
+def merge_rejects(folder: Path, shards: Sequence[str]) -> None:
+    """Writes the dropped records of all shards to rejects.jsonl, if there are any."""
+    paths = [path for shard in shards if (path := folder / ".rejects" / rejects_name(shard)).exists()]
+    if any(path.stat().st_size for path in paths):
+        with open(folder / token_cache.REJECTS, "wb") as file:
+            for path in paths:
+                file.write(path.read_bytes())
+    shutil.rmtree(folder / ".rejects", ignore_errors=True)
 
 
 def tokenize_chunks(

@@ -1,6 +1,7 @@
 """Record fields as tensor values: selects fields, infers their kinds, and converts their values."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,7 +100,7 @@ def infer_kind(value: Any) -> Kind:
         return infer_list_kind(value)
     try:
         json.dumps(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"{type(value).__name__} ({error})") from error
     return Kind(dict)
 
@@ -109,7 +110,10 @@ def infer_list_kind(values: Sequence) -> Kind:
     if not values:
         return Kind(None, many=True)
     if any(each is None or isinstance(each, list | tuple | dict) for each in values):
-        json.dumps(values)
+        try:
+            json.dumps(values)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise TypeError(f"list ({error})") from error
         return Kind(dict)
     kinds = [infer_kind(each) for each in values]
     common = kinds[0]
@@ -154,24 +158,37 @@ def select_fields(record: Mapping, names: Mapping[str, str]) -> dict | Dropped:
 
 
 def infer_kinds(examples: Iterable[Mapping]) -> dict[str, Kind]:
-    """Returns the kind of each field: that of the first example, widened from int to float by later ones.
+    """Returns the kind of each field: that of most examples, int widened to float if there are both.
+
+    Examples of another kind are dropped and counted when they are read.
 
     Raises:
-      ValueError: a field of the first example fits no tensor.
+      ValueError: a field fits no tensor in any example.
     """
-    kinds: dict[str, Kind] = {}
-    for number, example in enumerate(examples):
+    counts: dict[str, Counter[Kind]] = {}
+    failures: dict[str, TypeError] = {}
+    for example in examples:
         for name, value in example.items():
+            kinds = counts.setdefault(name, Counter())
             try:
-                kind = infer_kind(value)
+                kinds[infer_kind(value)] += 1
             except TypeError as error:
-                if number:
-                    continue  # the record is dropped and counted when it is read
-                raise ValueError(
-                    f"field {name!r} is a {error}; select the other fields with fields=..., without it"
-                ) from error
-            kinds[name] = kinds[name].merge(kind) if name in kinds else kind
-    return {name: Kind(kind.element, kind.many) for name, kind in kinds.items()}
+                failures.setdefault(name, error)
+    for name, kinds in counts.items():
+        if not kinds:
+            error = failures[name]
+            raise ValueError(
+                f"field {name!r} is a {error}; select the other fields with fields=..., without it"
+            ) from error
+    return {name: common_kind(kinds) for name, kinds in counts.items()}
+
+
+def common_kind(counts: Counter[Kind]) -> Kind:
+    """The most frequent kind, the first of several, widened by the others."""
+    kind, *others = (kind for kind, _ in counts.most_common())
+    for other in others:
+        kind = kind.merge(other)
+    return Kind(kind.element, kind.many)
 
 
 def to_arrays(example: Mapping, kinds: Mapping[str, Kind]) -> dict | Dropped:

@@ -5,7 +5,9 @@ in the order of `list_shards`. See `sources.tfds` for TFDS, `sources.arrow` for 
 """
 
 import abc
+import contextlib
 import glob
+import hashlib
 import importlib.util
 import itertools
 import os
@@ -20,7 +22,8 @@ import seqio
 import tensorflow as tf
 
 from t5x_like.cleaning import compression, reading
-from t5x_like.cleaning.steps import Dropped
+from t5x_like.cleaning.shards import format_json_line
+from t5x_like.cleaning.steps import Dropped, attempt
 from t5x_like.tasks.sources.fields import ARRAYS, Fields, Kind, infer_kinds, normalize_fields, select_fields, to_arrays
 
 KIND_EXAMPLES = 100  # examples from which the kinds of the fields are inferred
@@ -43,6 +46,7 @@ class RecordSource(seqio.DataSource):
     Attributes:
       dropped: {(split, shard): Counter of dropped records by rule}; reset when reading of the shard starts.
       failure: the exception that ended a dataset of `get_dataset`; TensorFlow reports only its text.
+      rejects: a folder for lists of the dropped records, one file per shard; None writes none.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class RecordSource(seqio.DataSource):
         self.fields, self.strict, self.split_filter = normalize_fields(fields), strict, split_filter
         self.dropped: dict[tuple[str, str], Counter] = {}
         self.failure: Exception | None = None
+        self.rejects: Path | None = None
         self._kinds: dict[str, tuple[dict[str, str], dict[str, Kind]]] = {}
 
     @abc.abstractmethod
@@ -89,23 +94,38 @@ class RecordSource(seqio.DataSource):
         names, kinds = self.kinds(split)
         dropped = self.dropped[split, shard] = Counter()
         number = 0
-        for number, record in enumerate(self.records(split, shard), 1):
-            example = self.make_example(record, names, kinds)
-            if isinstance(example, Dropped):
-                self.check_strict(shard, number, example)
-                dropped[example.rule] += 1
-            elif self.split_filter is None or self.split_filter(split, example):
-                yield example
+        with self.open_rejects(split, shard) as reject:
+            for number, record in enumerate(self.records(split, shard), 1):
+                example = self.make_example(record, names, kinds)
+                if self.split_filter is not None and not isinstance(example, Dropped):
+                    selected = attempt("error.split_filter", self.split_filter, split, example)
+                    example = selected if isinstance(selected, Dropped) else example if selected else None
+                if isinstance(example, Dropped):
+                    self.check_strict(shard, number, example)
+                    dropped[example.rule] += 1
+                    reject({"file": shard, "record": number, "rule": example.rule, "detail": example.detail})
+                elif example is not None:
+                    yield example
         if not number:
             dropped["reading.empty_file"] += 1
+
+    @contextlib.contextmanager
+    def open_rejects(self, split: str, shard: str) -> Iterator[Callable[[Mapping[str, Any]], Any]]:
+        """A function that adds a line to the list of a shard's dropped records, which is begun anew."""
+        if self.rejects is None:
+            yield lambda reject: None
+            return
+        self.rejects.mkdir(exist_ok=True)
+        with open(self.rejects / rejects_name(shard), "wb", buffering=0) as file:
+            yield lambda reject: file.write(format_json_line(reject))
 
     @staticmethod
     def make_example(
         record: Mapping[str, Any] | Dropped, names: Mapping[str, str], kinds: Mapping[str, Kind]
     ) -> dict | Dropped:
         """Selects the fields of a record and converts them to the values of tensors."""
-        values = record if isinstance(record, Dropped) else select_fields(record, names)
-        return values if isinstance(values, Dropped) else to_arrays(values, kinds)
+        values = record if isinstance(record, Dropped) else attempt("error.fields", select_fields, record, names)
+        return values if isinstance(values, Dropped) else attempt("error.fields", to_arrays, values, kinds)
 
     def check_strict(self, shard: str, number: int, dropped: Dropped) -> None:
         """Raises ValueError for a dropped record if `strict`."""
@@ -210,6 +230,11 @@ class RecordSource(seqio.DataSource):
                 chunk, size = [], 0
         if chunk:
             yield stack_examples(chunk, types)
+
+
+def rejects_name(shard: str) -> str:
+    """The name of the list of a shard's dropped records."""
+    return f"{hashlib.sha256(shard.encode()).hexdigest()[:24]}.jsonl"
 
 
 def stack_examples(examples: Sequence[Mapping[str, Any]], types: Mapping[str, type]) -> dict[str, np.ndarray]:

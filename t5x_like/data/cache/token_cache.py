@@ -39,6 +39,7 @@ from t5x_like.types import PathLike, Vocabulary
 
 FORMAT = 5  # part of the fingerprint; raise it when the same task produces different files
 MANIFEST, EXAMPLES = manifests.MANIFEST, manifests.EXAMPLES
+REJECTS = "rejects.jsonl"  # the records that the source dropped; not a part of the cache
 FLAGS_VARIABLE = "T5X_LIKE_CACHE_FLAGS"  # extra flags for the program that builds caches
 PROGRESS_PREFIXES = ("tokenizing ", "joining ", "waiting ")  # of its progress lines
 

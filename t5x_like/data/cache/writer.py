@@ -93,7 +93,7 @@ def finish(
             "files": {
                 path.relative_to(folder).as_posix(): cache_checks.describe_file(path)
                 for path in sorted(folder.rglob("*"))
-                if path.is_file() and path.name not in (journal.JOURNAL, token_cache.MANIFEST)
+                if path.is_file() and path.name not in (journal.JOURNAL, token_cache.MANIFEST, token_cache.REJECTS)
             },
         }
         file = journal.AppendOnlyFile(folder / token_cache.MANIFEST, 0)

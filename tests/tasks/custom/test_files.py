@@ -51,6 +51,29 @@ def test_validation_is_held_out_by_text_and_no_document_is_lost(documents):
     assert Counter(texts(more, "validation")) == validation  # independent of the process
 
 
+def test_dropped_records_are_listed_beside_the_cache(tmp_path):
+    from t5x_like.tasks.caching import build
+
+    path = lines(tmp_path / "a.jsonl", [{"text": "one"}, b"{\n", {"text": "two"}, {"body": "three"}])
+    other = lines(tmp_path / "b.jsonl", [{"text": "four"}])
+    arguments = {"train": str(path), "text": "text", "validation": str(other)}
+    folder = build.build("listed", "train", "t5x_like.tasks.custom.files", str(tmp_path / "root"), arguments, workers=1)
+    rejects = [json.loads(line) for line in (folder / "rejects.jsonl").read_text().splitlines()]
+    assert [(each["file"], each["record"]) for each in rejects] == [(str(path), 2), (str(path), 4)]
+    assert json.loads((folder / "manifest.json").read_text())["documents"] == 2
+
+
+def test_columns_that_no_field_names_are_not_read(tmp_path):
+    nested = test_files.pyarrow.array([[1], [2]], test_files.pyarrow.list_(test_files.pyarrow.timestamp("ns")))
+    test_files.parquet.write_table(
+        test_files.pyarrow.table({"text": [{"en": "a"}, {"en": "b"}], "times": nested}), tmp_path / "a.parquet"
+    )
+    from t5x_like.tasks.sources.files import FileSource
+
+    source = FileSource({"train": f"{tmp_path}/a.parquet"}, {"text": "text.en"})
+    assert test_files.texts(source) == ["a", "b"] and not source.dropped["train", f"{tmp_path}/a.parquet"]
+
+
 def test_pairs_with_equal_inputs_are_in_one_split(tmp_path):
     rows = [f"question {i % 60}\tanswer {i}\n".encode() for i in range(180)]
     lines(tmp_path / "a.tsv", [b"q\ta\n", *rows])

@@ -108,6 +108,36 @@ def test_every_line_is_an_example_or_counted_as_dropped(sources, tmp_path):
         assert source.dropped["train", path] == expected
 
 
+def test_dropped_records_are_listed_by_shard_and_number(sources, tmp_path):
+    records = [
+        GOOD,
+        b"{not json\n",
+        GOOD | {"n": 2},
+        {"n": 1},
+        b'{"text": "deep", "n": ' + b"[" * 600 + b"]" * 600 + b"}\n",
+    ]
+    paths = [str(lines(tmp_path / f"{name}.jsonl", records)) for name in "ab"]
+    source = sources.FileSource(
+        {"train": paths}, ["text", "n"], split_filter=lambda split, example: {1: True}[int(example["n"])]
+    )
+    source.rejects = tmp_path / "rejects"
+    for _ in range(2):  # the lists are begun anew when reading starts again
+        assert texts(source) == ["good", "good"]
+        for path in paths:
+            listed = map(json.loads, (source.rejects / sources.rejects_name(path)).read_text().splitlines())
+            rules = ("reading.invalid_json", "error.split_filter", "reading.missing_field", "reading.invalid_json")
+            assert [(each["file"], each["record"], each["rule"]) for each in listed] == [
+                (path, *x) for x in enumerate(rules, 2)
+            ]
+
+
+def test_an_odd_first_record_does_not_set_the_kind_of_a_field(sources, tmp_path):
+    path = lines(tmp_path / "a.jsonl", [{"text": 5, "n": 1}, GOOD, {"text": "other", "n": 0.5}])
+    source = sources.FileSource({"train": str(path)}, ["text", "n"])
+    assert [float(example["n"]) for example in read(source)] == [1, 0.5]
+    assert source.dropped["train", str(path)] == {"reading.wrong_type": 1}
+
+
 @pytest.mark.parametrize("rule", BAD)
 def test_strict_errors_name_file_and_record(sources, tmp_path, rule):
     path = lines(tmp_path / "a.jsonl", [*[GOOD] * 150, BAD[rule][-1]])
