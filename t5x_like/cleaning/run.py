@@ -11,6 +11,7 @@ a step fail, are listed in OUT/rejects.jsonl.
 
 import concurrent.futures
 import contextlib
+import functools
 import itertools
 import json
 import multiprocessing
@@ -18,6 +19,7 @@ import multiprocessing.connection
 import os
 import pickle
 import shutil
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -254,14 +256,25 @@ def start_workers(job: Job, workers: int) -> Iterator[Tasks]:
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(workers, context, initialize_worker, (job,)) as executor:
         try:
-            yield lambda stage: executor.map(run_worker_task, itertools.repeat(stage), indices)
+            yield functools.partial(submit_tasks, executor, indices)
         except concurrent.futures.BrokenExecutor as error:
             raise RuntimeError(
                 "a worker process was killed, perhaps because memory ran out; run the same command with fewer workers to resume"
             ) from error
         except BaseException:
+            for worker in multiprocessing.active_children():
+                worker.terminate()  # a task writes its files atomically, and may take long
             executor.shutdown(cancel_futures=True)
             raise
+
+
+def submit_tasks(executor: concurrent.futures.Executor, indices: Iterable[int], stage: int) -> Iterable[int]:
+    """Submits the tasks of a stage. The workers, which this starts, inherit that Ctrl-C is left to this process."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return executor.map(run_worker_task, itertools.repeat(stage), indices)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _job: Job | None = None  # of a worker process

@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from t5x_like import interrupts
 from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
 from t5x_like.data import inspection, mixing
@@ -35,6 +36,13 @@ def main(argv: Sequence[str]) -> int:
     if args.inspect:
         inspect(args)
         return 0
+    with interrupts.explain("stopped; the same command resumes after the last complete part"):
+        build(args)
+    return 0
+
+
+def build(args: argparse.Namespace) -> None:
+    """Builds the caches and prints their summary."""
     set_build_flags(args)
     config = None if args.task else runtime.from_flags(args)
     rows = {} if config is None else dict(rows_of(config))
@@ -51,7 +59,6 @@ def main(argv: Sequence[str]) -> int:
             console.print(f"dropped records, by file and number: {path}")
     for name, split_rows in rows.items():
         console.print(format_rows_report(mixing.reports(split_rows), name))
-    return 0
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:

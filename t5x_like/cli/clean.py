@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t5x_like import locks
+from t5x_like import interrupts, locks
 from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
@@ -66,7 +66,8 @@ def main(argv: Sequence[str]) -> int:
     runtime.add_flags(parser)
     args = runtime.parse_args(parser, argv)
     try:
-        with locks.hold(out_lock(args), f"--out={args.out}"):
+        resumable = "" if args.train_classifier else "stopped; the same command resumes after the last finished file"
+        with locks.hold(out_lock(args), f"--out={args.out}"), interrupts.explain(resumable):
             (train if args.train_classifier else clean)(args)
     except ImportError as error:
         raise ConfigError(str(error)) from error

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from t5x_like import lines, locks
+from t5x_like import interrupts, lines, locks
 from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
@@ -42,7 +42,8 @@ def main(argv: Sequence[str]) -> int:
     setup.add_flags(parser)
     args = runtime.parse_args(parser, argv)
     setup.initialize(args)
-    with hold_output(args.output):
+    kept = f"stopped; the finished results are in {args.output}, and the same command continues" if args.output else ""
+    with hold_output(args.output), interrupts.explain(kept):
         infer(args)
     return 0
 

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from t5x_like import __version__, interrupts
+from t5x_like import __version__, interrupts, locks
 from t5x_like.cli.gin.runtime import ConfigError
 
 # The module of each command, with a function `main(argv)`; the first line of its docstring is its help.
@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if isinstance(error, INTERNAL) or not isinstance(error, ValueError | OSError | RuntimeError):
             return report_internal_error(argv, error)
-        hint = "" if isinstance(error, ConfigError) else "\n(T5X_LIKE_TRACEBACK=1 shows where this was raised)"
+        clear = isinstance(error, ConfigError | locks.LockedError)
+        hint = "" if clear else "\n(T5X_LIKE_TRACEBACK=1 shows where this was raised)"
         return print_error(f"{error}{hint}")
 
 

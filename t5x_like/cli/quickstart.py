@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from t5x_like import interrupts
 from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
 from t5x_like.data.cache.token_cache import TokenCache
@@ -40,7 +41,8 @@ def main(argv: Sequence[str]) -> int:
         overrides += [f"--gin.STEPS={args.steps}", f"--gin.WARMUP_STEPS={max(args.steps // 20, 1)}"]
     args.gin_overrides = [*overrides, *args.gin_overrides]
     config = runtime.from_flags(args, first=[RUN_FILE])
-    config.bind("trainer.train")(config=config.resolved_config())
+    with interrupts.explain("stopped before the first step; the same command starts again"):
+        config.bind("trainer.train")(config=config.resolved_config())
     print_report(args, setup.TrainedRun(args.run_dir, allowed=sorted(config.names.modules)))
     return 0
 

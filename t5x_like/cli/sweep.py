@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from t5x_like import interrupts
 from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
@@ -68,7 +69,8 @@ def main(argv: Sequence[str]) -> int:
     if args.trial:
         setup.initialize(args)
         return trial.train(args.trial)
-    return run(args)
+    with interrupts.explain("stopped; running trials saved their state, and the same command resumes the sweep"):
+        return run(args)
 
 
 def check(args: argparse.Namespace) -> None:

@@ -8,6 +8,8 @@ error, 130 (Ctrl-C) or 143 (SIGTERM) interrupted and saved: the same command res
 
 from collections.abc import Sequence
 
+import jax
+
 from t5x_like import interrupts, locks
 from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
@@ -26,7 +28,8 @@ def main(argv: Sequence[str]) -> int:
     config = runtime.from_flags(args)
     run_dir = config.evaluate("trainer.train.run_dir")
     with interrupts.explain(f"stopped before the first step; the same command starts or resumes {run_dir}"):
-        locks.check_free(RunDir(run_dir).lock, f"run_dir={run_dir}")
+        if jax.process_count() == 1:  # several take the lock together, in trainer.train
+            locks.check_free(RunDir(run_dir).lock, f"run_dir={run_dir}")
         config.bind("trainer.train")(config=config.resolved_config())
     print(f"done: {run_dir}")
     return 0

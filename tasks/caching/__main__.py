@@ -4,12 +4,16 @@ import argparse
 import functools
 import json
 import sys
+from typing import TYPE_CHECKING
 
+from t5x_like import interrupts
 from t5x_like.data.cache import token_cache
-from t5x_like.tasks.caching import build
+
+if TYPE_CHECKING:
+    from t5x_like.tasks.caching import build
 
 
-def beam_filler(args: argparse.Namespace) -> build.Filler:
+def beam_filler(args: argparse.Namespace) -> "build.Filler":
     """A filler that runs a Beam pipeline.
 
     Raises:
@@ -34,6 +38,18 @@ def beam_filler(args: argparse.Namespace) -> build.Filler:
 
 def main(argv: list[str] | None = None) -> int:
     """Builds the cache that the flags describe; returns the exit code."""
+    try:
+        with interrupts.program():
+            return run(argv)
+    except interrupts.Interrupted as interrupt:
+        print("stopped; the same command resumes after the last complete part", file=sys.stderr)
+        return interrupt.exit_code
+
+
+def run(argv: list[str] | None) -> int:
+    """Parses the flags and builds; imports TensorFlow, which takes seconds."""
+    from t5x_like.tasks.caching import build
+
     parser = argparse.ArgumentParser(
         prog="python -m t5x_like.tasks.caching", description="Tokenizes a split of a task."
     )

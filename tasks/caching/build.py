@@ -18,7 +18,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # Tokenizing processes run in parallel, each with one thread.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-from t5x_like import locks
+from t5x_like import interrupts, locks
 from t5x_like.data.cache import checks as cache_checks
 from t5x_like.data.cache import pool as tokenizer_pool
 from t5x_like.data.cache import token_cache
@@ -163,14 +163,20 @@ def fill(folder: Path, documents: Documents, inputs: dict, workers: int, part_se
         task.source.rejects = folder / ".rejects"
     total = task.source.num_input_examples(documents.split)
     title = f"tokenizing {task.name}/{documents.split}"
-    with contextlib.closing(writer), BuildProgress(title, total, writer.documents) as progress:
+    with (
+        contextlib.closing(writer),
+        interrupts.postpone() as signals,
+        BuildProgress(title, total, writer.documents) as progress,
+    ):
         last = time.monotonic()
         chunks = documents.chunks(writer.place, writer.documents)
         for chunk, get_tokens in tokenize_chunks(chunks, folder, vocabulary, workers):
             progress.advance(chunk.documents, append_chunk(writer, chunk, get_tokens))
-            if time.monotonic() - last >= part_seconds:
+            if signals.number or time.monotonic() - last >= part_seconds:
                 writer.end_part()
                 last = time.monotonic()
+            if signals.number:
+                raise interrupts.Interrupted(signals.number)
         if writer.documents:
             writer.end_part()
     merge_rejects(folder, documents.shards)

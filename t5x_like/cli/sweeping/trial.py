@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from t5x_like import locks
+from t5x_like import interrupts, locks
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import Config
 from t5x_like.run_dir import RunDir
@@ -47,16 +47,22 @@ def run_attempt(members: Sequence[Trial]) -> int:
         for trial in members:
             trials.append_attempt(trial.run_dir, **facts)
         diverged = train_replicas(config, members) if len(members) > 1 else train_one(config)
+    except interrupts.Interrupted:
+        record_end(members, trials.STOPPED, started)
+        raise
     except Exception as error:
         record_failure(members, f"{type(error).__name__}: {error}")
         raise
-    seconds = round((time.monotonic() - started) / len(members), 3)
     record_failure([trial for trial in members if str(trial.run_dir) in diverged], "the loss is not finite")
-    for trial in (trial for trial in members if str(trial.run_dir) not in diverged):
-        done = trials.read_progress(trial).step == trial.steps
-        outcome = trials.FINISHED if done else trials.STOPPED
-        trials.append_attempt(trial.run_dir, outcome=outcome, seconds=seconds)
+    record_end([trial for trial in members if str(trial.run_dir) not in diverged], trials.FINISHED, started)
     return 1 if diverged else 0
+
+
+def record_end(members: Sequence[Trial], outcome: str, started: float) -> None:
+    """Records that trials finished or were stopped, and their share of the seconds since `started`."""
+    seconds = round((time.monotonic() - started) / max(len(members), 1), 3)
+    for trial in members:
+        trials.append_attempt(trial.run_dir, outcome=outcome, seconds=seconds)
 
 
 def record_failure(members: Sequence[Trial], error: str) -> None:

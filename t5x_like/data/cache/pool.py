@@ -7,7 +7,6 @@ import collections
 import multiprocessing
 import os
 import queue
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -50,7 +49,10 @@ class TokenizerPool:
         for _ in range(self.workers):
             ours, theirs = multiprocessing.Pipe()
             command = [sys.executable, "-m", __name__, str(theirs.fileno()), str(self.folder)]
-            self.processes.append(subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment))
+            # In a group of its own: Ctrl-C reaches only this process, which then closes the pipe.
+            self.processes.append(
+                subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment, process_group=0)
+            )
             theirs.close()
             self.connections.append(ours)
             self.idle.put(ours)
@@ -114,5 +116,4 @@ def serve(connection: Connection, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it, and then closes the pipe
     serve(Connection(int(sys.argv[1])), sys.argv[2])

@@ -340,13 +340,17 @@ def run_with_progress(command: list[str], environment: dict[str, str]) -> tuple[
     """Runs the program that builds caches. Returns its exit code, and its last message if stderr is not a terminal.
 
     On a terminal its stderr is shown unchanged. Otherwise only its progress lines are passed on, not TensorFlow's messages.
+    An interrupt is passed on, and the program is waited for.
     """
-    if sys.stderr.isatty():
-        return subprocess.run(command, env=environment).returncode, ""
-    last = ""
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, errors="replace") as program:
-        for line in program.stderr or ():
-            last = line.strip() or last
-            if line.startswith(PROGRESS_PREFIXES):
-                print(line, end="", file=sys.stderr, flush=True)
-    return program.returncode, last
+    pipe, last = None if sys.stderr.isatty() else subprocess.PIPE, ""
+    with subprocess.Popen(command, env=environment, stderr=pipe, text=True, errors="replace") as program:
+        try:
+            for line in program.stderr or ():
+                last = line.strip() or last
+                if line.startswith(PROGRESS_PREFIXES):
+                    print(line, end="", file=sys.stderr, flush=True)
+            return program.wait(), last
+        except BaseException:
+            program.terminate()
+            program.communicate()
+            raise

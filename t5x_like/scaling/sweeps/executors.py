@@ -9,9 +9,7 @@ import dataclasses
 import glob
 import os
 import shlex
-import signal
 import subprocess
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,8 +40,8 @@ class Executor(Protocol):
 class LocalPool:
     """Processes of this machine: one per GPU, or else `processes` that share the cores evenly (None: one per core).
 
-    SIGTERM and Ctrl-C are forwarded: trials save a checkpoint and stop, and the same sweep resumes them. If the sweep itself
-    is killed, running trials continue to their end and no further ones start.
+    An interrupt is forwarded: trials save a checkpoint and stop, and the same sweep resumes them. If the sweep itself is
+    killed, running trials continue to their end and no further ones start.
     """
 
     processes: int | None = None
@@ -99,18 +97,10 @@ def start_process(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[
 
 @contextlib.contextmanager
 def terminate_on_exit(running: Mapping[subprocess.Popen[bytes], object]) -> Iterator[None]:
-    """Sends SIGTERM to the running processes when the block ends early, and waits for them to save; SIGTERM ends the block."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    main = threading.current_thread() is threading.main_thread()
-    previous = signal.signal(signal.SIGTERM, interrupt) if main else None
+    """Sends SIGTERM to the running processes when the block ends early, and waits for them to save."""
     try:
         yield
     finally:
-        if main:
-            signal.signal(signal.SIGTERM, previous)
         for process in running:
             process.terminate()
         for process in running:
