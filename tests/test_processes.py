@@ -2,14 +2,16 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 
-from t5x_like import checkpoints
+from t5x_like import checkpoints, locks
 from tests.evaluation import tasks
 
 REPOSITORY = Path(__file__).parents[1]
@@ -22,8 +24,8 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def train(root, run_dir, steps, processes, devices):
-    """Runs `t5x_like train` in several processes with several devices each."""
+def start(root, run_dir, steps, processes, devices):
+    """Starts `t5x_like train` in several processes with several devices each."""
     flags = dict(TASK="tiny", VOCAB_SIZE=384, LENGTH=32, STEPS=steps, WARMUP_STEPS=2, RUN_DIR=run_dir)
     flags |= {"EVAL_TASKS": "('asked',)", "EVAL_NEW_TOKENS": 3}
     flags |= {"schedules.cosine.steps": 20, "trainer.train.log_every": 1, "trainer.Checkpointing.every": 1}
@@ -38,9 +40,18 @@ def train(root, run_dir, steps, processes, devices):
         started.append(
             subprocess.Popen([*command, *more], env=environment, cwd=root, stderr=subprocess.PIPE, text=True)
         )
-    for process in started:
-        _, said = process.communicate(timeout=240)
-        assert process.returncode == 0, said
+    return started
+
+
+def finish(started, code=0):
+    """Waits for processes, and checks their exit codes."""
+    said = [process.communicate(timeout=240)[1] for process in started]
+    assert [process.returncode for process in started] == [code] * len(started), said
+
+
+def train(root, run_dir, steps, processes, devices):
+    """Trains to the end; returns the loss of every step."""
+    finish(start(root, run_dir, steps, processes, devices))
     lines = [json.loads(line) for line in (Path(run_dir) / "metrics.jsonl").read_text().splitlines()]
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
@@ -59,17 +70,21 @@ def harm_file_of_second_process(checkpoint):
     path.write_bytes(bytes(path.stat().st_size))
 
 
-def test_two_processes_train_save_answer_and_resume_like_one(tiny_root, tmp_path):
+def test_two_processes_train_stop_save_answer_and_resume_like_one(tiny_root, tmp_path):
     tasks.write_pairs(tiny_root, "asked")
-    one = train(tiny_root, tmp_path / "one", 8, processes=1, devices=2)
-    train(tiny_root, tmp_path / "two", 4, processes=2, devices=1)
-    assert checkpoints.latest_step(tmp_path / "two" / "checkpoints") == 4
-    harm_file_of_second_process(tmp_path / "two" / "checkpoints" / "4")
-    two = train(tiny_root, tmp_path / "two", 8, processes=2, devices=1)
-    assert (tmp_path / "two" / "checkpoints" / "4.damaged").exists()  # both resumed from step 3
-    assert list(two) == list(range(1, 9))
+    started, metrics = start(tiny_root, tmp_path / "two", 1000, processes=2, devices=1), tmp_path / "two/metrics.jsonl"
+    while not metrics.exists() or metrics.read_text().count("\n") < 3:
+        assert started[0].poll() is None, started[0].stderr.read()
+        time.sleep(0.01)
+    assert locks.find_holder(tmp_path / "two/lock").pid == started[0].pid
+    for process in start(tiny_root, tmp_path / "two", 1000, processes=2, devices=1):
+        _, said = process.communicate(timeout=240)
+        assert process.returncode == 2 and "two is in use" in said, said
+    started[1].send_signal(signal.SIGTERM)  # one of them is enough
+    finish(started, 143)
+    steps = checkpoints.latest_step(tmp_path / "two/checkpoints") + 4
+    two = train(tiny_root, tmp_path / "two", steps, processes=2, devices=1)
+    one = train(tiny_root, tmp_path / "one", steps, processes=1, devices=2)
+    assert list(two) == list(range(1, steps + 1))
     np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=1e-5)
-    assert answers(tmp_path / "two", 8) == answers(tmp_path / "one", 8)
-    # Half of them may go on alone.
-    alone = train(tiny_root, tmp_path / "two", 10, processes=1, devices=1)
-    assert list(alone) == list(range(1, 11))
+    assert answers(tmp_path / "two", steps) == answers(tmp_path / "one", steps)

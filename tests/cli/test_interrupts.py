@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from t5x_like.cleaning.report import Report
-
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -72,7 +70,7 @@ def test_an_interrupted_cache_resumes(tmp_path, number):
 def test_an_interrupted_clean_resumes(tmp_path):
     text = json.dumps({"text": "A sentence of a document that is read. " * 40}) + "\n"
     for number in range(8):
-        (tmp_path / f"{number}.jsonl").write_text(text * (200 if number < 2 else 20_000))
+        (tmp_path / f"{number}.jsonl").write_text(text * (200 if number < 2 else 5000))
     (tmp_path / "steps.gin").write_text(
         "from __gin__ import dynamic_registration\nfrom t5x_like.cleaning import pipeline\n"
         "PIPELINE = @pipeline.Pipeline()\npipeline.Pipeline.steps = ()\n"
@@ -88,4 +86,4 @@ def test_an_interrupted_clean_resumes(tmp_path):
     process = start(tmp_path, *flags)
     assert process.wait() == 0, process.stderr.read()
     assert (tmp_path / "clean" / "0.jsonl").stat().st_mtime_ns == finished
-    assert Report.from_json(tmp_path / "clean" / "report.json").kept == 2 * 200 + 6 * 20_000
+    assert json.loads((tmp_path / "clean" / "report.json").read_text())["kept"] == 2 * 200 + 6 * 5000
