@@ -23,6 +23,7 @@ PACKAGES = tuple(
         "data.rows",
         "data.noise",
         "data.mixing",
+        "data.cache.data_sets",
         "partitioning",
         "precision",
         "parameters",
@@ -79,7 +80,7 @@ def check_task_modules(bindings: Collection[Binding]) -> None:
     """Raises ConfigError if a run's tasks are defined in a module that is not allowed: building their caches imports it."""
     macros = {binding.macro: binding for binding in bindings if binding.macro}
     for binding in bindings:
-        if binding.selector.endswith(":TokenCache") and binding.parameter == "module":
+        if binding.selector.endswith((":TokenCache", ":DataSets")) and binding.parameter == "module":
             while isinstance(binding.value, Macro):
                 binding = macros[binding.value.name]
             allowed = binding.place.allowed

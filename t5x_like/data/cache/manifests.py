@@ -41,8 +41,11 @@ def find_problem(manifest: dict[str, Any], where: object) -> str | None:
     files, features, documents = manifest["files"], manifest["features"], manifest["documents"]
     for name, file in files.items():
         check_name(name, where)
-        if not is_count(file["bytes"]) or len(file["blocks"]) != -(-file["bytes"] // cache_checks.BLOCK):
-            return f"{name} has {len(file['blocks'])} blocks for {file['bytes']!r} bytes"
+        size, blocks = file["bytes"], file["blocks"]
+        if not isinstance(blocks, list) or not all(isinstance(checksum, str) for checksum in blocks):
+            return f"the blocks of {name} are not a list of checksums"
+        if not is_count(size) or len(blocks) != -(-size // cache_checks.BLOCK):
+            return f"{name} has {len(blocks)} blocks for {size!r} bytes"
     sizes = {f"{name}.offsets": 8 * (documents + 1) for name in features}
     for name, feature in features.items():
         if "/" in check_name(name, where) or feature["dtype"] not in DTYPES or not is_count(feature["tokens"]):

@@ -63,6 +63,7 @@ ATTACKS = [
     "from t5x_like.data.cache import token_cache\ntoken_cache.TokenCache.module = 'own_module'\n",
     "from t5x_like.data.cache import token_cache\ntoken_cache.TokenCache.module = %M\nM = 'own_module'\n",
     "from t5x_like.data.cache import token_cache\na/token_cache.TokenCache.module = 't5x_like.tasks_of_mine'\n",
+    "from t5x_like.data.cache import data_sets\ndata_sets.DataSets.module = 'own_module'\n",
     "include 'attack.gin'\n",
     "trainer.contextlib.ExitStack.x = 1\n",
 ]
@@ -125,3 +126,19 @@ def test_every_run_of_the_packaged_files_can_be_opened(files, tmp_path):
     opened = runtime.parse([], run=str(path))
     trust.check_task_modules(opened.bindings)
     assert opened.resolved_config() == config.resolved_config()
+
+
+def test_a_run_on_own_data_sets_can_be_opened(tmp_path):
+    files = [
+        "sizes/llama/tiny.gin",
+        "tasks/files.gin",
+        "objectives/causal_lm.gin",
+        "optimizers/adamw.gin",
+        "runs/pretrain.gin",
+    ]
+    sets = "{'web': {'train': '/w/*.txt', 'share': 3}, 'books': {'train': '/b/*.txt', 'share': 1}}"
+    config = runtime.parse(files, ["--gin.RUN_DIR=r", f"--gin.DATA_SETS={sets}"])
+    (tmp_path / "config.gin").write_text(config.resolved_config())
+    opened = runtime.parse([], run=str(tmp_path / "config.gin"))
+    trust.check_task_modules(opened.bindings)
+    assert opened.evaluate("%TASK") == {"web": 3, "books": 1}
