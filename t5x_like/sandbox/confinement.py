@@ -122,9 +122,8 @@ def drop_rights(namespaces: bool) -> None:
     if namespaces:
         if is_root:
             call("unshare", CLONE_NEWUSER)
-        os.chroot(
-            "."
-        )  # the kernel also refuses further user namespaces to a process whose root is not the mounts' root
+        # A process whose root folder is not the root of the mounts can make no user namespace.
+        os.chroot(".")
         os.chdir(SCRATCH)
     if LINUX:
         call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)

@@ -13,10 +13,13 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import IO
 
+from t5x_like.sandbox.candidate import Candidate
+from t5x_like.sandbox.channel import Channel
 from t5x_like.sandbox.confinement import LINUX, MEGABYTES
 from t5x_like.sandbox.judge import PASSED, STARTED
 
 START = 60.0  # seconds for both processes to start, on a busy machine
+UNLIMITED = 10**9  # seconds of processor time, where each call has its own limit
 END = 5.0  # seconds for the guard to kill the program
 COMMAND = """import sys
 sys.path.insert(0, {root!r})
@@ -74,6 +77,32 @@ def passes_tests(problem: Mapping[str, str], completion: str, seconds: float, me
             errors.seek(0)
             raise StartError((errors.read().strip() or "no answer").splitlines()[-1])
         return read_mark(judge, seconds) == PASSED
+
+
+@contextlib.contextmanager
+def run_function(
+    program: str, entry_point: str, seconds: float, megabytes: int, namespaces: bool
+) -> Iterator[Candidate]:
+    """A function of a program in its sandbox, to be called from this process; a call takes at most `seconds`.
+
+    Raises (also by calls):
+      Failure: the program ended, took too long, or gave something else than data.
+    """
+    program_end, own_end = socket.socketpair()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryFile("w+") as errors,
+        program_end,
+        own_end,
+        start("guard", f"{UNLIMITED}, {megabytes}, {namespaces}", folder, program_end.fileno(), errors, ()),
+    ):
+        program_end.close()
+        own_end.settimeout(START)
+        candidate = Candidate(Channel(own_end))
+        candidate.wait()
+        candidate.load(program, entry_point)
+        own_end.settimeout(seconds)
+        yield candidate
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ def prepare(allow_execution: bool | None = None) -> None:
     allowed = os.environ.get(ALLOW) == "1" if allow_execution is None else allow_execution
     if not allowed:
         raise PermissionError(
-            f"allow_execution={allow_execution}: human_eval runs programs written by a model, which may do anything; in an "
+            f"allow_execution={allow_execution}: a metric runs programs written by a model, which may do anything; in an "
             f"isolated environment give allow_execution=True or set {ALLOW}=1"
         )
     announce_protections()
@@ -49,7 +49,7 @@ def announce_protections() -> None:
         ", ".join(name for name, is_active in found.items() if is_active == wanted) for wanted in (True, False)
     )
     remedy = f"; not active: {missing}; use a container or a virtual machine" if missing else ""
-    print(f"human_eval runs programs written by a model with: {active}{remedy}", file=sys.stderr, flush=True)
+    print(f"programs written by a model run with: {active}{remedy}", file=sys.stderr, flush=True)
 
 
 def passes_tests(problem: Mapping, completion: str, seconds: float = 3.0, megabytes: int = 1024) -> bool:

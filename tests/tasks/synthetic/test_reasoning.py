@@ -40,6 +40,18 @@ def test_answers_are_scored_by_the_verifier_and_splits_are_disjoint():
     assert metric(targets, ["none" for _ in answers])["verified"] < 50
 
 
+def test_answers_are_evaluated_in_a_sandbox(tmp_path, monkeypatch):
+    """Some verifiers call `eval` on an answer."""
+    gym = pytest.importorskip("reasoning_gym")
+    monkeypatch.setattr(reasoning, "SECONDS", 1.0)
+    right = gym.create_dataset("countdown", size=3, seed=0)[2]["answer"]
+    mark = tmp_path / "mark"
+    texts = [f"__import__('pathlib').Path('{mark}').touch()", "9**9**9**9", right]
+    made = reasoning.verify([0, 1, 2], texts, dataset="countdown", size=3, seed=0)
+    assert 100 / 3 <= made["verified"] < 40 and not mark.exists()
+    assert reasoning.verify([2], [right], dataset="countdown", size=3, seed=0) == {"verified": 100}
+
+
 def test_an_unknown_dataset_is_refused():
     pytest.importorskip("reasoning_gym")
     with pytest.raises(ValueError, match="dataset='chain_sums' is none of reasoning-gym's: .*chain_sum"):
