@@ -259,12 +259,6 @@ def test_arrays_that_do_not_fit_are_named_with_both_shapes(tmp_path):
     assert "params.bias: in the checkpoint, not in the model" in said
 
 
-def test_other_data_is_refused_with_both_fingerprints():
-    checkpoints.check_data({"data": "abc"}, "abc", "here")
-    with pytest.raises(ValueError, match="'abc'.*'xyz'.*use another run_dir"):
-        checkpoints.check_data({"data": "abc"}, "xyz", "here")
-
-
 def test_only_parameters_are_restored_for_inference(tmp_path):
     saved(tmp_path / "checkpoints", 1, 2)
     params, step = checkpoints.restore_params(tmp_path, abstract(state()["params"]))

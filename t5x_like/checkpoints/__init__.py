@@ -7,14 +7,13 @@ for another run or for inference.
 
 from t5x_like.checkpoints.checkpointer import Checkpointer
 from t5x_like.checkpoints.folder import DamagedCheckpointError, complete_steps, leaves_by_name
-from t5x_like.checkpoints.restore import InitializeFrom, check_data, restore_params
+from t5x_like.checkpoints.restore import InitializeFrom, restore_params
 from t5x_like.checkpoints.verify import latest_step
 
 __all__ = [
     "Checkpointer",
     "DamagedCheckpointError",
     "InitializeFrom",
-    "check_data",
     "complete_steps",
     "latest_step",
     "leaves_by_name",

@@ -16,21 +16,6 @@ from t5x_like.types import Params, PathLike
 Result = TypeVar("Result")
 
 
-def check_data(meta: dict, fingerprint: str, directory: PathLike) -> None:
-    """Checks that a run resumes with the data stream that it started with.
-
-    Raises:
-      ValueError: another task, tokenization, length, batch size or seed.
-    """
-    if meta.get("data") != fingerprint:
-        raise ValueError(
-            f"the checkpoints in {directory} were trained on the data stream {meta.get('data')!r}, this run's is "
-            f"{fingerprint!r}: the task, its tokenization, the lengths, batch_size or seed have changed. Set them back "
-            "(config.gin in the run directory has the old values), or use another run_dir and start from these "
-            "parameters with trainer.train.initialize_from"
-        )
-
-
 def read_step(
     run_dir: PathLike, step: int | None, read: Callable[[Path], Result], argument: str = ""
 ) -> tuple[Result, Path]:

@@ -76,12 +76,17 @@ def _rounds(x_n: np.ndarray, key_n: np.ndarray, sides: tuple[np.uint64, np.uint6
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """`stream[k]` is global batch k of `batch_size` rows; without `shuffle`, rows keep the order of the cache."""
+    """`stream[k]` is global batch k of `batch_size` rows; without `shuffle`, rows keep the order of the cache.
+
+    If a run went on with another batch size, the first `batches_before` batches had `rows_before` rows in total.
+    """
 
     rows: Rows
     batch_size: int
     seed: int = 0
     shuffle: bool = True
+    batches_before: int = 0
+    rows_before: int = 0
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -99,7 +104,13 @@ class Stream:
         text = f"{self.rows.fingerprint} order={ORDER} batch={self.batch_size} seed={self.seed} shuffle={self.shuffle}"
         if self.rows.group > 1:
             text += f" group={self.rows.group}"
+        if self.batches_before:
+            text += f" after {self.batches_before} batches of {self.rows_before} rows"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def first_row(self, step: int) -> int:
+        """The number of the first row of batch `step`, counted over all epochs."""
+        return self.rows_before + (step - self.batches_before) * self.batch_size
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         return self.slice(step, 0, self.batch_size)
@@ -107,7 +118,7 @@ class Stream:
     def slice(self, step: int, start: int, stop: int) -> dict[str, np.ndarray]:
         """Rows start .. stop - 1 of batch `step`: {feature: [stop - start, ...]}."""
         size = len(self.rows)
-        row_n = np.arange(start, stop, dtype=np.int64) + step * self.batch_size
+        row_n = np.arange(start, stop, dtype=np.int64) + self.first_row(step)
         epoch_n, index_n = np.divmod(row_n, size)
         if self.shuffle:
             index_n = permute_groups(index_n, size, self.rows.group, self.seed, epoch_n)

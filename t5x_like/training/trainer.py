@@ -22,7 +22,7 @@ from t5x_like.parameters import Freeze, Transform
 from t5x_like.precision import Precision
 from t5x_like.progress import Meter, ProgressBar, format_rows_report
 from t5x_like.run_dir import RunDir
-from t5x_like.training import references
+from t5x_like.training import references, resuming
 from t5x_like.training import state as train_state
 from t5x_like.training.expected_loss import Curve, Run
 from t5x_like.training.loop import Evaluations, Loop, fetcher, run_steps
@@ -80,6 +80,7 @@ def train(
     checkpointing: Checkpointing = Checkpointing(),
     monitor: Monitor = Monitor(),
     log_every: int = 10,
+    change_batch_size: bool = False,
     config: str = "",
 ) -> dict[str, float]:
     """Trains until `steps` steps are done, resuming from the newest checkpoint in `run_dir`. Returns the last metrics logged.
@@ -93,6 +94,7 @@ def train(
       transform: which parameters are trained; see `parameters.Freeze`.
       initialize_from: a run whose parameters a new run starts from.
       monitor: handles loss spikes, and compares the loss with an expected one.
+      change_batch_size: a run may be resumed with another batch_size; it goes on at the first row that it has not read.
 
     Raises:
       ValueError: sizes that do not fit, no reference run for the expected loss, or a run that was trained otherwise; before
@@ -111,13 +113,14 @@ def train(
     curve = expected_curve(monitor, model, layout, optimizer, train_rows, batch_size, steps)
     trees = references.load(objective, model, example, mesh, rules, precision)
     stream, run = Stream(train_rows, batch_size, seed), RunDir(run_dir)
-    meta = {"data": stream.fingerprint}
+    meta = resuming.describe(stream)
     keep = checkpointing.keep_last, checkpointing.keep_best, checkpointing.checksums
     with hold_lock(run), contextlib.closing(checkpoints.Checkpointer(run.checkpoints, *keep)) as checkpointer:
         newest_state = functools.partial(
             restore_or_create, checkpointer, layout, seed, meta, run, transform, initialize_from
         )
-        is_new, state = not checkpointer.steps(), newest_state()
+        may_differ = [resuming.BEFORE, *(["batch_size"] if change_batch_size else [])]
+        is_new, state = not checkpointer.steps(), newest_state(may_differ)
         model_info = partitioning.describe(every_parameter(layout), mesh, rules)
         writers.write_run_files(run_dir, config, model_info, train_rows.vocabulary, is_new)
         first = int(state.step)
@@ -126,7 +129,6 @@ def train(
         step_fn = jit_step(step, layout, shardings, mesh, monitor.limits_updates)
         evaluate = evaluator(model, objective, evaluation, batch_size, mesh, rules, trees)
         meter, description = throughput_meter(model, layout, train_rows, batch_size, mesh)
-        fetch = fetcher(stream, shardings)
         with (
             partitioning.on(mesh, rules),
             writers.RunWriter(run_dir, first) as writer,
@@ -136,6 +138,9 @@ def train(
             contextlib.ExitStack() as stack,
         ):
             watch = RunMonitor(monitor, run_dir, bar.message, curve, checkpointer.meta.get("monitor"))
+            stream = resuming.continue_stream(stream, checkpointer.meta, watch.batch_of(first))
+            meta |= resuming.describe(stream)
+            fetch = fetcher(stream, shardings)
             loop = Loop(steps, log_every, step_fn, fetch, trees, watch, meter, writer, bar, checkpointer, scorer)
             stack.callback(loop.close)
             loop.feed(first)
@@ -274,10 +279,12 @@ def restore_or_create(
     run: RunDir,
     transform: Transform,
     initialize_from: checkpoints.InitializeFrom | None,
+    may_differ: Sequence[str] = (),
 ) -> TrainState:
     """The newest state of a run, else a fresh one with the parameters of `initialize_from`.
 
-    If parameters are frozen, their source is recorded in `meta`, and so in every checkpoint.
+    The run's data must be that of `meta` apart from what `may_differ`. If parameters are frozen, their source is recorded in
+    `meta`, and so in every checkpoint.
 
     Raises:
       ValueError, FileNotFoundError: the run was trained on other data, or parameters that are missing or do not fit.
@@ -285,7 +292,7 @@ def restore_or_create(
     abstract = layout.abstract  # cached by the first call: it cannot be computed while the mesh is set
     if checkpointer.steps():
         state, stored = checkpointer.restore(abstract.without_frozen)
-        checkpoints.check_data(stored, meta["data"], checkpointer.directory)
+        resuming.check(stored, meta, checkpointer.directory, may_differ)
         if abstract.frozen:
             meta["frozen"] = stored["frozen"]
             state = state.replace(frozen=frozen.restore(run.path, meta["frozen"], abstract.frozen))

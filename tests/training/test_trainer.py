@@ -17,6 +17,7 @@ from t5x_like import checkpoints, locks, optimizers, parameters, partitioning
 from t5x_like.checkpoints import folder
 from t5x_like.data import rows
 from t5x_like.data.cache.token_cache import TokenCache
+from t5x_like.data.stream import Stream
 from t5x_like.objectives.lm import LanguageModel
 from t5x_like.optimizers import schedules
 from t5x_like.training import loop
@@ -122,14 +123,34 @@ def test_a_refused_run_changes_nothing(tiny_root, tmp_path):
     tiny.train(**arguments(tiny_root, tmp_path, steps=3))
     before, other = contents(tmp_path), dict(config="# another\n")
     wider = tiny.decoder().clone(embed=tiny.decoder().embed.clone(vocab_size=512))
-    for changes in (dict(seed=1), dict(batch_size=16), dict(model=wider)):
-        with pytest.raises(ValueError, match="were trained on the data stream|does not fit the model"):
+    refusals = {"seed was 0, now 1": dict(seed=1), "batch_size was 8, now 16": dict(batch_size=16)}
+    for message, changes in (refusals | {"does not fit the model": dict(model=wider)}).items():
+        with pytest.raises(ValueError, match=message):
             tiny.train(**arguments(tiny_root, tmp_path, **changes | other))
         assert contents(tmp_path) == before
     with locked.by_another_process(tmp_path / "lock"), pytest.raises(locks.LockedError, match="run_dir=.*is in use"):
         tiny.train(**arguments(tiny_root, tmp_path, **other))
     (tmp_path / "lock").unlink()
     assert contents(tmp_path) == before
+
+
+def test_a_run_with_another_batch_size_goes_on_at_the_next_row(tiny_root, tmp_path, monkeypatch):
+    seen, read = [], Stream.slice
+
+    def record(self, step, start, stop):
+        seen.extend(range(self.first_row(step) + start, self.first_row(step) + stop))
+        return read(self, step, start, stop)
+
+    monkeypatch.setattr(Stream, "slice", record)
+    tiny.train(**arguments(tiny_root, tmp_path, steps=3, eval_rows=None))
+    with pytest.raises(ValueError, match=r"batch_size was 8, now 16.*change_batch_size=True continues"):
+        tiny.train(**arguments(tiny_root, tmp_path, steps=5, batch_size=16))
+    for changes in (dict(steps=5, batch_size=16, change_batch_size=True), dict(steps=6, batch_size=16)):
+        tiny.train(**arguments(tiny_root, tmp_path, eval_rows=None, **changes))
+    tiny.train(**arguments(tiny_root, tmp_path, eval_rows=None, steps=8, batch_size=4, change_batch_size=True))
+    assert seen == list(range(3 * 8 + 3 * 16 + 2 * 4))
+    assert list(logged(tmp_path)) == list(range(1, 9))
+    assert logged(tmp_path, "learning_rate")[8] == pytest.approx(1e-2)  # the warm-up is not repeated
 
 
 def test_a_fresh_run_starts_from_chosen_parameters_of_another(tiny_root, tmp_path):
