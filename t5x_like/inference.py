@@ -1,6 +1,7 @@
 """Text generation and sentence embeddings: texts are tokenized, padded to a few lengths, batched and run on a mesh."""
 
 import dataclasses
+import functools
 import itertools
 import json
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -62,25 +63,81 @@ def infer(
     encoder. A result depends on the prompt, its index and the seed, not on the batch size or the other prompts. The prompts
     whose indices are in `finished` are left out, without changing the batches of the others.
 
+    A prompt that cannot be continued gives {"id", "prompt", "error"}, and the others go on: one that the model's position table
+    does not hold with its new tokens, one that is not UTF-8 text, an empty one if the vocabulary has no bos, a chat that the
+    template rejects, one whose logits are NaN.
+
     Raises:
-      ValueError: a prompt that exceeds the model's position table with its new tokens, an empty prompt if the vocabulary
-        has no bos, or a chat if it has no template.
+      ValueError: a chat if the vocabulary has no template, or a sampler or model that cannot continue any prompt.
     """
     mesh = partitioning.make_mesh() if mesh is None else mesh
-    seq2seq = model.encoder_decoder
     decode_fn = make_decode_fn(model, vocabulary, options.sampler, options.max_new_tokens)
     decode = ShardedFunction(decode_fn, options.batch_size, mesh, rules)
+    make_batch = functools.partial(make_prompt_batch, vocabulary, model.encoder_decoder, options.prefix)
     indexed = enumerate({"prompt": prompt} if isinstance(prompt, str) else prompt for prompt in prompts)
     while chunk := list(itertools.islice(indexed, decode.size)):
         if all(index in finished for index, _ in chunk):
             continue
-        chunk = [(index, render_prompt(record, vocabulary)) for index, record in chunk]
-        ids = [prompt_ids(record, vocabulary, seq2seq) for _, record in chunk]
-        batch = encoder_batch(ids, vocabulary) if seq2seq else decoder_batch(ids, options.prefix)
-        generated = decode(params, batch | {"keys": row_keys(options.seed, [index for index, _ in chunk])})
-        for row, (index, record) in enumerate(chunk):
-            if index not in finished:
-                yield completion_record(record, index, vocabulary, generated, row)
+        read = {index: read_prompt(record, index, vocabulary, model.encoder_decoder) for index, record in chunk}
+        ids = {index: row for index, (_, row) in read.items() if row}
+        results = continue_prompts(decode, params, vocabulary, options.seed, make_batch, ids)
+        yield from (read[index][0] | results.get(index, {}) for index, _ in chunk if index not in finished)
+
+
+def continue_prompts(
+    decode: "ShardedFunction",
+    params: Params,
+    vocabulary: Vocabulary,
+    seed: int,
+    make_batch: Callable[[Sequence[Sequence[int]]], dict[str, np.ndarray]],
+    ids: Mapping[int, Sequence[int]],
+) -> dict[int, dict[str, Any]]:
+    """The completions of prompts by index; those that are too long for the model have an "error".
+
+    Raises:
+      ValueError: the model cannot continue prompts of one token either.
+    """
+    left = dict(ids)
+    results: dict[int, dict[str, Any]] = {}
+    while left:
+        batch = make_batch(list(left.values()))
+        lengths = {index: round_up(len(row), BUCKET) for index, row in left.items()}
+        length = max(lengths.values())
+        try:
+            generated = decode(params, batch | {"keys": row_keys(seed, list(left))})
+        except ValueError as error:  # raised while tracing, so it depends on the length alone
+            decode.check(params, make_batch([[0]] * decode.size) | {"keys": row_keys(seed, [0] * decode.size)})
+            message = str(error)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error) or length == BUCKET:
+                raise
+            message = (
+                f"{decode.size} prompts of {length} tokens need too much memory; lower batch_size or shorten this one"
+            )
+        else:
+            return results | {index: completion(vocabulary, generated, row) for row, index in enumerate(left)}
+        results |= {index: {"error": message} for index in left if lengths[index] == length}
+        left = {index: row for index, row in left.items() if index not in results}
+    return results
+
+
+def read_prompt(
+    record: Mapping[str, Any], index: int, vocabulary: Vocabulary, seq2seq: bool
+) -> tuple[dict[str, Any], list[int]]:
+    """The result of a prompt as far as it is known before decoding, and its ids; no ids and an "error" if it has none.
+
+    Raises:
+      ValueError: a chat if the vocabulary has no template.
+    """
+    if "messages" in record:
+        chat.check_template(vocabulary)
+    result = {"id": record.get("id", index), "prompt": record.get("prompt", "")}
+    try:
+        rendered = render_prompt(record, vocabulary)
+        result["prompt"] = rendered["prompt"]
+        return result, prompt_ids(rendered | {"id": result["id"]}, vocabulary, seq2seq)
+    except ValueError as error:
+        return result | {"error": str(error)}, []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +162,11 @@ class ShardedFunction:
         """Rows per batch."""
         sharding = partitioning.batch_sharding(self.mesh, self.rules)
         return round_up(self.batch_size, self.mesh.size // sharding.shard_shape((self.mesh.size,))[0])
+
+    def check(self, params: Params, batch: dict[str, np.ndarray]) -> None:
+        """Traces the function without compiling it, and so raises what it raises."""
+        with partitioning.on(self.mesh, self.rules):
+            jax.eval_shape(self.function, params, batch)
 
     def __call__(self, params: Params, batch: dict[str, np.ndarray]) -> Any:
         """Results for up to `size` rows; a smaller batch is padded with copies of its first row."""
@@ -173,33 +235,43 @@ def embed(
     return np.concatenate(vectors)
 
 
-def completion_record(
-    record: Mapping[str, Any], index: int, vocabulary: Vocabulary, generated: Generated, row: int
-) -> dict[str, Any]:
-    """The result of one row, ready for JSON."""
+def completion(vocabulary: Vocabulary, generated: Generated, row: int) -> dict[str, Any]:
+    """The completion of one row, ready for JSON; an "error" if the model's logits were NaN."""
     tokens = generated.tokens_BN[row, : generated.lengths_B[row]].tolist()
+    log_probs = generated.log_probs_BN[row]
+    if np.isnan(log_probs).any():
+        first = int(np.argmax(np.isnan(log_probs)))
+        return {
+            "error": f"the logits of new token {first + 1} are NaN; check the checkpoint's weights, or compute in float32"
+        }
     return {
-        "id": record.get("id", index),
-        "prompt": record["prompt"],
         "completion": vocabulary.decode(tokens),
         "tokens": tokens,
-        "log_prob": float(generated.log_probs_BN[row].sum()),
+        "log_prob": float(log_probs.sum()),
         "finished": bool(tokens and tokens[-1] in vocabulary.stop_ids),
     }
 
 
-def render_prompt(record: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
+def render_prompt(record: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
     """Adds the rendered chat as "prompt" to a record with "messages"; returns other records unchanged."""
-    return record | {"prompt": chat.render_chat(vocabulary, record["messages"])} if "messages" in record else record
+    rendered = {"prompt": chat.render_chat(vocabulary, record["messages"])} if "messages" in record else {}
+    return {**record, **rendered}
 
 
 def prompt_ids(record: Mapping[str, Any], vocabulary: Vocabulary, seq2seq: bool) -> list[int]:
     """Token ids of a prompt, with bos or eos as the model expects. A chat template writes its own bos.
 
     Raises:
-      ValueError: an empty prompt if the vocabulary has no bos.
+      ValueError: a prompt that is not UTF-8 text, or an empty prompt if the vocabulary has no bos.
     """
     text, is_chat = record["prompt"], "messages" in record
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the prompt has half of a surrogate pair, U+{ord(text[error.start]):04X}, at character {error.start}, so it is not "
+            "Unicode text; remove it"
+        ) from error
     if seq2seq and not is_chat:
         return vocabulary.encode_special(text)
     ids = chat.prompt_ids(vocabulary, record["messages"]) if is_chat else vocabulary.encode(text)
@@ -214,6 +286,13 @@ def prompt_ids(record: Mapping[str, Any], vocabulary: Vocabulary, seq2seq: bool)
             "(bos=None); give a prompt of at least one token"
         )
     return ids
+
+
+def make_prompt_batch(
+    vocabulary: Vocabulary, seq2seq: bool, prefix: bool, ids: Sequence[Sequence[int]]
+) -> dict[str, np.ndarray]:
+    """The arrays of prompts from `prompt_ids`."""
+    return encoder_batch(ids, vocabulary) if seq2seq else decoder_batch(ids, prefix)
 
 
 def decoder_batch(ids: Sequence[Sequence[int]], prefix: bool = False) -> dict[str, np.ndarray]:

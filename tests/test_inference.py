@@ -4,13 +4,16 @@ import dataclasses
 import json
 
 import jax
+import numpy as np
 import pytest
 
 from t5x_like import inference, partitioning
 from t5x_like.cli import infer as command
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
+from t5x_like.decoding.loop import Generated
 from t5x_like.decoding.sampling import Greedy, Sample
+from t5x_like.models import positions
 from tests import tiny
 from tests.data.tokenizers import tiny_tokenizers
 
@@ -108,6 +111,69 @@ def test_a_prompt_may_contain_every_character_but_the_line_feed(tmp_path):
         for name, written in (("a.txt", texts), ("a.jsonl", records)):
             (tmp_path / name).write_bytes(("\ufeff" + end.join(written) + end).encode())
             assert [record["prompt"] for record in inference.read_prompts(tmp_path / name)] == texts
+
+
+def learned_positions():
+    """A decoder that reads 70 tokens."""
+    model = tiny.decoder(position=positions.Learned(70))
+    model = model.clone(embed=model.embed.clone(vocab_size=384))
+    return model, tiny.init(model, tiny.batch())
+
+
+def test_a_prompt_that_fails_leaves_the_others_unchanged():
+    model_and_params = learned_positions()
+    good = ["def f", {"id": "mine", "prompt": "class A:"}, "x"]
+    bad = ["y" * 20_000, {"id": 7, "prompt": "a\ud800"}, {"id": "long", "prompt": "z" * 200}]
+    mixed = [good[0], bad[0], good[1], bad[1], bad[2], good[2]]
+    options = inference.DecodingOptions(max_new_tokens=5, batch_size=3)
+    mesh = partitioning.make_mesh(devices=jax.devices()[:1])
+    results = list(inference.infer(*model_and_params, ByteVocabulary(), [*mixed, *good], options, mesh))
+    results, alone = results[:6], results[6:]
+    assert [record["id"] for record in results] == [0, 1, "mine", 7, "long", 5]
+    assert [record["prompt"] for record in results] == [p if isinstance(p, str) else p["prompt"] for p in mixed]
+    assert [record.get("tokens") for record in results if "error" not in record] == [one["tokens"] for one in alone]
+    errors = {record["id"]: record["error"] for record in results if "error" in record}
+    assert list(errors) == [1, 7, "long"] and "longer than the position table" in errors[1]
+    assert errors[7].startswith("the prompt has half of a surrogate pair, U+D800, at character 1")
+    with pytest.raises(ValueError, match="top_k=385 is larger than the vocabulary"):
+        options = inference.DecodingOptions(Sample(top_k=385), max_new_tokens=5)
+        list(inference.infer(*model_and_params, ByteVocabulary(), good, options, mesh))
+
+
+def test_chats_that_a_template_rejects_are_errors_of_their_rows(model_and_params, pretrained):
+    model, params = model_and_params
+    template = "{{ 1 // (messages[0].content | length - 1) }}" + pretrained.chat_template
+    vocabulary = dataclasses.replace(pretrained, chat_template=template)
+    chats = [{"id": text, "messages": [{"role": "user", "content": text}]} for text in ("ab", "a", "abc")]
+    options = inference.DecodingOptions(max_new_tokens=1, batch_size=2)
+    mesh = partitioning.make_mesh(devices=jax.devices()[:1])
+    results = list(inference.infer(model, params, vocabulary, chats, options, mesh))
+    assert [record["id"] for record in results if "error" in record] == ["a"]
+    assert "cannot render these 1 messages: ZeroDivisionError" in results[1]["error"]
+
+
+def test_failed_prompts_are_tried_again_and_the_exit_code_tells(tmp_path, capsys):
+    output = tmp_path / "out.jsonl"
+    results = [{"id": 0, "completion": "é"}, {"id": 1, "prompt": "\ud800é", "error": "e"}, {"id": 2, "completion": "b"}]
+    output.write_text("".join(f"{command.to_json(result)}\n" for result in results), encoding="utf-8")
+    assert [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()] == results
+    assert "é" in output.read_text(encoding="utf-8")
+    assert command.find_finished([{"id": i} for i in range(4)], output) == ({0, 2}, 4)
+    assert command.report_failures([], 3) == 0
+    assert command.report_failures(["id=1: e"], 3) == 1
+    assert capsys.readouterr().err.splitlines()[0] == "t5x_like: id=1: e"
+    with pytest.raises(
+        ValueError, match="id=1: e .1 of 1 prompts failed; a run with the same --output tries them again"
+    ):
+        command.report_failures(["id=1: e"], 1)
+
+
+def test_nan_logits_are_an_error_of_their_row():
+    log_probs = np.array([[-1.0, np.nan, 0.0], [-1.0, -2.0, 0.0]])
+    generated = Generated(np.full((2, 3), 100), log_probs, np.array([2, 2]))
+    damaged, whole = (inference.completion(ByteVocabulary(), generated, row) for row in range(2))
+    assert list(damaged) == ["error"] and damaged["error"].startswith("the logits of new token 2 are NaN")
+    assert whole == {"completion": "aa", "tokens": [100, 100], "log_prob": -3.0, "finished": False}
 
 
 @pytest.fixture(scope="module")

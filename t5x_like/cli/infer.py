@@ -2,6 +2,10 @@
 
 Give prompts with --prompt (repeatable) or --input FILE (.jsonl with "prompt" or "messages" fields, otherwise one prompt per
 line). A gin file chooses the sampler: --gin_file=decoding/greedy.gin (default), temperature, top_k or top_p.
+
+Names of control tokens (</s>, <extra_id_0>) in a prompt are read as tokens; in the messages of a chat they are text. A prompt
+that cannot be continued (too long for the model, not Unicode, ...) gives a result with "error" instead of "completion", and the
+others go on: the exit code is 1, or 2 if all failed.
 """
 
 import argparse
@@ -19,6 +23,8 @@ from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
 from t5x_like.types import PathLike
+
+SHOWN = 20  # errors that are printed; all are in the output
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,8 +50,7 @@ def main(argv: Sequence[str]) -> int:
     setup.initialize(args)
     kept = f"stopped; the finished results are in {args.output}, and the same command continues" if args.output else ""
     with hold_output(args.output), interrupts.explain(kept):
-        infer(args)
-    return 0
+        return infer(args)
 
 
 def hold_output(output: str | None) -> contextlib.AbstractContextManager[None]:
@@ -57,11 +62,11 @@ def hold_output(output: str | None) -> contextlib.AbstractContextManager[None]:
     return locks.hold(locks.beside(output), f"--output={output}")
 
 
-def infer(args: argparse.Namespace) -> None:
-    """Generates the completions and prints them to the output file or standard output.
+def infer(args: argparse.Namespace) -> int:
+    """Generates the completions and prints them to the output file or standard output; returns 1 if some prompts failed.
 
     Raises:
-      ConfigError: there is no prompt, or --system without --chat.
+      ConfigError: there is no prompt, all prompts failed, or --system without --chat.
     """
     from t5x_like import inference
     from t5x_like.cli import setup
@@ -80,8 +85,40 @@ def infer(args: argparse.Namespace) -> None:
     vocabulary, params = run.require_vocabulary(), run.params(run.example_batch())
     results = inference.infer(run.model, params, vocabulary, read(), options, run.mesh, run.rules, finished)
     with open_output(args.output) as out:
+        failed = []
         for result in track(results, "infer", count - len(finished)):
-            print(json.dumps(result, ensure_ascii=False), file=out, flush=True)
+            print(to_json(result), file=out, flush=True)
+            if "error" in result:
+                failed.append(f"id={result['id']!a}: {result['error']}")
+    return report_failures(failed, count - len(finished))
+
+
+def report_failures(failed: list[str], count: int) -> int:
+    """Prints the errors of the prompts that failed, and returns the exit code.
+
+    Raises:
+      ConfigError: all failed.
+    """
+    if not failed:
+        return 0
+    summary = f"{len(failed)} of {count} prompts failed; a run with the same --output tries them again"
+    if len(failed) == count:
+        raise ConfigError(f"{failed[0]} ({summary})")
+    for line in failed[:SHOWN]:
+        print(f"t5x_like: {line}", file=sys.stderr)
+    print(f"t5x_like: {summary}", file=sys.stderr)
+    return 1
+
+
+def to_json(result: dict[str, Any]) -> str:
+    """A result as JSON; what cannot be written as UTF-8 is escaped."""
+    text = json.dumps(result, ensure_ascii=False)
+    return text if text.isascii() or is_unicode(text) else json.dumps(result)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text has no half of a surrogate pair."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def open_output(path: str | None) -> contextlib.AbstractContextManager[IO[str]]:
@@ -111,11 +148,11 @@ def make_reader(args: argparse.Namespace) -> Callable[[], Iterator[dict[str, Any
 
 
 def find_finished(prompts: Iterable[dict[str, Any]], output: PathLike | None) -> tuple[set[int], int]:
-    """(indices of the prompts whose results are in the output file, number of prompts).
+    """(indices of the prompts whose completions are in the output file, number of prompts).
 
     If several prompts have the same id, as many of them are finished as results have it, the first ones.
     """
-    results = lines.read_records(output) if output else ()
+    results = (result for result in (lines.read_records(output) if output else ()) if "error" not in result)
     left = collections.Counter(json.dumps(result["id"]) for result in results if "id" in result)
     finished, count = set(), 0
     for record in prompts:

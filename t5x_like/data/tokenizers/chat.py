@@ -120,6 +120,19 @@ def check_prompts(chat: "Chat", texts: Mapping[int, str]) -> None:
             )
 
 
+def check_template(vocabulary: Vocabulary) -> None:
+    """Checks that a vocabulary has a chat template.
+
+    Raises:
+      ValueError: it has none.
+    """
+    if vocabulary.chat_template is None:
+        raise ValueError(
+            f"the vocabulary {vocabulary.fingerprint} has no chat_template, so its model was not trained on chats; use "
+            "plain prompts, or put a chat_template.jinja next to its tokenizer.json"
+        )
+
+
 def check_messages(messages: Sequence[Message]) -> None:
     """Checks that `messages` is a non-empty list of messages.
 
@@ -152,11 +165,7 @@ class Chat:
         Raises:
           ValueError: the vocabulary has no chat template, or a message is invalid.
         """
-        if vocabulary.chat_template is None:
-            raise ValueError(
-                f"the vocabulary {vocabulary.fingerprint} has no chat_template, so its model was not trained on chats; use "
-                "plain prompts, or put a chat_template.jinja next to its tokenizer.json"
-            )
+        check_template(vocabulary)
         check_messages(messages)
         used = set(itertools.chain.from_iterable(texts_of(messages)))
         marks = tuple(character for character in NONCHARACTERS if character not in used)[:4]
