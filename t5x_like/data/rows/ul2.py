@@ -40,6 +40,11 @@ class DenoiserRows(TextRows):
                 f"{spans} noise spans per row{' and 3 modes' if self.modes is None else ''} need {needed} sentinels, the "
                 f"vocabulary has {self.vocabulary.extra_ids}; shorten the lengths or raise the denoisers' mean_span"
             )
+        if self.modes is None and self.vocabulary.bytes_per_token_V[lowest]:
+            raise ValueError(
+                f"modes=None takes the three lowest sentinels, but those of {self.vocabulary.fingerprint} are ids of text; give "
+                "the ids of modes R, S and X"
+            )
         if len(modes) != 3:
             raise ValueError(f"modes={self.modes} are not three ids; give those of R, S and X")
         return np.array([modes[ul2.MODES.index(denoiser.mode)] for denoiser in self.denoisers], np.int32)

@@ -150,13 +150,14 @@ def check_messages(messages: Sequence[Message]) -> None:
 class Chat:
     """The messages of a chat with `mark` in the names of control tokens, and what renders them.
 
-    `marks` are characters that are not in the messages. `plain` are the messages without marks.
+    `marks` are characters that are not in the messages. `plain` are the messages without marks. `rendered` keeps texts.
     """
 
     vocabulary: Vocabulary
     messages: Sequence[Message]
     plain: Sequence[Message]
     marks: tuple[str, ...]
+    rendered: dict[tuple, str] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def quote(cls, vocabulary: Vocabulary, messages: Sequence[Message]) -> "Chat":
@@ -197,6 +198,9 @@ class Chat:
         Raises:
           ValueError: the template rejects the messages, or treats names of control tokens in them as its own.
         """
+        key = count, add_generation_prompt, marks
+        if key in self.rendered:
+            return self.rendered[key]
         text = self.render_messages(self.messages[:count], add_generation_prompt, marks)
         if self.messages != self.plain:
             plain = self.render_messages(self.plain[:count], add_generation_prompt, marks)
@@ -205,7 +209,7 @@ class Chat:
                     "the chat template looks for names of control tokens in the messages, which are text there; remove them "
                     f"from these {count} messages ({', '.join(sorted(self.names_in_messages()))})"
                 )
-        return text
+        return self.rendered.setdefault(key, text)
 
     def render_prompt(self, turn: int) -> str:
         """The text that messages[turn] is generated from.

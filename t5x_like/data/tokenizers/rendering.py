@@ -4,6 +4,7 @@ A template comes with a tokenizer, from anywhere. Jinja's sandbox keeps it from 
 and huge texts. This file is the module that asks, and the program that answers, which imports only Jinja.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -132,11 +133,12 @@ def read_line(program: subprocess.Popen, seconds: float) -> bytes:
 
 def main() -> None:
     """Answers requests, one JSON object per line, until the input ends."""
-    import resource
-
     import jinja2.sandbox  # noqa: F401 (before memory is limited)
 
-    resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
+    with contextlib.suppress(ImportError, ValueError, OSError):  # systems without such limits
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
     print(flush=True)
     for line in sys.stdin.buffer:
         print(json.dumps(answer(json.loads(line))), flush=True)

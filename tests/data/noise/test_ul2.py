@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from t5x_like.data.cache.memory import MemoryCache
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.data.noise import base as noise
 from t5x_like.data.noise import ul2
@@ -17,6 +18,12 @@ from t5x_like.data.tokenizers import vocabularies
 @pytest.fixture(scope="module")
 def cache(tiny_root):
     return TokenCache("tiny", "train", root=str(tiny_root))
+
+
+def byt5(cache):
+    """The documents of a cache with ByT5's vocabulary."""
+    vocabulary = vocabularies.ByteVocabulary(sentinel=vocabularies.BYT5_SENTINEL)
+    return MemoryCache("byt5", "train", vocabulary, {"targets": [cache.tokens("targets")]})
 
 
 def everything(rows_, epoch=0, seed=0):
@@ -156,6 +163,7 @@ def test_corruption_equals_a_loop():
         (lambda cache: len(rows_ul2.MixtureOfDenoisers(cache, 32, 2)), "leave no room for a corrupted text"),
         (lambda cache: rows_ul2.MixtureOfDenoisers(cache, 2048, 2048).mode_ids, "and 3 modes need"),
         (lambda cache: rows_ul2.MixtureOfDenoisers(cache, 64, 48, modes=(1, 2)).mode_ids, "modes=(1, 2) are not three"),
+        (lambda cache: rows_ul2.MixtureOfDenoisers(byt5(cache), 64, 48).mode_ids, "of bytes/125/258 are ids of text"),
     ],
 )
 def test_bad_choices_are_refused(cache, make, message):

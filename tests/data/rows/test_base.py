@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from t5x_like.data import rows
+from t5x_like.data.cache.memory import MemoryCache
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.data.noise import base as noise
 from t5x_like.data.tokenizers import vocabularies
@@ -100,6 +101,15 @@ def test_the_text_can_be_restored_from_span_corruption_and_rows_are_full(cache):
         batch["decoder_input_tokens"][:, 1:],
         batch["decoder_target_tokens"][:, :-1] * (batch["decoder_segment_ids"][:, 1:] > 0),
     )
+
+
+def test_byt5s_noise_has_the_sentinels_of_its_pretraining(cache):
+    vocabulary = vocabularies.ByteVocabulary(sentinel=vocabularies.BYT5_SENTINEL)
+    ids = [cache.tokens("targets")]
+    batch = everything(rows.SpanCorruption(MemoryCache("byt5", "train", vocabulary, {"targets": ids}), 64, 24))
+    for row, targets in zip(batch["encoder_input_tokens"], batch["decoder_target_tokens"], strict=True):
+        spans = len(row[row > 250])
+        assert spans > 1 and row[row > 250].tolist() == list(range(258, 258 - spans, -1)) and targets[0] == 258
 
 
 def test_t5s_lengths():
