@@ -23,6 +23,12 @@ def product(x_BLD: jax.Array, table_VD: jax.Array) -> jax.Array:
     return constrain(logits_BLV, "batch", "length", "vocab")
 
 
+def multiply(x_BLD: jax.Array, scale: float | None) -> jax.Array:
+    """Returns x times `scale`; None is width ** -0.5."""
+    scale = x_BLD.shape[-1] ** -0.5 if scale is None else scale
+    return x_BLD if scale == 1.0 else x_BLD * scale
+
+
 def word_bias(module: nn.Module, table_VD: jax.Array) -> jax.Array:
     """Returns a learned bias per token id [V], a parameter of `module`."""
     zeros = with_axes(nn.initializers.zeros, ("vocab",))
@@ -37,14 +43,14 @@ class Tied(nn.Module):
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array, table_VD: jax.Array) -> jax.Array:
-        scale = x_BLD.shape[-1] ** -0.5 if self.scale is None else self.scale
-        logits_BLV = product(x_BLD if scale == 1.0 else x_BLD * scale, table_VD)
+        logits_BLV = product(multiply(x_BLD, self.scale), table_VD)
         return logits_BLV + word_bias(self, table_VD) if self.use_bias else logits_BLV
 
 
 class Untied(nn.Module):
-    """Has its own table, with as many rows as the embedding table."""
+    """Has its own table, with as many rows as the embedding table; x is first multiplied by `scale`, see `Tied`."""
 
+    scale: float | None = 1.0
     use_bias: bool = False
     table_init: Initializer = DEFAULT_INIT
 
@@ -55,7 +61,9 @@ class Untied(nn.Module):
             return self.table_init(key, shape[::-1], dtype).T
 
         init = with_axes(transposed, ("vocab", "embed"))
-        logits_BLV = product(x_BLD, self.param("table", init, (table_VD.shape[0], x_BLD.shape[-1])))
+        logits_BLV = product(
+            multiply(x_BLD, self.scale), self.param("table", init, (table_VD.shape[0], x_BLD.shape[-1]))
+        )
         return logits_BLV + word_bias(self, table_VD) if self.use_bias else logits_BLV
 
 

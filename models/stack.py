@@ -21,7 +21,8 @@ class Stack(nn.Module):
     `scan` compiles one block and loops over it; its parameters are stacked along a leading axis `layers`. `shared` uses the
     parameters of one block in every repetition (ALBERT, Lan et al. 2020) and always scans. `tail` is a block or pattern for
     the layers that do not fill another repetition. `remat` is a policy (`save_nothing`, `save_products` or any of
-    jax.checkpoint_policies); None saves every activation.
+    jax.checkpoint_policies); None saves every activation. `dropout` is the rate after the position encoding and at the output,
+    unless `output_dropout` is given.
     """
 
     block: nn.Module
@@ -35,6 +36,7 @@ class Stack(nn.Module):
     scan: bool = True
     remat: Callable | None = None
     dropout: float = 0.0
+    output_dropout: float | None = None
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array, ctx: Context) -> jax.Array:
@@ -42,12 +44,12 @@ class Stack(nn.Module):
             x_BLD, ctx = self.position(x_BLD, ctx)
         if self.input_norm is not None:
             x_BLD = self.input_norm(x_BLD)
-        drop = nn.Dropout(self.dropout, deterministic=not ctx.train)
-        x_BLD = drop(x_BLD)
+        x_BLD = nn.Dropout(self.dropout, deterministic=not ctx.train)(x_BLD)
         if self.projection is not None:
             x_BLD = self.projection(x_BLD)
         x_BLD = self.apply_blocks(x_BLD, ctx)
-        return drop(x_BLD if self.norm is None else self.norm(x_BLD))
+        rate = self.dropout if self.output_dropout is None else self.output_dropout
+        return nn.Dropout(rate, deterministic=not ctx.train)(x_BLD if self.norm is None else self.norm(x_BLD))
 
     def apply_blocks(self, x_BLD: jax.Array, ctx: Context) -> jax.Array:
         """Applies the block `repeats` times, then the tail."""

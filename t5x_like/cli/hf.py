@@ -38,6 +38,7 @@ def main(argv: Sequence[str]) -> int:
     importing.add_argument("source", help="folder with config.json and safetensors, or a .gguf file")
     importing.add_argument("--ignore", default="", metavar="A,B", help="fields of config.json to ignore")
     importing.add_argument("--unrolled", action="store_true", help="unroll the layers instead of scanning them")
+    importing.add_argument("--allow_nonfinite", action="store_true", help="accept weights that are NaN or infinite")
     exporting = commands.add_parser("export", help="convert a run to a folder that transformers loads")
     exporting.add_argument("source", help="run directory")
     exporting.add_argument("--step", type=flags.count, help="checkpoint to read (default: the newest)")
@@ -90,7 +91,13 @@ def import_model(args: argparse.Namespace, out: Path) -> None:
     mesh = partitioning.make_mesh()
     if args.gin_file:
         mesh = runtime.from_flags(args).evaluate("trainer.train.mesh")
-    options = {"mesh": mesh, "dtype": dtype, "scan": not args.unrolled, "progress": progress_bar("import")}
+    options: dict[str, Any] = {
+        "mesh": mesh,
+        "dtype": dtype,
+        "scan": not args.unrolled,
+        "progress": progress_bar("import"),
+    }
+    options["allow_nonfinite"] = args.allow_nonfinite
     options["ignore"] = tuple(filter(None, args.ignore.split(",")))
     read = from_gguf if source.is_file() else from_folder
     model, params, config, vocabulary = read(source, options)

@@ -3,6 +3,7 @@
 from flax import linen as nn
 
 from t5x_like.hf import ops
+from t5x_like.hf.dropout import Rates
 from t5x_like.hf.family import Family
 from t5x_like.hf.fields import Fields, activation_name
 from t5x_like.hf.modules import Description, class_name, get_path, stack_layers, unstack_layers
@@ -25,9 +26,10 @@ def build(f: Fields) -> nn.Module:
     def layer(side: str) -> nn.Module:
         num_heads = f(f"{side}_attention_heads")
         mask = masks.full if side == "encoder" else masks.causal
-        cross = attention.CrossAttention(num_heads, width // num_heads, use_bias=True) if side == "decoder" else None
+        head_dim = f.split("d_model", width, f"{side}_attention_heads", num_heads)
+        cross = attention.CrossAttention(num_heads, head_dim, use_bias=True) if side == "decoder" else None
         return blocks.Block(
-            mixer=attention.SelfAttention(num_heads, width // num_heads, use_bias=True, mask=mask),
+            mixer=attention.SelfAttention(num_heads, head_dim, use_bias=True, mask=mask),
             cross=cross,
             mlp=mlp.Mlp(f(f"{side}_ffn_dim"), f.activation("activation_function", "gelu"), use_bias=True),
             norm=norms.LayerNorm(),
@@ -36,7 +38,7 @@ def build(f: Fields) -> nn.Module:
 
     def tower(side: str) -> nn.Module:
         return stack_layers(
-            [layer(side) for _ in range(f(f"{side}_layers"))],
+            [layer(side) for _ in range(f.count(f"{side}_layers"))],
             position=positions.Learned(f("max_position_embeddings"), offset=2),
             input_norm=norms.LayerNorm(),
             norm=None,
@@ -110,4 +112,5 @@ RULES: Rules = {
 ALIASES = {r"lm_head\.weight": "model.shared.weight", r"model\.\w+\.embed_tokens\.weight": "model.shared.weight"}
 IGNORED = r"(model\.)?(encoder|decoder)\.version"
 
-FAMILIES = (Family("bart", build, DESCRIPTION, lambda model: Table(RULES, ALIASES, IGNORED, "model.")),)
+RATES = Rates("dropout", "dropout", hidden="activation_dropout", default=0.1)
+FAMILIES = (Family("bart", build, DESCRIPTION, lambda model: Table(RULES, ALIASES, IGNORED, "model."), RATES),)

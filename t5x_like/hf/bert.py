@@ -6,6 +6,7 @@ from typing import Any
 from flax import linen as nn
 
 from t5x_like.hf import ops
+from t5x_like.hf.dropout import Rates
 from t5x_like.hf.family import Family
 from t5x_like.hf.fields import Fields, activation_name
 from t5x_like.hf.modules import Description, class_name, get_path, stack_layers, unstack_layers
@@ -13,6 +14,7 @@ from t5x_like.hf.table import Rules, Table, linear_rules, norm_rules, remove_pre
 from t5x_like.models import architectures, attention, blocks, heads, linear, masks, mlp, norms, positions, stack
 
 FIRST = "encoder.layers.0"
+MAX_SHARED = 10_000  # repetitions of a shared layer, whose tensors do not tell their number
 # Multilingual BERT's configuration describes a pooler that its code does not implement.
 BERT_POOLER = ("fc_size", "num_attention_heads", "num_fc_layers", "size_per_head")
 
@@ -27,7 +29,8 @@ def build_encoder(
     classifier: nn.Module | None = None,
 ) -> architectures.EncoderOnly:
     """Builds a post-norm encoder with embedding tables of width `embed_width`."""
-    width, num_heads, epsilon = f("hidden_size"), f("num_attention_heads"), f("layer_norm_eps", 1e-12)
+    width, num_heads, epsilon = f("hidden_size"), f("num_attention_heads"), f.epsilon("layer_norm_eps", 1e-12)
+    head_dim = f.split("hidden_size", width, "num_attention_heads", num_heads)
     f.expect("position_embedding_type", "absolute")
     for name in ("is_decoder", "add_cross_attention"):
         f.expect(name, False)
@@ -35,14 +38,14 @@ def build_encoder(
     f.ignore("chunk_size_feed_forward", "embedding_size")
 
     def layer() -> nn.Module:
-        mixer = attention.SelfAttention(num_heads, width // num_heads, use_bias=True, mask=masks.full)
+        mixer = attention.SelfAttention(num_heads, head_dim, use_bias=True, mask=masks.full)
         dense = mlp.Mlp(f("intermediate_size"), f.activation("hidden_act", "gelu"), use_bias=True)
         return blocks.Block(mixer=mixer, mlp=dense, norm=norms.LayerNorm(epsilon), placement=blocks.post)
 
-    count = f("num_hidden_layers")
+    count = f("num_hidden_layers", high=MAX_SHARED) if shared else f.count("num_hidden_layers")
     widened = embed_width != width or shared
     options: dict[str, Any] = {
-        "position": positions.Learned(f("max_position_embeddings") - offset, offset),
+        "position": positions.Learned(f("max_position_embeddings", low=offset + 1) - offset, offset),
         "input_norm": norms.LayerNorm(epsilon),
         "projection": linear.Dense((width,), ("embed", "mlp"), use_bias=True) if widened else None,
         "norm": None,
@@ -52,7 +55,7 @@ def build_encoder(
         if shared
         else stack_layers([layer() for _ in range(count)], **options)
     )
-    types = f("type_vocab_size", 2)
+    types = f("type_vocab_size", 2, low=0)
     return architectures.EncoderOnly(
         linear.Embed(f("vocab_size"), embed_width),
         tower,
@@ -78,7 +81,7 @@ def row_heads(f: Fields, pooler: str, classifier: str) -> tuple[nn.Module | None
     task = read_task(f)
     pools = f.has_tensor(pooler) if f.names else task in ("PreTraining", "SequenceClassification", "Model")
     classifies = f.has_tensor(classifier) if f.names else task in ("PreTraining", "SequenceClassification")
-    labels = len(f.values.get("id2label") or {}) or f.values.get("num_labels", 2)
+    labels = len(f("id2label", {})) or f("num_labels", 2)
     classes = labels if task == "SequenceClassification" else 2
     return (
         heads.Pooler() if pools else None,
@@ -92,7 +95,7 @@ def masked_lm_head(f: Fields, fragment: str, activation: Callable | None = None)
     if not present:
         return heads.states
     activation = activation or f.activation("hidden_act", "gelu")
-    return heads.MaskedLM(activation, norms.LayerNorm(f("layer_norm_eps", 1e-12)))
+    return heads.MaskedLM(activation, norms.LayerNorm(f.epsilon("layer_norm_eps", 1e-12)))
 
 
 def build_bert(f: Fields) -> nn.Module:
@@ -116,7 +119,7 @@ def build_roberta(f: Fields) -> nn.Module:
     expect_tied(f)
     head = masked_lm_head(f, "lm_head.", mlp.gelu)
     pooler = heads.Pooler() if f.has_tensor("pooler.") else None
-    return build_encoder(f, head, f("hidden_size"), offset=f("pad_token_id", 1) + 1, pooler=pooler)
+    return build_encoder(f, head, f("hidden_size"), offset=f("pad_token_id", 1, low=0) + 1, pooler=pooler)
 
 
 def build_albert(f: Fields) -> nn.Module:
@@ -294,10 +297,16 @@ def electra_table(model: nn.Module) -> Table:
     return match_prefix(model, Table(rules, aliases, IGNORED, "electra."))
 
 
+FIELDS = ("hidden_dropout_prob", "hidden_dropout_prob", "attention_probs_dropout_prob")
+RATES, NO_RATES = Rates(*FIELDS, default=0.1, default_attention=0.1), Rates(*FIELDS)
 FAMILIES = (
-    Family("bert", build_bert, DESCRIPTION | architecture_field("Bert"), bert_table),
-    Family("roberta", build_roberta, DESCRIPTION | PAD_TOKEN | architecture_field("Roberta"), roberta_table),
-    Family("xlm-roberta", build_roberta, DESCRIPTION | PAD_TOKEN | architecture_field("XLMRoberta"), roberta_table),
-    Family("albert", build_albert, DESCRIPTION | EMBEDDING_SIZE | architecture_field("Albert"), albert_table),
-    Family("electra", build_electra, DESCRIPTION | EMBEDDING_SIZE | architecture_field("Electra"), electra_table),
+    Family("bert", build_bert, DESCRIPTION | architecture_field("Bert"), bert_table, RATES),
+    Family("roberta", build_roberta, DESCRIPTION | PAD_TOKEN | architecture_field("Roberta"), roberta_table, RATES),
+    Family(
+        "xlm-roberta", build_roberta, DESCRIPTION | PAD_TOKEN | architecture_field("XLMRoberta"), roberta_table, RATES
+    ),
+    Family("albert", build_albert, DESCRIPTION | EMBEDDING_SIZE | architecture_field("Albert"), albert_table, NO_RATES),
+    Family(
+        "electra", build_electra, DESCRIPTION | EMBEDDING_SIZE | architecture_field("Electra"), electra_table, RATES
+    ),
 )

@@ -30,6 +30,7 @@ def load(
     scan: bool = True,
     ignore: Iterable[str] = (),
     progress: Progress = lambda names, total: names,
+    allow_nonfinite: bool = False,
 ) -> tuple[nn.Module, Params]:
     """Loads a folder with config.json and safetensors, or a LLaMA's .gguf file. One tensor at a time is in host memory.
 
@@ -41,14 +42,15 @@ def load(
       scan: whether layers are scanned; False unrolls them.
       ignore: names of fields of config.json to ignore.
       progress: wraps the iteration over tensor names, given their number.
+      allow_nonfinite: accept NaN and infinite values.
 
     Returns:
       (model, params).
 
     Raises:
       FileNotFoundError: a file is missing.
-      ValueError: the model_type, a field or a tensor is not supported, or tensors are missing, unexpected or of another
-        shape; the message names them.
+      ValueError: the model_type, a field or a tensor is not supported, a field is out of range, tensors are missing,
+        unexpected or of another shape, or values are not finite; the message names them.
     """
     folder = Path(folder)
     if folder.is_file():
@@ -56,11 +58,13 @@ def load(
             raise ValueError(
                 f"ignore={tuple(ignore)} names fields of a config.json, but {folder} is a GGUF file; leave it out"
             )
-        return gguf.load(folder, mesh, rules, dtype, scan, progress)
+        return gguf.load(folder, mesh, rules, dtype, scan, progress, allow_nonfinite)
     config = fields.read_config(folder)
     stored = tensors.list_tensors(folder)
     family, model = families.build_model(config, str(folder / "config.json"), ignore, stored)
-    return filling.fill_parameters(family, model, stored, str(folder), mesh, rules, dtype, scan, progress)
+    return filling.fill_parameters(
+        family, model, stored, str(folder), mesh, rules, dtype, scan, progress, allow_nonfinite
+    )
 
 
 def save(
@@ -97,7 +101,9 @@ def save(
     family, config = families.build_config(model, model_type)
     config = fields.metadata_fields(extra or {}) | config
     named = checkpoints.leaves_by_name(params)
-    entries = table.expand_table(family.table(model), model, {name: x.shape for name, x in named.items()})
+    rules = family.table(model)
+    entries = table.expand_table(rules, model, {name: x.shape for name, x in named.items()})
+    entries |= {copy: entries[original] for copy, original in rules.copies.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
     try:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from t5x_like.hf import ops
+from t5x_like.hf.dropout import Rates
 from t5x_like.hf.family import Family
 from t5x_like.hf.fields import Fields, activation_name
 from t5x_like.hf.gpt import FIRST, LAYER, architecture_field, build_decoder, build_head, fused_qkv_rules
@@ -20,8 +21,9 @@ from t5x_like.models import attention, blocks, linear, mlp, norms, positions
 def build(f: Fields) -> nn.Module:
     """Builds a Falcon."""
     width, num_heads = f("hidden_size"), f.either("num_attention_heads", "n_head")
-    count = f.either("num_hidden_layers", "n_layer")
-    head_dim, epsilon, bias = width // num_heads, f("layer_norm_epsilon", 1e-5), f("bias", False)
+    count = f.check_count("num_hidden_layers", f.either("num_hidden_layers", "n_layer"))
+    head_dim, bias = f.split("hidden_size", width, "num_attention_heads", num_heads), f("bias", False)
+    epsilon = f.epsilon("layer_norm_epsilon", 1e-5)
     alibi = f("alibi", False)
     f.expect("apply_residual_connection_post_layernorm", False)
     f.ignore("max_position_embeddings", "num_kv_heads", "ff_factor")
@@ -47,7 +49,7 @@ def read_kv_heads(f: Fields, num_heads: int) -> int:
     """Returns the number of key/value heads: num_kv_heads in the new architecture, else one or `num_heads`."""
     if f("new_decoder_architecture", False):
         f.ignore("multi_query")
-        return f("num_kv_heads", num_heads)
+        return f.kv_heads(num_heads, "num_kv_heads")
     return 1 if f("multi_query", True) else num_heads
 
 
@@ -128,4 +130,5 @@ def make_table(model: nn.Module) -> Table:
     return Table(rules, copies, r".*rotary_emb\.inv_freq", "transformer.")
 
 
-FAMILIES = (Family("falcon", build, DESCRIPTION | architecture_field("FalconForCausalLM"), make_table),)
+RATES = Rates(residual="hidden_dropout")
+FAMILIES = (Family("falcon", build, DESCRIPTION | architecture_field("FalconForCausalLM"), make_table, RATES),)

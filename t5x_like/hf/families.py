@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from t5x_like import checkpoints
-from t5x_like.hf import bart, bert, falcon, gemma, gpt, llama, opt, t5, table, xlnet
+from t5x_like.hf import bart, bert, dropout, falcon, gemma, gpt, llama, opt, t5, table, xlnet
 from t5x_like.hf.family import Family
 from t5x_like.hf.fields import Fields
 from t5x_like.hf.modules import describe_model, find_differences
@@ -31,11 +31,14 @@ def build_model(
     if not isinstance(name, str) or name not in FAMILIES:
         raise ValueError(f"{where}: model_type={name!r} is not supported; supported are {', '.join(sorted(FAMILIES))}")
     fields = Fields(config, where, names)
-    model = FAMILIES[name].build(fields)
+    if not fields.is_newer() and {"rope_theta", "rotary_emb_base"} & set(config):
+        fields.values.pop("rope_parameters", None)  # transformers 4 keeps this field of 5 without reading it
+    family = FAMILIES[name]
+    model = dropout.apply_rates(family.rates, family.build(fields), fields)
     for other in ("is_decoder", "add_cross_attention", "tie_encoder_decoder"):
         fields.expect(other, False)
     fields.check_unread(ignore)
-    return FAMILIES[name], model
+    return family, model
 
 
 def build_config(model: nn.Module, model_type: str | None = None) -> tuple[Family, dict[str, Any]]:
@@ -53,6 +56,7 @@ def build_config(model: nn.Module, model_type: str | None = None) -> tuple[Famil
     for family in FAMILIES.values() if model_type is None else [FAMILIES[model_type]]:
         try:
             config = {"model_type": family.model_type, **describe_model(model, family.description)}
+            config |= dropout.describe_rates(family.rates, model)
             names = table.expand_table(family.table(model), model, parameter_shapes(model))
             rebuilt = family.build(Fields(config, names=names))
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:

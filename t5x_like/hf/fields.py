@@ -21,6 +21,10 @@ ACTIVATIONS: Mapping[str, Callable] = {
     "swish": nn.silu,
 }
 
+MAX_SIZE = 2**31 - 1
+MIN_FRACTION, MAX_FRACTION = 1e-30, 1e30
+TYPE_NAMES = {str: "string", bool: "boolean", list: "list", dict: "JSON object"}
+
 # Fields that do not change what a model of any family computes: metadata, training, generation.
 METADATA = re.compile(
     r"_.*|architectures|torch_dtype|dtype|transformers_version|model_type|auto_map|use_cache|cache_implementation"
@@ -47,32 +51,67 @@ class Fields:
         self.values, self.where, self.names = dict(values), where, tuple(names)
         self.used: set[str] = set()
 
-    def __call__(self, name: str, *default: Any) -> Any:
-        """Returns the value of a field, or the default if it is null or absent.
+    def __call__(
+        self, name: str, *default: Any, like: Any = 1, low: float | None = None, high: float | None = None
+    ) -> Any:
+        """Returns the value of a field, or the default if it is null or absent; `like` is an example of a required value.
+
+        The type and range are those of `check_value`.
 
         Raises:
-          ValueError: the value has the wrong type, or there is neither a value nor a default.
+          ValueError: the value has the wrong type or is out of range, or there is neither a value nor a default.
         """
-        self.used.add(name)
-        value = self.values.get(name)
+        value = self.optional(name, default[0] if default else like, low, high)
         if value is not None:
-            self.check_type(name, value, *default)
             return value
         if default:
             return default[0]
         raise ValueError(f"{self.where} has no {name!r}, which model_type {self.values.get('model_type')!r} requires")
 
-    def check_type(self, name: str, value: Any, *default: Any) -> None:
-        """Raises ValueError if a value has another type than the default; fields without a default are names or sizes."""
-        like = default[0] if default else "" if name == "model_type" else 1
-        if like is None:
-            return
-        number = type(like) in (int, float)
-        kinds = (int, float) if number else type(like)
-        fits = isinstance(value, kinds) and isinstance(value, bool) == isinstance(like, bool)
-        if not fits or (number and not default and (value < 1 or value != int(value))):
-            expected = "a size" if not default else "a number" if number else f"a {type(like).__name__}"
-            raise ValueError(f"{self.where}: {name}={json.dumps(value)} is not {expected}")
+    def optional(self, name: str, like: Any, low: float | None = None, high: float | None = None) -> Any:
+        """Returns the value of a field, of the type of `like`, or None if it is null or absent."""
+        self.used.add(name)
+        value = self.values.get(name)
+        return None if value is None else check_value(f"{self.where}: {name}", value, like, low, high)
+
+    def epsilon(self, name: str, default: float) -> float:
+        """Returns the epsilon of a norm."""
+        return self(name, default, low=0.0, high=1.0)
+
+    def rotary_base(self, name: str, default: float) -> float:
+        """Returns the base of rotary positions."""
+        return float(self(name, float(default), low=1.01))
+
+    def count(self, name: str, *default: Any) -> int:
+        """Returns a number of layers or experts, see `check_count`."""
+        return self.check_count(name, self(name, *default))
+
+    def check_count(self, name: str, count: int) -> int:
+        """Returns a number of layers or experts; raises ValueError if the file has fewer tensors."""
+        if self.names and count > len(self.names):
+            raise ValueError(f"{self.where}: {name}={count}, but the file has only {len(self.names)} tensors")
+        return count
+
+    def split(self, name: str, width: int, count: str, heads: int) -> int:
+        """Returns the width of a head; `name` and `count` are the fields of the model's width and of the number of heads.
+
+        Raises:
+          ValueError: the heads do not divide the width.
+        """
+        if width % heads:
+            raise ValueError(f"{self.where}: {name}={width} is not a multiple of {count}={heads}")
+        return width // heads
+
+    def kv_heads(self, heads: int, name: str = "num_key_value_heads") -> int:
+        """Returns the number of key/value heads, by default `heads`; raises ValueError if it does not divide `heads`."""
+        count = self(name, heads)
+        if heads % count:
+            raise ValueError(f"{self.where}: {name}={count} does not divide the number of heads, {heads}")
+        return count
+
+    def is_newer(self) -> bool:
+        """Whether transformers 5 or later wrote the configuration."""
+        return re.match(r"[0-4]\.|$", self("transformers_version", "")) is None
 
     def set_defaults(self, **values: Any) -> None:
         """Sets the family's defaults of absent fields; null is not absent."""
@@ -85,7 +124,8 @@ class Fields:
         Raises:
           ValueError: both are present and differ, or neither is present and there is no default.
         """
-        values = [x for x in (self(name, None), self(other, None)) if x is not None]
+        like = default[0] if default else 1
+        values = [x for x in (self.optional(name, like), self.optional(other, like)) if x is not None]
         if len(set(values)) > 1:
             raise ValueError(f"{self.where}: {name}={values[0]!r} and {other}={values[1]!r} must be equal")
         return values[0] if values else self(name, *default)
@@ -100,7 +140,7 @@ class Fields:
         value = self.values.get(name)
         if value is not None and value not in allowed:
             supported = " or ".join(json.dumps(x) for x in allowed)
-            raise ValueError(f"{self.where}: {name}={json.dumps(value)} is not supported; supported is {supported}")
+            raise ValueError(f"{self.where}: {name}={format_json(value)} is not supported; supported is {supported}")
 
     def ignore(self, *names: str) -> None:
         """Marks fields that change nothing in this family."""
@@ -125,17 +165,48 @@ class Fields:
             if not (name in self.used or name in ignore or METADATA.fullmatch(name) or value in (None, {}, []))
         }
         if unread:
-            values = ", ".join(f"{name}={json.dumps(value)}" for name, value in unread.items())
+            values = ", ".join(f"{name}={format_json(value)}" for name, value in unread.items())
             raise ValueError(
                 f"{self.where} has unknown fields that may change what the model computes: {values}; "
                 "if they do not, ignore them by name"
             )
 
 
+def check_value(what: str, value: Any, like: Any, low: float | None = None, high: float | None = None) -> Any:
+    """Returns a value that has the type of `like` and lies in a range; `what` names it in errors.
+
+    Whole numbers lie between 1 and MAX_SIZE, fractions between MIN_FRACTION and MAX_FRACTION, unless `low` or `high` is given.
+    A list has elements like the first one of `like`.
+
+    Raises:
+      ValueError: another type, or out of range (NaN always is).
+    """
+    if type(like) not in (int, float):
+        if type(value) is not type(like):
+            raise ValueError(f"{what}={format_json(value)} is not a {TYPE_NAMES[type(like)]}")
+        if isinstance(like, list):
+            return [check_value(f"{what}[{i}]", x, like[0], low, high) for i, x in enumerate(value)]
+        return value
+    whole = type(like) is int
+    least, most = (1, MAX_SIZE) if whole else (MIN_FRACTION, MAX_FRACTION)
+    low, high = least if low is None else low, most if high is None else high
+    if type(value) not in (int, float) or not low <= value <= high or (whole and value != int(value)):
+        kind = "whole number" if whole else "number"
+        raise ValueError(f"{what}={format_json(value)} is not a {kind} from {low:g} to {high:g}")
+    return int(value) if whole else value
+
+
+def format_json(value: Any) -> str:
+    """Returns a value as JSON, shortened for a message."""
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def metadata_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields of a config.json that do not change what the model computes, to copy to another one."""
     public = {name: value for name, value in values.items() if not name.startswith("_")}
-    metadata = {name: value for name, value in public.items() if METADATA.fullmatch(name)}
+    written_anew = ("dtype", "torch_dtype", "transformers_version")
+    metadata = {name: x for name, x in public.items() if METADATA.fullmatch(name) and name not in written_anew}
     return metadata | {name: public[name] for name in ("max_position_embeddings",) if name in public}
 
 
@@ -152,7 +223,7 @@ def read_config(folder: PathLike) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         values["model_type"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is not a model's configuration: {error!r}") from error
     return values
 

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from t5x_like import checkpoints, parameters, partitioning
-from t5x_like.hf import families, placing, table
+from t5x_like.hf import families, placing, table, tensors
 from t5x_like.hf.placing import Progress
 from t5x_like.hf.table import Entry, Table
 from t5x_like.hf.tensors import StoredTensor
@@ -30,13 +30,14 @@ def fill_parameters(
     dtype: Any = None,
     scan: bool = True,
     progress: Progress = lambda names, total: names,
+    allow_nonfinite: bool = False,
 ) -> tuple[nn.Module, Any]:
     """Returns (model, params) with the values of the stored tensors. All names and shapes are checked before any data is read.
 
     `where` names the source in errors; the other arguments are those of `convert.load`.
 
     Raises:
-      ValueError: the tensors do not fit the model, or a copy of a tied tensor differs from it.
+      ValueError: the tensors do not fit the model, a copy of a tied tensor differs from it, or a value is not finite.
     """
     mesh = partitioning.make_mesh() if mesh is None else mesh
     model = model if scan else unroll_layers(model)
@@ -53,7 +54,15 @@ def fill_parameters(
         name: jax.ShapeDtypeStruct(x.shape, dtypes[name], sharding=x.sharding)
         for name, x in checkpoints.leaves_by_name(abstract).items()
     }
-    arrays = placing.place_tensors(entries, stored, placed, mesh, progress)
+
+    def check(name: str, x: np.ndarray) -> None:
+        if not allow_nonfinite and (count := tensors.count_nonfinite(x)):
+            raise ValueError(
+                f"{where}: {name} has {count} values that are NaN or infinite; to import them nevertheless, give "
+                "allow_nonfinite=True, or --allow_nonfinite to hf import"
+            )
+
+    arrays = placing.place_tensors(entries, stored, placed, mesh, progress, check)
     for copy, original in copies.items():
         if not np.array_equal(stored[copy].read(), stored[original].read()):
             raise ValueError(f"{where}: {copy} differs from {original}, but the configuration ties them")

@@ -8,10 +8,11 @@ from flax import linen as nn
 from t5x_like.hf import llama, ops
 from t5x_like.hf.family import Family
 from t5x_like.hf.fields import Fields, activation_name
-from t5x_like.hf.llama import causal_lm_field, count_kv_heads, read_masks
+from t5x_like.hf.llama import causal_lm_field, count_kv_heads
 from t5x_like.hf.modules import OMIT, Description, class_name, get_path, stack_layers, unstack_layers
 from t5x_like.hf.rope import build_rope, max_length_field, rope_fields, rope_from_parameters, scaling_fields
 from t5x_like.hf.table import Rules, Table, norm_rules
+from t5x_like.hf.windows import read_masks
 from t5x_like.models import architectures, attention, blocks, heads, linear, mlp, norms, positions
 
 TANH_GELU = "gelu_pytorch_tanh"
@@ -33,13 +34,13 @@ def build_decoder(
     head_dim, activation = f("head_dim", 256), read_activation(f)
 
     def norm() -> norms.RMSNorm:
-        return norms.RMSNorm(f("rms_norm_eps", 1e-6), shift=1.0)
+        return norms.RMSNorm(f.epsilon("rms_norm_eps", 1e-6), shift=1.0)
 
     def layer(i: int) -> nn.Module:
         mixer = attention.SelfAttention(
             num_heads,
             head_dim,
-            f("num_key_value_heads", num_heads),
+            f.kv_heads(num_heads),
             use_bias=f("attention_bias", False),
             scale=(scalar or head_dim) ** -0.5,
             soft_cap=soft_cap,
@@ -54,16 +55,16 @@ def build_decoder(
     head = heads.Tied() if f("tie_word_embeddings", True) else heads.Untied()
     return architectures.DecoderOnly(
         linear.Embed(f("vocab_size"), width, scale=None),
-        stack_layers([layer(i) for i in range(f("num_hidden_layers"))], position=position, norm=norm()),
+        stack_layers([layer(i) for i in range(f.count("num_hidden_layers"))], position=position, norm=norm()),
         head if cap is None else heads.SoftCapped(head, cap),
     )
 
 
 def read_activation(f: Fields) -> Callable:
     """Returns the activation: hidden_act in Gemma 1, where "gelu" is the tanh approximation, hidden_activation in later ones."""
-    old = f("hidden_act", None)
-    old = TANH_GELU if old == "gelu" and f("model_type") == "gemma" else old
-    both = Fields({"hidden_activation": f("hidden_activation", None), "hidden_act": old}, f.where)
+    old = f.optional("hidden_act", "")
+    old = TANH_GELU if old == "gelu" and f("model_type", like="") == "gemma" else old
+    both = Fields({"hidden_activation": f.optional("hidden_activation", ""), "hidden_act": old}, f.where)
     name = both.either("hidden_activation", "hidden_act", TANH_GELU)
     return Fields({"hidden_act": name}, f.where).activation("hidden_act", TANH_GELU)
 
@@ -77,8 +78,8 @@ def build_gemma2(f: Fields) -> nn.Module:
     """Builds Gemma 2."""
     mask = read_masks(f, lambda i: i % 2 == 0, f("sliding_window", 4096))
     f.set_defaults(attn_logit_softcapping=50.0, final_logit_softcapping=30.0)
-    caps = {"soft_cap": f("attn_logit_softcapping", None), "cap": f("final_logit_softcapping", None)}
-    scalar = f("query_pre_attn_scalar", 256)
+    caps = {"soft_cap": f.optional("attn_logit_softcapping", 50.0), "cap": f.optional("final_logit_softcapping", 30.0)}
+    scalar = f("query_pre_attn_scalar", 256.0)
     return build_decoder(f, mask, blocks.sandwich, build_rope(f, f("head_dim", 256)), scalar=scalar, **caps)
 
 
@@ -91,19 +92,19 @@ def build_gemma3(f: Fields) -> nn.Module:
         return blocks.Positioned(layer_rope(f, class_name(mask) == "Window", head_dim), block)
 
     f.expect("attn_logit_softcapping", None)
-    scalar, cap = f("query_pre_attn_scalar", 256), f("final_logit_softcapping", None)
+    scalar, cap = f("query_pre_attn_scalar", 256.0), f.optional("final_logit_softcapping", 30.0)
     return build_decoder(f, mask, blocks.sandwich, None, own_rope, qk_norm=True, scalar=scalar, cap=cap)
 
 
 def layer_rope(f: Fields, local: bool, head_dim: int) -> positions.Rope:
     """Returns the rotary encoding of local layers, which has no scaling, or of global layers."""
-    parameters = f("rope_parameters", None)
+    parameters = f.optional("rope_parameters", {})
     kinds = ("full_attention", "sliding_attention")
     if parameters is not None:
         if set(parameters) != set(kinds):
             raise ValueError(f"{f.where}: rope_parameters has {sorted(parameters)}, but needs {', '.join(kinds)}")
         return rope_from_parameters(f, parameters[kinds[local]], head_dim, 1e4 if local else 1e6)
-    own = positions.Rope(head_dim, float(f("rope_local_base_freq", 1e4)))
+    own = positions.Rope(head_dim, f.rotary_base("rope_local_base_freq", 1e4))
     return own if local else build_rope(f, head_dim, 1e6)
 
 

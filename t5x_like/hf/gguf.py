@@ -9,7 +9,8 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from t5x_like import partitioning
-from t5x_like.hf import families, filling, placing
+from t5x_like.hf import families, filling, gguf_header, llama, placing
+from t5x_like.hf.fields import Fields
 from t5x_like.hf.tensors import StoredTensor
 from t5x_like.types import Params, PathLike
 
@@ -26,6 +27,7 @@ FIELDS = {
     "llama.context_length": "max_position_embeddings",
     "llama.vocab_size": "vocab_size",
 }
+REQUIRED = tuple(FIELDS)[:4]
 HEAD_DIM_FIELDS = ("llama.rope.dimension_count", "llama.attention.value_length")
 TENSORS = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -52,19 +54,22 @@ def load(
     dtype: Any = None,
     scan: bool = True,
     progress: placing.Progress = lambda names, total: names,
+    allow_nonfinite: bool = False,
 ) -> tuple[nn.Module, Params]:
     """Loads a GGUF file, dequantized to float32 (or `dtype`); the arguments are those of `convert.load`.
 
     Raises:
       ImportError: the package `gguf` is not installed.
-      ValueError: the file is not GGUF, the architecture is not llama, or metadata or tensors are unknown; the message names
-        them.
+      ValueError: the file is not GGUF, the architecture is not llama, metadata or tensors are unknown, or a value is not
+        finite; the message names them.
     """
     reader = open_file(path)
     config = convert_config(read_metadata(reader), [tensor.name for tensor in reader.tensors], str(path))
-    family, model = families.build_model(config, str(path))
     stored = dict(list_tensors(reader, config, str(path)))
-    return filling.fill_parameters(family, model, stored, str(path), mesh, rules, dtype, scan, progress)
+    family, model = families.build_model(config, str(path), names=stored)
+    return filling.fill_parameters(
+        family, model, stored, str(path), mesh, rules, dtype, scan, progress, allow_nonfinite
+    )
 
 
 def open_file(path: PathLike) -> Any:
@@ -79,13 +84,18 @@ def open_file(path: PathLike) -> Any:
     except ImportError as error:
         raise ImportError("reading GGUF files needs the package gguf; pip install 't5x_like[gguf]'") from error
     try:
+        gguf_header.check(Path(path))
         return gguf.GGUFReader(Path(path))
-    except (ValueError, IndexError, KeyError) as error:
+    except (ValueError, IndexError, KeyError, OverflowError, TypeError) as error:
         raise ValueError(f"{path} is damaged or not a GGUF file ({error}); download it again") from error
 
 
 def read_metadata(reader: Any) -> dict[str, Any]:
-    """Returns every field of the file's header as a plain Python value."""
+    """Returns every field of the file's header as a plain Python value.
+
+    Raises:
+      ValueError: a text is not UTF-8.
+    """
     return {name: field.contents() for name, field in reader.fields.items()}
 
 
@@ -93,7 +103,7 @@ def convert_config(values: Mapping[str, Any], names: list[str], where: str) -> d
     """Returns a LLaMA's config.json for metadata and tensor names.
 
     Raises:
-      ValueError: the architecture is not llama, or a field of the architecture is unknown.
+      ValueError: the architecture is not llama, or a field of the architecture is missing, unknown or out of range.
     """
     kind = values.get("general.architecture")
     if kind != "llama":
@@ -102,15 +112,20 @@ def convert_config(values: Mapping[str, Any], names: list[str], where: str) -> d
         )
     config = {name: values[gguf_name] for gguf_name, name in FIELDS.items() if gguf_name in values}
     config |= {"model_type": "llama", "tie_word_embeddings": "output.weight" not in names}
-    config.setdefault("vocab_size", len(values.get("tokenizer.ggml.tokens", ())))
-    head_dim = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
+    if missing := [gguf_name for gguf_name in REQUIRED if gguf_name not in values]:
+        raise ValueError(
+            f"{where} has no {', '.join(missing)}; download it again, or use the model's Hugging Face folder"
+        )
+    tokens = values.get("tokenizer.ggml.tokens")
+    config.setdefault("vocab_size", len(tokens) if isinstance(tokens, list) else 0)
+    head_dim = llama.read_head_dim(Fields(config, where))
     unknown = {name for name in values if name.startswith("llama.")} - set(FIELDS)
     for name in HEAD_DIM_FIELDS:
         if values.get(name, head_dim) == head_dim:
             unknown.discard(name)
     if unknown:
-        fields = ", ".join(f"{name}={values[name]!r}" for name in sorted(unknown))
-        raise ValueError(f"{where} has unknown fields that may change what the model computes: {fields}")
+        listed = ", ".join(f"{name}={str(values[name])[:80]!r}" for name in sorted(unknown))
+        raise ValueError(f"{where} has unknown fields that may change what the model computes: {listed}")
     return config
 
 
@@ -122,7 +137,7 @@ def list_tensors(reader: Any, config: Mapping[str, Any], where: str) -> Iterator
         shape = tuple(int(size) for size in reversed(tensor.shape))
         block, _, rest = tensor.name.partition(".")
         name, part = TENSORS.get(tensor.name), ""
-        if name is None and block == "blk":
+        if name is None and block == "blk" and rest.count(".") == 2:
             number, part, kind = rest.split(".")
             name = f"model.layers.{number}.{LAYER_TENSORS[part]}.{kind}" if part in LAYER_TENSORS else None
         if name is None:
@@ -136,7 +151,10 @@ def make_dequantizer(tensor: Any, shape: tuple[int, ...], heads: int | None) -> 
     def make() -> np.ndarray:
         from gguf.quants import dequantize
 
-        array = dequantize(tensor.data, tensor.tensor_type).astype(np.float32).reshape(shape)
+        try:
+            array = dequantize(tensor.data, tensor.tensor_type).astype(np.float32).reshape(shape)
+        except NotImplementedError as error:
+            raise ValueError(f"{tensor.name} is stored as {tensor.tensor_type.name}, which is not supported") from error
         if heads is None:
             return array
         return array.reshape(heads, -1, 2, *shape[1:]).swapaxes(1, 2).reshape(shape)

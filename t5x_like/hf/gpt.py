@@ -7,11 +7,12 @@ from typing import Any
 from flax import linen as nn
 
 from t5x_like.hf import ops
+from t5x_like.hf.dropout import Rates
 from t5x_like.hf.family import Family
 from t5x_like.hf.fields import Fields, activation_name
 from t5x_like.hf.llama import count_kv_heads
 from t5x_like.hf.modules import Description, class_name, constant, get_path, stack_layers, unstack_layers
-from t5x_like.hf.rope import build_rope, rope_fields, rotary_width
+from t5x_like.hf.rope import build_rope, check_rotary, rope_fields, rotary_width
 from t5x_like.hf.table import Rules, Table, linear_rules, norm_rules
 from t5x_like.models import architectures, attention, blocks, heads, linear, mlp, norms, positions
 
@@ -35,19 +36,20 @@ def build_head(f: Fields, tied: bool, bias: bool = False) -> nn.Module:
 
 def build_gpt2(f: Fields) -> nn.Module:
     """Builds GPT-2."""
-    width, num_heads, epsilon = f("n_embd"), f("n_head"), f("layer_norm_epsilon", 1e-5)
+    width, num_heads, epsilon = f("n_embd"), f("n_head"), f.epsilon("layer_norm_epsilon", 1e-5)
+    head_dim = f.split("n_embd", width, "n_head", num_heads)
     scale = None if f("scale_attn_weights", True) else 1.0
     f.expect("scale_attn_by_inverse_layer_idx", False)
     f.expect("add_cross_attention", False)
     f.ignore("reorder_and_upcast_attn", "n_ctx", "n_special", "predict_special_tokens")
 
     def layer() -> nn.Module:
-        mixer = attention.SelfAttention(num_heads, width // num_heads, use_bias=True, scale=scale)
+        mixer = attention.SelfAttention(num_heads, head_dim, use_bias=True, scale=scale)
         return blocks.Block(mixer=mixer, mlp=build_mlp(f, width), norm=norms.LayerNorm(epsilon))
 
     return build_decoder(
         linear.Embed(f("vocab_size"), width),
-        [layer() for _ in range(f("n_layer"))],
+        [layer() for _ in range(f.count("n_layer"))],
         norms.LayerNorm(epsilon),
         build_head(f, True),
         position=positions.Learned(f("n_positions")),
@@ -61,31 +63,32 @@ def build_mlp(f: Fields, width: int) -> mlp.Mlp:
 
 def build_gptj(f: Fields) -> nn.Module:
     """Builds GPT-J or CodeGen: partial rotary positions, attention and MLP in parallel behind one norm."""
-    width, num_heads, epsilon = f("n_embd"), f("n_head"), f("layer_norm_epsilon", 1e-5)
+    width, num_heads, epsilon = f("n_embd"), f("n_head"), f.epsilon("layer_norm_epsilon", 1e-5)
+    head_dim = f.split("n_embd", width, "n_head", num_heads)
     f.ignore("n_positions", "n_ctx")
     for name in ("rotary", "scale_attn_weights"):
         f.expect(name, True)
 
     def layer() -> nn.Module:
-        mixer = attention.SelfAttention(num_heads, width // num_heads)
+        mixer = attention.SelfAttention(num_heads, head_dim)
         norm = norms.LayerNorm(epsilon)
         return blocks.Block(mixer=mixer, mlp=build_mlp(f, width), norm=norm, placement=blocks.parallel)
 
     return build_decoder(
         linear.Embed(f("vocab_size"), width),
-        [layer() for _ in range(f("n_layer"))],
+        [layer() for _ in range(f.count("n_layer"))],
         norms.LayerNorm(epsilon),
         build_head(f, False, bias=True),
-        position=positions.Rope(f("rotary_dim")),
+        position=positions.Rope(check_rotary(f, f("rotary_dim"), head_dim)),
     )
 
 
 def build_gpt_neox(f: Fields) -> nn.Module:
     """Builds GPT-NeoX."""
-    width, num_heads, epsilon = f("hidden_size"), f("num_attention_heads"), f("layer_norm_eps", 1e-5)
+    width, num_heads, epsilon = f("hidden_size"), f("num_attention_heads"), f.epsilon("layer_norm_eps", 1e-5)
     placement = blocks.parallel_own_norms if f("use_parallel_residual", True) else blocks.pre
-    head_dim, bias = width // num_heads, f("attention_bias", True)
-    base = f("rotary_emb_base", 1e4) if f("rope_parameters", None) else f.either("rope_theta", "rotary_emb_base", 1e4)
+    head_dim, bias = f.split("hidden_size", width, "num_attention_heads", num_heads), f("attention_bias", True)
+    base = f("rotary_emb_base", 1e4) if f("rope_parameters", {}) else f.either("rope_theta", "rotary_emb_base", 1e4)
     f.ignore("max_position_embeddings", "partial_rotary_factor")
 
     def layer() -> nn.Module:
@@ -95,7 +98,7 @@ def build_gpt_neox(f: Fields) -> nn.Module:
 
     return build_decoder(
         linear.Embed(f("vocab_size"), width),
-        [layer() for _ in range(f("num_hidden_layers"))],
+        [layer() for _ in range(f.count("num_hidden_layers"))],
         norms.LayerNorm(epsilon),
         build_head(f, False),
         position=build_rope(f, rotary_width(f, head_dim, "rotary_pct", 0.25), base),
@@ -104,19 +107,19 @@ def build_gpt_neox(f: Fields) -> nn.Module:
 
 def build_phi(f: Fields) -> nn.Module:
     """Builds Phi."""
-    width, num_heads, epsilon = f("hidden_size"), f("num_attention_heads"), f("layer_norm_eps", 1e-5)
-    head_dim = width // num_heads
+    width, num_heads, epsilon = f("hidden_size"), f("num_attention_heads"), f.epsilon("layer_norm_eps", 1e-5)
+    head_dim = f.split("hidden_size", width, "num_attention_heads", num_heads)
     f.expect("qk_layernorm", False)
     f.ignore("max_position_embeddings")
 
     def layer() -> nn.Module:
-        mixer = attention.SelfAttention(num_heads, head_dim, f("num_key_value_heads", num_heads), use_bias=True)
+        mixer = attention.SelfAttention(num_heads, head_dim, f.kv_heads(num_heads), use_bias=True)
         dense = mlp.Mlp(f("intermediate_size"), f.activation("hidden_act", "gelu_new"), use_bias=True)
         return blocks.Block(mixer=mixer, mlp=dense, norm=norms.LayerNorm(epsilon), placement=blocks.parallel)
 
     return build_decoder(
         linear.Embed(f("vocab_size"), width),
-        [layer() for _ in range(f("num_hidden_layers"))],
+        [layer() for _ in range(f.count("num_hidden_layers"))],
         norms.LayerNorm(epsilon),
         build_head(f, False, bias=True),
         position=build_rope(f, rotary_width(f, head_dim, "partial_rotary_factor", 0.5)),
@@ -125,15 +128,17 @@ def build_phi(f: Fields) -> nn.Module:
 
 def build_bloom(f: Fields) -> nn.Module:
     """Builds BLOOM."""
-    width, epsilon = f.either("hidden_size", "n_embed"), f("layer_norm_epsilon", 1e-5)
+    width, epsilon = f.either("hidden_size", "n_embed"), f.epsilon("layer_norm_epsilon", 1e-5)
     num_heads, count = f.either("n_head", "num_attention_heads"), f.either("n_layer", "num_hidden_layers")
+    f.check_count("n_layer", count)
+    head_dim = f.split("hidden_size", width, "n_head", num_heads)
     f.expect("apply_residual_connection_post_layernorm", False)
     f.ignore("slow_but_exact", "attention_softmax_in_fp32", "masked_softmax_fusion", "bias_dropout_fusion")
     f.ignore("offset_alibi", "seq_length", "skip_bias_add", "skip_bias_add_qkv", "unk_token_id")
     f.expect("n_inner", 4 * width)
 
     def layer() -> nn.Module:
-        mixer = attention.SelfAttention(num_heads, width // num_heads, use_bias=True)
+        mixer = attention.SelfAttention(num_heads, head_dim, use_bias=True)
         dense = mlp.Mlp(4 * width, mlp.gelu_tanh, use_bias=True)
         return blocks.Block(mixer=mixer, mlp=dense, norm=norms.LayerNorm(epsilon))
 
@@ -309,6 +314,7 @@ def gpt2_table(model: nn.Module) -> Table:
     return Table(GPT2_RULES, {r"lm_head\.weight": "transformer.wte.weight"}, IGNORED, "transformer.")
 
 
+PDROP = Rates("embd_pdrop", "resid_pdrop", "attn_pdrop")
 FAMILIES = (
     Family(
         "gpt2",
@@ -320,9 +326,12 @@ FAMILIES = (
         }
         | architecture_field("GPT2LMHeadModel"),
         gpt2_table,
+        Rates("embd_pdrop", "resid_pdrop", "attn_pdrop", default=0.1, default_attention=0.1),
     ),
-    Family("gptj", build_gptj, GPT2 | ROTARY_FIELDS | architecture_field("GPTJForCausalLM"), gptj_table),
-    Family("codegen", build_gptj, GPT2 | ROTARY_FIELDS | architecture_field("CodeGenForCausalLM"), codegen_table),
+    Family("gptj", build_gptj, GPT2 | ROTARY_FIELDS | architecture_field("GPTJForCausalLM"), gptj_table, PDROP),
+    Family(
+        "codegen", build_gptj, GPT2 | ROTARY_FIELDS | architecture_field("CodeGenForCausalLM"), codegen_table, PDROP
+    ),
     Family(
         "gpt_neox",
         build_gpt_neox,
@@ -336,6 +345,7 @@ FAMILIES = (
         }
         | architecture_field("GPTNeoXForCausalLM"),
         neox_table,
+        Rates("hidden_dropout", "hidden_dropout"),
     ),
     Family(
         "phi",
@@ -348,6 +358,13 @@ FAMILIES = (
         }
         | architecture_field("PhiForCausalLM"),
         lambda model: Table(PHI_RULES, ignored=r".*rotary_emb\.inv_freq", prefix="model."),
+        Rates("embd_pdrop", "resid_pdrop"),
     ),
-    Family("bloom", build_bloom, BLOOM | architecture_field("BloomForCausalLM"), bloom_table),
+    Family(
+        "bloom",
+        build_bloom,
+        BLOOM | architecture_field("BloomForCausalLM"),
+        bloom_table,
+        Rates(residual="hidden_dropout"),
+    ),
 )

@@ -6,14 +6,22 @@ from typing import Any
 from flax import linen as nn
 
 from t5x_like.hf import ops
+from t5x_like.hf.dropout import Rates
 from t5x_like.hf.family import Family
 from t5x_like.hf.fields import Fields, activation_name
 from t5x_like.hf.modules import OMIT, Description, class_name, constant, get_path, stack_layers, unstack_layers
 from t5x_like.hf.rope import build_rope, rope_fields, rotary_width
 from t5x_like.hf.table import Rules, Table, linear_rules, norm_rules
+from t5x_like.hf.windows import qwen_masks, uniform_mask
 from t5x_like.models import architectures, attention, blocks, heads, linear, masks, mlp, moe, norms, routers
 
 LAYER = "model.layers.{}."
+
+
+def read_head_dim(f: Fields) -> int:
+    """Returns the width of a head."""
+    width, num_heads = f("hidden_size"), f("num_attention_heads")
+    return f.optional("head_dim", 1) or f.split("hidden_size", width, "num_attention_heads", num_heads)
 
 
 def build_decoder(
@@ -28,24 +36,24 @@ def build_decoder(
 ) -> architectures.DecoderOnly:
     """Builds a LLaMA with MLPs and masks by layer. `rotated` is the rotary width; `options` are fields of the attention."""
     width, num_heads = f("hidden_size"), f("num_attention_heads")
-    head_dim = f("head_dim", width // num_heads)
+    head_dim = read_head_dim(f)
 
     # One new object per use: a Flax module in two places would share its parameters.
     def norm() -> norms.RMSNorm:
-        return norms.RMSNorm(f("rms_norm_eps", 1e-6))
+        return norms.RMSNorm(f.epsilon("rms_norm_eps", 1e-6))
 
     def layer(i: int) -> nn.Module:
         mixer = attention.SelfAttention(
             num_heads,
             head_dim,
-            f("num_key_value_heads", num_heads),
+            f.kv_heads(num_heads),
             mask=mask_of(i),
             qk_norm=qk_norm and qk_norm(),
             **options,
         )
         return blocks.Block(mixer=mixer, mlp=mlp_of(i), norm=norm(), placement=placement)
 
-    layers = [layer(i) for i in range(f("num_hidden_layers"))]
+    layers = [layer(i) for i in range(f.count("num_hidden_layers"))]
     f.ignore("max_position_embeddings", "max_sequence_length", "is_llama_config")
     for name in ("rope_interleaved", "use_mrope"):
         f.expect(name, False)
@@ -59,48 +67,6 @@ def build_decoder(
 def gated_mlp(f: Fields, width: str = "intermediate_size", use_bias: bool = False) -> mlp.Mlp:
     """Builds a gated MLP; `width` is the field of its hidden width."""
     return mlp.Mlp(f(width), f.activation("hidden_act", "silu"), gated=True, use_bias=use_bias)
-
-
-def read_masks(f: Fields, default: Callable[[int], bool], size: int | None) -> Callable[[int], Callable]:
-    """Returns the mask of every layer: windows of `size` by `layer_types`, or else in the layers for which `default` is true."""
-    types = f("layer_types", None)
-    if types is not None and set(types) - {"full_attention", "sliding_attention"}:
-        raise ValueError(
-            f"{f.where}: layer_types={sorted(set(types))}; supported are full_attention and sliding_attention"
-        )
-    if types is not None and len(types) != f("num_hidden_layers"):
-        raise ValueError(
-            f"{f.where}: layer_types has {len(types)} layers, but num_hidden_layers={f('num_hidden_layers')}"
-        )
-    if size is None and "sliding_attention" in (types or ()):
-        raise ValueError(f"{f.where}: layer_types has sliding_attention, but no sliding_window is in use")
-
-    def mask(i: int) -> Callable:
-        local = default(i) if types is None else types[i] == "sliding_attention"
-        return make_window(f, size) if local and size is not None else masks.causal
-
-    return mask
-
-
-def make_window(f: Fields, size: int) -> masks.Window:
-    """Returns a window; raises ValueError if `size` is not positive."""
-    if size < 1:
-        raise ValueError(f"{f.where}: sliding_window={size} is not positive; use null for no window")
-    return masks.Window(size)
-
-
-def uniform_mask(f: Fields) -> Callable[[int], Callable]:
-    """Returns the mask of every layer: the same window, or none, in all layers."""
-    size = f("sliding_window", None)
-    return lambda i: masks.causal if size is None else make_window(f, size)
-
-
-def qwen_masks(f: Fields) -> Callable[[int], Callable]:
-    """Returns the mask of every layer of a Qwen: windows only with use_sliding_window, from layer max_window_layers on."""
-    size = f("sliding_window", None)
-    size = size if f("use_sliding_window", False) else None
-    first = f("max_window_layers", 28)
-    return read_masks(f, lambda i: size is not None and i >= first, size)
 
 
 def build_llama(f: Fields) -> nn.Module:
@@ -122,7 +88,7 @@ def build_qwen2(f: Fields) -> nn.Module:
 
 def make_qk_norm(f: Fields, dims: int = 1) -> Callable[[], norms.RMSNorm]:
     """Returns a function that makes the norm of queries and keys, over the last `dims` dimensions."""
-    return lambda: norms.RMSNorm(f("rms_norm_eps", 1e-6), dims=dims)
+    return lambda: norms.RMSNorm(f.epsilon("rms_norm_eps", 1e-6), dims=dims)
 
 
 def build_qwen3(f: Fields) -> nn.Module:
@@ -141,8 +107,8 @@ def build_olmo2(f: Fields) -> nn.Module:
 def build_phi3(f: Fields) -> nn.Module:
     """Builds Phi 3."""
     f.set_defaults(rms_norm_eps=1e-5)
-    head_dim = f("head_dim", f("hidden_size") // f("num_attention_heads"))
-    f.ignore("original_max_position_embeddings", "embd_pdrop", "resid_pdrop")
+    head_dim = read_head_dim(f)
+    f.ignore("original_max_position_embeddings", "embd_pdrop")
     for name in ("attention_bias", "mlp_bias", "lm_head_bias"):
         f.expect(name, False)
     for name in ("interpolate_factor", "full_attn_mod"):
@@ -156,7 +122,8 @@ def build_mixtral(f: Fields) -> nn.Module:
     f.set_defaults(rms_norm_eps=1e-5, rope_theta=1e6)
 
     def layer(i: int) -> moe.Moe:
-        router = routers.TopK(f("num_local_experts"), f("num_experts_per_tok"))
+        experts = f.count("num_local_experts")
+        router = routers.TopK(experts, f("num_experts_per_tok", high=experts))
         return moe.Moe(router, f("intermediate_size"), f.activation("hidden_act", "silu"), True, moe.dropless)
 
     return build_decoder(f, layer, uniform_mask(f))
@@ -164,13 +131,15 @@ def build_mixtral(f: Fields) -> nn.Module:
 
 def qwen_mlps(f: Fields, shared: Callable | None = None) -> Callable[[int], nn.Module]:
     """Returns the MLP of every layer: experts, except in the layers that the configuration keeps dense."""
-    count = f("num_experts", None) or f("num_local_experts")  # transformers 4 and 5
-    step, dense, normalize = f("decoder_sparse_step", 1), f("mlp_only_layers", []), f("norm_topk_prob", False)
+    count = f.optional("num_experts", 1) or f("num_local_experts")  # transformers 4 and 5
+    f.check_count("num_experts", count)
+    dense = f.optional("mlp_only_layers", [1], low=0) or []
+    step, normalize = f("decoder_sparse_step", 1), f("norm_topk_prob", False)
 
     def layer(i: int) -> nn.Module:
         if i in dense or (i + 1) % step:
             return gated_mlp(f)
-        router = routers.TopK(count, f("num_experts_per_tok"), normalize)
+        router = routers.TopK(count, f("num_experts_per_tok", high=count), normalize)
         activation, hidden = f.activation("hidden_act", "silu"), f("moe_intermediate_size")
         expert = shared and shared()
         return moe.Moe(router, hidden, activation, True, moe.dropless, shared=expert, shared_gate=shared is not None)
@@ -378,7 +347,13 @@ FAMILIES = (
         "qwen3", build_qwen3, DENSE | BIAS | QWEN_WINDOWS | causal_lm_field("Qwen3"), make_table(ATTENTION, MLP, NORMS)
     ),
     Family("olmo2", build_olmo2, DENSE | BIAS | causal_lm_field("Olmo2"), make_table(ATTENTION, MLP, POST_NORMS)),
-    Family("phi3", build_phi3, DENSE | WINDOWS | PHI3_FIELDS | causal_lm_field("Phi3"), make_table(PHI3, NORMS)),
+    Family(
+        "phi3",
+        build_phi3,
+        DENSE | WINDOWS | PHI3_FIELDS | causal_lm_field("Phi3"),
+        make_table(PHI3, NORMS),
+        Rates(residual="resid_pdrop"),
+    ),
     Family(
         "mixtral",
         build_mixtral,

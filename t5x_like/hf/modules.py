@@ -15,6 +15,7 @@ IGNORED_FIELDS = {
     "scan",
     "remat",
     "dropout",
+    "output_dropout",
     "kernel",
     "kernel_init",
     "query_init",

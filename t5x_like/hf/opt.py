@@ -3,6 +3,7 @@
 from flax import linen as nn
 
 from t5x_like.hf import ops
+from t5x_like.hf.dropout import Rates
 from t5x_like.hf.family import Family
 from t5x_like.hf.fields import Fields, activation_name
 from t5x_like.hf.gpt import FIRST, architecture_field, build_decoder, build_head
@@ -21,9 +22,10 @@ def build(f: Fields) -> nn.Module:
     for name in ("layer_norm_elementwise_affine", "learned_embeddings", "output_projection"):
         f.expect(name, True)
     f.expect("scale_embeddings", False)
+    head_dim = f.split("hidden_size", width, "num_attention_heads", num_heads)
 
     def layer() -> nn.Module:
-        mixer = attention.SelfAttention(num_heads, width // num_heads, use_bias=bias)
+        mixer = attention.SelfAttention(num_heads, head_dim, use_bias=bias)
         dense = mlp.Mlp(f("ffn_dim"), f.activation("activation_function", "relu"), use_bias=bias)
         placement = blocks.pre if pre_norm else blocks.post
         return blocks.Block(mixer=mixer, mlp=dense, norm=norms.LayerNorm(), placement=placement)
@@ -31,7 +33,7 @@ def build(f: Fields) -> nn.Module:
     embed, head = linear.Embed(f("vocab_size"), embed_width), build_head(f, True)
     return build_decoder(
         embed if embed_width == width else linear.Projected(embed, width),
-        [layer() for _ in range(f("num_hidden_layers"))],
+        [layer() for _ in range(f.count("num_hidden_layers"))],
         norms.LayerNorm() if pre_norm else None,
         head if embed_width == width else heads.Projected(head, embed_width),
         position=positions.Learned(f("max_position_embeddings"), offset=2),
@@ -89,4 +91,5 @@ def make_table(model: nn.Module) -> Table:
     return Table(rules, {r"lm_head\.weight": "model.decoder.embed_tokens.weight"}, prefix="model.")
 
 
-FAMILIES = (Family("opt", build, DESCRIPTION | architecture_field("OPTForCausalLM"), make_table),)
+RATES = Rates(residual="dropout", default=0.1)
+FAMILIES = (Family("opt", build, DESCRIPTION | architecture_field("OPTForCausalLM"), make_table, RATES),)

@@ -32,8 +32,9 @@ def place_tensors(
     placed: Mapping[str, jax.ShapeDtypeStruct],
     mesh: Mesh,
     progress: Progress,
+    check: Callable[[str, np.ndarray], None] = lambda name, tensor: None,
 ) -> dict[str, jax.Array]:
-    """Returns every parameter by path, with the shape, dtype and sharding of `placed`."""
+    """Returns every parameter by path, with the shape, dtype and sharding of `placed`; `check(name, x)` sees every tensor."""
     placed_arrays: dict[str, jax.Array] = {}
     host: dict[str, np.ndarray] = {}
     one_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
@@ -42,6 +43,7 @@ def place_tensors(
     read = read_ahead([stored[name] for name in names], [is_whole(entries[name]) for name in names])
     for name, tensor in zip(progress(names, len(names)), read, strict=True):
         entry = entries[name]
+        check(name, tensor)
         if one_cpu or all(math.prod(placed[target.path].shape) <= MAX_HOST_SIZE for target in entry.targets):
             assemble(entry, tensor, placed, host)
         else:

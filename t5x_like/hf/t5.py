@@ -1,14 +1,16 @@
 """T5 1.0 and 1.1 (and mT5, ByT5, UL2, which use the same configuration), umT5 and Switch."""
 
 from collections.abc import Callable
+from typing import Any
 
 from flax import linen as nn
 
 from t5x_like.hf import ops
+from t5x_like.hf.dropout import Rates
 from t5x_like.hf.family import Family
 from t5x_like.hf.fields import ACTIVATIONS, Fields, activation_name
 from t5x_like.hf.gpt import architecture_field
-from t5x_like.hf.modules import Description, class_name, stack_layers, unstack_layers
+from t5x_like.hf.modules import OMIT, Description, class_name, stack_layers, unstack_layers
 from t5x_like.hf.table import Rules, Table, linear_rules, norm_rules
 from t5x_like.models import architectures, attention, blocks, heads, linear, masks, mlp, moe, norms, positions, routers
 
@@ -26,7 +28,7 @@ def build(
     f.expect("scalable_attention", True)
 
     def norm() -> norms.RMSNorm:
-        return norms.RMSNorm(f("layer_norm_epsilon", 1e-6))
+        return norms.RMSNorm(f.epsilon("layer_norm_epsilon", 1e-6))
 
     def bias(side: str) -> positions.RelativeBias:
         buckets, max_distance = f("relative_attention_num_buckets", 32), f("relative_attention_max_distance", 128)
@@ -46,27 +48,56 @@ def build(
         layers = [layer(side, i) for i in range(count)]
         return stack_layers(layers, position=None if own_bias else bias(side), norm=norm())
 
-    encoder_layers = f("num_layers")
+    encoder_layers = f.count("num_layers")
     return architectures.EncoderDecoder(
         linear.Embed(f("vocab_size"), width),
         tower("encoder", encoder_layers),
-        tower("decoder", f("num_decoder_layers", encoder_layers)),
+        tower("decoder", f.count("num_decoder_layers", encoder_layers)),
         build_head(f, tied),
     )
 
 
 def build_head(f: Fields, tied: bool) -> nn.Module:
-    """Builds the head. A tied head divides by sqrt(d_model).
+    """Builds the head: tied or not, and dividing by sqrt(d_model) or not; `tied` is the family's default.
 
-    transformers 5 has a separate field for this division, and ties the head unless the checkpoint has a table.
+    transformers 4 ties and divides by `tie_word_embeddings`. transformers 5 ties unless the file has another table, and
+    divides by `scale_decoder_outputs` (t5), never (mt5), always (umt5), or by `tie_word_embeddings` (Switch). A file without
+    a version has the fields of `head_fields`.
     """
+    kind, version, own = f("model_type", like=""), f("transformers_version", ""), f.has_tensor("lm_head.")
     tied = f("tie_word_embeddings", tied)
-    scaled = tied
-    if "scale_decoder_outputs" in f.values:
-        tied, scaled = tied and not f.has_tensor("lm_head."), f("scale_decoder_outputs", False)
-    if scaled and not tied:
-        raise ValueError(f"{f.where}: scale_decoder_outputs=true with an untied head is not supported")
-    return heads.Tied(scale=None if scaled else 1.0) if tied else heads.Untied()
+    scaled = f("scale_decoder_outputs", tied)
+    if f.is_newer():
+        divides = {"t5": scaled, "mt5": False, "umt5": True}
+        tied, scaled = (tied or kind in divides) and not own, divides.get(kind, tied)
+    elif "scale_decoder_outputs" not in f.values or (version and not own):
+        scaled = tied
+    elif not (version or scaled or tied):
+        tied = True  # the head is a copy
+    else:
+        tied = tied and not own
+    scale = None if scaled else 1.0
+    return heads.Tied(scale) if tied else heads.Untied(scale)
+
+
+def is_copied(model: nn.Module) -> bool:
+    """Whether the head is tied and does not divide. transformers 4 has no such head, so an export repeats the table."""
+    return class_name(model.head) == "Tied" and model.head.scale is not None
+
+
+def head_fields(divides_if_tied: bool = True) -> Description:
+    """The fields of the head, which both versions of transformers read alike except for an untied head that divides."""
+
+    def tie(model: nn.Module) -> bool:
+        if class_name(model.head) == "Tied" and model.head.scale is None and not divides_if_tied:
+            raise ValueError("the head is tied and divides by sqrt(d_model), as in t5; export as model_type t5")
+        return class_name(model.head) == "Tied" and not is_copied(model)
+
+    def scale(model: nn.Module) -> Any:
+        divides = model.head.scale is None
+        return divides if is_copied(model) or (divides and class_name(model.head) == "Untied") else OMIT
+
+    return {"tie_word_embeddings": tie, "scale_decoder_outputs": scale}
 
 
 def build_mlp(f: Fields) -> mlp.Mlp:
@@ -90,12 +121,12 @@ def build_switch(f: Fields) -> architectures.EncoderDecoder:
     f.ignore("router_dtype", "router_ignore_padding_tokens", "add_router_probs")
     f.ignore("num_sparse_encoder_layers", "num_sparse_decoder_layers", "router_type", "batch_prioritized_routing")
     dispatch = moe.Capacity(tokens=f("expert_capacity", 64))
-    steps = {side: f(f"{side}_sparse_step", default_sparse_step(f, side)) for side in ("encoder", "decoder")}
+    steps = {side: f(f"{side}_sparse_step", default_sparse_step(f, side), low=0) for side in ("encoder", "decoder")}
 
     def layer(side: str, i: int) -> nn.Module:
         if not steps[side] or i % steps[side] != (1 if steps[side] > 1 else 0):
             return mlp.Mlp(f("d_ff"), f.activation("dense_act_fn", "relu"))
-        router = routers.TopK(f("num_experts"), 1, normalize=False)
+        router = routers.TopK(f.count("num_experts"), 1, normalize=False)
         return moe.Moe(router, f("d_ff"), f.activation("dense_act_fn", "relu"), dispatch=dispatch)
 
     return build(f, mlp_of=layer)
@@ -103,7 +134,7 @@ def build_switch(f: Fields) -> architectures.EncoderDecoder:
 
 def default_sparse_step(f: Fields, side: str) -> int:
     """Returns the interval of sparse layers, from their number."""
-    sparse = f(f"num_sparse_{side}_layers", 3)
+    sparse = f(f"num_sparse_{side}_layers", 3, low=0)
     layers = f("num_layers") if side == "encoder" else f("num_decoder_layers", f("num_layers"))
     return layers // sparse if sparse else 0
 
@@ -167,7 +198,7 @@ SHAPE: Description = {
     "layer_norm_epsilon": "encoder.norm.epsilon",
     "relative_attention_num_buckets": lambda model: relative_bias(model).num_buckets,
     "relative_attention_max_distance": lambda model: relative_bias(model).max_distance,
-    "tie_word_embeddings": lambda model: class_name(model.head) == "Tied",
+    **head_fields(),
     "is_encoder_decoder": lambda model: True,
     "decoder_start_token_id": lambda model: 0,
 }
@@ -243,32 +274,37 @@ def make_table(name: str) -> Callable[[nn.Module], Table]:
         gated = getattr(first_block(model).mlp, "gated", False)
         other = ".wi." if gated else ".wi_"
         kept = {name: rule for name, rule in rules.items() if other not in name}
-        return Table(kept, ALIASES, IGNORED)
+        copies = {"lm_head.weight": "shared.weight"} if is_copied(model) else {}
+        return Table(kept, ALIASES, IGNORED, copies=copies)
 
     return table
 
 
+RATES = Rates("dropout_rate", "dropout_rate", "dropout_rate", "dropout_rate", "dropout_rate", 0.1, 0.1)
 DENSE: Description = SHAPE | {"feed_forward_proj": feed_forward_name}
 T5 = DENSE | architecture_field("T5ForConditionalGeneration")
 
 FAMILIES = (
-    Family("t5", build, T5, make_table("DenseReluDense")),
+    Family("t5", build, T5, make_table("DenseReluDense"), RATES),
     Family(
         "mt5",
         lambda f: build(f, tied=False),
-        DENSE | architecture_field("MT5ForConditionalGeneration"),
+        DENSE | head_fields(divides_if_tied=False) | architecture_field("MT5ForConditionalGeneration"),
         make_table("DenseReluDense"),
+        RATES,
     ),
     Family(
         "umt5",
-        lambda f: build(f, own_bias=True, tied=False),
+        lambda f: build(f, own_bias=True),
         DENSE | architecture_field("UMT5ForConditionalGeneration"),
         make_table("DenseReluDense"),
+        RATES,
     ),
     Family(
         "switch_transformers",
         build_switch,
         SHAPE | SWITCH | architecture_field("SwitchTransformersForConditionalGeneration"),
         make_table("mlp"),
+        RATES,
     ),
 )

@@ -31,6 +31,7 @@ class Table:
       aliases: pattern of a name -> name of the tensor that it is a copy of.
       ignored: pattern of names of tensors that are not parameters.
       prefix: of tensor names in a model with a head; bare models lack it.
+      copies: name of a further tensor -> name of the tensor that an export repeats there.
       removed: the prefix, after `remove_prefix`.
     """
 
@@ -38,6 +39,7 @@ class Table:
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ignored: str = r"$^"
     prefix: str = ""
+    copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     removed: str = ""
 
 

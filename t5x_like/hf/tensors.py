@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +20,7 @@ import safetensors
 from t5x_like.types import PathLike
 
 ALIGNMENT = 64  # bytes; JAX uses memory with this alignment without a copy
+CHECKED_SIZE = 2**17  # elements that are checked at once; they fit into the CPU's cache
 SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {
     "F64": np.float64,
@@ -33,6 +35,7 @@ DTYPES = {
     "BOOL": np.bool_,
 }
 DTYPE_NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
+SHARD_NAME = re.compile(r"(?!\.)[\w.-]+")
 PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 
 
@@ -79,6 +82,16 @@ def allocate(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
     return memory[begin : begin + count].view(dtype).reshape(shape)
 
 
+def count_nonfinite(x: np.ndarray) -> int:
+    """The number of NaN and infinite values: those with the exponent of infinity."""
+    unsigned = np.dtype(f"u{x.dtype.itemsize}")
+    exponent = np.array(np.inf, x.dtype).view(unsigned)
+    bits, count = x.reshape(-1).view(unsigned), 0
+    for start in range(0, bits.size, CHECKED_SIZE):
+        count += int(np.count_nonzero((bits[start : start + CHECKED_SIZE] & exponent) == exponent))
+    return count
+
+
 def list_tensors(folder: PathLike) -> dict[str, StoredTensor]:
     """Returns every tensor, by name, of a folder's model.safetensors or of the shards in its index; reads no data.
 
@@ -110,10 +123,15 @@ def read_index(folder: Path) -> dict[str, StoredTensor]:
     """Returns the tensors of the shards in an index."""
     try:
         weight_map = json.loads((folder / INDEX_FILE).read_text())["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
+        shards = sorted(set(weight_map.values()))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{folder / INDEX_FILE} is not an index: {error!r}") from error
     tensors: dict[str, StoredTensor] = {}
-    for shard in sorted(set(weight_map.values())):
+    for shard in shards:
+        if not isinstance(shard, str) or not SHARD_NAME.fullmatch(shard):
+            raise ValueError(
+                f"{folder / INDEX_FILE} names the file {shard!r}; supported are names of files in the same folder"
+            )
         if not (folder / shard).exists():
             raise FileNotFoundError(
                 f"{folder / INDEX_FILE} names {shard}, which does not exist; copy it or download it again"
@@ -136,7 +154,7 @@ def read_header(path: Path) -> Iterator[tuple[str, StoredTensor]]:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
             size = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(size))
-    except (safetensors.SafetensorError, ValueError) as error:
+    except (safetensors.SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}; download or copy it again") from error
     header.pop("__metadata__", None)
     for name, entry in header.items():

@@ -3,6 +3,7 @@
 from flax import linen as nn
 
 from t5x_like.hf import ops
+from t5x_like.hf.dropout import Rates
 from t5x_like.hf.family import Family
 from t5x_like.hf.fields import Fields, activation_name
 from t5x_like.hf.modules import Description, class_name, get_path, stack_layers, unstack_layers
@@ -14,7 +15,7 @@ FIRST = "encoder.layers.0"
 
 def build(f: Fields) -> nn.Module:
     """Builds XLNet."""
-    width, num_heads, epsilon = f("d_model"), f("n_head"), f("layer_norm_eps", 1e-12)
+    width, num_heads, epsilon = f("d_model"), f("n_head"), f.epsilon("layer_norm_eps", 1e-12)
     f.expect("attn_type", "bi")
     f.expect("untie_r", True)
     f.expect("clamp_len", -1, 0)
@@ -26,7 +27,7 @@ def build(f: Fields) -> nn.Module:
     )
 
     def layer() -> nn.Module:
-        head_dim = f("d_head", width // num_heads)
+        head_dim = f.optional("d_head", 1) or f.split("d_model", width, "n_head", num_heads)
         mixer = transformer_xl.RelativeAttention(num_heads, head_dim, mask=masks.permuted, segment_bias=True)
         dense = mlp.Mlp(f("d_inner"), f.activation("ff_activation", "gelu"), use_bias=True)
         return blocks.Block(mixer=mixer, mlp=dense, norm=norms.LayerNorm(epsilon), placement=blocks.post)
@@ -34,7 +35,7 @@ def build(f: Fields) -> nn.Module:
     biased = f.has_tensor("lm_loss") if f.names else True
     return architectures.TwoStream(
         linear.Embed(f("vocab_size"), width),
-        stack_layers([layer() for _ in range(f("n_layer"))], norm=None),
+        stack_layers([layer() for _ in range(f.count("n_layer"))], norm=None),
         heads.Tied(use_bias=biased),
     )
 
@@ -74,4 +75,5 @@ RULES: Rules = {
 }
 ALIASES = {r"lm_loss\.weight": "transformer.word_embedding.weight"}
 
-FAMILIES = (Family("xlnet", build, DESCRIPTION, lambda model: Table(RULES, ALIASES, prefix="transformer.")),)
+RATES = Rates("dropout", "dropout", "dropout", "dropout", "dropout", 0.1, 0.1)
+FAMILIES = (Family("xlnet", build, DESCRIPTION, lambda model: Table(RULES, ALIASES, prefix="transformer."), RATES),)

@@ -129,6 +129,7 @@ MODELS = {
         "T5ForConditionalGeneration",
         _T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
     ),
+    "mt5": ("MT5ForConditionalGeneration", _T5),
     "umt5": ("UMT5ForConditionalGeneration", _T5 | {"tie_word_embeddings": False}),
     "switch": ("SwitchTransformersForConditionalGeneration", _SWITCH),
     "switch_capacity": ("SwitchTransformersForConditionalGeneration", _SWITCH | {"expert_capacity": 2}),
@@ -149,7 +150,7 @@ MODELS = {
 }
 
 # Also made by transformers 5 as "<name>_v5", whose config.json and tensor names differ.
-MODELS_V5 = ("llama3", "llama_yarn", "gemma3_text", "mixtral", "qwen3_moe", "t5_1_1", "umt5", "bert")
+MODELS_V5 = ("llama3", "llama_yarn", "gemma3_text", "mixtral", "qwen3_moe", "t5_1_1", "mt5", "umt5", "bert")
 
 # transformers 5 ties every new T5; like a loaded v1.1 checkpoint, this one keeps its own `lm_head`.
 UNTIED = ("t5_1_1_v5",)

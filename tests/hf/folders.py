@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from t5x_like.hf import tensors
+
 FIXTURES = Path(__file__).parent / "fixtures"
 NAMES = sorted(path.name for path in FIXTURES.iterdir() if path.is_dir())
 
@@ -18,6 +20,11 @@ def expected(name: str) -> dict[str, np.ndarray]:
 def config(name: str) -> dict:
     """Returns the config.json of a fixture."""
     return json.loads((FIXTURES / name / "config.json").read_text())
+
+
+def tensor_names(name: str) -> list[str]:
+    """Returns the names of the tensors of a fixture."""
+    return list(tensors.list_tensors(FIXTURES / name))
 
 
 def side(name: str, tokens, segments) -> dict[str, np.ndarray]:

@@ -160,6 +160,52 @@ def test_a_missing_shard_is_named(tmp_path):
         hf.load(folder)
 
 
+@pytest.mark.parametrize(
+    "shard", ["../x.safetensors", "/etc/passwd", "a/../../x", ".hidden", ["a"], {"a": 1}, 3, None, ""]
+)
+def test_an_index_names_files_of_its_own_folder_only(tmp_path, shard):
+    folder = copy_fixture("llama_sharded", tmp_path)
+    (tmp_path / "x.safetensors").write_bytes((FIXTURES / "llama" / tensors.SINGLE_FILE).read_bytes())
+    index = json.loads((folder / tensors.INDEX_FILE).read_text())
+    first = next(iter(index["weight_map"]))
+    (folder / tensors.INDEX_FILE).write_text(json.dumps(index | {"weight_map": index["weight_map"] | {first: shard}}))
+    with pytest.raises(ValueError, match=r"names the file .* same folder|is not an index"):
+        hf.load(folder)
+
+
+@pytest.mark.parametrize("index", ["[]", '{"weight_map": []}', '{"weight_map": {"a": "b"', "[" * 100_000])
+def test_a_damaged_index_is_refused(tmp_path, index):
+    folder = copy_fixture("llama_sharded", tmp_path)
+    (folder / tensors.INDEX_FILE).write_text(index)
+    with pytest.raises(ValueError, match="is not an index"):
+        hf.load(folder)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+@pytest.mark.parametrize("name", ["llama", "llama_bf16"])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, name, value):
+    folder = copy_fixture(name, tmp_path)
+
+    def change(content):
+        content["model.layers.1.mlp.up_proj.weight"][2, 3:5] = value
+        return content
+
+    rewrite(folder, change)
+    with pytest.raises(
+        ValueError, match=r"layers.1.mlp.up_proj.weight has 2 values that are NaN or infinite; to import"
+    ):
+        hf.load(folder)
+    _, params = hf.load(folder, allow_nonfinite=True)
+    assert sum(int((~np.isfinite(np.asarray(x, np.float32))).sum()) for x in jax.tree.leaves(params)) == 2
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float32, np.float64])
+def test_only_nan_and_infinity_are_not_finite(dtype):
+    limits = [float(jnp.finfo(dtype).max), float(jnp.finfo(dtype).min)]
+    x = np.array([0, -1, 1e-8, *limits, np.nan, np.inf, -np.inf, -np.nan], dtype)
+    assert tensors.count_nonfinite(np.tile(x, (7, 40_000))) == 4 * 7 * 40_000
+
+
 def test_pickles_are_refused_with_conversion_instructions(tmp_path):
     folder = copy_fixture("llama", tmp_path)
     (folder / tensors.SINGLE_FILE).rename(folder / "pytorch_model.bin")

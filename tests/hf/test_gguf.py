@@ -1,5 +1,7 @@
 """GGUF files: a LLaMA in the format of llama.cpp equals its Hugging Face folder."""
 
+import struct
+
 import numpy as np
 import pytest
 
@@ -27,9 +29,9 @@ def interleave_halves(x: np.ndarray, heads: int) -> np.ndarray:
     return x.reshape(heads, 2, x.shape[0] // heads // 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
 
 
-def write(path, name="llama", kind=None, drop=(), **fields):
+def write(path, name="llama", kind=None, drop=(), changes=None, **fields):
     """Writes a fixture as a GGUF file with extra metadata, quantized as `kind`."""
-    config = folders.config(name)
+    config = folders.config(name) | (changes or {})
     writer = library.GGUFWriter(path, "llama")
     for gguf_field, field in gguf.FIELDS.items():
         value = config[field]
@@ -78,6 +80,43 @@ def test_a_missing_tensor_is_named(tmp_path):
     write(tmp_path / "short.gguf", drop=("model.norm.weight",))
     with pytest.raises(ValueError, match=r"model.norm.weight: missing"):
         gguf.load(tmp_path / "short.gguf")
+
+
+def test_missing_heads_are_named():
+    values = {name: 4 for name in gguf.FIELDS} | {"general.architecture": "llama"}
+    array = values | {"llama.attention.head_count": [4, 4]}
+    with pytest.raises(ValueError, match=r"x.gguf: num_attention_heads=\[4, 4\] is not a whole number"):
+        gguf.convert_config(array, [], "x.gguf")
+    del values["llama.attention.head_count"]
+    with pytest.raises(ValueError, match=r"x.gguf has no llama.attention.head_count; download it again"):
+        gguf.convert_config(values, [], "x.gguf")
+
+
+def test_a_number_of_layers_is_compared_with_the_tensors(tmp_path):
+    write(tmp_path / "deep.gguf", changes={"num_hidden_layers": 10**9})
+    with pytest.raises(ValueError, match="num_hidden_layers=1000000000, but the file has only 30 tensors"):
+        gguf.load(tmp_path / "deep.gguf")
+
+
+HEADER = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1) + b"a"
+DAMAGED = {
+    "a long array": HEADER + struct.pack("<IIQ", 9, 4, 2**40),
+    "an array of arrays": HEADER + struct.pack("<IIQIQ", 9, 9, 2**40, 9, 2**40),
+    "many small elements": HEADER + struct.pack("<IIQ", 9, 0, 6_000_000) + bytes(6_000_000),
+    "a long text": HEADER + struct.pack("<IQ", 8, 2**60),
+    "an unknown type": HEADER + struct.pack("<I", 77),
+    "many tensors": b"GGUF" + struct.pack("<IQQ", 3, 2**60, 0),
+    "many dimensions": b"GGUF" + struct.pack("<IQQQI", 3, 1, 0, 0, 2**31),
+    "another version": b"GGUF" + struct.pack("<IQQ", 99, 0, 0),
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_counts_beyond_the_file_are_refused_before_anything_is_allocated(tmp_path, case):
+    (tmp_path / "x.gguf").write_bytes(DAMAGED[case])
+    with pytest.raises(ValueError, match="x.gguf is damaged or not a GGUF file"):
+        gguf.open_file(tmp_path / "x.gguf")
 
 
 def test_other_files_are_refused(tmp_path):

@@ -89,6 +89,8 @@ def test_an_export_is_bit_equal_for_every_tensor(name, tmp_path):
     scan = NAMES.index(name) % 2 == 0  # alternates between both layouts
     hf.save(*hf.load(FIXTURES / name, scan=scan), tmp_path / "out", model_type=folders.config(name)["model_type"])
     before, after = tensors.list_tensors(FIXTURES / name), tensors.list_tensors(tmp_path / "out")
+    if name == "mt5_v5":  # its table is also the head's, which transformers 4 only reads from a copy
+        before["lm_head.weight"] = before["shared.weight"]
     assert set(after) == set(before)
     for key, tensor in before.items():
         assert (after[key].dtype, after[key].shape) == (tensor.dtype, tensor.shape)

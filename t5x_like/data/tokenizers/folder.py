@@ -39,7 +39,16 @@ def read_folder(folder: PathLike, vocab_size: int | None = None) -> Vocabulary:
       ValueError: no tokenizer, a broken file, a tokenizer with more ids than `vocab_size`, or a class of tokenizer that
         these files do not describe.
     """
-    folder = Path(folder)
+    try:
+        return read_files(Path(folder), vocab_size)
+    except (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError) as error:
+        raise ValueError(
+            f"{folder}: a tokenizer file has an unexpected value ({error!r}); download it again"
+        ) from error
+
+
+def read_files(folder: Path, vocab_size: int | None) -> Vocabulary:
+    """The vocabulary of a folder, see `read_folder`; unexpected values in its files may raise any error."""
     settings = Settings.read(folder)
     vocab_size = settings.vocab_size if vocab_size is None else vocab_size
     names = {path.name for path in folder.glob("*")}

@@ -27,6 +27,17 @@ def from_gguf(fields: Mapping, vocab_size: int | None = None) -> TokenizerVocabu
     Raises:
       ValueError: the kind of tokenizer or its pre-tokenizer is not supported, or a field is missing.
     """
+    try:
+        return make_vocabulary(fields, vocab_size)
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, struct.error) as error:
+        raise ValueError(
+            f"the tokenizer in the GGUF metadata has an unexpected value ({error!r}); use the tokenizer.json of the "
+            "model's own folder"
+        ) from error
+
+
+def make_vocabulary(fields: Mapping, vocab_size: int | None) -> TokenizerVocabulary | SentencePieceModel:
+    """The vocabulary of `from_gguf`; unexpected values in the metadata may raise any error."""
     kind = require_field(fields, "model")
     makers: dict[str, Callable[..., TokenizerVocabulary | SentencePieceModel]] = {
         "gpt2": make_bpe,

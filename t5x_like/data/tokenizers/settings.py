@@ -56,7 +56,10 @@ class Settings:
         for source in (self.tokenizer, self.special):
             value = source.get(f"{kind}_token")
             if value:
-                return value["content"] if isinstance(value, dict) else value
+                text = value.get("content") if isinstance(value, dict) else value
+                if not isinstance(text, str):
+                    raise ValueError(f"{kind}_token={json.dumps(value)[:80]} in the tokenizer's files is not a text")
+                return text
         return None
 
     def special_texts(self) -> set[str]:
@@ -72,6 +75,8 @@ class Settings:
         for source in (self.generation, self.config, self.config.get("text_config", {})):
             value = source.get(f"{kind}_token_id")
             ids = value if isinstance(value, list) else [value]
+            if not all(i is None or type(i) is int for i in ids):
+                raise ValueError(f"{kind}_token_id={json.dumps(value)[:80]} in the model's files is not an id")
             if ids := [i for i in ids if i is not None and i >= 0]:
                 return ids
         return []
@@ -130,7 +135,7 @@ def read_json(path: Path) -> dict:
     """
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); download the file again") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a JSON {type(content).__name__}, not an object; download the file again")

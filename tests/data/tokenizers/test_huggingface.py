@@ -45,6 +45,25 @@ def test_ids_are_the_librarys_after_saving_and_exporting(kind, trained, tmp_path
             assert vocabulary.encode_special(text) == tokenizer.encode(text).ids
 
 
+UNEXPECTED = [
+    ("tokenizer_config", {"eos_token": {"content": {"a": 1}}}, "eos_token"),
+    ("tokenizer_config", {"eos_token": {"text": "</s>"}}, "eos_token"),
+    ("tokenizer_config", {"bos_token": ["<s>"]}, "bos_token"),
+    ("special_tokens_map", {"unk_token": 3}, "unk_token"),
+    ("config", {"eos_token_id": {"a": 1}}, "eos_token_id"),
+    ("generation_config", {"eos_token_id": ["2"]}, "eos_token_id"),
+    ("config", {"text_config": 3}, "unexpected value"),
+    ("tokenizer_config", {"chat_template": [{"name": "x"}]}, "unexpected value"),
+]
+
+
+@pytest.mark.parametrize("case", UNEXPECTED, ids=lambda case: json.dumps(case[1]))
+def test_an_unexpected_value_is_refused_by_name(case, trained, tmp_path):
+    name, content, named = case
+    with pytest.raises(ValueError, match=named):
+        read_folder(folder_of(tmp_path, trained["byte_level"], **{name: content}))
+
+
 def test_bytes_are_restored_and_counted(trained, tmp_path):
     vocabulary = read_folder(folder_of(tmp_path, trained["byte_level"]))
     for text in (text for text in TEXTS + VARIED if "<|" not in text):
