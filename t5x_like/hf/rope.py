@@ -19,7 +19,7 @@ def build_rope(f: Fields, width: int, base: float = 1e4) -> positions.Rope:
     if values is None:
         scaling = Fields(f("rope_scaling", {}), f"{f.where}: rope_scaling")
         return positions.Rope(width, f.rotary_base("rope_theta", base), build_scaling(f, scaling))
-    return rope_from_parameters(f, values, width, base)
+    return rope_from_parameters(f, values, width, f.rotary_base("rope_theta", base))
 
 
 def rope_from_parameters(f: Fields, values: Mapping[str, Any], width: int, base: float) -> positions.Rope:

@@ -274,7 +274,10 @@ def make_table(name: str) -> Callable[[nn.Module], Table]:
         gated = getattr(first_block(model).mlp, "gated", False)
         other = ".wi." if gated else ".wi_"
         kept = {name: rule for name, rule in rules.items() if other not in name}
-        copies = {"lm_head.weight": "shared.weight"} if is_copied(model) else {}
+        copied = ["lm_head.weight"] if is_copied(model) else []
+        if name == "mlp" and (copied or class_name(model.head) == "Untied"):  # Switch then ties no table
+            copied += ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"]
+        copies = dict.fromkeys(copied, "shared.weight")
         return Table(kept, ALIASES, IGNORED, copies=copies)
 
     return table

@@ -121,6 +121,17 @@ def test_qwen3_moe_has_windows_in_every_layer():
     assert [layer.mixer.mask.size for layer in modules.unstack_layers(model.decoder)] == [3] * 3
 
 
+def test_rotary_positions_are_those_of_the_version_that_wrote_the_folder():
+    new, old = {"rope_type": "default", "rope_theta": 77.0}, {"rope_theta": 55.0}
+    for name in ("llama", "gpt_neox"):
+        resaved_by_4 = model_of(name, rope_parameters=new, transformers_version="4.57.6")
+        assert modules.is_equivalent(resaved_by_4, model_of(name))
+        resaved_by_5 = model_of(name, ["rotary_emb_base"], **old, rope_parameters=new, transformers_version="5.23.0")
+        assert resaved_by_5.decoder.position.base == 77.0
+    del new["rope_theta"]
+    assert model_of("llama", **old, rope_parameters=new, transformers_version="5.23.0").decoder.position.base == 55.0
+
+
 REFUSED = {
     "gemma": {"hidden_act": "relu", "hidden_activation": "gelu_pytorch_tanh"},
     "gemma3_text": {"attn_logit_softcapping": 2.0},

@@ -1,5 +1,6 @@
 """The tokenizer of a GGUF file, from its metadata: byte-level BPE and SentencePiece BPE."""
 
+import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
