@@ -74,12 +74,16 @@ def mean_metrics(sums: Mapping[str, np.ndarray], tasks: tuple[str, ...] = ()) ->
 
 
 class ProgressBar:
-    """A progress bar on a terminal, otherwise one line every `line_every` seconds. Only the first process prints."""
+    """A progress bar on a terminal, otherwise one line every `line_every` seconds. Only the first process prints.
+
+    The time left is computed from the pace after the first step, because that one includes compilation.
+    """
 
     def __init__(self, label: str, total: int, done: int = 0, line_every: float = 10.0) -> None:
         self.console = Console(stderr=True, quiet=jax.process_index() != 0, soft_wrap=True)
         self.label, self.total, self.done, self.text = label, total, done, ""
         self.line_every, self.started, self.printed, self.first = line_every, time.monotonic(), 0.0, done
+        self.paced = (done, self.started)  # (done, time) after the first step, from which the pace is measured
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -106,6 +110,8 @@ class ProgressBar:
 
     def advance(self, done: int, text: str | None = None) -> None:
         """Sets the progress to `done` of the total; `text` stays until the next one."""
+        if self.paced[0] == self.first < done:
+            self.paced = (done, time.monotonic())
         self.done, self.text = done, self.text if text is None else text
         if self.progress is not None:
             self.progress.update(self.task, completed=done, text=self.text)
@@ -114,9 +120,12 @@ class ProgressBar:
 
     def _print_line(self) -> None:
         self.printed = time.monotonic()
-        pace = (self.printed - self.started) / max(self.done - self.first, 1)
-        left = format_duration(pace * (self.total - self.done))
-        self.console.print(f"{self.label} {self.done}/{self.total}, {left} left  {self.text}", highlight=False)
+        done, since = self.paced
+        if self.done > done:
+            left = f"{format_duration((self.printed - since) / (self.done - done) * (self.total - self.done))} left"
+        else:
+            left = f"first after {format_duration(since - self.started)}" if done > self.first else "starting"
+        self.console.print(f"{self.label} {self.done}/{self.total}, {left}  {self.text}", highlight=False)
 
     def message(self, text: str) -> None:
         """Prints a line above the bar."""

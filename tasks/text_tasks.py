@@ -2,13 +2,15 @@
 
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import sentencepiece
 import seqio
 import tensorflow as tf
 
+from t5x_like import text_metrics
 from t5x_like.data.tokenizers import folder
 from t5x_like.data.tokenizers import vocabularies as plain_vocabularies
 from t5x_like.tasks import vocabularies
@@ -16,7 +18,11 @@ from t5x_like.types import Vocabulary
 
 
 def register(
-    name: str, source: seqio.DataSource, features: Sequence[str], vocabulary: vocabularies.SeqioVocabulary
+    name: str,
+    source: seqio.DataSource,
+    features: Sequence[str],
+    vocabulary: vocabularies.SeqioVocabulary,
+    metric_fns: Sequence[Callable] = (),
 ) -> None:
     """Registers a task whose features are text fields of the source, tokenized and ended by EOS."""
     seqio.TaskRegistry.add(
@@ -28,11 +34,17 @@ def register(
             seqio.CacheDatasetPlaceholder(),
         ],
         output_features={feature: seqio.Feature(vocabulary, add_eos=True) for feature in features},
-        metric_fns=[],
+        metric_fns=list(metric_fns),
     )
 
 
-def check_and_register(name: str, source: seqio.DataSource, fields: Mapping[str, str], vocabulary: str) -> None:
+def check_and_register(
+    name: str,
+    source: seqio.DataSource,
+    fields: Mapping[str, str],
+    vocabulary: str,
+    metrics: str | Sequence[str] = (),
+) -> None:
     """Registers a task after reading the first examples of each split.
 
     Args:
@@ -40,11 +52,12 @@ def check_and_register(name: str, source: seqio.DataSource, fields: Mapping[str,
       source: gives examples with the features of `fields`.
       fields: {feature: field of the records}, for error messages.
       vocabulary: see `find_vocabulary`.
+      metrics: see `find_metrics`.
 
     Raises:
-      ValueError: a field is absent or not text, a split is empty, the vocabulary is unknown or has no EOS.
+      ValueError: a field is absent or not text, a split is empty, a metric or the vocabulary is unknown, or it has no EOS.
     """
-    wrapped = find_vocabulary(vocabulary)
+    wrapped, metric_fns = find_vocabulary(vocabulary), find_metrics(metrics, fields)
     plain_vocabularies.end_id(wrapped.plain)
     for split in source.splits:
         spec = source.get_dataset(split, shuffle=False).element_spec
@@ -61,7 +74,27 @@ def check_and_register(name: str, source: seqio.DataSource, fields: Mapping[str,
             raise ValueError(
                 f"validation_one_in={one_in}: no document falls into {split}; give a smaller number, or validation data"
             )
-    register(name, source, list(fields), wrapped)
+    register(name, source, list(fields), wrapped, metric_fns)
+
+
+def find_metrics(names: str | Sequence[str], fields: Mapping[str, str]) -> list[Callable]:
+    """Returns metrics of `text_metrics` by name: exact_match, rouge, perplexity, ...
+
+    Raises:
+      ValueError: there is no such metric, or the task has no inputs to answer.
+    """
+    names = [names] if isinstance(names, str) else names
+    functions = {name: getattr(text_metrics, name) for name in text_metrics.__all__}
+    known = [
+        name for name, function in functions.items() if next(iter(inspect.signature(function).parameters)) == "targets"
+    ]
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"metrics={names!r}: there is no metric {unknown[0]!r}; known are {', '.join(known)}")
+    if names and "inputs" not in fields:
+        raise ValueError(
+            f"metrics={names!r} compare answers with targets, but the task has no inputs; name their field"
+        )
+    return [functions[name] for name in names]
 
 
 def find_vocabulary(vocabulary: str) -> vocabularies.SeqioVocabulary:

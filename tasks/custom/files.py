@@ -23,6 +23,7 @@ def define(
     whole_files: bool = False,
     max_bytes: int = reading.MAX_BYTES,
     strict: bool = False,
+    metrics: str | Sequence[str] = (),
 ) -> None:
     """Registers a task over files.
 
@@ -36,6 +37,7 @@ def define(
       vocabulary: bytes, sp, a tokenizer folder or a SentencePiece .model file.
       validation_one_in: see `validation`.
       columns: see `FileSource`; so are `whole_files`, `max_bytes` and `strict`.
+      metrics: names of metrics of `text_metrics`, for answers to the inputs.
 
     Raises:
       ValueError: a pattern matches no file, a file is in both splits, or a field or the vocabulary does not exist.
@@ -51,4 +53,4 @@ def define(
                 f"train={train!r} and validation={validation!r} both name {', '.join(both[:3])}; give other files, or no "
                 "validation to hold out a share of train"
             )
-    text_tasks.check_and_register(name, source, fields, vocabulary)
+    text_tasks.check_and_register(name, source, fields, vocabulary, metrics)

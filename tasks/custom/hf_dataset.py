@@ -1,5 +1,7 @@
 """A task over a folder of Hugging Face's `datasets`, configured in gin: see gin_configs/tasks/hf_dataset.gin."""
 
+from collections.abc import Sequence
+
 from t5x_like.tasks import text_tasks
 from t5x_like.tasks.sources import arrow
 from t5x_like.tasks.sources.files import FileSource, RecordSource
@@ -16,6 +18,7 @@ def define(
     vocabulary: str = "bytes",
     validation_one_in: int = 20,
     strict: bool = False,
+    metrics: str | Sequence[str] = (),
 ) -> None:
     """Registers a task over a folder that save_to_disk wrote, or over data files as on the Hub.
 
@@ -50,4 +53,4 @@ def define(
     else:
         patterns = {split: files[folder_split] for split, folder_split in splits.items()}
         source = FileSource(patterns, fields, strict=strict, split_filter=split_filter)
-    text_tasks.check_and_register(name, source, fields, vocabulary)
+    text_tasks.check_and_register(name, source, fields, vocabulary, metrics)

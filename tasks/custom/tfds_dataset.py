@@ -1,5 +1,7 @@
 """A task over a dataset of TensorFlow Datasets, configured in gin: see gin_configs/tasks/tfds.gin."""
 
+from collections.abc import Sequence
+
 from t5x_like.tasks import text_tasks
 from t5x_like.tasks.sources.tfds import TfdsSource
 
@@ -16,6 +18,7 @@ def define(
     vocabulary: str = "bytes",
     validation_one_in: int = 20,
     download: bool = False,
+    metrics: str | Sequence[str] = (),
 ) -> None:
     """Registers a task over a prepared TFDS dataset.
 
@@ -38,7 +41,7 @@ def define(
         train, validation = slice_split(dataset, train, validation_one_in)
     splits = {"train": train, "validation": validation}
     source = TfdsSource(tfds_name, fields, splits, data_dir, download)
-    text_tasks.check_and_register(name, source, fields, vocabulary)
+    text_tasks.check_and_register(name, source, fields, vocabulary, metrics)
 
 
 def slice_split(source: TfdsSource, split: str, one_in: int) -> tuple[str, str]:

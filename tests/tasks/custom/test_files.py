@@ -119,6 +119,9 @@ def test_tfds_uses_its_splits_or_holds_out(tfds_dir):  # noqa: F811
         ({"text": "number"}, "field 'number', used as targets, is int64, not text"),
         ({"text": "a", "targets": "b"}, "text='a', inputs=None, targets='b': name either one text field"),
         ({"vocabulary": "byte"}, "vocabulary='byte' is none of bytes, sp"),
+        ({"metrics": ("exact",)}, "metrics=.* there is no metric 'exact'; known are accuracy, .*exact_match"),
+        ({"metrics": ("bootstrap",)}, "there is no metric 'bootstrap'"),
+        ({"metrics": "exact_match"}, "metrics=.* the task has no inputs; name their field"),
         ({"validation": "{folder}/b.jsonl"}, "both name .*b.jsonl; give other files"),
         ({"validation": "{folder}/x.jsonl"}, "split 'validation': .*x.jsonl' matches no file"),
         ({"validation_one_in": 10**9}, "validation_one_in=1000000000: no document falls into validation"),
@@ -168,16 +171,36 @@ def test_a_cache_depends_on_its_files(documents, tmp_path):
     assert again.find() is None
 
 
-def test_several_data_sets_with_shares_are_one_macro(tmp_path, monkeypatch):
-    from t5x_like.data import mixing, rows
+@pytest.fixture
+def built_here(monkeypatch):
+    """Caches are built in this process, since a new one takes seconds to import TensorFlow."""
     from t5x_like.data.cache.token_cache import TokenCache
     from t5x_like.tasks.caching import build
 
-    def build_here(cache):  # in this process, since a new one takes seconds to import TensorFlow
+    def build_here(cache):
         module, arguments = cache.definition
         build.build(cache.task, cache.split, module, cache.root, dict(arguments), workers=1)
 
     monkeypatch.setattr(TokenCache, "build", build_here)
+
+
+def test_pairs_are_evaluated_by_metrics_that_are_named_in_gin(tmp_path, built_here):
+    from t5x_like.evaluation.examples import read_questions
+    from t5x_like.evaluation.task_metrics import TaskMetrics
+
+    lines(tmp_path / "a.jsonl", [{"inputs": f"add {i}", "targets": f"is {i + 1}"} for i in range(60)])
+    flags = {"TRAIN_FILES": tmp_path / "a.jsonl", "METRICS": "('exact_match', 'edit_distance')", "VALIDATION_ONE_IN": 5}
+    flags |= {"token_cache.TokenCache.root": tmp_path / "root"}
+    config = runtime.parse(["tasks/files_pairs.gin"], [f"--gin.{k}={v}" for k, v in flags.items()], read=["TASK"])
+    cache = config.bind("token_cache.TokenCache")(task=config.evaluate("%TASK"), split="validation")
+    metrics = TaskMetrics.from_cache(cache)
+    assert [metric.name for metric in metrics.metrics] == ["exact_match", "edit_distance"]
+    assert 0 < len(read_questions(cache, True)) < 30
+
+
+def test_several_data_sets_with_shares_are_one_macro(tmp_path, built_here):
+    from t5x_like.data import mixing, rows
+
     for name, count in (("web", 300), ("books", 100)):
         lines(tmp_path / f"{name}.jsonl", [{"text": f"{name} {i}", "body": f"{name} {i}"} for i in range(count)])
     sets = {"web": {"train": f"{tmp_path}/web.jsonl", "share": 1}}
@@ -220,5 +243,5 @@ def test_the_arguments_of_gin_files_fit_define(name):
     assert other.definition == ("t5x_like.tasks.pretraining", {})
     for key, parameter in inspect.signature(module.define).parameters.items():
         has_default = key in bound.arguments and parameter.default is not parameter.empty
-        if has_default and key not in ("columns", "text", "inputs", "targets"):
+        if has_default and key not in ("columns", "metrics", "text", "inputs", "targets"):
             assert bound.arguments[key] == parameter.default
