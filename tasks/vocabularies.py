@@ -126,7 +126,8 @@ def split_lines(texts: Iterable[str], limit: int = 4000) -> Iterable[str]:
 
 
 def from_folder(folder: PathLike, vocab_size: int | None = None) -> SeqioVocabulary:
-    """Returns the tokenizer of a Hugging Face folder; see `tokenizer_folder.read_folder`."""
+    """Returns the tokenizer of a folder; see `tokenizer_folder.read_folder`."""
+    folder = tokenizer_folder.locate(folder)
     load = functools.partial(tokenizer_folder.read_folder, folder, vocab_size)
     return SeqioVocabulary(load, [f"{folder}/*.{suffix}" for suffix in ("json", "model", "txt", "jinja")])
 

@@ -95,6 +95,19 @@ def test_an_imported_run_can_be_fine_tuned(run_dir, tiny_root, tmp_path):
     assert np.isfinite(metrics["loss"])
 
 
+def test_fine_tuning_reads_own_files_with_the_imported_vocabulary(run_dir):
+    text_tasks = pytest.importorskip("t5x_like.tasks.text_tasks")
+    files = ["tasks/files.gin", "objectives/causal_lm.gin", "optimizers/adamw.gin", "runs/finetune.gin"]
+    flags = [f"--gin.INITIAL={run_dir}", "--gin.TRAIN_FILES=x.txt", "--gin.RUN_DIR=x"]
+    config = runtime.parse([str(run_dir / "config.gin"), *files], flags)
+    assert config.evaluate("%VOCABULARY") == str(run_dir)
+    wrapped = text_tasks.find_vocabulary(str(run_dir))
+    assert (wrapped.plain.eos, wrapped.eos_id, wrapped.plain.vocab_size) == (2, 2, 61)
+    assert wrapped.files[0] == f"{run_dir}/vocabulary/*.json"  # token caches depend on them
+    named = runtime.parse([str(run_dir / "config.gin"), *files], [*flags, "--gin.VOCABULARY=sp"])
+    assert named.evaluate("%VOCABULARY") == "sp"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

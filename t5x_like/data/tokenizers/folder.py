@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t5x_like.data.tokenizers import conversion, vocabularies
+from t5x_like.data.tokenizers import conversion, loading, vocabularies
 from t5x_like.data.tokenizers.huggingface import TOKENIZER, TokenizerVocabulary, parse_tokenizer
 from t5x_like.data.tokenizers.sentencepiece import SentencePieceModel
 from t5x_like.data.tokenizers.settings import BERT_KINDS, SPECIAL, Settings, read_json
@@ -13,6 +13,7 @@ from t5x_like.types import PathLike, Vocabulary
 if TYPE_CHECKING:
     from tokenizers import AddedToken
 
+SAVED = "vocabulary.json"
 FILES = {TOKENIZER, "spiece.model", "tokenizer.model", "vocab.txt", "vocab.json"}
 FIRST_SENTINEL = "first_sentinel"  # our entry in tokenizer_config.json; a ByT5Tokenizer without it has ByT5's sentinels
 BYTES_CLASSES = ("ByT5Tokenizer", "byt5")
@@ -23,6 +24,12 @@ LLAMA_CLASSES = (
 )
 
 
+def locate(folder: PathLike) -> Path:
+    """The folder itself or, if it is a run directory, its folder `vocabulary`."""
+    inner = Path(folder) / "vocabulary"
+    return inner if (inner / SAVED).is_file() else Path(folder)
+
+
 def has_tokenizer(folder: PathLike) -> bool:
     """Whether a folder describes a tokenizer; one with only weights does not."""
     names = {path.name for path in Path(folder).glob("*")}
@@ -30,17 +37,21 @@ def has_tokenizer(folder: PathLike) -> bool:
 
 
 def read_folder(folder: PathLike, vocab_size: int | None = None) -> Vocabulary:
-    """The vocabulary of a Hugging Face folder, from the first of tokenizer.json, spiece.model, tokenizer.model, vocab.txt,
-    and vocab.json with merges.txt that exists.
+    """The vocabulary of a run directory, of a folder that a vocabulary's `save` wrote, or of a Hugging Face folder, from the
+    first of tokenizer.json, spiece.model, tokenizer.model, vocab.txt, and vocab.json with merges.txt that exists.
 
-    `vocab_size` is the size of the model's embedding table (default: that of config.json, else the tokenizer's own).
+    `vocab_size` is the size of the model's embedding table (default: that of config.json, else the tokenizer's own); a saved
+    vocabulary has its own.
 
     Raises:
       ValueError: no tokenizer, a broken file, a tokenizer with more ids than `vocab_size`, or a class of tokenizer that
         these files do not describe.
     """
+    folder = locate(folder)
+    if (folder / SAVED).is_file():
+        return loading.load(folder)
     try:
-        return read_files(Path(folder), vocab_size)
+        return read_files(folder, vocab_size)
     except (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError) as error:
         raise ValueError(
             f"{folder}: a tokenizer file has an unexpected value ({error!r}); download it again"

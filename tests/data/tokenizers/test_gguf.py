@@ -120,3 +120,10 @@ def test_special_ids_and_unused_tokens(tokenizer, tmp_path):
 def test_unsupported_metadata_are_rejected(changes, message, tokenizer):
     with pytest.raises(ValueError, match=message):
         from_gguf(fields_of(tokenizer, **changes))
+
+
+def test_an_imported_vocabulary_is_read_from_its_folder_and_from_its_run_directory(tokenizer, tmp_path):
+    vocabulary = from_gguf(fields_of(tokenizer, eos_token_id=2))
+    vocabulary.save(tmp_path / "run" / "vocabulary")
+    for folder in (tmp_path / "run", tmp_path / "run" / "vocabulary"):
+        assert read_folder(folder) == vocabulary and read_folder(folder).eos == 2
