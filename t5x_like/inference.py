@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from t5x_like import lines, partitioning
+from t5x_like import partitioning
 from t5x_like.data.tokenizers import chat, vocabularies
 from t5x_like.decoding.loop import Generated, generate
 from t5x_like.decoding.sampling import Greedy
+from t5x_like.files import lines
 from t5x_like.types import Model, Params, PathLike, Sampler, Vocabulary
 
 BUCKET = 64  # lengths are rounded up to a multiple of this, so that few shapes are compiled

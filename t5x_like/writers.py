@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from t5x_like import lines
+from t5x_like.files import lines
 from t5x_like.run_dir import RunDir
 from t5x_like.types import PathLike, Vocabulary
 

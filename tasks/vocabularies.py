@@ -2,9 +2,7 @@
 
 import functools
 import io
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import tensorflow as tf
 from t5x_like.data.cache import token_cache
 from t5x_like.data.tokenizers import folder as tokenizer_folder
 from t5x_like.data.tokenizers import vocabularies
+from t5x_like.files import atomic
 from t5x_like.tasks import corpora
 from t5x_like.types import PathLike, Vocabulary
 
@@ -140,15 +139,13 @@ def load_embedded_sentencepiece(vocab_size: int = 8192) -> vocabularies.Sentence
     version = f"{token_cache.package_version('python')}-{(token_cache.source_hash('t5x_like.tasks.corpora') or '')[:8]}"
     path = token_cache.default_root() / "vocabularies" / f"python-{version}-{vocab_size}.model"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         texts = (
             example["text"] for corpus in (corpora.python_source, corpora.python_docs) for example in corpus("train")
         )
         print(f"training a SentencePiece model of {vocab_size} ids, saved as {path}", file=sys.stderr)
         model = train_sentencepiece(texts, vocab_size)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as f:
-            f.write(model)
-        os.replace(f.name, path)
+        with atomic.new_file(path) as file:
+            file.write(model)
     return vocabularies.SentencePieceVocabulary(Path(path).read_bytes())
 
 

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, BinaryIO, cast
 
 from t5x_like.cleaning.steps import Dropped
-from t5x_like.lines import MARK
+from t5x_like.files.lines import MARK
 from t5x_like.types import PathLike
 
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)

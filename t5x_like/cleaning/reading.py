@@ -15,7 +15,7 @@ from t5x_like.cleaning.arrow_rows import batch_to_documents, select_columns
 from t5x_like.cleaning.compression import COMPRESSED, read_content, read_lines, report_damage
 from t5x_like.cleaning.html_text import extract_text
 from t5x_like.cleaning.steps import Document, Dropped, attempt
-from t5x_like.lines import MARK, strip_end
+from t5x_like.files.lines import MARK, strip_end
 
 MAX_BYTES = 20_000_000
 MAX_DEPTH = 100  # of nested JSON; what writes documents again recurses

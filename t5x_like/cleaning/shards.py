@@ -5,7 +5,6 @@ import errno
 import gzip
 import json
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, BinaryIO
 
 from t5x_like.cleaning.compression import COMPRESSED, import_zstandard
 from t5x_like.cleaning.reading import find_suffix
+from t5x_like.files import atomic
 
 
 @contextlib.contextmanager
@@ -22,22 +22,14 @@ def write_atomically(path: Path) -> Iterator[BinaryIO]:
     Raises:
       OSError: the disk is full, or the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     try:
-        with open(handle, "wb") as file:
+        with atomic.new_file(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             message = f"no space left while writing {path}; free some and run the same command to resume"
             raise OSError(error.errno, message) from error
         raise
-    finally:
-        Path(partial).unlink(missing_ok=True)
 
 
 def open_gzip(file: BinaryIO) -> contextlib.AbstractContextManager[Any]:

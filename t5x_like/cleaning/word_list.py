@@ -7,7 +7,7 @@ from pathlib import Path
 
 from t5x_like.cleaning.hashing import split_words
 from t5x_like.cleaning.steps import Document, Dropped
-from t5x_like.lines import read_lines
+from t5x_like.files.lines import read_lines
 
 
 def read_word_list(path: Path | str) -> frozenset[str]:

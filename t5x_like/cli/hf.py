@@ -6,10 +6,7 @@ fine-tuned (RUN_DIR/config.gin in place of a size, and runs/finetune.gin with --
 
 import argparse
 import json
-import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from typing import Any
 from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
+from t5x_like.files import atomic
 from t5x_like.run_dir import RunDir
 from t5x_like.types import Params, Vocabulary
 
@@ -101,15 +99,8 @@ def import_model(args: argparse.Namespace, out: Path) -> None:
     options["ignore"] = tuple(filter(None, args.ignore.split(",")))
     read = from_gguf if source.is_file() else from_folder
     model, params, config, vocabulary = read(source, options)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-    try:
+    with atomic.new_folder(out) as partial:
         write_run(partial, model, params, config, vocabulary)
-        partial.chmod(0o755)
-        os.replace(partial, out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     hint = "" if vocabulary is None else f"; try: t5x_like infer --run_dir={args.out} --prompt='...'"
     print(f"imported {args.source} as {args.out}{hint}")
 

@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from t5x_like import interrupts, lines, locks
+from t5x_like import interrupts, locks
 from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
+from t5x_like.files import lines
 from t5x_like.types import PathLike
 
 SHOWN = 20  # errors that are printed; all are in the output

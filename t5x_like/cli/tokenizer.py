@@ -7,14 +7,13 @@ seqio task. The folder can be read by transformers and the tasks of t5x_like rea
 import argparse
 import functools
 import json
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from t5x_like.cli import flags
 from t5x_like.cli.gin.runtime import ConfigError
+from t5x_like.files import atomic
 
 EXAMPLES = """examples:
   t5x_like tokenizer train --kind=bpe --vocab_size=32000 --chat --input 'text/*.jsonl.gz' --out=/tmp/bpe
@@ -75,16 +74,8 @@ def train(args: argparse.Namespace) -> None:
     vocabulary = training.train(
         args.kind, texts, args.vocab_size, extra_ids=args.extra_ids, chat=args.chat, options=options
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-    try:
+    with atomic.new_folder(out) as partial:
         training.save(vocabulary, partial)
-        partial.chmod(0o755)
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     print(f"{out}: {vocabulary.vocab_size} ids")
     if vocabulary.vocab_size < args.vocab_size:
         print(f"the text has no more pairs to merge: {vocabulary.vocab_size} of {args.vocab_size} ids", file=sys.stderr)

@@ -1,9 +1,6 @@
 """Import and export of Hugging Face folders (config.json and safetensors), a tensor at a time, directly onto a mesh."""
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from t5x_like import checkpoints, partitioning
+from t5x_like.files import atomic
 from t5x_like.hf import families, fields, filling, gguf, placing, table, tensors
 from t5x_like.hf.table import Entry
 from t5x_like.hf.tensors import StoredTensor
@@ -104,19 +102,12 @@ def save(
     rules = family.table(model)
     entries = table.expand_table(rules, model, {name: x.shape for name, x in named.items()})
     entries |= {copy: entries[original] for copy, original in rules.copies.items()}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
-    try:
+    with atomic.new_folder(folder) as partial:
         content = {name: gather_tensor(entry, named, dtype) for name, entry in entries.items()}
         config["torch_dtype"] = str(next(iter(content.values())).dtype)
         tensors.write_tensors(partial, content, shard_bytes, progress)
         (partial / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         finish(partial)
-        partial.chmod(0o755)
-        os.replace(partial, folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def gather_tensor(entry: Entry, named: Mapping[str, jax.Array], dtype: Any) -> StoredTensor:

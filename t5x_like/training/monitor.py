@@ -24,7 +24,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from t5x_like import lines, writers
+from t5x_like import writers
+from t5x_like.files import lines
 from t5x_like.run_dir import RunDir
 from t5x_like.training.expected_loss import Curve, Expected
 from t5x_like.types import PathLike

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from t5x_like import text_metrics
 from t5x_like.cleaning.steps import Dropped
-from t5x_like.lines import read_lines
+from t5x_like.files.lines import read_lines
 from t5x_like.prompting.templates import Template
 from t5x_like.tasks.benchmarks.benchmark import Benchmark, Layout, Row, jsonl_layout, parquet_layout, read_records
 from t5x_like.tasks.synthetic.sampling import make_templates

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t5x_like.data.tokenizers.settings import BYTE_LEVEL_CLASSES, Settings
-from t5x_like.lines import read_lines
+from t5x_like.files.lines import read_lines
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer

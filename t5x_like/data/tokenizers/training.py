@@ -21,7 +21,7 @@ from t5x_like.data.tokenizers import conversion
 from t5x_like.data.tokenizers import folder as tokenizer_folder
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.data.tokenizers.sentencepiece import SentencePieceModel
-from t5x_like.lines import decode_line, skip_mark
+from t5x_like.files.lines import decode_line, skip_mark
 from t5x_like.types import Vocabulary
 
 if TYPE_CHECKING:

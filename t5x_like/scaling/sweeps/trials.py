@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from t5x_like import lines, locks, writers
+from t5x_like import locks, writers
+from t5x_like.files import lines
 from t5x_like.run_dir import RunDir
 from t5x_like.types import PathLike
 

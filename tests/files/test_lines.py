@@ -9,7 +9,8 @@ import warnings
 
 import pytest
 
-from t5x_like import inference, lines
+from t5x_like import inference
+from t5x_like.files import lines
 
 # Every character at which str.splitlines or text mode splits, besides the line feed.
 INSIDE = ["a\rb", "a\vb", "a\fb", "a\x1cb\x1db\x1eb", "a\x85b", "a\u2028b\u2029b", "", "\ufeffa", "z"]

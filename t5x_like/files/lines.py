@@ -2,8 +2,7 @@
 
 Lines are split at line feeds alone, and a byte order mark at the start of a text is removed. A file of records is repaired at its
 end, where a process that was killed left part of a line, and never rewritten.
-`str.splitlines` and text mode also split at carriage returns, form feeds, U+0085 and U+2028, which texts contain. Importing this
-module loads neither JAX nor NumPy.
+`str.splitlines` and text mode also split at carriage returns, form feeds, U+0085 and U+2028, which texts contain.
 """
 
 import codecs

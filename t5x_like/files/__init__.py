@@ -1,0 +1,1 @@
+"""Reading lines and writing files, with the standard library alone."""
