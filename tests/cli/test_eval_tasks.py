@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from t5x_like.cli import eval_tasks
+from t5x_like.cli.gin import runtime
 from tests.evaluation import tasks
 
 REPOSITORY = Path(__file__).parents[2]
@@ -90,6 +92,12 @@ def test_two_steps_are_compared_on_the_same_examples(results):
         assert one["step"] == 50 and metric["value"] == 100 and metric["against"] == 0
         assert metric["difference"] == metric["low"] == metric["high"] == 100
         assert json.loads((root / f"out/against/{task}/1.json").read_text())["count"] == 4
+
+
+def test_a_module_of_the_caller_has_no_arguments_of_the_run():
+    config = runtime.parse(["tasks/files.gin"], ["--gin.TRAIN_FILES=/data/*.txt"])
+    assert eval_tasks.cache_of(config, "files", "train", None).definition[0] == "t5x_like.tasks.custom.files"
+    assert eval_tasks.cache_of(config, "files", "train", "own.module").definition == ("own.module", {})
 
 
 def test_an_unknown_task_or_file_raises(results):

@@ -1,8 +1,10 @@
 """A build that was killed, or ran out of disk space, resumes; the result equals that of an uninterrupted build."""
 
 import errno
+import json
 import os
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -72,6 +74,28 @@ def test_an_incomplete_part_is_written_again(tmp_path):
     assert resumed.documents == 1 and (tmp_path / "targets.tokens").stat().st_size == 10
     assert len((tmp_path / "journal.jsonl").read_text().splitlines()) == 1
     assert (tmp_path / "targets.offsets").stat().st_size == 16
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda line: line["sizes"].update({"../other": 10}) or line["sizes"].pop("targets.tokens"),
+        lambda line: line["sizes"].update({"targets.tokens": "10"}),
+        lambda line: line.pop("sums"),
+        lambda line: line["sums"].clear(),
+        lambda line: line.update(place=3),
+    ],
+)
+def test_a_journal_of_another_kind_is_not_resumed(tmp_path, change):
+    first = writer(tmp_path)
+    first.append(tokens([1] * 5), b"", Place(0, 1))
+    first.end_part()
+    first.close()
+    line = json.loads((tmp_path / "journal.jsonl").read_text()[9:])
+    change(line)
+    text = json.dumps(line)
+    (tmp_path / "journal.jsonl").write_text(f"{zlib.crc32(text.encode()):08x} {text}\n")
+    assert writer(tmp_path).documents == 0
 
 
 def test_a_full_disk_error_names_folder_and_bytes(tmp_path, monkeypatch):

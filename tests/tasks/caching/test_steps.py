@@ -195,4 +195,9 @@ def test_what_cannot_run_behind_the_placeholder_is_refused_before_tokenizing(reg
     for name, (steps, options, message) in refused().items():
         with pytest.raises(ValueError, match=message):
             built(register(f"refused_{name}", *steps, **options), tmp_path)
+    import seqio
+
+    seqio.MixtureRegistry.add("refused_mixture", [(register("first_of_mixture"), 1.0), ("refused_unknown", 1.0)])
+    with pytest.raises(ValueError, match="task 'refused_unknown': step .* is behind"):
+        built("refused_mixture", tmp_path)
     assert not list(tmp_path.iterdir())
