@@ -137,7 +137,7 @@ def read_prompt(
         rendered = render_prompt(record, vocabulary)
         result["prompt"] = rendered["prompt"]
         return result, prompt_ids(rendered | {"id": result["id"]}, vocabulary, seq2seq)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # messages may be nested deeply
         return result | {"error": str(error)}, []
 
 

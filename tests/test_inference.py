@@ -168,6 +168,16 @@ def test_failed_prompts_are_tried_again_and_the_exit_code_tells(tmp_path, capsys
         command.report_failures(["id=1: e"], 1)
 
 
+def test_messages_that_are_nested_too_deeply_are_an_error_of_their_row(pretrained):
+    for depth in (900, 100_000):
+        content = []
+        for _ in range(depth):
+            content = [content]
+        record = {"id": 3, "messages": [{"role": "user", "content": content}]}
+        result, ids = inference.read_prompt(record, 0, pretrained, seq2seq=False)
+        assert result["id"] == 3 and result["error"] and not ids
+
+
 def test_nan_logits_are_an_error_of_their_row():
     log_probs = np.array([[-1.0, np.nan, 0.0], [-1.0, -2.0, 0.0]])
     generated = Generated(np.full((2, 3), 100), log_probs, np.array([2, 2]))

@@ -41,7 +41,9 @@ class LiteralTokenizer:
 def rename(content: dict, new_names: Mapping[int, str]) -> dict:
     """The content of a tokenizer.json with new names of some ids, {id: name}, and without its post-processor."""
     model = content["model"]
-    added = [token | {"content": new_names.get(token["id"], token["content"])} for token in content["added_tokens"]]
+    added = [
+        token | {"content": new_names.get(token["id"], token["content"])} for token in content.get("added_tokens") or ()
+    ]
     if isinstance(model["vocab"], list):  # Unigram: ids are places in the list
         pieces = [[new_names.get(index, piece), score] for index, (piece, score) in enumerate(model["vocab"])]
         return content | {"post_processor": None, "added_tokens": added, "model": model | {"vocab": pieces}}

@@ -11,6 +11,7 @@ import functools
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import threading
@@ -141,7 +142,9 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
     print(flush=True)
     for line in sys.stdin.buffer:
+        signal.alarm(2 * int(SECONDS))  # ends this process if nobody is left to kill it
         print(json.dumps(answer(json.loads(line))), flush=True)
+        signal.alarm(0)
 
 
 def answer(request: dict[str, Any]) -> dict[str, str]:
