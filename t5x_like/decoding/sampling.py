@@ -1,7 +1,7 @@
 """Samplers: functions `sampler(keys_B, logits_BV) -> tokens_B` that choose the next token, with one random key per row.
 
 A NaN logit counts as -inf, so that its token is never chosen; a row of NaN alone gives any id. The log-probability of a token
-chosen from such a row is NaN, and `inference.infer` reports the row as failed.
+chosen from such a row is NaN: `inference.infer` reports the row as failed, and evaluations warn.
 """
 
 import dataclasses

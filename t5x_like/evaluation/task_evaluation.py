@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -108,13 +109,21 @@ class TaskEvaluator:
         jobs = [(question, sample) for question in self.questions for sample in samples]
         length = inference.round_up(max(len(question.context) for question in self.questions), inference.BUCKET)
         ids: list[tuple[int, ...]] = []
+        damaged = 0
         for chunk in split_chunks(jobs, self.decode.size):
             batch = self.prompt_batch([question for question, _ in chunk], length)
             numbers = [question.number for question, _ in chunk], [sample for _, sample in chunk]
             generated = self.decode(params, batch | {"keys": inference.row_keys(self.evaluation.seed, *numbers)})
             rows = zip(generated.tokens_BN, generated.lengths_B, strict=True)
             ids += [tuple(tokens_N[:count].tolist()) for tokens_N, count in rows]
+            damaged += int(np.isnan(generated.log_probs_BN).any(axis=1).sum())
+        self.warn_of_nan(damaged, len(jobs), "samples")
         return [tuple(chunk) for chunk in split_chunks(ids, len(samples))]
+
+    def warn_of_nan(self, damaged: int, count: int, what: str) -> None:
+        """Warns that metrics are computed from NaN logits."""
+        if damaged:
+            warnings.warn(f"task {self.task}: the logits of {damaged} of {count} {what} are NaN", stacklevel=2)
 
     def prompt_batch(self, questions: Sequence[Question], length: int) -> dict[str, np.ndarray]:
         """The batch that generation starts from, contexts padded to `length`."""
@@ -130,11 +139,13 @@ class TaskEvaluator:
         sizes = [(len(question.context), len(continuation.ids)) for question, continuation in jobs]
         lengths = [max(side) for side in zip(*sizes, strict=True)] if self.seq2seq else [max(map(sum, sizes))]
         lengths = [inference.round_up(length, inference.BUCKET) for length in lengths]
-        values = iter(
+        scores = [
             float(value)
             for chunk in split_chunks(jobs, self.score.size)
             for value in self.score(params, self.continuation_batch(chunk, *lengths))
-        )
+        ]
+        self.warn_of_nan(int(np.isnan(scores).sum()), len(jobs), "log-likelihoods")
+        values = iter(scores)
         return [tuple(next(values) for _ in question.continuations) for question in self.questions]
 
     def continuation_batch(

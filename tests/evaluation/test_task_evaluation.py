@@ -145,6 +145,8 @@ def test_scores_equal_a_plain_forward_pass(tmp_path, kind):
             batch, first = plain(np.array([0, *tasks.ids_of("bc?"), *ids[:-1]]), "decoder"), len(question.context) - 1
         log_probs_LV = jax.nn.log_softmax(model.apply({"params": params}, batch))[0][first:]
         assert score == pytest.approx(float(log_probs_LV[np.arange(len(ids)), ids].sum()), rel=1e-5)
+    with pytest.warns(UserWarning, match="the logits of 15 of 15 log-likelihoods are NaN"):
+        evaluator.log_likelihoods(jax.tree.map(lambda x: x * np.nan, params))
     other = evaluator_of(cache, model, batch_size=7, examples=3).log_likelihoods(params)
     np.testing.assert_allclose(np.array(other), np.array(scores[:3]), rtol=1e-5)
     record = evaluator.make_record(evaluator(params), 0)
@@ -171,6 +173,8 @@ def test_samples_depend_only_on_the_example_and_their_number(tmp_path):
     assert [len(group) for group in samples] == [3] * 5 and len({x for group in samples for x in group}) > 10
     fewer = evaluator_of(cache, model, num_samples=1, batch_size=2, examples=3, **options).generate(params)
     assert [group[:1] for group in samples[:3]] == fewer
+    with pytest.warns(UserWarning, match="the logits of 15 of 15 samples are NaN"):
+        evaluator.generate(jax.tree.map(lambda x: x * np.nan, params))
 
 
 def test_bad_input_raises_before_anything_is_compiled(tmp_path):
