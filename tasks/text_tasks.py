@@ -6,15 +6,13 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import sentencepiece
 import seqio
 import tensorflow as tf
 
 from t5x_like import text_metrics
-from t5x_like.data.tokenizers import folder
+from t5x_like.data.tokenizers import named
 from t5x_like.data.tokenizers import vocabularies as plain_vocabularies
 from t5x_like.tasks import vocabularies
-from t5x_like.types import Vocabulary
 
 
 def register(
@@ -108,32 +106,7 @@ def find_vocabulary(vocabulary: str) -> vocabularies.SeqioVocabulary:
     path = Path(vocabulary).expanduser()
     if path.is_dir():
         return vocabularies.from_folder(path)
-    if path.is_file() and path.suffix == ".model":
-        return vocabularies.SeqioVocabulary(functools.partial(load_model_file, path), [str(path)])
-    raise ValueError(
-        f"vocabulary={vocabulary!r} is none of {', '.join(vocabularies.BY_NAME)}, no tokenizer folder and no SentencePiece "
-        ".model file; `t5x_like tokenizer train` makes such a folder"
-    )
-
-
-def load_model_file(path: Path) -> Vocabulary:
-    """Loads a SentencePiece model: with T5's special ids it gets 100 sentinels, otherwise it is read as LLaMA's.
-
-    Raises:
-      ValueError: the file is not a SentencePiece model.
-    """
-    settings = folder.Settings.read(path.parent)
-    model = path.read_bytes()
-    try:
-        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    except RuntimeError as error:
-        raise ValueError(
-            f"vocabulary={path} is not a SentencePiece model ({str(error)[:80]}); copy it again"
-        ) from error
-    ids = (processor.pad_id(), processor.eos_id(), processor.unk_id())
-    if settings.kind is None and ids == (plain_vocabularies.PAD, plain_vocabularies.EOS, plain_vocabularies.UNK):
-        return plain_vocabularies.SentencePieceVocabulary(model)
-    return folder.read_sentencepiece(path, settings, settings.vocab_size)
+    return vocabularies.SeqioVocabulary(functools.partial(named.load, vocabulary), [str(path)])
 
 
 def make_fields(text: str | None, inputs: str | None, targets: str | None) -> dict[str, str]:

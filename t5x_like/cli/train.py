@@ -7,12 +7,14 @@ error, 130 (Ctrl-C) or 143 (SIGTERM) interrupted and saved: the same command res
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 
 from t5x_like import interrupts, locks
 from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
+from t5x_like.cli.gin.runtime import ConfigError
 from t5x_like.run_dir import RunDir
 
 
@@ -27,9 +29,25 @@ def main(argv: Sequence[str]) -> int:
     setup.initialize(args)
     config = runtime.from_flags(args)
     run_dir = config.evaluate("trainer.train.run_dir")
+    check_moved(config, run_dir)
     with interrupts.explain(f"stopped before the first step; the same command starts or resumes {run_dir}"):
         if jax.process_count() == 1:  # several take the lock together, in trainer.train
             locks.check_free(RunDir(run_dir).lock, f"run_dir={run_dir}")
         config.bind("trainer.train")(config=config.resolved_config())
     print(f"done: {run_dir}")
     return 0
+
+
+def check_moved(config: runtime.Config, run_dir: str) -> None:
+    """Checks that a run which was moved is not started anew in its old place.
+
+    Raises:
+      ConfigError: RUN_DIR is that of a run's config.gin, and no longer exists.
+    """
+    place = next((binding.place for binding in config.bindings if binding.macro == "RUN_DIR"), None)
+    folder = Path(place.file).absolute().parent if place and place.line else Path(run_dir)
+    if RunDir(folder).checkpoints.is_dir() and not Path(run_dir).exists():
+        raise ConfigError(
+            f"RUN_DIR={run_dir} of {RunDir(folder).config} does not exist, the run is in {folder}; give "
+            f"--gin.RUN_DIR={folder} to resume it, or --gin.RUN_DIR=FOLDER for a new run"
+        )

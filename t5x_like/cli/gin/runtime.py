@@ -15,13 +15,14 @@ import functools
 import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gin
 
 from t5x_like import __version__
+from t5x_like.cli.gin import settled, trust
 from t5x_like.cli.gin import source as gin_source
-from t5x_like.cli.gin import trust
 from t5x_like.cli.gin.checks import check_macros, check_required, check_types, without_unused
 from t5x_like.cli.gin.names import Names, merge_imports, parameters
 from t5x_like.cli.gin.source import Binding, ConfigError, Macro, Place, Reader, Reference, join_scope, suggest
@@ -69,9 +70,12 @@ def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse
 def from_flags(
     args: argparse.Namespace, read: Collection[str] = (), first: Sequence[str] = (), last: Sequence[str] = ()
 ) -> "Config":
-    """The configuration of the flags of `add_flags`, with the files `first` and `last` around theirs; see `parse`."""
+    """The configuration of the flags of `add_flags`, with the files `first` and `last` around theirs; see `parse`.
+
+    Relative paths are paths in the working directory.
+    """
     search_paths = [path for path in args.gin_search_paths.split(",") if path]
-    return parse([*first, *args.gin_file, *last], args.gin_overrides, search_paths, read)
+    return parse([*first, *args.gin_file, *last], args.gin_overrides, search_paths, read, folder=Path.cwd())
 
 
 def parse(
@@ -81,11 +85,13 @@ def parse(
     read: Collection[str] = (),
     run: str | None = None,
     allowed: Sequence[str] = (),
+    folder: Path | None = None,
 ) -> "Config":
     """Reads and checks gin files, then overrides (`--gin.NAME=value`), and configures gin with them.
 
     `read` are the macros that the command evaluates, besides those that the files use. `run` is the configuration of a run
     that is read before the files; it may name only what builds models, rows and settings, and the modules `allowed`.
+    Relative paths become paths in `folder`.
 
     Raises:
       ConfigError: a file, module, function, parameter or macro that does not exist, a macro or override that is not used, a
@@ -110,10 +116,13 @@ def parse(
     config = Config(names, without_unused(last.values(), read))
     check_required(config.bindings)
     check_types(last.values(), names.targets)
-    gin.clear_config()
-    gin.parse_config(config.resolved_config())
-    gin.finalize()
-    return config
+    if folder is not None:
+        config = Config(names, settled.with_absolute_paths(config.bindings, folder))
+    config.configure()
+    derived = Config(names, settled.with_derived_values(config.bindings, config.evaluate))
+    if derived.bindings != config.bindings:
+        derived.configure()
+    return derived
 
 
 @dataclass(frozen=True)
@@ -122,6 +131,12 @@ class Config:
 
     names: Names
     bindings: tuple[Binding, ...]
+
+    def configure(self) -> None:
+        """Makes this the configuration that gin holds."""
+        gin.clear_config()
+        gin.parse_config(self.resolved_config())
+        gin.finalize()
 
     def resolved_config(self) -> str:
         """The configuration as one self-contained gin text, which gives the same configuration."""

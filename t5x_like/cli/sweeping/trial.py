@@ -42,7 +42,7 @@ def run_attempt(members: Sequence[Trial]) -> int:
     """Makes one attempt and records its start and end in every run directory; returns the exit code."""
     started = time.monotonic()
     try:
-        config = runtime.parse([str(members[-1].run_dir / "trial.gin")])
+        config = runtime.parse([str(members[-1].run_dir / "trial.gin")], folder=Path.cwd())
         facts = environment_facts(config, members[-1])
         for trial in members:
             trials.append_attempt(trial.run_dir, **facts)
