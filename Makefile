@@ -17,7 +17,8 @@ QUICK := tests/test_layering.py \
   tests/objectives/test_lm.py tests/optimizers tests/decoding/test_sampling.py \
   tests/data/test_stream.py tests/data/test_mixing.py tests/data/noise/test_laws.py \
   tests/data/rows/test_base.py tests/data/rows/test_packing.py \
-  tests/cli/gin tests/scaling/laws/test_checks.py tests/text_metrics/test_text_metrics.py tests/prompting/test_templates.py \
+  tests/cli/gin tests/scaling/laws/test_checks.py tests/prompting/test_templates.py \
+  tests/text_metrics/test_text_metrics.py tests/text_metrics/test_published_scripts.py \
   tests/cleaning/test_heuristics.py tests/cleaning/test_duplicates.py
 
 .PHONY: help quickstart quick test fuzz lint types format bench release install

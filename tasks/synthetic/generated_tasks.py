@@ -4,6 +4,7 @@
 """
 
 from t5x_like import text_metrics
+from t5x_like.prompting.renderings import Shots
 from t5x_like.tasks import corpora, text_tasks, vocabularies
 from t5x_like.tasks.instructions import variants
 from t5x_like.tasks.sources.files import GeneratorSource
@@ -15,7 +16,7 @@ CLUSTERS = {name: task.cluster for name, task in TASKS.items()}
 
 for name, task in TASKS.items():
     source = GeneratorSource(task.examples, corpora.SPLITS)
-    variants.add(name, source, task.templates, METRICS, steps=True)
+    variants.add(name, source, task.templates, METRICS, steps=True, stops=(Shots().separator,))
 
 articles = GeneratorSource(wiki.articles, corpora.SPLITS, {"targets": "text"})
 for suffix, vocabulary in vocabularies.BY_NAME.items():

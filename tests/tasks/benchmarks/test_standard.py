@@ -200,6 +200,15 @@ def test_calculator_annotations_and_commas_are_removed(tasks):
     assert second["answer"] == "1200"
 
 
+def test_trivia_qa_accepts_the_answers_that_its_script_accepts():
+    from t5x_like.tasks.benchmarks import answers
+
+    answer = {"value": "The Danube", "aliases": ["Donau"]}
+    assert answers.trivia_example({"question": "q", "answer": answer})["answers"] == ["The Danube", "Donau"]
+    answer |= {"normalized_aliases": ["danube", "donau"], "human_answers": ["Ister"]}
+    assert answers.trivia_example({"question": "q", "answer": answer})["answers"] == ["danube", "donau", "Ister"]
+
+
 def test_the_error_of_an_absent_benchmark_names_its_paths(tasks, tmp_path, monkeypatch):
     monkeypatch.setenv("T5X_LIKE_DATA", str(tmp_path))
     with pytest.raises(ValueError, match=r"glue_rte.*glue/RTE/dev.tsv.*T5X_LIKE_DATA.*glue/rte.*not prepared"):
