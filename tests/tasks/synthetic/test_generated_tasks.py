@@ -144,9 +144,20 @@ def test_wordings_are_different_and_the_rationale_ends_with_the_answer(name):
     assert len(templates) >= 5
     for example in sample(name, "validation"):
         assert example["rationale"].endswith(example["answer"])
+        assert "\n" not in example["answer"]
         rendered = [render(template, example) for template in templates]
         assert len({one["inputs"] for one in rendered}) == len(rendered)
         assert {one["targets"] for one in rendered} == {example["answer"]}
+
+
+def test_an_answer_ends_at_a_blank_line():
+    import seqio
+
+    from t5x_like.tasks.synthetic import generated_tasks
+
+    for name in generated_tasks.TASKS:
+        for variant, answer in (("", "yes"), ("_few_shot", "yes"), ("_chat", "yes\n\nThe next?")):
+            assert seqio.TaskRegistry.get(f"{name}{variant}_bytes").postprocess_fn("yes\n\nThe next?") == answer
 
 
 def test_another_seed_draws_other_examples():
