@@ -113,7 +113,8 @@ def from_folder(source: Path, options: dict[str, Any]) -> tuple[Any, Params, dic
 
     config, vocabulary = fields.read_config(source), None
     if tokenizer_folder.has_tokenizer(source):
-        vocabulary = tokenizer_folder.read_folder(source, config.get("vocab_size"))
+        vocab_size = fields.Fields(config, str(source / "config.json")).optional("vocab_size", 1)
+        vocabulary = tokenizer_folder.read_folder(source, vocab_size)
     else:
         print(f"{source} has no tokenizer: the run can be fine-tuned and exported, but not decoded", file=sys.stderr)
     return *hf.load(source, **options), config, vocabulary

@@ -191,8 +191,8 @@ def check_value(what: str, value: Any, like: Any, low: float | None = None, high
     least, most = (1, MAX_SIZE) if whole else (MIN_FRACTION, MAX_FRACTION)
     low, high = least if low is None else low, most if high is None else high
     if type(value) not in (int, float) or not low <= value <= high or (whole and value != int(value)):
-        kind = "whole number" if whole else "number"
-        raise ValueError(f"{what}={format_json(value)} is not a {kind} from {low:g} to {high:g}")
+        span = f"whole number from {low} to {high}" if whole else f"number from {low:g} to {high:g}"
+        raise ValueError(f"{what}={format_json(value)} is not a {span}")
     return int(value) if whole else value
 
 

@@ -19,6 +19,8 @@ from t5x_like.models.stack import Stack
 from t5x_like.precision import Precision
 from t5x_like.types import Params
 
+MAX_LISTED = 8  # tensors in one message
+
 
 def fill_parameters(
     family: families.Family,
@@ -93,8 +95,9 @@ def match_tensors(
         elif name in stored and not jnp.issubdtype(stored[name].dtype, jnp.floating):
             problems.append(f"{name}: stored as {stored[name].dtype}; quantized tensors are not supported")
     if problems:
-        summary = "\n  ".join(problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
-        raise ValueError(f"{where}: the tensors do not fit the configuration:\n  {summary}")
+        more = [f"and {len(problems) - MAX_LISTED} more"] if len(problems) > MAX_LISTED else []
+        summary = "; ".join(problems[:MAX_LISTED] + more)
+        raise ValueError(f"{where}: the tensors do not fit the configuration: {summary}")
     return entries, copies, stored
 
 

@@ -11,17 +11,18 @@ from t5x_like import hf
 from t5x_like.cli import main
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin import text as gin_text
-from t5x_like.hf import modules, tensors
+from t5x_like.hf import dropout, modules, tensors
 from tests.hf import folders
 from tests.hf.folders import FIXTURES, NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gin_text_gives_the_same_model(name, tmp_path):
-    _, model = hf.build_model(folders.config(name), names=list(tensors.list_tensors(FIXTURES / name)))
+    family, model = hf.build_model(folders.config(name), names=folders.tensor_names(name))
     (tmp_path / "model.gin").write_text(gin_text.format_model(model))
     again = runtime.parse([str(tmp_path / "model.gin")]).evaluate("trainer.train.model")
     assert list(modules.find_differences(model, again)) == []
+    assert dropout.describe_rates(family.rates, again) == dropout.describe_rates(family.rates, model)
 
 
 @pytest.fixture(scope="module")

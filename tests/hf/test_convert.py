@@ -129,6 +129,7 @@ def test_missing_unexpected_and_misshapen_tensors_are_named(tmp_path):
     with pytest.raises(ValueError) as error:
         hf.load(folder)
     message = str(error.value)
+    assert "\n" not in message
     assert "model.norm.weight: missing" in message and "model.extra: (24,), not a tensor of this model" in message
     assert "lm_head.weight: shape (60, 24) in the file, (61, 24) by the configuration" in message
 

@@ -66,6 +66,7 @@ def test_a_number_of_layers_is_compared_with_the_tensors():
 
 def test_a_refusal_has_the_value_and_the_range():
     assert refusal("llama", "rms_norm_eps", -1) == "x/config.json: rms_norm_eps=-1 is not a number from 0 to 1"
+    assert refusal("llama", "head_dim", 0) == "x/config.json: head_dim=0 is not a whole number from 1 to 2147483647"
     long = fields.format_json(list(range(1000)))
     assert len(long) == 80 and long.endswith("...")
 
