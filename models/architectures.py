@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from t5x_like.models import heads
 from t5x_like.models.context import Context, TokenInfo, append_to_cache, token_info
 from t5x_like.models.linear import Initializer, with_axes
 
@@ -33,6 +34,9 @@ class DecoderOnly(nn.Module):
     decoder: nn.Module
     head: nn.Module
     encoder_decoder = False
+    sides = ("decoder",)
+    outputs = ("tokens",)
+    extra_features = ("decoder_prefix",)
 
     @property
     def vocab_size(self) -> int:
@@ -66,11 +70,25 @@ class EncoderOnly(nn.Module):
     pooler: nn.Module | None = None
     classifier: nn.Module | None = None
     encoder_decoder = False
+    sides = ("encoder",)
 
     @property
     def vocab_size(self) -> int:
         """The number of rows of the embedding table."""
         return self.embed.vocab_size
+
+    @property
+    def extra_features(self) -> tuple[str, ...]:
+        """The token types, if there are several."""
+        several = self.token_types is not None and self.token_types.vocab_size > 1
+        return ("encoder_token_types",) * several
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What the head, and the pooler with the classifier, compute."""
+        over_vocabulary = not isinstance(self.head, heads.Detector) and self.head is not heads.states
+        classifies = self.pooler is not None and self.classifier is not None
+        return ("tokens",) * over_vocabulary + ("classes",) * classifies
 
     def __call__(self, batch: Batch, train: bool = False) -> jax.Array:
         if self.is_initializing() and (self.pooler or self.classifier) is not None:
@@ -124,6 +142,9 @@ class TwoStream(nn.Module):
     head: nn.Module
     mask_init: Initializer = nn.initializers.normal(0.02)
     encoder_decoder = False
+    sides = ("encoder",)
+    outputs = ("tokens",)
+    extra_features = ("encoder_token_types", "encoder_order")
 
     @property
     def vocab_size(self) -> int:
@@ -163,6 +184,9 @@ class EncoderDecoder(nn.Module):
     decoder: nn.Module
     head: nn.Module
     encoder_decoder = True
+    sides = ("encoder", "decoder")
+    outputs = ("tokens",)
+    extra_features = ()
 
     @property
     def vocab_size(self) -> int:

@@ -6,6 +6,7 @@ import jax
 from flax import linen as nn
 
 from t5x_like.models.architectures import EncoderOnly
+from t5x_like.models.heads import Detector
 
 
 class Electra(nn.Module):
@@ -19,11 +20,23 @@ class Electra(nn.Module):
     generator: EncoderOnly
     discriminator: EncoderOnly
     encoder_decoder = False
+    sides = ("encoder",)
 
     @property
     def vocab_size(self) -> int:
         """The number of rows of the embedding table."""
         return self.embed.vocab_size
+
+    @property
+    def extra_features(self) -> tuple[str, ...]:
+        """What both encoders read."""
+        return tuple(set(self.generator.extra_features) & set(self.discriminator.extra_features))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Logits of replaced tokens, if the heads are a generator's and a discriminator's."""
+        fits = "tokens" in self.generator.outputs and isinstance(self.discriminator.head, Detector)
+        return ("replaced",) * fits
 
     def __post_init__(self) -> None:
         for name in ("generator", "discriminator"):

@@ -41,7 +41,8 @@ class Feature:
     """One array of a batch: its `shape` per row, its `dtype`, and `pad`, the value of rows and positions that hold nothing.
 
     `mask` says that rows and positions of value `pad` do not count, as segment ids and loss weights do. `axes` are the
-    logical axes of `shape`, by which the mesh splits it; () splits only the rows.
+    logical axes of `shape`, by which the mesh splits it; () splits only the rows. `needed` says that rows mean something else if
+    neither the model nor the objective reads it; see `training.contract`.
     """
 
     shape: tuple[int, ...]
@@ -49,6 +50,7 @@ class Feature:
     pad: float = 0
     mask: bool = False
     axes: tuple[str | None, ...] = ()
+    needed: bool = dataclasses.field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.axes and len(self.axes) != len(self.shape):

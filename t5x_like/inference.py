@@ -69,8 +69,10 @@ def infer(
     template rejects, one whose logits are NaN.
 
     Raises:
-      ValueError: a chat if the vocabulary has no template, or a sampler or model that cannot continue any prompt.
+      ValueError: a model without a decoder, a chat if the vocabulary has no template, or a sampler or model that cannot
+        continue any prompt.
     """
+    check_generates(model)
     mesh = partitioning.make_mesh() if mesh is None else mesh
     decode_fn = make_decode_fn(model, vocabulary, options.sampler, options.max_new_tokens)
     decode = ShardedFunction(decode_fn, options.batch_size, mesh, rules)
@@ -139,6 +141,19 @@ def read_prompt(
         return result, prompt_ids(rendered | {"id": result["id"]}, vocabulary, seq2seq)
     except (ValueError, RecursionError) as error:  # messages may be nested deeply
         return result | {"error": str(error)}, []
+
+
+def check_generates(model: Model) -> None:
+    """Checks that a model generates text.
+
+    Raises:
+      ValueError: it has no decoder.
+    """
+    if "decoder" not in model.sides:
+        raise ValueError(
+            f"the model ({type(model).__name__}) has no decoder, so it neither generates text nor scores continuations; use a "
+            "decoder-only or encoder-decoder model (`t5x_like eval` without --tasks gives the loss of an encoder)"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,9 @@ class Model(Protocol):
     Attributes:
       encoder_decoder: whether an encoder reads `encoder_*` features and a decoder generates `decoder_*`.
       vocab_size: the number of rows of the embedding table; token ids are smaller.
+      sides: the sides whose common features it reads, "encoder" or "decoder" or both; the last one is predicted.
+      extra_features: the other features of a batch that it reads if they are there.
+      outputs: what objectives may ask for: "tokens" (logits over the vocabulary), "classes" (of rows), "replaced" (tokens).
     """
 
     @property
@@ -32,6 +35,15 @@ class Model(Protocol):
 
     @property
     def vocab_size(self) -> int: ...
+
+    @property
+    def sides(self) -> tuple[str, ...]: ...
+
+    @property
+    def extra_features(self) -> tuple[str, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[str, ...]: ...
 
     def init(self, rngs: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
         """Returns variables; `["params"]` holds the parameters, boxed with logical axis names."""
@@ -61,6 +73,9 @@ class Objective(Protocol):
     An objective that needs parameter trees besides the model's (a reference model, a teacher) has a field `references`,
     {name: tree}, and takes them as the keyword argument `references`: the train step passes them as arguments of the
     compiled program, so none of them becomes a constant in it.
+
+    An objective may declare what it reads, to be checked before anything is compiled (`training.contract`): `side`, the side
+    of its targets; `needs`, the outputs of the model; and `labels`, its features of a batch besides the common ones.
     """
 
     def __call__(

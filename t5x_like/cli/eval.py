@@ -47,7 +47,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, int | float | str]:
     from t5x_like.data import mixing
     from t5x_like.evaluation.evaluator import Evaluator
     from t5x_like.progress import track
-    from t5x_like.training import references
+    from t5x_like.training import contract, references
 
     split = [f"--gin.validation/token_cache.TokenCache.split='{args.split}'"]
     run = setup.open_from_flags(args, args.run_dir, args.step, split)
@@ -56,6 +56,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, int | float | str]:
         raise ConfigError("trainer.Evaluation.rows is None in this run; set it with a gin override")
     size = args.batch_size or run.config.evaluate("trainer.train.batch_size")
     objective = run.config.evaluate("trainer.train.objective")
+    contract.check(run.model, objective, rows)
     example = batches.abstract(rows, size)
     trees = references.load(objective, run.model, example, run.mesh, run.rules, run.precision)
     evaluator = Evaluator(run.model.apply, objective, rows, size, run.mesh, run.rules, args.batches, trees)

@@ -10,7 +10,7 @@ from typing import Any, cast
 from rich.console import Console
 from rich.table import Column, Table
 
-from t5x_like import batches, checkpoints
+from t5x_like import batches, checkpoints, inference
 from t5x_like.cli import flags, setup
 from t5x_like.cli.gin.runtime import Config, ConfigError
 from t5x_like.data.cache.token_cache import TokenCache
@@ -70,6 +70,7 @@ def evaluate(
 ) -> Iterator[tuple[Record, str]]:
     """Yields (record, defining module) of each task: an existing record with the same settings, or a new one."""
     run = setup.open_from_flags(args, run_dir, step)
+    inference.check_generates(run.model)
     step = checkpoints.latest_step(RunDir(run_dir).checkpoints) if step is None else step
     if step is None:
         raise FileNotFoundError(f"no checkpoint in {RunDir(run_dir).checkpoints}; train first")

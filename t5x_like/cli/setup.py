@@ -118,7 +118,12 @@ class TrainedRun:
         return self.vocabulary
 
     def example_batch(self) -> dict[str, np.ndarray]:
-        """A batch of one token with the inputs that the model has."""
+        """A batch of one token with the inputs that the model has.
+
+        Raises:
+          ValueError: the model has no decoder.
+        """
+        inference.check_generates(self.model)
         if self.model.encoder_decoder:
             return inference.encoder_batch([[0]], self.require_vocabulary())
         return inference.decoder_batch([[0]])

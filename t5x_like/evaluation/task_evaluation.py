@@ -85,6 +85,7 @@ class TaskEvaluator:
         rules: partitioning.Rules = partitioning.RULES,
         prefix: bool = False,
     ) -> None:
+        inference.check_generates(model)
         self.evaluation, self.seq2seq, self.prefix = evaluation, model.encoder_decoder, prefix
         self.task, self.metrics, self.vocabulary = evaluation.task, evaluation.metrics, evaluation.cache.vocabulary
         self.settings = evaluation.settings(prefix)

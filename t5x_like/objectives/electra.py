@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,9 @@ class ReplacedTokenDetection:
     weight: float = 50.0
     z_loss: float = 0.0
     label_smoothing: float = 0.0
+    side: ClassVar[str] = "encoder"
+    needs: ClassVar[tuple[str, ...]] = ("replaced",)
+    labels: ClassVar[tuple[str, ...]] = ()
 
     def __call__(
         self, apply: Apply, params: Params, batch: Mapping[str, jax.Array], rng: jax.Array | None = None

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,8 @@ class LanguageModel:
     label_smoothing: float = 0.0
     chunk: int | None = None
     side: str = "decoder"
+    needs: ClassVar[tuple[str, ...]] = ("tokens",)
+    labels: ClassVar[tuple[str, ...]] = ()
 
     def __call__(
         self, apply: Apply, params: Params, batch: Mapping[str, jax.Array], rng: jax.Array | None = None

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,9 @@ class MaskedAndPaired:
     label_smoothing: float = 0.0
     chunk: int | None = None
     pair_weight: float = 1.0
+    side: ClassVar[str] = "encoder"
+    needs: ClassVar[tuple[str, ...]] = ("tokens", "classes")
+    labels: ClassVar[tuple[str, ...]] = ("encoder_labels",)
 
     def __call__(
         self, apply: Apply, params: Params, batch: Mapping[str, jax.Array], rng: jax.Array | None = None

@@ -22,7 +22,7 @@ from t5x_like.parameters import Freeze, Transform
 from t5x_like.precision import Precision
 from t5x_like.progress import Meter, ProgressBar, format_rows_report
 from t5x_like.run_dir import RunDir
-from t5x_like.training import references, resuming
+from t5x_like.training import contract, references, resuming
 from t5x_like.training import state as train_state
 from t5x_like.training.expected_loss import Curve, Run
 from t5x_like.training.loop import Evaluations, Loop, fetcher, run_steps
@@ -97,13 +97,16 @@ def train(
       change_batch_size: a run may be resumed with another batch_size; it goes on at the first row that it has not read.
 
     Raises:
-      ValueError: sizes that do not fit, no reference run for the expected loss, or a run that was trained otherwise; before
-        anything is compiled or written. LockedError: another process trains here.
+      ValueError: parts or sizes that do not fit, no reference run for the expected loss, or a run that was trained otherwise;
+        before anything is compiled or written. LockedError: another process trains here.
       Interrupted: Ctrl-C or SIGTERM; the state is saved.
       NonFiniteLossError: the loss became NaN or infinite. RuntimeError: an evaluation failed.
     """
     mesh = partitioning.make_mesh() if mesh is None else mesh
     check_counts(steps, microbatches, log_every, evaluation, checkpointing)
+    for rows in (train_rows, evaluation.rows):
+        if rows is not None:
+            contract.check(model, objective, rows)
     check_batch(train_rows, batch_size, microbatches, mesh, rules)
     check_vocabulary(model, train_rows)
     example = batches.abstract(train_rows, batch_size)

@@ -67,6 +67,11 @@ class Rows:
         return ("targets",)
 
     @property
+    def read_features(self) -> tuple[str, ...]:
+        """All features of the task that the rows read: `task_features`, and masks."""
+        return self.task_features
+
+    @property
     def used_tokens(self) -> int:
         """Tokens of the cache in the rows of an epoch."""
         raise NotImplementedError

@@ -70,7 +70,7 @@ class PackedConversations(Rows):
         if "targets" not in names or ("inputs" in names) == (MASK in names):
             raise ValueError(
                 f"task {self.cache.task!r} has the features {names}; PackedConversations needs inputs and targets, or targets "
-                f"and {MASK}; for documents without inputs use rows.CausalLM"
+                f"and {MASK}; for documents without inputs use objectives/causal_lm.gin"
             )
         if MASK in names and not np.array_equal(self.cache.offsets("targets"), self.cache.offsets(MASK)):
             raise ValueError(
@@ -81,6 +81,10 @@ class PackedConversations(Rows):
     @property
     def task_features(self) -> tuple[str, ...]:
         return ("targets",) if self.has_mask else ("inputs", "targets")
+
+    @property
+    def read_features(self) -> tuple[str, ...]:
+        return (*self.task_features, MASK) if self.has_mask else self.task_features
 
     @functools.cached_property
     def start_tokens(self) -> int:
@@ -157,7 +161,7 @@ class PackedConversations(Rows):
 
     @property
     def extra_features(self) -> Mapping[str, Feature]:
-        return {"decoder_prefix": Feature((self.length,))} if self.prefix else {}
+        return {"decoder_prefix": Feature((self.length,), needed=True)} if self.prefix else {}
 
     def fetch(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> Batch:
         example_K, row_K, nth_K = self.packing.pieces(index_n)

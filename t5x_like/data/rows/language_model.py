@@ -38,7 +38,7 @@ class PrefixLM(CausalLM):
 
     @property
     def extra_features(self) -> Mapping[str, Feature]:
-        return {"decoder_prefix": Feature((self.length,))}
+        return {"decoder_prefix": Feature((self.length,), needed=True)}
 
     def fetch(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> Batch:
         batch = super().fetch(index_n, epoch_n, seed)

@@ -91,7 +91,10 @@ class PairRows(Rows):
 
     @property
     def extra_features(self) -> Mapping[str, Feature]:
-        return {"encoder_token_types": Feature((self.length,)), "encoder_labels": Feature((1,))}
+        return {
+            "encoder_token_types": Feature((self.length,), needed=True),
+            "encoder_labels": Feature((1,), needed=True),
+        }
 
     def choose_texts(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> tuple[Span, Span, np.ndarray]:
         """(A, B, label) of every row."""

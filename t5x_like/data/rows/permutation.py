@@ -51,7 +51,7 @@ class PermutationLM(FullTextRows):
 
     @property
     def extra_features(self) -> Mapping[str, Feature]:
-        return {"encoder_order": Feature((self.length,))}
+        return {"encoder_order": Feature((self.length,), needed=True)}
 
     def fetch(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> Batch:
         _, tokens, positions, segments = cut_documents(self.cache, self.length, index_n, start=0)

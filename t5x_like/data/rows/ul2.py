@@ -120,7 +120,7 @@ class PrefixMixtureOfDenoisers(DenoiserRows):
 
     @property
     def extra_features(self) -> Mapping[str, Feature]:
-        return {"decoder_prefix": Feature((self.length,))}
+        return {"decoder_prefix": Feature((self.length,), needed=True)}
 
     def fetch(self, index_n: np.ndarray, epoch_n: np.ndarray, seed: int) -> Batch:
         mode_n, (inputs, inputs_n), hidden = self.corrupt(index_n, epoch_n, seed, (self.length, self.length))

@@ -25,6 +25,7 @@ from t5x_like.evaluation.evaluator import Evaluator
 from t5x_like.parameters import Freeze
 from t5x_like.precision import Precision
 from t5x_like.progress import ProgressBar
+from t5x_like.training import contract
 from t5x_like.training import state as train_state
 from t5x_like.training.state import TrainState
 from t5x_like.training.step import Batch, TrainStep
@@ -89,6 +90,7 @@ def train(
     """
     if getattr(objective, "references", None):
         raise ValueError(f"{type(objective).__name__} needs reference trees; sweep without --replicas")
+    contract.check(model, objective, train_rows)
     mesh = partitioning.make_mesh(devices=jax.devices()[:1])
     layout = train_state.layout(model, optimizer, batches.abstract(train_rows, batch_size), mesh, precision=precision)
     states = jax.tree.map(lambda *x: jnp.stack(x), *(layout.create(replica.seed) for replica in replicas))
