@@ -8,13 +8,12 @@ from flax import linen as nn
 from t5x_like.hf import ops
 from t5x_like.hf.dropout import Rates
 from t5x_like.hf.family import Family
-from t5x_like.hf.fields import Fields, activation_name
+from t5x_like.hf.fields import MAX_COUNT, Fields, activation_name
 from t5x_like.hf.modules import Description, class_name, get_path, stack_layers, unstack_layers
 from t5x_like.hf.table import Rules, Table, linear_rules, norm_rules, remove_prefix
 from t5x_like.models import architectures, attention, blocks, heads, linear, masks, mlp, norms, positions, stack
 
 FIRST = "encoder.layers.0"
-MAX_SHARED = 10_000  # repetitions of a shared layer, whose tensors do not tell their number
 # Multilingual BERT's configuration describes a pooler that its code does not implement.
 BERT_POOLER = ("fc_size", "num_attention_heads", "num_fc_layers", "size_per_head")
 
@@ -42,7 +41,7 @@ def build_encoder(
         dense = mlp.Mlp(f("intermediate_size"), f.activation("hidden_act", "gelu"), use_bias=True)
         return blocks.Block(mixer=mixer, mlp=dense, norm=norms.LayerNorm(epsilon), placement=blocks.post)
 
-    count = f("num_hidden_layers", high=MAX_SHARED) if shared else f.count("num_hidden_layers")
+    count = f("num_hidden_layers", high=MAX_COUNT) if shared else f.count("num_hidden_layers")
     widened = embed_width != width or shared
     options: dict[str, Any] = {
         "position": positions.Learned(f("max_position_embeddings", low=offset + 1) - offset, offset),

@@ -21,7 +21,7 @@ ACTIVATIONS: Mapping[str, Callable] = {
     "swish": nn.silu,
 }
 
-MAX_SIZE = 2**31 - 1
+MAX_SIZE, MAX_COUNT = 2**31 - 1, 10_000  # of a dimension; of layers and experts
 MIN_FRACTION, MAX_FRACTION = 1e-30, 1e30
 TYPE_NAMES = {str: "string", bool: "boolean", list: "list", dict: "JSON object"}
 
@@ -88,6 +88,7 @@ class Fields:
 
     def check_count(self, name: str, count: int) -> int:
         """Returns a number of layers or experts; raises ValueError if the file has fewer tensors."""
+        check_value(f"{self.where}: {name}", count, 1, high=MAX_COUNT)
         if self.names and count > len(self.names):
             raise ValueError(f"{self.where}: {name}={count}, but the file has only {len(self.names)} tensors")
         return count

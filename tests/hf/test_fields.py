@@ -60,8 +60,10 @@ def test_a_value_out_of_range_is_refused_by_name(name):
 
 
 def test_a_number_of_layers_is_compared_with_the_tensors():
-    message = refusal("llama", "num_hidden_layers", 10**9)
-    assert message == f"x/config.json: num_hidden_layers=1000000000, but the file has only {3 * 9 + 3} tensors"
+    message = refusal("llama", "num_hidden_layers", 1000)
+    assert message == f"x/config.json: num_hidden_layers=1000, but the file has only {3 * 9 + 3} tensors"
+    with pytest.raises(ValueError, match="num_hidden_layers=1000000000 is not a whole number from 1 to 10000"):
+        hf.build_model(config("llama") | {"num_hidden_layers": 10**9})  # without names of tensors
 
 
 def test_a_refusal_has_the_value_and_the_range():

@@ -93,8 +93,8 @@ def test_missing_heads_are_named():
 
 
 def test_a_number_of_layers_is_compared_with_the_tensors(tmp_path):
-    write(tmp_path / "deep.gguf", changes={"num_hidden_layers": 10**9})
-    with pytest.raises(ValueError, match="num_hidden_layers=1000000000, but the file has only 30 tensors"):
+    write(tmp_path / "deep.gguf", changes={"num_hidden_layers": 9999})
+    with pytest.raises(ValueError, match="num_hidden_layers=9999, but the file has only 30 tensors"):
         gguf.load(tmp_path / "deep.gguf")
 
 
