@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import jax
@@ -164,7 +165,15 @@ def edited_manifest(step: Path):
     path.write_text(path.read_text().replace('"abc"', '"abd"'))
 
 
-HARMS = (same_size, undecodable, damaged_key, damaged_manifest, edited_manifest)
+def a_file_outside(step: Path):
+    path, other = step / folder.MANIFEST, step.parent / "1" / folder.MANIFEST
+    content = json.loads(path.read_text())
+    del content["sha256"]
+    content["checksums"]["../1/manifest.json"] = [zlib.crc32(other.read_bytes())]
+    path.write_text(json.dumps(content))
+
+
+HARMS = (same_size, undecodable, damaged_key, damaged_manifest, edited_manifest, a_file_outside)
 
 
 @pytest.mark.parametrize("harm", HARMS)

@@ -29,6 +29,10 @@ def check(folder: Path, with_checksums: bool = True) -> None:
         if actual[name] != size:
             raise DamagedCheckpointError(f"{folder / name} has {actual[name]} of {size} bytes")
     expected = content.get("checksums", {}) if with_checksums else {}  # absent in earlier versions
+    if others := [
+        name for name in expected if name not in actual
+    ]:  # a name may come from elsewhere, so it is not opened
+        raise DamagedCheckpointError(f"{folder / others[0]} is missing")
     try:
         found = checksums.compute(folder, checksums.own_files(expected))
     except OSError as error:

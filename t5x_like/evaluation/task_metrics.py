@@ -134,7 +134,8 @@ def check_entry(entry: Mapping[str, Any], kind: str, task_module: str) -> tuple[
     if not isinstance(text, str) or not isinstance(options, dict):
         raise ValueError(f"{entry!r} is not the entry of a {kind}; copy the cache again")
     module = text.partition(":")[0]
-    trusted = [*TRUSTED, *filter(None, os.environ.get(TRUST_VARIABLE, "").split(","))]
+    allowed = (name.strip() for name in os.environ.get(TRUST_VARIABLE, "").split(","))
+    trusted = [*TRUSTED, *filter(None, allowed)]
     inside = any(module == name or module.startswith(f"{name}.") for name in trusted)
     own = not task_module.startswith("t5x_like.") and sources.same_project(module, task_module)
     if not inside and not own:

@@ -23,6 +23,7 @@ from t5x_like.types import Vocabulary
 
 # Identified by version; other modules that define a task are identified by the hash of their source.
 VERSIONED_PACKAGES = {"seqio", *sys.stdlib_module_names}
+DEFINED: dict[str, tuple[str, str]] = {}  # module and arguments of the tasks that `define` registered
 
 
 def import_tasks(name: str, module: str, arguments: dict | None = None) -> None:
@@ -51,22 +52,33 @@ def find_task(name: str, module: str, arguments: dict | None = None) -> seqio.Ta
 
 
 def define(module: ModuleType, name: str, arguments: dict) -> None:
-    """Calls `module.define(name, **arguments)` unless the task is registered.
+    """Calls `module.define(name, **arguments)` unless this was the last definition of the task.
 
     Raises:
-      ValueError: the module has no `define`, or it does not take these arguments.
+      ValueError: the module has no `define`, it does not take these arguments, or the name is that of another task.
     """
     if not hasattr(module, "define"):
         raise ValueError(
             f"arguments={arguments}: module {module.__name__!r} has no `define(name, **arguments)` that takes them"
         )
+    known = inspect.signature(module.define).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+    if unknown := [key for key in arguments if key not in known and not takes_any]:
+        raise ValueError(f"{module.__name__}.define has no argument {unknown[0]!r}; it has {', '.join([*known][1:])}")
     try:
         inspect.signature(module.define).bind(name, **arguments)
     except TypeError as error:
         takes = inspect.signature(module.define)
         raise ValueError(f"arguments={arguments} do not fit {module.__name__}.define{takes}: {error}") from error
-    if name not in seqio.TaskRegistry.names():
-        module.define(name, **arguments)
+    definition = (module.__name__, json.dumps(arguments, sort_keys=True))
+    if name in seqio.TaskRegistry.names():
+        if DEFINED.get(name) == definition:
+            return
+        if name not in DEFINED:
+            raise ValueError(f"the name {name!r} is that of a registered task; give the data set another name")
+        seqio.TaskRegistry.remove(name)
+    module.define(name, **arguments)
+    DEFINED[name] = definition
 
 
 def vocabulary_of(task: seqio.Task) -> Vocabulary:

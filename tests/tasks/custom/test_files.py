@@ -198,6 +198,27 @@ def test_pairs_are_evaluated_by_metrics_that_are_named_in_gin(tmp_path, built_he
     assert 0 < len(read_questions(cache, True)) < 30
 
 
+def test_a_name_means_the_arguments_it_was_defined_with_last(tmp_path):
+    import seqio
+
+    from t5x_like.tasks.caching import task_inputs
+
+    def find(name, train, **more):
+        arguments = {"train": str(tmp_path / train), "validation_one_in": 2} | more
+        return task_inputs.find_task(name, "t5x_like.tasks.custom.files", arguments)
+
+    for name in ("one", "two"):
+        lines(tmp_path / f"{name}.jsonl", [{"text": f"{name} {i}"} for i in range(20)])
+    first = find("redefined", "one.jsonl")
+    assert find("redefined", "one.jsonl") is first
+    assert all(text.startswith("two") for text in texts(find("redefined", "two.jsonl"), "train"))
+    with pytest.raises(ValueError, match="files.define has no argument 'trian'; it has train, validation"):
+        find("redefined", "one.jsonl", trian="x")
+    seqio.TaskRegistry.add_provider("taken", first)
+    with pytest.raises(ValueError, match="the name 'taken' is that of a registered task"):
+        find("taken", "one.jsonl")
+
+
 def test_several_data_sets_with_shares_are_one_macro(tmp_path, built_here):
     from t5x_like.data import mixing, rows
 
