@@ -8,14 +8,25 @@ from t5x_like.types import PathLike
 
 @dataclasses.dataclass(frozen=True)
 class RunDir:
-    """Paths of the files and folders inside the run directory `path`. Nothing is read or created."""
+    """Paths of the files and folders inside the run directory `path`. Nothing is created."""
 
     path: PathLike
 
     @property
     def config(self) -> Path:
-        """The resolved gin configuration."""
+        """The resolved gin configuration with which the run started."""
         return Path(self.path) / "config.gin"
+
+    def later_configs(self) -> dict[int, Path]:
+        """The configurations of resumed runs that differ from the one before, by the step from which they apply."""
+        paths = Path(self.path).glob("config.step_*.gin")
+        steps = {path.name.removeprefix("config.step_").removesuffix(".gin"): path for path in paths}
+        return {int(step): steps[step] for step in sorted(filter(str.isdigit, steps), key=int)}
+
+    @property
+    def newest_config(self) -> Path:
+        """The configuration of the newest checkpoints."""
+        return [self.config, *self.later_configs().values()][-1]
 
     @property
     def lock(self) -> Path:

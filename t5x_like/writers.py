@@ -16,33 +16,26 @@ from t5x_like.types import PathLike, Vocabulary
 RESUMED = "resumed"  # marks a record: later steps before this line do not count
 
 
-def write_run_files(run_dir: PathLike, config: str, model_info: str, vocabulary: Vocabulary, is_new: bool) -> None:
+def write_run_files(run_dir: PathLike, config: str, model_info: str, vocabulary: Vocabulary, first: int | None) -> None:
     """Writes config.gin, vocabulary/ and model_info.txt on the first process, once everything has been checked.
 
-    The first two are written once per run. `is_new` tells that the run has no checkpoint: what an earlier attempt left here
-    is replaced. A run that is resumed with another configuration keeps its config.gin, and the other is config.N.gin.
+    The first two are written once per run. `first` is the step from which a run resumes; None is a new run, which replaces
+    what an earlier attempt left here. Another configuration of a resumed run is config.step_FIRST.gin.
     """
     if jax.process_index() != 0:
         return
     layout = RunDir(run_dir)
-    if is_new or not layout.vocabulary.exists():
+    if first is None or not layout.vocabulary.exists():
         replace_folder(layout.vocabulary, vocabulary.save)
-    if config:
-        path = layout.config if is_new else next_config(layout.config, config)
-        if path is not None:
-            replace_text(path, config)
+    for step, path in layout.later_configs().items():
+        if first is None or step > first:
+            path.unlink()
+    newest = layout.newest_config
+    if config and (first is None or not newest.exists()):
+        replace_text(layout.config, config)
+    elif config and newest.read_text() != config:
+        replace_text(layout.config.with_name(f"config.step_{first}.gin"), config)
     replace_text(layout.model_info, model_info)
-
-
-def next_config(path: Path, config: str) -> Path | None:
-    """Where a resumed run keeps this configuration; None if the newest one is equal."""
-    paths = [path, *(path.with_name(f"config.{i}.gin") for i in range(1, 10**6))]
-    newest = None
-    for candidate in paths:
-        if not candidate.exists():
-            return None if newest is not None and newest.read_text() == config else candidate
-        newest = candidate
-    raise AssertionError
 
 
 def replace_text(path: Path, text: str) -> None:

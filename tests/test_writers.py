@@ -3,6 +3,7 @@
 from t5x_like import writers
 from t5x_like.data.tokenizers import loading
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
+from t5x_like.run_dir import RunDir
 
 
 def losses(path):
@@ -32,18 +33,21 @@ def test_metrics_after_the_checkpoint_are_superseded_and_nothing_is_rewritten(tm
 
 def test_configuration_and_vocabulary_are_written_once(tmp_path):
     vocabularies = ByteVocabulary(), ByteVocabulary(extra_ids=7)
-    for text, is_new in (("x", True), ("a", True), ("a", False), ("b", False), ("b", False), ("a", False)):
-        writers.write_run_files(tmp_path, text, "params", vocabularies[not is_new], is_new)
+    for text, first in (("x", None), ("a", None), ("a", 3), ("lost", 9), ("b", 5), ("b", 20), ("a", 100)):
+        writers.write_run_files(tmp_path, text, "params", vocabularies[first is not None], first)
     texts = {path.name: path.read_text() for path in tmp_path.glob("*.gin")}
-    assert texts == {"config.gin": "a", "config.1.gin": "b", "config.2.gin": "a"}
+    assert texts == {"config.gin": "a", "config.step_5.gin": "b", "config.step_100.gin": "a"}
+    assert RunDir(tmp_path).newest_config.name == "config.step_100.gin"
     assert loading.load(tmp_path / "vocabulary") == vocabularies[0]
 
 
 def test_a_new_run_replaces_the_vocabulary_of_an_attempt_without_checkpoint(tmp_path):
     (tmp_path / "vocabulary").mkdir()
+    (tmp_path / "config.step_3.gin").write_text("old")
     (tmp_path / "vocabulary" / "half").write_text("")
-    writers.write_run_files(tmp_path, "a", "params", ByteVocabulary(), True)
+    writers.write_run_files(tmp_path, "a", "params", ByteVocabulary(), None)
     assert [path.name for path in (tmp_path / "vocabulary").iterdir()] == ["vocabulary.json"]
+    assert RunDir(tmp_path).newest_config.read_text() == "a"
 
 
 def test_the_plot_is_an_image(tmp_path):

@@ -91,7 +91,7 @@ class TrainedRun:
         search_paths: Sequence[str] = (),
         allowed: Sequence[str] = (),
     ) -> None:
-        config = RunDir(run_dir).config
+        config = RunDir(run_dir).newest_config
         if not config.exists():
             raise FileNotFoundError(
                 f"run_dir: {config} does not exist; give the directory of a run made by `t5x_like train`"

@@ -124,9 +124,8 @@ def train(
         )
         may_differ = [resuming.BEFORE, *(["batch_size"] if change_batch_size else [])]
         is_new, state = not checkpointer.steps(), newest_state(may_differ)
-        model_info = partitioning.describe(every_parameter(layout), mesh, rules)
-        writers.write_run_files(run_dir, config, model_info, train_rows.vocabulary, is_new)
-        first = int(state.step)
+        first, model_info = int(state.step), partitioning.describe(every_parameter(layout), mesh, rules)
+        writers.write_run_files(run_dir, config, model_info, train_rows.vocabulary, None if is_new else first)
         view = parameters.view(transform, precision)
         step = TrainStep(model.apply, objective, optimizer, view, microbatches, train_rows.group)
         step_fn = jit_step(step, layout, shardings, mesh, monitor.limits_updates)

@@ -99,7 +99,7 @@ def test_a_finished_run_is_not_run_again_and_keeps_its_configuration(tiny_root, 
     tiny.train(**arguments(tiny_root, tmp_path, config="# another\n"))
     assert (tmp_path / "metrics.jsonl").read_text() == before
     assert (tmp_path / "config.gin").read_text() == "# a test\n"
-    assert (tmp_path / "config.1.gin").read_text() == "# another\n"
+    assert (tmp_path / "config.step_6.gin").read_text() == "# another\n"
 
 
 def test_a_damaged_checkpoint_is_skipped_without_changing_the_run(tiny_root, tmp_path):

@@ -100,7 +100,7 @@ def train(
     info = partitioning.describe(layout.boxed.params, mesh, partitioning.RULES)
     for replica in replicas:
         Path(replica.run_dir).mkdir(parents=True, exist_ok=True)
-        writers.write_run_files(replica.run_dir, replica.config, info, train_rows.vocabulary, is_new=True)
+        writers.write_run_files(replica.run_dir, replica.config, info, train_rows.vocabulary, None)
     with contextlib.ExitStack() as stack, partitioning.on(mesh), ProgressBar("replicas", steps) as bar:
         logs = [stack.enter_context(writers.RunWriter(replica.run_dir)) for replica in replicas]
         for done in range(1, steps + 1):
