@@ -263,9 +263,8 @@ def check_samples(task: str, metric: Metric, num_samples: int) -> None:
 
 def prepare_execution(metric: Metric) -> None:
     """Asks for consent before answers are generated if a metric runs programs, see `execution.prepare`."""
-    bound = functools.partial(metric.function)
-    if bound.func is execution.human_eval:
-        execution.prepare(bound.keywords.get("allow_execution"))
+    if functools.partial(metric.function).func is execution.human_eval:
+        execution.prepare()
 
 
 def keep_text(text: str, example: Mapping[str, Any], is_target: bool) -> str:
