@@ -190,7 +190,13 @@ def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(tmp_path, harm):
     with pytest.warns(UserWarning, match="checkpoint 2 is damaged"):
         restored, _ = checkpointer.restore(abstract(state()))
     assert_equal(restored, state(1))
-    assert checkpointer.steps() == [1]  # a damaged one is not among the newest that are kept
+    assert checkpointer.steps() == [1, 2]  # reading changes nothing
+    checkpointer = Checkpointer(tmp_path / "checkpoints", keep_last=2)
+    with pytest.warns(UserWarning, match="checkpoint 2 is damaged"):
+        checkpointer.restore(abstract(state()))
+    checkpointer.save(3, state(3), {})
+    checkpointer.close()
+    assert checkpointer.steps() == [1, 3]  # a damaged one is not among the newest that are kept
     assert (tmp_path / "checkpoints" / "2.damaged").exists()
 
 

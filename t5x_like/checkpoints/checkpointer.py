@@ -45,6 +45,7 @@ class Checkpointer:
         self.directory = Path(directory).absolute()
         self.keep_last, self.keep_best, self.checksums = keep_last, keep_best, checksums
         self.meta: dict[str, Any] = {}
+        self._restored: int | None = None
         files.check_writable(self.directory)
         self._remove_incomplete()
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -71,6 +72,7 @@ class Checkpointer:
     def _write(self, step: int, state: Any, meta: dict, metrics: dict, prune: bool) -> None:
         folder = self.directory / str(step)
         if jax.process_index() == 0:
+            self._set_damaged_aside()
             shutil.rmtree(folder, ignore_errors=True)
         facts = {"step": step, "meta": meta, "metrics": metrics}
         files.write(folder, files.leaves_by_name(state), facts, self._orbax, self.checksums)
@@ -129,7 +131,7 @@ class Checkpointer:
     def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict]:
         """(state, meta) of a step, on the shardings and in the dtypes of `abstract`; `self.meta` becomes this meta.
 
-        By default it is the newest undamaged step. Later, damaged ones are renamed to STEP.damaged, with a warning.
+        By default it is the newest undamaged step. Later, damaged ones are renamed to STEP.damaged when a state is saved.
 
         Raises:
           FileNotFoundError: no checkpoint.
@@ -146,15 +148,18 @@ class Checkpointer:
 
         if step is None:
             (arrays, self.meta), folder = verify.read_newest(self.directory, read, self.checksums)
-            self._set_aside_after(int(folder.name))
+            self._restored = int(folder.name)
+        elif step not in self.steps():
+            raise FileNotFoundError(f"no checkpoint of step {step} in {self.directory}")
         else:
             arrays, self.meta = verify.read_checked(self.directory / str(step), read, self.checksums)
         leaves = [arrays[name] for name in wanted]
         return jax.tree.unflatten(jax.tree.structure(abstract), leaves), self.meta
 
-    def _set_aside_after(self, step: int) -> None:
-        """Renames later checkpoints, so that they do not count among the newest."""
-        for later in (later for later in self.steps() if later > step and jax.process_index() == 0):
+    def _set_damaged_aside(self) -> None:
+        """Renames the checkpoints after the restored one, so that they do not count among the newest."""
+        restored, self._restored = self._restored, None
+        for later in (step for step in self.steps() if restored is not None and step > restored):
             aside = self.directory / f"{later}.damaged"
             shutil.rmtree(aside, ignore_errors=True)
             os.replace(self.directory / str(later), aside)

@@ -79,7 +79,7 @@ def manifest(folder: Path) -> dict[str, Any]:
         # Manifests of earlier versions have no hash.
         good = "sha256" not in content or content.pop("sha256") == hash_of_content(content)
         complete = {"meta", "arrays", "files"} <= set(content)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedCheckpointError(f"{path} cannot be read ({error})") from error
     if not good or not complete:
         raise DamagedCheckpointError(f"{path} has changed since it was written")
