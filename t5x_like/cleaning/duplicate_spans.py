@@ -14,15 +14,14 @@ from t5x_like.cleaning.steps import Document, Dropped, Edited, StatefulStep
 
 def split_sentences(text: str) -> list[str]:
     """Splits a text after each sentence and line; the parts join to the text. White space belongs to the part before it."""
-    repeated: list[str] = []
+    starts, line_start = [0], 0
     for line in text.splitlines(keepends=True):
         ends = [0, *(match.end() for match in SENTENCE_END.finditer(line)), len(line)]
-        for part in (line[start:end] for start, end in pairwise(ends)):
-            if part.strip() or not repeated:
-                repeated.append(part)
-            else:
-                repeated[-1] += part
-    return repeated
+        starts += [
+            line_start + start for start, end in pairwise(ends) if line_start + start and line[start:end].strip()
+        ]
+        line_start += len(line)
+    return [text[start:end] for start, end in pairwise([*starts, len(text)]) if end > start]
 
 
 Spans = tuple[np.ndarray, list[int]]  # hash of the span that begins at each sentence, and the sentences' words

@@ -120,15 +120,28 @@ def decode(text: str | bytes) -> str:
     return text
 
 
+def longest_marks(text: str, most: int) -> int:
+    """`most` + 1 if so many combining marks follow each other, which normalisation sorts (UAX #15), else 0."""
+    for match in re.finditer(rf"[^\w\s\x00-\u02ff]{{{most + 1},}}", text):
+        run = 0
+        for character in match[0]:
+            run = run + 1 if unicodedata.combining(character) else 0
+            if run > most:
+                return run
+    return 0
+
+
 @dataclass(frozen=True)
 class ReadableFilter:
     """Drops documents that are not text: no field `text`, empty, not UTF-8, too long, or binary. Normalises to NFC.
 
-    A few control and replacement characters are removed; more than `max_control_share` means binary data.
+    A few control and replacement characters are removed; more than `max_control_share` means binary data. More combining marks in
+    a row than `max_marks` are no text either, and normalising them takes quadratic time.
     """
 
     max_characters: int = 10_000_000
     max_control_share: float = 0.01
+    max_marks: int = 64
 
     def __call__(self, document: Document) -> Document | Edited | Dropped:
         text = document.get("text") if isinstance(document, Mapping) else None
@@ -150,5 +163,9 @@ class ReadableFilter:
             return Dropped("readable.binary", f"{control} control characters among {len(text)}")
         if not clean.strip():
             return Dropped("readable.empty")
+        if marks := longest_marks(clean, self.max_marks):
+            return Dropped(
+                "readable.marks", f"{marks} combining marks in a row or more, allowed at most {self.max_marks}"
+            )
         document = {**document, "text": unicodedata.normalize("NFC", clean)}
         return Edited(document, {"readable.control_characters": control}) if control else document

@@ -19,6 +19,7 @@ from t5x_like.cleaning.repetition import (
     find_repeated_ngrams,
 )
 from t5x_like.cleaning.steps import ReadableFilter
+from tests.cleaning.growth import is_linear
 from tests.cleaning.planted import WORDS, document, prose, rule, text
 
 FIVE = "One is here. Two is here. Three is here. Four is here. Five is here."
@@ -251,3 +252,18 @@ def test_carriage_returns_and_blanks_on_empty_lines_change_no_verdict(name, line
     expected = verdicts("\n".join(lines))
     assert verdicts("\r\n".join(lines)) == expected
     assert verdicts("\n".join(line or " \t" for line in lines)) == expected
+
+
+@pytest.mark.parametrize("unit", ["\n", " \n", "1\n", ". ", '."', "! a", "[1", "\u0301\u0316"])
+@pytest.mark.parametrize("name", STEPS)
+def test_the_time_of_a_step_is_linear_in_any_text(name, unit):
+    def apply(text):
+        step = STEPS[name].start() if hasattr(STEPS[name], "start") else STEPS[name]
+        return step(document("x" + text))
+
+    assert is_linear(apply, unit * (4_000 // len(unit)))
+
+
+def test_long_runs_of_combining_marks_are_no_text():
+    assert text(ReadableFilter()(document("e" + "\u0301" * 64))) == "\xe9" + "\u0301" * 63
+    assert rule(ReadableFilter()(document("e" + "\u0301\u0316" * 33))) == "readable.marks"

@@ -2,11 +2,11 @@
 
 import random
 import string
-import time
 
 import pytest
 
 from t5x_like.cleaning.pii import RedactPII, is_luhn_valid, redact
+from tests.cleaning.growth import is_linear, seconds
 from tests.cleaning.planted import document, prose
 
 FOUND = [
@@ -104,11 +104,40 @@ def test_edits_are_counted():
     assert RedactPII()(plain) is plain
 
 
-@pytest.mark.parametrize(
-    "unit", ["1", "1 ", "a.", "a@", "a-", ":", "1:", "+1 ", "eyJa.", "-----BEGIN PRIVATE KEY-----", "DE12 ", "sk-a"]
-)
-def test_no_text_makes_it_slow(unit):
-    """100,000 equal characters take well under a second (a quadratic pattern would take minutes)."""
-    began = time.process_time()
-    redact(unit * (100_000 // len(unit)))
-    assert time.process_time() - began < 2
+UNITS = [
+    "1",
+    "1 ",
+    "4 1",
+    "a.",
+    "a@",
+    "a-",
+    ":",
+    "1:",
+    "+1 ",
+    "+1(1)",
+    "eyJa.",
+    "-eyJ",
+    "-----BEGIN PRIVATE KEY-----",
+    "DE12 ",
+    "sk-a",
+]
+
+
+@pytest.mark.parametrize("unit", [*UNITS, f"+{'1' * 29} ", "+12345678901234567890a "])
+def test_the_time_is_linear_in_any_text(unit):
+    """No unit of text takes quadratic time, or hundreds of times as long as prose."""
+    text = unit * (8_000 // len(unit))
+    assert is_linear(redact, text)
+    plain = prose(0, 90)[: len(text)]
+    assert any(seconds(redact, text) < 100 * seconds(redact, plain) for _ in range(3))
+
+
+def test_a_number_of_too_many_digits_is_cut_at_a_separator():
+    assert redact("call +44 20 7946 0958 4567 8901 2345 now")[0] == "call <PHONE> 4567 8901 2345 now"
+    assert redact("+12345678901234567890")[0] == "+12345678901234567890"
+
+
+def test_a_private_key_ends_at_its_own_end():
+    begin, end = "-----BEGIN RSA PRIVATE KEY-----", "-----END RSA PRIVATE KEY-----"
+    key = f"{begin}\n{'Ab+/9=' * 4000}\n{end}"
+    assert redact(f"a {begin} b\n{key} c")[0] == f"a {begin} b\n<KEY> c"
