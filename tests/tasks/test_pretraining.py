@@ -48,8 +48,8 @@ def test_importing_tasks_loads_no_tensorflow():
     subprocess.run([sys.executable, "-c", program], check=True, cwd=CONFIGS.parents[1])
 
 
-# Tasks with arguments need data, and have their own tests.
-REGISTERED = sorted(path.stem for path in CONFIGS.glob("*.gin") if "arguments = " not in path.read_text())
+# Data sets need data, and have their own tests.
+REGISTERED = sorted(path.stem for path in CONFIGS.glob("*.gin") if "DATA_SETS = " not in path.read_text())
 
 
 @pytest.mark.parametrize("name", REGISTERED)
