@@ -128,11 +128,13 @@ class Job:
             def set_aside(candidate: Candidate) -> None:
                 sketch = attempt(error_rule(step), step.sketch, candidate.document)
                 line = attempt("error.format", shards.format_json_line, vars(candidate))
-                if isinstance(sketch, Dropped) or isinstance(line, Dropped):
-                    losses.add(candidate, sketch if isinstance(sketch, Dropped) else line)
-                    return
-                aside.write(line)
-                write_sketch([work_files.encode(sketch), candidate.document["id"]])
+                if isinstance(sketch, Dropped):
+                    losses.add(candidate, sketch)
+                elif isinstance(line, Dropped):
+                    losses.add(candidate, line)
+                else:
+                    aside.write(line)
+                    write_sketch([work_files.encode(sketch), candidate.document["id"]])
 
             yield set_aside
 

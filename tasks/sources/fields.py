@@ -176,10 +176,9 @@ def infer_kinds(examples: Iterable[Mapping]) -> dict[str, Kind]:
                 failures.setdefault(name, error)
     for name, kinds in counts.items():
         if not kinds:
-            error = failures[name]
             raise ValueError(
-                f"field {name!r} is a {error}; select the other fields with fields=..., without it"
-            ) from error
+                f"field {name!r} is a {failures[name]}; select the other fields with fields=..., without it"
+            ) from failures[name]
     return {name: common_kind(kinds) for name, kinds in counts.items()}
 
 

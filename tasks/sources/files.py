@@ -96,7 +96,7 @@ class RecordSource(seqio.DataSource):
         number = 0
         with self.open_rejects(split, shard) as reject:
             for number, record in enumerate(self.records(split, shard), 1):
-                example = self.make_example(record, names, kinds)
+                example: dict | Dropped | None = self.make_example(record, names, kinds)
                 if self.split_filter is not None and not isinstance(example, Dropped):
                     selected = attempt("error.split_filter", self.split_filter, split, example)
                     example = selected if isinstance(selected, Dropped) else example if selected else None

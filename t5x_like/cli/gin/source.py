@@ -267,7 +267,7 @@ def parse_statements(text: str, file: str) -> list[Any]:
     except SyntaxError as error:
         message, location = (*error.args, None)[:2]
         line = location[1] if location else 0
-        error_line = text.splitlines()[line - 1].strip() if 0 < line <= len(text.splitlines()) else ""
+        error_line = text.split("\n")[line - 1].strip() if 0 < line <= text.count("\n") + 1 else ""
         raise Place(file, line, error_line).error(f"not gin: {message}") from None
     except Exception as error:  # an unclosed bracket is a tokenize.TokenError, a wrong selector a ValueError
         raise ConfigError(f"{file}: not gin: {error}") from None
