@@ -126,4 +126,6 @@ def watch(reader: int) -> None:
             return
         for number in numbers:
             if number in SIGNALS and request.is_repeat(number):
+                if sys.stderr.isatty():
+                    os.write(2, b"\x1b[?25h\n")  # the cursor, which a progress bar hides
                 os._exit(128 + number)
