@@ -14,14 +14,14 @@ BEFORE = "earlier batches"
 
 def describe(stream: Stream) -> dict[str, Any]:
     """The metadata of a checkpoint about its data: the stream's fingerprint, and what it is made from, by name."""
-    rows = stream.rows
+    rows, caches = stream.rows, getattr(stream.rows, "caches", ())
     parts = {
-        "task": ", ".join(dict.fromkeys(f"{cache.task}/{cache.split}" for cache in rows.caches)),
+        "task": ", ".join(dict.fromkeys(f"{cache.task}/{cache.split}" for cache in caches)),
         "tokenizer": rows.vocabulary.fingerprint,
         "lengths": ", ".join(f"{side} {length}" for side, length in rows.lengths.items()),
         "batch_size": stream.batch_size,
         "seed": stream.seed,
-        "token caches": ", ".join(cache.manifest["fingerprint"] for cache in rows.caches),
+        "token caches": ", ".join(cache.manifest["fingerprint"] for cache in caches),
         "rows": rows.fingerprint,
         "order": ORDER,
         BEFORE: [stream.batches_before, stream.rows_before],
