@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 def read_step(
-    run_dir: PathLike, step: int | None, read: Callable[[Path], Result], argument: str = ""
+    run_dir: PathLike, step: int | None, read: Callable[[Path], Result], argument: str = "", with_checksums: bool = True
 ) -> tuple[Result, Path]:
     """(what `read` returns, folder) of the checkpoint of a step, by default the newest undamaged one.
 
@@ -31,8 +31,8 @@ def read_step(
         which = "" if step is None else f" of step {step}"
         raise FileNotFoundError(f"{argument}no checkpoint{which} in {directory}; train first")
     if step is None:
-        return verify.read_newest(directory, read)
-    return verify.read_checked(directory / str(step), read), directory / str(step)
+        return verify.read_newest(directory, read, with_checksums)
+    return verify.read_checked(directory / str(step), read, with_checksums), directory / str(step)
 
 
 def restore_params(
@@ -84,12 +84,7 @@ class InitializeFrom:
           ValueError: an expression that matches nothing, or parameters that are missing or of another shape.
         """
         current = {f"params.{name}": x for name, x in files.leaves_by_name(params).items()}
-        for pattern in (*self.include, *self.exclude):
-            if not any(re.search(pattern, name) for name in current):
-                raise ValueError(
-                    f"initialize_from: {pattern!r} is found in no parameter's path, such as {next(iter(current))}"
-                )
-        selected = {name: x for name, x in current.items() if self._selects(name)}
+        selected = self._choose(current)
         abstract: dict[str, Any] = {
             n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for n, x in selected.items()
         }
@@ -101,6 +96,29 @@ class InitializeFrom:
         leaves = [arrays.get(name, x) for name, x in current.items()]
         fresh = [name for name in current if name not in selected]
         return jax.tree.unflatten(jax.tree.structure(params), leaves), sorted(selected), fresh, folder
+
+    def check(self, params: Params) -> None:
+        """Checks that the checkpoint has the chosen ones of `params`, whose shapes are enough. No array is read.
+
+        Raises:
+          FileNotFoundError, DamagedCheckpointError, ValueError: as `restore`.
+        """
+        selected = self._choose({f"params.{name}": x for name, x in files.leaves_by_name(params).items()})
+
+        def compare(folder: Path) -> None:
+            stored = {name: stored for name, (_, stored) in frozen.locate(folder).items() if name in selected}
+            files.check_same(selected, stored, f"initialize_from: {folder}")
+
+        read_step(self.run_dir, self.step, compare, "initialize_from: ", with_checksums=False)
+
+    def _choose(self, current: dict[str, Any]) -> dict[str, Any]:
+        """The parameters, by path, that are restored. Raises ValueError for an expression that matches nothing."""
+        for pattern in (*self.include, *self.exclude):
+            if not any(re.search(pattern, name) for name in current):
+                raise ValueError(
+                    f"initialize_from: {pattern!r} is found in no parameter's path, such as {next(iter(current))}"
+                )
+        return {name: x for name, x in current.items() if self._selects(name)}
 
     def _selects(self, name: str) -> bool:
         return any(re.search(p, name) for p in self.include) and not any(re.search(p, name) for p in self.exclude)

@@ -33,6 +33,7 @@ def main(argv: Sequence[str]) -> int:
     with interrupts.explain(f"stopped before the first step; the same command starts or resumes {run_dir}"):
         if jax.process_count() == 1:  # several take the lock together, in trainer.train
             locks.check_free(RunDir(run_dir).lock, f"run_dir={run_dir}")
+        check_initial(config, run_dir)
         config.bind("trainer.train")(config=config.resolved_config())
     print(f"done: {run_dir}")
     return 0
@@ -51,3 +52,21 @@ def check_moved(config: runtime.Config, run_dir: str) -> None:
             f"RUN_DIR={run_dir} of {RunDir(folder).config} does not exist, the run is in {folder}; give "
             f"--gin.RUN_DIR={folder} to resume it, or --gin.RUN_DIR=FOLDER for a new run"
         )
+
+
+def check_initial(config: runtime.Config, run_dir: str) -> None:
+    """Checks the parameters that a new run starts from, before any data is tokenized.
+
+    Raises:
+      FileNotFoundError, ValueError: there is no checkpoint, or it does not fit the model.
+    """
+    from flax.core import meta
+
+    from t5x_like import checkpoints
+    from t5x_like.cli import info
+
+    initial = config.evaluate("trainer.train.initialize_from")
+    if initial is None or checkpoints.complete_steps(RunDir(run_dir).checkpoints):
+        return
+    model = config.evaluate("trainer.train.model")
+    initial.check(meta.unbox(info.abstract_params(model, info.row_lengths(model, 8, None))))

@@ -18,7 +18,8 @@ def check_span(steps: int, warmup_steps: int) -> None:
     """
     if steps < 1 or warmup_steps < 0 or warmup_steps > steps:
         raise ValueError(
-            f"warmup_steps={warmup_steps} and steps={steps}: need 0 <= warmup_steps <= steps and steps >= 1"
+            f"warmup_steps={warmup_steps} and steps={steps}: need 0 <= warmup_steps <= steps and steps >= 1; shorten the "
+            "warm-up (WARMUP_STEPS) or train longer (STEPS)"
         )
 
 
