@@ -94,6 +94,8 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     args.options = argv[end + 1 :]
     if bool(args.task) == bool(args.gin_file):
         parser.error("give either --gin_file=... or --task=...")
+    parser.check_needless(args, ["split", "module", "arguments", "root"], "task")
+    parser.check_needless(args, ["inspect"], "gin_file")
     if args.options and not args.runner:
         parser.error(f"{args.options} are for a Beam pipeline, but there is no --runner")
     return args

@@ -28,8 +28,12 @@ def main(argv: Sequence[str]) -> int:
     eval_tasks.add_flags(parser)
     setup.add_flags(parser)
     args = runtime.parse_args(parser, argv)
+    parser.check_needless(args, eval_tasks.OPTIONS, "tasks")
+    parser.check_needless(args, ["against_step"], "against")
+    if args.tasks and args.batches:
+        parser.error(f"--batches={args.batches} does not apply to --tasks; --examples limits those")
     setup.initialize(args)
-    if args.tasks:
+    if args.tasks is not None:
         eval_tasks.run(args)
         return 0
     print(json.dumps(evaluate(args)))

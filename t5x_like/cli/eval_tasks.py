@@ -22,6 +22,10 @@ from t5x_like.run_dir import RunDir
 Record = Mapping[str, Any]
 
 
+# Flags that only --tasks reads.
+OPTIONS = ("examples", "max_new_tokens", "num_samples", "stop", "inputs_length", "seed", "prefix", "out", "against")
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of task evaluation."""
     group = parser.add_argument_group("tasks (--gin_file=decoding/NAME.gin chooses another sampler)")

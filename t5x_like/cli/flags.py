@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from collections.abc import Sequence
 from typing import NoReturn
 
 from t5x_like.cli.gin.source import ConfigError
@@ -12,6 +13,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message.removeprefix('argument ')}; {self.prog} --help lists the flags")
+
+    def check_needless(self, args: argparse.Namespace, names: Sequence[str], needed: str) -> None:
+        """Raises ConfigError if one of the flags `names` is given although the flag `needed`, which reads it, is not."""
+        given = [name for name in names if getattr(args, name) != self.get_default(name)]
+        if given and not getattr(args, needed):
+            self.error(f"--{given[0]}={getattr(args, given[0])} applies to --{needed}, which is not given")
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:

@@ -151,8 +151,9 @@ def open_from_flags(
     Raises:
       ConfigError: config.gin is not valid, or names what is not allowed, also as the module of a task.
     """
-    search_paths = [path for path in args.gin_search_paths.split(",") if path]
     allowed = [args.module] if args.module else []
-    run = TrainedRun(run_dir, [*args.gin_overrides, *overrides], step, args.gin_file, search_paths, allowed)
+    run = TrainedRun(
+        run_dir, [*args.gin_overrides, *overrides], step, args.gin_file, runtime.search_paths(args), allowed
+    )
     trust.check_task_modules(run.config.bindings)
     return run

@@ -64,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
     setup.add_flags(parser)
     args = runtime.parse_args(parser, argv)
     check(args)
+    parser.check_needless(args, ["cost_per_hour", "flops_per_second"], "dry_run")
     if args.minutes is not None:
         args.gin_overrides.append(f"--gin.MINUTES={args.minutes!r}")
     if args.trial:
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
     jax.config.update("jax_platforms", "cpu")
     config = runtime.from_flags(args).bind("sweep.Sweep")()
-    search_paths = [path for path in args.gin_search_paths.split(",") if path]
+    search_paths = runtime.search_paths(args)
     base = BaseConfig(config.base, config.settings, Path(config.directory) / "trials", search_paths)
     if args.coordinate_check:
         from t5x_like.cli.sweeping import mup

@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     with interrupts.explain(f"stopped before the first step; the same command starts or resumes {run_dir}"):
         if jax.process_count() == 1:  # several take the lock together, in trainer.train
             locks.check_free(RunDir(run_dir).lock, f"run_dir={run_dir}")
-        check_initial(config, run_dir)
+        check_before_data(config, run_dir)
         config.bind("trainer.train")(config=config.resolved_config())
     print(f"done: {run_dir}")
     return 0
@@ -54,17 +54,20 @@ def check_moved(config: runtime.Config, run_dir: str) -> None:
         )
 
 
-def check_initial(config: runtime.Config, run_dir: str) -> None:
-    """Checks the parameters that a new run starts from, before any data is tokenized.
+def check_before_data(config: runtime.Config, run_dir: str) -> None:
+    """Checks the numbers of a run, and the parameters that a new run starts from, before any data is tokenized.
 
     Raises:
-      FileNotFoundError, ValueError: there is no checkpoint, or it does not fit the model.
+      FileNotFoundError, ValueError: a number is out of range, or there is no checkpoint that fits the model.
     """
     from flax.core import meta
 
     from t5x_like import checkpoints
     from t5x_like.cli import info
+    from t5x_like.training import trainer
 
+    numbers = ("steps", "batch_size", "microbatches", "log_every", "seed")
+    trainer.check_numbers(**{name: config.evaluate(f"trainer.train.{name}") for name in numbers})
     initial = config.evaluate("trainer.train.initialize_from")
     if initial is None or checkpoints.complete_steps(RunDir(run_dir).checkpoints):
         return

@@ -32,6 +32,13 @@ from t5x_like.training.step import TrainStep, jit_step
 from t5x_like.types import Model, Objective, Optimizer, Params, Rows
 
 
+def check_positive(**counts: int) -> None:
+    """Raises ValueError for a number that is not a positive whole number, with its name."""
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}={value!r} is not a positive whole number; set it to 1 or more")
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """What is evaluated during training, every `every` steps and at the end.
@@ -47,6 +54,11 @@ class Evaluation:
     every: int = 500
     batches: int | None = 20
 
+    def __post_init__(self) -> None:
+        check_positive(**{"Evaluation.every": self.every})
+        if self.batches is not None:
+            check_positive(**{"Evaluation.batches": self.batches})
+
 
 @dataclasses.dataclass(frozen=True)
 class Checkpointing:
@@ -59,6 +71,11 @@ class Checkpointing:
     keep_last: int = 3
     keep_best: int = 0
     checksums: bool = True
+
+    def __post_init__(self) -> None:
+        check_positive(**{"Checkpointing.every": self.every, "Checkpointing.keep_last": self.keep_last})
+        if self.keep_best < 0:
+            raise ValueError(f"Checkpointing.keep_best={self.keep_best} is negative; set it to 0 or more")
 
 
 def train(
@@ -103,7 +120,7 @@ def train(
       NonFiniteLossError: the loss became NaN or infinite. RuntimeError: an evaluation failed.
     """
     mesh = partitioning.make_mesh() if mesh is None else mesh
-    check_counts(steps, microbatches, log_every, evaluation, checkpointing)
+    check_numbers(steps, batch_size, microbatches, log_every, seed)
     for rows in (train_rows, evaluation.rows):
         if rows is not None:
             contract.check(model, objective, rows)
@@ -174,24 +191,15 @@ def hold_lock(run: RunDir) -> Iterator[None]:
         yield
 
 
-def check_counts(
-    steps: int, microbatches: int, log_every: int, evaluation: Evaluation, checkpointing: Checkpointing
-) -> None:
-    """Checks numbers that must be positive.
+def check_numbers(steps: int, batch_size: int, microbatches: int, log_every: int, seed: int) -> None:
+    """Checks the numbers of a run, before its data is opened.
 
     Raises:
-      ValueError: the one that is not.
+      ValueError: the one that is out of range.
     """
-    counts = {
-        "steps": steps,
-        "microbatches": microbatches,
-        "log_every": log_every,
-        "Evaluation.every": evaluation.every,
-        "Checkpointing.every": checkpointing.every,
-    }
-    for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r} is not a positive whole number; set it to 1 or more")
+    check_positive(steps=steps, batch_size=batch_size, microbatches=microbatches, log_every=log_every)
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ValueError(f"seed={seed!r} is not a whole number in 0 .. 2^63 - 1")
 
 
 def check_batch(rows: Rows, batch_size: int, microbatches: int, mesh: Mesh, rules: partitioning.Rules) -> None:

@@ -39,6 +39,11 @@ def train(tmp_path, monkeypatch, capsys):
         ({"STEPS": 50}, "warmup_steps=100 and steps=50: need 0 <= warmup_steps <= steps"),
         ({"TRAIN_STEPS": 50}, "T5X's TRAIN_STEPS is here: STEPS"),
         ({"WIDTH": "'64'"}, "must be int"),
+        ({"SEED": 2**63}, f"seed={2**63} is not a whole number in 0 .. 2^63 - 1"),
+        ({"SEED": -1}, "seed=-1 is not"),
+        ({"BATCH_SIZE": 0}, "batch_size=0 is not a positive whole number"),
+        ({"trainer.train.log_every": -5}, "log_every=-5 is not a positive"),
+        ({"trainer.Checkpointing.every": 0}, "Checkpointing.every=0 is not a positive"),
     ],
 )
 def test_wrong_values_are_refused_before_data_is_opened(train, macros, message):

@@ -67,6 +67,20 @@ def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse
     return args
 
 
+def search_paths(args: argparse.Namespace) -> list[str]:
+    """The folders of --gin_search_paths.
+
+    Raises:
+      ConfigError: one does not exist.
+    """
+    paths = [path for path in args.gin_search_paths.split(",") if path]
+    if missing := [path for path in paths if not Path(path).expanduser().is_dir()]:
+        raise ConfigError(
+            f"--gin_search_paths={args.gin_search_paths}: {missing[0]} is not a folder; correct or remove it"
+        )
+    return paths
+
+
 def from_flags(
     args: argparse.Namespace, read: Collection[str] = (), first: Sequence[str] = (), last: Sequence[str] = ()
 ) -> "Config":
@@ -74,8 +88,7 @@ def from_flags(
 
     Relative paths are paths in the working directory.
     """
-    search_paths = [path for path in args.gin_search_paths.split(",") if path]
-    return parse([*first, *args.gin_file, *last], args.gin_overrides, search_paths, read, folder=Path.cwd())
+    return parse([*first, *args.gin_file, *last], args.gin_overrides, search_paths(args), read, folder=Path.cwd())
 
 
 def parse(

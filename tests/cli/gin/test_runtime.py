@@ -313,7 +313,12 @@ def test_flags(config, tmp_path):
     parser = argparse.ArgumentParser()
     parser.add_argument("--split")
     runtime.add_flags(parser)
+    for name in ("a", "b"):
+        Path(tmp_path, name).mkdir()
     argv = ["--gin_file=run.gin", "--gin.STEPS=3", "--split", "x", "--gin_search_paths=a,b"]
     args = runtime.parse_args(parser, argv)
     assert args.split == "x" and runtime.from_flags(args).evaluate("throwaway.train.steps") == 3
     assert "--gin.NAME" in parser.format_help()
+    args.gin_search_paths = "a,none"
+    with pytest.raises(ConfigError, match="--gin_search_paths=a,none: none is not a folder"):
+        runtime.from_flags(args)
