@@ -64,5 +64,6 @@ def test_the_arguments_of_the_gin_file_fit_define():
     from t5x_like.tasks.synthetic import reasoning as tasks
 
     config = runtime.parse(["tasks/reasoning.gin"], ["--gin.DATASET='chain_sum'"])
-    arguments = config.bind("token_cache.TokenCache")(task="reasoning", split="train").arguments
+    module, arguments = config.bind("token_cache.TokenCache")(task="reasoning", split="train").definition
+    assert module == tasks.__name__ and config.evaluate("%TASK") == "reasoning"
     assert inspect.signature(tasks.define).bind("reasoning", **arguments).arguments["dataset"] == "chain_sum"
