@@ -151,6 +151,16 @@ def test_a_truncated_file_is_one_drop_after_its_readable_part(suffix, ending, tm
     assert 200 < len(whole) < 600 and whole[:-1] == [record["text"] for record in RECORDS[: len(whole) - 1]]
 
 
+@pytest.mark.parametrize("place", [0, 1, 40, -6])  # in the header, the content and the checksum
+def test_a_damaged_gzip_member_is_one_drop_after_its_readable_part(place, tmp_path):
+    members = [gzip.compress(f"one\n{n}\n".encode() * 2000, mtime=0) for n in range(3)]
+    damaged = bytearray(members[1])
+    damaged[place] ^= 0xFF
+    (tmp_path / "a.txt.gz").write_bytes(members[0] + damaged + members[2])
+    found = list(read(tmp_path / "a.txt.gz"))
+    assert [rule(each) for each in found[3900:]].count("reading.damaged_file") == 1 and rule(found[3900]) == "kept"
+
+
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.zst", "a.parquet"])
 def test_a_file_of_another_format_is_a_drop(name, tmp_path):
     if ".zst" in name:
