@@ -19,7 +19,7 @@ FIRST = 1000  # if all of so many records at the beginning of a file fail, the r
 
 def is_reject(rule: str) -> bool:
     """Whether a rule is of records that cannot be read or made a step fail, not of documents that a step drops."""
-    return rule.startswith(("reading.", "error."))
+    return rule.startswith(("reading.", "error.")) or rule in ("readable.no_text", "readable.invalid_utf8")
 
 
 def is_failure(rule: str) -> bool:

@@ -245,16 +245,20 @@ def test_records_that_fail_are_counted_and_listed_by_file_and_number(tmp_path):
     path = tmp_path / "a.jsonl"
     deep = "[" * 600 + "]" * 600
     records = [json.dumps({"id": str(n), "text": prose(n)}) for n in range(4)]
-    path.write_text(
-        "\n".join(
-            [records[0], f'{{"text": {deep}}}', records[1], records[2], "{", f'{{"n": 1{"0" * 5000}}}', records[3]]
-        )
-    )
+    bad = [f'{{"text": {deep}}}', "{", f'{{"n": 1{"0" * 5000}}}', '{"text": 5}', '{"text": "half \\ud800"}']
+    path.write_text("\n".join([records[0], bad[0], *records[1:3], *bad[1:], records[3]]))
     report = run.run(job([path], tmp_path / "out", Pipeline((ExactDedup(), odd, GopherQuality()))), workers=2)
-    assert report.kept == 3 and report.dropped == {"reading.invalid_json": 3, "error.GopherQuality": 1}
+    assert report.kept == 3 and report.dropped == {
+        "reading.invalid_json": 3,
+        "readable.no_text": 1,
+        "readable.invalid_utf8": 1,
+        "error.GopherQuality": 1,
+    }
     rejects = [json.loads(line) for line in (tmp_path / "out" / report.rejects_file).read_bytes().splitlines()]
-    assert [(each["file"], each["record"]) for each in rejects] == [(str(path), number) for number in (2, 5, 6, 4)]
-    assert rejects[3]["detail"] == "KeyError: 'text'" and "rejects.jsonl" in report.summary()
+    assert [(each["file"], each["record"]) for each in rejects] == [
+        (str(path), number) for number in (2, 5, 6, 7, 8, 4)
+    ]
+    assert rejects[-1]["detail"] == "KeyError: 'text'" and "rejects.jsonl" in report.summary()
     assert run.run(job([path], tmp_path / "out", Pipeline((ExactDedup(), odd, GopherQuality())))) == report
 
 
