@@ -21,7 +21,8 @@ ACTIVATIONS: Mapping[str, Callable] = {
     "swish": nn.silu,
 }
 
-MAX_SIZE, MAX_COUNT = 2**31 - 1, 10_000  # of a dimension; of layers and experts
+MAX_SIZE, MAX_COUNT = 2**30, 10_000  # of a dimension; of layers and experts
+MAX_HEAD = 2**16  # heads, and numbers of a head; position encodings make arrays of these sizes
 MIN_FRACTION, MAX_FRACTION = 1e-30, 1e30
 TYPE_NAMES = {str: "string", bool: "boolean", list: "list", dict: "JSON object"}
 
@@ -97,8 +98,9 @@ class Fields:
         """Returns the width of a head; `name` and `count` are the fields of the model's width and of the number of heads.
 
         Raises:
-          ValueError: the heads do not divide the width.
+          ValueError: the heads do not divide the width, or are too many.
         """
+        check_value(f"{self.where}: {count}", heads, 1, high=MAX_HEAD)
         if width % heads:
             raise ValueError(f"{self.where}: {name}={width} is not a multiple of {count}={heads}")
         return width // heads
@@ -219,13 +221,13 @@ def read_config(folder: PathLike) -> dict[str, Any]:
       ValueError: it is not a JSON object with a model_type.
     """
     path = Path(folder) / "config.json"
-    if not path.exists():
+    if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give the folder of a saved model")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_bytes())
         values["model_type"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} is not a model's configuration: {error!r}") from error
+        raise ValueError(f"{path} is not a model's configuration ({type(error).__name__}: {error})") from error
     return values
 
 

@@ -10,7 +10,14 @@ from t5x_like.hf.family import Family
 from t5x_like.hf.fields import Fields, activation_name
 from t5x_like.hf.llama import causal_lm_field, count_kv_heads
 from t5x_like.hf.modules import OMIT, Description, class_name, get_path, stack_layers, unstack_layers
-from t5x_like.hf.rope import build_rope, max_length_field, rope_fields, rope_from_parameters, scaling_fields
+from t5x_like.hf.rope import (
+    build_rope,
+    check_rotary,
+    max_length_field,
+    rope_fields,
+    rope_from_parameters,
+    scaling_fields,
+)
 from t5x_like.hf.table import Rules, Table, norm_rules
 from t5x_like.hf.windows import read_masks
 from t5x_like.models import architectures, attention, blocks, heads, linear, mlp, norms, positions
@@ -98,6 +105,7 @@ def build_gemma3(f: Fields) -> nn.Module:
 
 def layer_rope(f: Fields, local: bool, head_dim: int) -> positions.Rope:
     """Returns the rotary encoding of local layers, which has no scaling, or of global layers."""
+    check_rotary(f, head_dim, head_dim)
     parameters = f.optional("rope_parameters", {})
     kinds = ("full_attention", "sliding_attention")
     if parameters is not None:

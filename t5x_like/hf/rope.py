@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from t5x_like.hf.fields import Fields, check_value, format_json
+from t5x_like.hf.fields import MAX_HEAD, Fields, check_value, format_json
 from t5x_like.hf.modules import OMIT, Description, class_name, get_path
 from t5x_like.models import positions, rope_scaling
 
@@ -38,6 +38,7 @@ def rotary_width(f: Fields, head_dim: int, field: str, default: float) -> int:
 
 def check_rotary(f: Fields, width: int, head_dim: int) -> int:
     """Returns the rotated width of a head; raises ValueError unless it is even and at most `head_dim`."""
+    head_dim = min(head_dim, MAX_HEAD)
     if width < 2 or width % 2 or width > head_dim:
         raise ValueError(
             f"{f.where}: {width} numbers of each head are rotated; needed is an even number up to {head_dim}"

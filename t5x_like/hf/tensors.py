@@ -100,9 +100,9 @@ def list_tensors(folder: PathLike) -> dict[str, StoredTensor]:
       ValueError: a file is damaged, the index disagrees with its shards, or a dtype is not supported.
     """
     folder = Path(folder)
-    if (folder / SINGLE_FILE).exists():
+    if (folder / SINGLE_FILE).is_file():
         return dict(read_header(folder / SINGLE_FILE))
-    if not (folder / INDEX_FILE).exists():
+    if not (folder / INDEX_FILE).is_file():
         raise_absent(folder)
     return read_index(folder)
 
@@ -122,17 +122,17 @@ def raise_absent(folder: Path) -> NoReturn:
 def read_index(folder: Path) -> dict[str, StoredTensor]:
     """Returns the tensors of the shards in an index."""
     try:
-        weight_map = json.loads((folder / INDEX_FILE).read_text())["weight_map"]
+        weight_map = json.loads((folder / INDEX_FILE).read_bytes())["weight_map"]
         shards = sorted(set(weight_map.values()))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{folder / INDEX_FILE} is not an index: {error!r}") from error
+        raise ValueError(f"{folder / INDEX_FILE} is not an index ({type(error).__name__}: {error})") from error
     tensors: dict[str, StoredTensor] = {}
     for shard in shards:
         if not isinstance(shard, str) or not SHARD_NAME.fullmatch(shard):
             raise ValueError(
                 f"{folder / INDEX_FILE} names the file {shard!r}; supported are names of files in the same folder"
             )
-        if not (folder / shard).exists():
+        if not (folder / shard).is_file():
             raise FileNotFoundError(
                 f"{folder / INDEX_FILE} names {shard}, which does not exist; copy it or download it again"
             )

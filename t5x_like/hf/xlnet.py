@@ -10,12 +10,13 @@ from t5x_like.hf.modules import Description, class_name, get_path, stack_layers,
 from t5x_like.hf.table import Rules, Table, linear_rules, norm_rules
 from t5x_like.models import architectures, blocks, heads, linear, masks, mlp, norms, transformer_xl
 
+MAX_WIDTH = 2**20  # its relative positions make an array of the width
 FIRST = "encoder.layers.0"
 
 
 def build(f: Fields) -> nn.Module:
     """Builds XLNet."""
-    width, num_heads, epsilon = f("d_model"), f("n_head"), f.epsilon("layer_norm_eps", 1e-12)
+    width, num_heads, epsilon = f("d_model", high=MAX_WIDTH), f("n_head"), f.epsilon("layer_norm_eps", 1e-12)
     f.expect("attn_type", "bi")
     f.expect("untie_r", True)
     f.expect("clamp_len", -1, 0)

@@ -182,6 +182,30 @@ def test_a_damaged_index_is_refused(tmp_path, index):
         hf.load(folder)
 
 
+@pytest.mark.parametrize("name", ["config.json", tensors.SINGLE_FILE])
+def test_a_folder_in_place_of_a_file_is_refused(tmp_path, name):
+    folder = copy_fixture("llama", tmp_path)
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    with pytest.raises(FileNotFoundError, match=name):
+        hf.load(folder)
+
+
+@pytest.mark.parametrize("content", [b'{"model_type": "ll\xe4ma"}' + b" " * 10**5, b"[" * 10**5, b"[]", b"{}", b"nul"])
+def test_a_damaged_configuration_is_refused_in_one_short_line(tmp_path, content):
+    folder = copy_fixture("llama", tmp_path)
+    (folder / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match="config.json is not a model's configuration") as error:
+        hf.load(folder)
+    assert len(str(error.value)) < 300 + len(str(folder))
+
+
+def test_a_configuration_may_begin_with_a_byte_order_mark(tmp_path):
+    folder = copy_fixture("llama", tmp_path)
+    (folder / "config.json").write_bytes(b"\xef\xbb\xbf" + (folder / "config.json").read_bytes())
+    assert_equal(hf.load(folder)[1], hf.load(FIXTURES / "llama")[1])
+
+
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 @pytest.mark.parametrize("name", ["llama", "llama_bf16"])
 def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, name, value):

@@ -15,6 +15,7 @@ REFUSED = {
         ("rope_theta", 0), ("rope_theta", -1e4), ("rope_theta", INFINITY), ("rms_norm_eps", -1e-6), ("rms_norm_eps", NAN),
         ("rope_scaling", {"rope_type": "linear", "factor": 0}), ("rope_scaling", {"rope_type": "linear", "factor": "2"}),
         ("rope_scaling", {"rope_type": "yarn", "factor": 0.5}), ("rope_scaling", ["linear"]), ("head_dim", 0), ("head_dim", 7),
+        ("head_dim", 10**9),
         ("num_hidden_layers", 10**9), ("num_hidden_layers", True), ("hidden_size", 10**12), ("vocab_size", [61]),
         ("num_attention_heads", 0), ("num_key_value_heads", 3), ("attention_dropout", 2), ("tie_word_embeddings", "no"),
     ],
@@ -26,9 +27,9 @@ REFUSED = {
     "gpt2": [("n_embd", 25), ("n_layer", 10**9), ("layer_norm_epsilon", -1), ("n_inner", 0), ("activation_function", 3)],
     "gptj": [("rotary_dim", 7), ("rotary_dim", 10**6)],
     "gpt_neox": [("rotary_pct", 0), ("rotary_pct", 1.5), ("rotary_emb_base", 0)],
-    "bloom": [("n_layer", 10**9), ("hidden_size", 25)],
+    "bloom": [("n_layer", 10**9), ("n_head", 10**9), ("hidden_size", 25)],
     "falcon_7b": [("num_hidden_layers", 10**9), ("num_attention_heads", 5)],
-    "opt": [("num_hidden_layers", 10**9), ("word_embed_proj_dim", 0)],
+    "opt": [("max_position_embeddings", 2**31 - 1), ("num_hidden_layers", 10**9), ("word_embed_proj_dim", 0)],
     "t5": [("num_layers", 10**9), ("num_decoder_layers", 10**9), ("layer_norm_epsilon", -1e-6), ("d_kv", 0),
            ("relative_attention_num_buckets", -8), ("transformers_version", 5)],
     "switch": [("num_experts", 10**9), ("encoder_sparse_step", -1), ("expert_capacity", 0)],
@@ -39,7 +40,7 @@ REFUSED = {
     "bert": [("num_hidden_layers", 10**9), ("architectures", [1]), ("id2label", 3), ("layer_norm_eps", -1)],
     "roberta": [("max_position_embeddings", 1), ("pad_token_id", -1)],
     "albert": [("num_hidden_layers", 10**9), ("embedding_size", 0)],
-    "xlnet": [("n_layer", 10**9), ("d_model", 25)],
+    "xlnet": [("n_layer", 10**9), ("d_model", 25), ("d_model", 2**30)],
 }  # fmt: skip
 
 
@@ -68,7 +69,7 @@ def test_a_number_of_layers_is_compared_with_the_tensors():
 
 def test_a_refusal_has_the_value_and_the_range():
     assert refusal("llama", "rms_norm_eps", -1) == "x/config.json: rms_norm_eps=-1 is not a number from 0 to 1"
-    assert refusal("llama", "head_dim", 0) == "x/config.json: head_dim=0 is not a whole number from 1 to 2147483647"
+    assert refusal("llama", "head_dim", 0) == "x/config.json: head_dim=0 is not a whole number from 1 to 1073741824"
     long = fields.format_json(list(range(1000)))
     assert len(long) == 80 and long.endswith("...")
 

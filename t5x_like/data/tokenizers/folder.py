@@ -54,7 +54,7 @@ def read_folder(folder: PathLike, vocab_size: int | None = None) -> Vocabulary:
         return read_files(folder, vocab_size)
     except (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError) as error:
         raise ValueError(
-            f"{folder}: a tokenizer file has an unexpected value ({error!r}); download it again"
+            f"{folder}: a tokenizer file has an unexpected value ({type(error).__name__}: {error}); download it again"
         ) from error
 
 

@@ -32,8 +32,8 @@ def from_gguf(fields: Mapping, vocab_size: int | None = None) -> TokenizerVocabu
         return make_vocabulary(fields, vocab_size)
     except (AttributeError, IndexError, KeyError, OverflowError, TypeError, struct.error) as error:
         raise ValueError(
-            f"the tokenizer in the GGUF metadata has an unexpected value ({error!r}); use the tokenizer.json of the "
-            "model's own folder"
+            f"the tokenizer in the GGUF metadata has an unexpected value ({type(error).__name__}: {error}); use the "
+            "tokenizer.json of the model's own folder"
         ) from error
 
 
