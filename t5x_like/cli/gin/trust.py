@@ -24,6 +24,7 @@ PACKAGES = tuple(
         "data.noise",
         "data.mixing",
         "data.cache.data_sets",
+        "data.tokenizers.named",
         "partitioning",
         "precision",
         "parameters",
