@@ -43,7 +43,7 @@ def main() -> None:
             blocked.append(max(with_save - (time.perf_counter() - started), 0.0))
             saved = Path(directory) / str(number)
             started = time.perf_counter()
-            checksums.compute(saved, folder.file_sizes(saved))
+            checksums.compute(saved, folder.file_sizes(saved), checksums.map_chunk)
             summing.append(time.perf_counter() - started)
         checkpointer.close()
     rows = {"loop blocked, s": report.summarize(blocked[1:]), "written after, s": report.summarize(total[1:])}

@@ -34,7 +34,7 @@ def check(folder: Path, with_checksums: bool = True) -> None:
     ]:  # a name may come from elsewhere, so it is not opened
         raise DamagedCheckpointError(f"{folder / others[0]} is missing")
     try:
-        found = checksums.compute(folder, checksums.own_files(expected))
+        found = checksums.compute(folder, checksums.own_files(expected), checksums.read_chunk)
     except OSError as error:
         raise DamagedCheckpointError(f"{error.filename or folder} cannot be read ({error.strerror})") from error
     for name, value in found.items():
