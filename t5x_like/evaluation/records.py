@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,15 @@ def record_path(folder: PathLike, task: str, step: int) -> Path:
 
 
 def read(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Reads a record; None if it does not exist or was made with other settings."""
+    """Reads a record; None if it does not exist, was made with other settings, or with a warning if it is damaged."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        return record if record["settings"] == to_json(settings) else None
     except FileNotFoundError:
         return None
-    return record if record["settings"] == to_json(settings) else None
+    except (ValueError, KeyError, TypeError) as error:
+        warnings.warn(f"{path} is not a record ({error}); the task is evaluated again", stacklevel=2)
+        return None
 
 
 def write_temporary(path: Path, record: Mapping[str, Any]) -> Path:

@@ -44,6 +44,9 @@ def test_a_record_is_complete_and_is_read_back(tmp_path):
     records.publish(temporary)
     assert records.read(path, record["settings"]) == json.loads(json.dumps(record))
     assert records.read(path, {"split": "test"}) is None
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.warns(UserWarning, match="7.json is not a record"):
+        assert records.read(path, record["settings"]) is None
 
 
 def test_postprocessing_sees_the_example_and_texts_end_at_a_stop(tmp_path):
