@@ -187,16 +187,18 @@ class Config:
             self.check_complete(full, arguments)
             target = self.names.targets[full]
             builders = {key: build for key, build in value_builders(target, "").items() if key not in arguments}
+            bound = [b for b in self.bindings if b.selector == full and b.parameter in builders]
             # What opens token caches comes last: other mistakes are found before anything is tokenized.
-            values = {key: builders[key]() for key in sorted(builders, key=lambda key: self.opens_data(full, key))}
+            opens = {key: self.opens_data([b for b in bound if b.parameter == key]) for key in builders}
+            values = {key: builders[key]() for key in sorted(builders, key=opens.__getitem__)}
             # Without gin's wrapper, which changes the type and message of exceptions.
             return target(**values, **arguments)
 
         return call
 
-    def opens_data(self, full: str, parameter: str) -> bool:
-        """Whether a token cache is among the references that build the value of a parameter."""
-        queue, seen = [b for b in self.bindings if b.selector == full and b.parameter == parameter], set()
+    def opens_data(self, bindings: Collection[Binding]) -> bool:
+        """Whether a token cache is among the references that build the values of `bindings`."""
+        queue, seen = list(bindings), set()
         while queue:
             for item in gin_source.find_references(queue.pop().value):
                 name = item.name if isinstance(item, Macro) else item.selector
@@ -206,6 +208,11 @@ class Config:
                     seen.add(name)
                     queue += [b for b in self.bindings if name in (b.macro, b.selector)]
         return False
+
+    def check_data(self, bindings: Collection[Binding]) -> None:
+        """Raises ConfigError if building the values of `bindings` may import a task module that a run may not name."""
+        if self.opens_data(bindings):
+            trust.check_task_modules(self.bindings)
 
     def evaluate(self, reference: str) -> Any:
         """Builds the value of a parameter (`trainer.train.train_rows`) or macro (`%MODEL`).
@@ -217,8 +224,9 @@ class Config:
         """
         if reference.startswith("%"):
             name = reference[1:]
-            if not any(b.macro == name for b in self.bindings):
+            if not (bound := [b for b in self.bindings if b.macro == name]):
                 raise ConfigError(f"no gin file sets {name}; give --gin.{name}=VALUE or a file that sets it")
+            self.check_data(bound)
             return value_builders(gin.config.macro, name)["value"]()
         scope, _, path = reference.rpartition("/")
         selector, _, parameter = path.rpartition(".")
@@ -226,6 +234,7 @@ class Config:
         values = value_builders(self.names.targets[full], scope)
         if parameter in values:
             self.check_complete(full, (), only=parameter)
+            self.check_data([b for b in self.bindings if b.selector == full and b.parameter == parameter])
             return values[parameter]()
         known = parameters(self.names.targets[full])
         if parameter not in known:

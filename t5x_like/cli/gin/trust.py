@@ -85,8 +85,9 @@ def check_task_modules(bindings: Collection[Binding]) -> None:
             while isinstance(binding.value, Macro):
                 binding = macros[binding.value.name]
             allowed = binding.place.allowed
-            if allowed is not None and not is_within(binding.value, ("t5x_like.tasks", *allowed)):
-                raise refusal(binding.place, f"has tasks of the module {binding.value}", binding.value)
+            module = str(binding.value)  # a reference is none of the allowed modules
+            if allowed is not None and not is_within(module, ("t5x_like.tasks", *allowed)):
+                raise refusal(binding.place, f"has tasks of the module {module}", module)
 
 
 def refusal(place: Place, reason: str, module: str) -> Exception:

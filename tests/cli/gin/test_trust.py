@@ -64,6 +64,7 @@ ATTACKS = [
     "from t5x_like.data.cache import token_cache\ntoken_cache.TokenCache.module = %M\nM = 'own_module'\n",
     "from t5x_like.data.cache import token_cache\na/token_cache.TokenCache.module = 't5x_like.tasks_of_mine'\n",
     "from t5x_like.data.cache import data_sets\ndata_sets.DataSets.module = 'own_module'\n",
+    "from jax import numpy\nfrom t5x_like.data.cache import token_cache\ntoken_cache.TokenCache.module = @numpy.int32()\n",
     "include 'attack.gin'\n",
     "trainer.contextlib.ExitStack.x = 1\n",
 ]
@@ -76,6 +77,40 @@ def test_a_run_cannot_name_what_writes_or_starts_programs(opened, own, text, tmp
     with pytest.raises(ConfigError):
         opened(text.replace("own_module", own))
     assert not (tmp_path / "ran").exists() and own not in sys.modules
+
+
+ROWS = """
+from t5x_like.data import mixing
+from t5x_like.data.cache import token_cache
+from t5x_like.data.rows import language_model
+from t5x_like.data.tokenizers import named
+mixing.mix_tasks:
+  rows = @language_model.CausalLM
+  cache = @token_cache.TokenCache
+  tasks = 'x'
+token_cache.TokenCache:
+  module = 'own_module'
+  split = 'train'
+language_model.CausalLM.length = 8
+"""
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "trainer.train.model = @mixing.mix_tasks()\n",
+        "M = @mixing.mix_tasks()\ntrainer.train.model = [{'a': %M}]\n",
+        "V = @named.vocab_size()\nnamed.vocab_size.vocabulary = @mixing.mix_tasks()\ntrainer.train.model = %V\n",
+        "include 'runs/inspect.gin'\ntrainer.train.model = @mixing.mix_tasks()\n",
+    ],
+)
+def test_no_part_of_a_run_can_open_data_of_a_foreign_module(own, place, tmp_path, monkeypatch):
+    monkeypatch.setenv("T5X_LIKE_CACHE", str(tmp_path))
+    (tmp_path / "config.gin").write_text(HEADER + ROWS.replace("own_module", own) + place)
+    with pytest.raises(ConfigError, match=f"has tasks of the module {own}"):
+        runtime.parse([], run=str(tmp_path / "config.gin")).evaluate("trainer.train.model")
+    assert not (tmp_path / "ran").exists()
+    gin.clear_config()
 
 
 def test_the_refusal_names_the_way_to_allow_it(opened):
