@@ -1,12 +1,14 @@
 """What confines a process on Linux: namespaces, an own root folder, another user, no capabilities, and limits.
 
-Elsewhere only the limits apply. Constants are those of the kernel's headers (sched.h, mount.h, prctl.h, capability.h).
+Elsewhere only the limits apply. Constants are those of the kernel's headers (sched.h, mount.h, prctl.h, capability.h,
+seccomp.h).
 """
 
 import ctypes
 import os
 import resource
 import signal
+import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +27,14 @@ MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE = 442, -100, 0x8000
 READ_ONLY = 1 | 2 | 4  # MOUNT_ATTR_RDONLY, NOSUID, NODEV
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
 CAPABILITY_VERSION = 0x20080522
+
+PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
+# By machine: AUDIT_ARCH, and the numbers of socket, add_key, request_key, keyctl and io_uring_setup. Namespaces separate
+# neither AF_VSOCK sockets (to the host of a virtual machine) nor the user's keyring; io_uring can open sockets too.
+FORBIDDEN = {"x86_64": (0xC000003E, (41, 248, 249, 250, 425)), "aarch64": (0xC00000B7, (198, 217, 218, 219, 425))}
+X32 = 0x40000000  # numbers from here are a second set of x86-64
+LOAD, JUMP_EQUAL, JUMP_AT_LEAST, RETURN = 0x20, 0x15, 0x35, 0x06  # instructions of BPF (linux/filter.h)
+ALLOW, REFUSE = 0x7FFF0000, 0x50001  # REFUSE is EPERM
 
 
 def call(name: str, *arguments: int | bytes | str | ctypes.Array | None) -> None:
@@ -128,6 +138,33 @@ def drop_rights(namespaces: bool) -> None:
     if LINUX:
         call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         call("capset", (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)())
+    if namespaces:
+        forbid_calls()
+
+
+def forbid_calls() -> None:
+    """Forbids the system calls of FORBIDDEN, and those of other instruction sets, for good; needs PR_SET_NO_NEW_PRIVS.
+
+    Raises:
+      OSError: the system does not allow it.
+    """
+    if (machine := os.uname().machine) not in FORBIDDEN:
+        return
+    architecture, numbers = FORBIDDEN[machine]
+    count = len(numbers)
+    # (instruction, steps to skip if true, if false, operand); the last two are the results.
+    instructions = [
+        (LOAD, 0, 0, 4),
+        (JUMP_EQUAL, 0, count + 3, architecture),
+        (LOAD, 0, 0, 0),
+        (JUMP_AT_LEAST, count + 1, 0, X32),
+        *((JUMP_EQUAL, count - index, 0, number) for index, number in enumerate(numbers)),
+        (RETURN, 0, 0, ALLOW),
+        (RETURN, 0, 0, REFUSE),
+    ]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *parts) for parts in instructions))
+    program = ctypes.create_string_buffer(struct.pack("HP", len(instructions), ctypes.addressof(code)))
+    call("prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program, 0, 0)
 
 
 def limit(seconds: float, megabytes: int, file_megabytes: int, children: bool = False) -> None:

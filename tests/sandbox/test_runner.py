@@ -217,6 +217,8 @@ REACHES = {
     "other processes": "os.kill({pid}, 0)",
     "the list of processes": "os.listdir('/proc/{pid}')",
     "the network": "socket.create_connection(('127.0.0.1', {port}), 1)",
+    "the host of a virtual machine": "socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)",
+    "the keyring of the user": "1 / (ctypes.CDLL(None).syscall({keyctl}, 0, -3, 0) >= 0)",
     "a folder of Python": "open(os.path.join(os.path.dirname(os.__file__), 'new'), 'w')",
     "the root folder": "os.mkdir('/new')",
     "a new namespace": "1 / (ctypes.CDLL(None).unshare(0x20000) == 0)",
@@ -235,7 +237,13 @@ def test_a_program_in_namespaces_reaches_nothing_of_the_machine(what, tmp_path):
         pytest.skip("the system has no namespaces for this user")
     (tmp_path / "secret").write_text("text")
     with socket.create_server(("127.0.0.1", 0)) as server:
-        known = {"file": str(tmp_path / "secret"), "pid": os.getpid(), "port": server.getsockname()[1]}
+        keyctl = confinement.FORBIDDEN[os.uname().machine][1][3]
+        known = {
+            "keyctl": keyctl,
+            "file": str(tmp_path / "secret"),
+            "pid": os.getpid(),
+            "port": server.getsockname()[1],
+        }
         reach = REACHES[what].format(scratch=confinement.MEGABYTES + 2, **known)
         body = f"import ctypes, os, socket\ntry:\n    {reach}\nexcept Exception:\n    return a + b"
         assert passes(body, True)
