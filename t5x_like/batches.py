@@ -86,7 +86,11 @@ def features(rows: Rows) -> dict[str, Feature]:
     """
     kind = type(rows).__name__
     if len(rows) == 0:
-        raise ValueError(f"{rows} holds no row: its data is shorter than one row; shorten the lengths")
+        tasks = ", ".join(cache.task for cache in getattr(rows, "caches", ())) or type(rows).__name__
+        lengths = ", ".join(f"{side} {length}" for side, length in rows.lengths.items())
+        raise ValueError(
+            f"the data of {tasks} is shorter than one row (of {lengths} tokens); shorten the lengths, or add data"
+        )
     common, extra = common_features(rows.lengths), rows.extra_features
     if twice := sorted(set(common) & set(extra)):
         raise ValueError(f"{kind}.extra_features declares {twice}, which are common features; rename them")

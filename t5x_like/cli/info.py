@@ -56,10 +56,12 @@ def main(argv: Sequence[str]) -> int:
 def collect(args: argparse.Namespace) -> dict[str, Any]:
     """Everything that the command prints, as JSON types."""
     from t5x_like.accounting import flops
+    from t5x_like.models import ranges
     from t5x_like.precision import Precision
 
     config = read_config(args)
     model = config.evaluate("%MODEL")
+    ranges.check(model)
     lengths = row_lengths(model, args.length, args.encoder_length)
     boxed, precision = abstract_params(model, lengths), parameter_of(config, "precision", Precision())
     facts = {"model": type(model).__name__, "gin_files": args.gin_file, "lengths": lengths}

@@ -29,6 +29,8 @@ def main(argv: Sequence[str]) -> int:
     setup.initialize(args)
     config = runtime.from_flags(args)
     run_dir = config.evaluate("trainer.train.run_dir")
+    if not run_dir.strip():
+        raise ConfigError("RUN_DIR is empty; give --gin.RUN_DIR=FOLDER")
     check_moved(config, run_dir)
     with interrupts.explain(f"stopped before the first step; the same command starts or resumes {run_dir}"):
         if jax.process_count() == 1:  # several take the lock together, in trainer.train
@@ -55,7 +57,7 @@ def check_moved(config: runtime.Config, run_dir: str) -> None:
 
 
 def check_before_data(config: runtime.Config, run_dir: str) -> None:
-    """Checks the numbers of a run, and the parameters that a new run starts from, before any data is tokenized.
+    """Checks the numbers of a run and its model, and the parameters that a new run starts from, before any data is tokenized.
 
     Raises:
       FileNotFoundError, ValueError: a number is out of range, or there is no checkpoint that fits the model.
@@ -64,12 +66,15 @@ def check_before_data(config: runtime.Config, run_dir: str) -> None:
 
     from t5x_like import checkpoints
     from t5x_like.cli import info
+    from t5x_like.models import ranges
     from t5x_like.training import trainer
 
     numbers = ("steps", "batch_size", "microbatches", "log_every", "seed")
     trainer.check_numbers(**{name: config.evaluate(f"trainer.train.{name}") for name in numbers})
-    initial = config.evaluate("trainer.train.initialize_from")
+    parts = ("model", "objective", "initialize_from")
+    model, objective, initial = (config.evaluate(f"trainer.train.{name}") for name in parts)
+    ranges.check(model)
+    ranges.check(objective)
     if initial is None or checkpoints.complete_steps(RunDir(run_dir).checkpoints):
         return
-    model = config.evaluate("trainer.train.model")
     initial.check(meta.unbox(info.abstract_params(model, info.row_lengths(model, 8, None))))

@@ -1,5 +1,6 @@
 """Learning-rate schedules: functions of the step, counted from 0."""
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -23,8 +24,19 @@ def check_span(steps: int, warmup_steps: int) -> None:
         )
 
 
+def check_rate(learning_rate: float) -> None:
+    """Raises ValueError for a learning rate that is negative, infinite or NaN."""
+    if not 0 <= learning_rate < math.inf:
+        raise ValueError(f"learning_rate={learning_rate} is not finite, and 0 or more")
+
+
 def warm_up(after: Schedule, peak: float, warmup_steps: int) -> Schedule:
-    """A linear ramp from peak / warmup_steps to the peak, then `after(step - warmup_steps)`."""
+    """A linear ramp from peak / warmup_steps to the peak, then `after(step - warmup_steps)`.
+
+    Raises:
+      ValueError: the peak is negative, infinite or NaN.
+    """
+    check_rate(peak)
 
     def schedule(step: Any) -> jax.Array:
         ramp = peak * (step + 1) / max(warmup_steps, 1)
@@ -55,6 +67,7 @@ def linear(learning_rate: float, steps: int, warmup_steps: int = 0, final: float
 
 def rsqrt(learning_rate: float = 1.0, warmup_steps: int = 10_000) -> Schedule:
     """learning_rate / sqrt(max(step + 1, warmup_steps)): constant during the warm-up (T5, Raffel et al. 2020)."""
+    check_rate(learning_rate)
     if warmup_steps < 1:
         raise ValueError(f"warmup_steps={warmup_steps}: the inverse square root needs at least 1")
     return lambda step: learning_rate / jnp.sqrt(jnp.maximum(step + 1, warmup_steps).astype(jnp.float32))

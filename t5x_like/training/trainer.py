@@ -18,6 +18,7 @@ from t5x_like.data.stream import Stream
 from t5x_like.evaluation.background import BackgroundScorer
 from t5x_like.evaluation.evaluator import Evaluator
 from t5x_like.evaluation.task_evaluation import TaskEvaluation, TaskEvaluator
+from t5x_like.models import ranges
 from t5x_like.parameters import Freeze, Transform
 from t5x_like.precision import Precision
 from t5x_like.progress import Meter, ProgressBar, format_rows_report
@@ -121,6 +122,8 @@ def train(
     """
     mesh = partitioning.make_mesh() if mesh is None else mesh
     check_numbers(steps, batch_size, microbatches, log_every, seed)
+    for part in (model, objective):
+        ranges.check(part)
     for rows in (train_rows, evaluation.rows):
         if rows is not None:
             contract.check(model, objective, rows)
@@ -142,6 +145,11 @@ def train(
         may_differ = [resuming.BEFORE, *(["batch_size"] if change_batch_size else [])]
         is_new, state = not checkpointer.steps(), newest_state(may_differ)
         first, model_info = int(state.step), partitioning.describe(every_parameter(layout), mesh, rules)
+        if first > steps:
+            raise ValueError(
+                f"steps={steps}, but {run_dir} has done {first} steps; set it to more, or use another run_dir"
+            )
+        config = config if first < steps else ""  # a run that is done has no later settings
         writers.write_run_files(run_dir, config, model_info, train_rows.vocabulary, None if is_new else first)
         view = parameters.view(transform, precision)
         step = TrainStep(model.apply, objective, optimizer, view, microbatches, train_rows.group)

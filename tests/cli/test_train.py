@@ -43,6 +43,11 @@ def train(tmp_path, monkeypatch, capsys):
         ({"SEED": -1}, "seed=-1 is not"),
         ({"BATCH_SIZE": 0}, "batch_size=0 is not a positive whole number"),
         ({"trainer.train.log_every": -5}, "log_every=-5 is not a positive"),
+        ({"LEARNING_RATE": -0.1}, "learning_rate=-0.1 is not finite, and 0 or more"),
+        ({"DROPOUT": 2}, ".dropout=2 is not a rate"),
+        ({"HEADS": 0}, "SelfAttention.num_heads=0 is not a positive whole number"),
+        ({"lm.LanguageModel.label_smoothing": 1.5}, "LanguageModel.label_smoothing=1.5"),
+        ({"RUN_DIR": "''"}, "RUN_DIR is empty"),
         ({"trainer.Checkpointing.every": 0}, "Checkpointing.every=0 is not a positive"),
     ],
 )

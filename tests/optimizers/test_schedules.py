@@ -33,6 +33,13 @@ def test_each_follows_its_formula_after_the_warm_up():
     np.testing.assert_allclose(curve(schedules.rsqrt(3.0, 10), 50), 3.0 / np.sqrt(np.maximum(step, 10)), rtol=1e-6)
 
 
+@pytest.mark.parametrize("rate", [-1e-3, float("inf"), float("nan")])
+def test_a_rate_that_is_negative_or_not_finite_is_refused(rate):
+    for make in (schedules.constant, schedules.rsqrt, lambda r: schedules.cosine(r, 5), lambda r: schedules.wsd(r, 5)):
+        with pytest.raises(ValueError, match="learning_rate="):
+            make(rate)
+
+
 @pytest.mark.parametrize("decay", [schedules.linear_decay, schedules.one_minus_sqrt])
 def test_wsd_is_constant_and_then_decays(decay):
     made = curve(schedules.wsd(1.0, 30, 5, 10, decay), 31)
