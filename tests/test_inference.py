@@ -9,6 +9,7 @@ import pytest
 
 from t5x_like import inference, partitioning
 from t5x_like.cli import infer as command
+from t5x_like.cli.gin.runtime import ConfigError
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from t5x_like.decoding.loop import Generated
@@ -67,10 +68,22 @@ def test_an_interrupted_job_continues_with_the_same_samples_bit_for_bit(model_an
 
 def test_as_many_prompts_are_finished_as_results_have_their_id(tmp_path):
     output = tmp_path / "out.jsonl"
-    output.write_text('{"id": "a"}\n{"id": 1}\n{"id": "a"}\n{"no id": 1}\n{"id": "b"')
+    results = [{"id": name, "prompt": "", "completion": "c"} for name in ("a", 1, "a")]
+    output.write_text("".join(f"{json.dumps(result)}\n" for result in results) + '{"id": "b"')
     prompts = [{"id": name, "prompt": ""} for name in ("a", 1, "b", "a", "1", "a", 1)]
     assert command.find_finished(prompts, output) == ({0, 1, 3}, 7)
     assert command.find_finished(prompts, tmp_path / "none.jsonl") == (set(), 7)
+
+
+def test_results_of_other_prompts_are_refused(tmp_path):
+    output = tmp_path / "out.jsonl"
+    output.write_text('{"id": "a", "prompt": "x", "completion": ""}\n')
+    with pytest.raises(ConfigError, match="result of id='a' for the prompt 'x', now the prompt is 'y'"):
+        command.find_finished([{"id": "a", "prompt": "y"}], output)
+    assert command.find_finished([{"id": "a", "messages": []}], output) == ({0}, 1)
+    output.write_text('{"id": "a", "prompt": "x"}\n')
+    with pytest.raises(ConfigError, match="records that are no results"):
+        command.find_finished([{"id": "a", "prompt": "x"}], output)
 
 
 def test_max_new_tokens_below_1_raises(model_and_params):
@@ -154,7 +167,8 @@ def test_chats_that_a_template_rejects_are_errors_of_their_rows(model_and_params
 
 def test_failed_prompts_are_tried_again_and_the_exit_code_tells(tmp_path, capsys):
     output = tmp_path / "out.jsonl"
-    results = [{"id": 0, "completion": "é"}, {"id": 1, "prompt": "\ud800é", "error": "e"}, {"id": 2, "completion": "b"}]
+    results = [{"id": 1, "prompt": "\ud800é", "error": "e"}]
+    results += [{"id": i, "prompt": "", "completion": text} for i, text in ((0, "é"), (2, "b"))]
     output.write_text("".join(f"{command.to_json(result)}\n" for result in results), encoding="utf-8")
     assert [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()] == results
     assert "é" in output.read_text(encoding="utf-8")

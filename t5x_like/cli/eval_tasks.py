@@ -38,7 +38,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--examples", type=flags.positive, metavar="N", help="number of examples per task (default: all)"
     )
-    group.add_argument("--max_new_tokens", type=flags.positive, default=64, help="(default: %(default)s)")
+    group.add_argument("--max_new_tokens", type=flags.length, default=64, help="(default: %(default)s)")
     group.add_argument(
         "--num_samples", type=flags.positive, default=1, help="samples per question, for pass@k (default: %(default)s)"
     )

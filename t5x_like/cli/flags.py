@@ -52,6 +52,11 @@ def count(text: str) -> int:
     return whole(text, 0)
 
 
+def length(text: str) -> int:
+    """Parses a number of tokens, which devices count with 32 bits."""
+    return whole(text, 1, 2**31 - 1)
+
+
 def seed(text: str) -> int:
     """Parses a seed."""
     return whole(text, 0, 2**63 - 1)

@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--prompt", action="append", default=[], help="a prompt (repeatable)")
     parser.add_argument("--input", metavar="FILE", help="a file of prompts")
     parser.add_argument("--output", metavar="FILE", help="append results to this file and skip the ids already in it")
-    parser.add_argument("--max_new_tokens", type=flags.positive, default=128, help="(default: %(default)s)")
+    parser.add_argument("--max_new_tokens", type=flags.length, default=128, help="(default: %(default)s)")
     parser.add_argument("--batch_size", type=flags.positive, default=8, help="prompts per batch (default: %(default)s)")
     parser.add_argument("--seed", type=flags.seed, default=0, help="seed of the sampler (default: %(default)s)")
     parser.add_argument("--prefix", action="store_true", help="the run is a prefix LM: read prompts bidirectionally")
@@ -81,7 +81,8 @@ def infer(args: argparse.Namespace) -> int:
         raise ConfigError("there are no prompts; give --prompt=TEXT or --input=FILE")
     default = [] if args.gin_file else ["decoding/greedy.gin"]
     sampler = runtime.from_flags(args, ["CHOOSE"], default).evaluate("%CHOOSE")
-    options = inference.DecodingOptions(sampler, args.max_new_tokens, args.batch_size, args.seed, args.prefix)
+    batch_size = min(args.batch_size, count)  # more rows would be computed for nothing
+    options = inference.DecodingOptions(sampler, args.max_new_tokens, batch_size, args.seed, args.prefix)
     run = setup.TrainedRun(args.run_dir, (), args.step)
     vocabulary, params = run.require_vocabulary(), run.params(run.example_batch())
     results = inference.infer(run.model, params, vocabulary, read(), options, run.mesh, run.rules, finished)
@@ -152,14 +153,26 @@ def find_finished(prompts: Iterable[dict[str, Any]], output: PathLike | None) ->
     """(indices of the prompts whose completions are in the output file, number of prompts).
 
     If several prompts have the same id, as many of them are finished as results have it, the first ones.
+
+    Raises:
+      ConfigError: the output file has other records than results, or results of other prompts.
     """
-    results = (result for result in (lines.read_records(output) if output else ()) if "error" not in result)
-    left = collections.Counter(json.dumps(result["id"]) for result in results if "id" in result)
+    left = collections.defaultdict(list)
+    for result in lines.read_records(output) if output else ():
+        if "error" in result:
+            continue
+        if not {"id", "prompt", "completion"} <= result.keys():
+            raise ConfigError(f"--output={output} has records that are no results of infer; give another file")
+        left[json.dumps(result["id"])].append(result["prompt"])
     finished, count = set(), 0
     for record in prompts:
-        key = json.dumps(record["id"])
-        if left[key]:
-            left[key] -= 1
+        if done := left[json.dumps(record["id"])]:
+            old = done.pop(0)
+            if record.get("prompt", old) != old:  # the prompt of a chat is not rendered yet
+                raise ConfigError(
+                    f"--output={output} has a result of id={record['id']!a} for the prompt {old[:60]!a}, now the prompt is "
+                    f"{record['prompt'][:60]!a}; give another file"
+                )
             finished.add(count)
         count += 1
     return finished, count

@@ -5,6 +5,7 @@ import difflib
 import importlib
 import os
 import platform
+import re
 import shlex
 import sys
 import tempfile
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return report_internal_error(argv, error)
         clear = isinstance(error, ConfigError | locks.LockedError)
         hint = "" if clear else "\n(T5X_LIKE_TRACEBACK=1 shows where this was raised)"
-        return print_error(f"{error}{hint}")
+        return print_error(f"{message(error)}{hint}")
 
 
 def search_working_directory() -> None:
@@ -95,6 +96,11 @@ def print_error(message: str) -> int:
     return 2
 
 
+def message(error: Exception) -> str:
+    """The text of an exception, without the lines that gin adds, which have addresses of functions in memory."""
+    return re.sub(r"\n  In call to configurable .*", "", str(error))
+
+
 def report_internal_error(argv: Sequence[str], error: Exception) -> int:
     """Writes the traceback of an unexpected exception to a log, prints how to report it, and returns the exit code 70."""
     from t5x_like.data.cache.token_cache import default_root, package_version
@@ -111,7 +117,7 @@ def report_internal_error(argv: Sequence[str], error: Exception) -> int:
             break
         except OSError:
             continue
-    summary = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    summary = " ".join(f"{type(error).__name__}: {message(error)}".split())[:300]
     print_error(
         f"internal error: {summary}\nThis is a defect of t5x_like. The traceback is in {folder / name}; please report it "
         "as an issue of the repository, with that file"

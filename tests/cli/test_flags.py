@@ -70,6 +70,10 @@ def test_limits(kind, smallest, below):
     [
         (["infer", "--run_dir=r", "--batch_size=0"], "--batch_size: 0 is not 1 or more; t5x_like infer --help"),
         (["infer", "--run_dir=r", f"--seed={2**63}"], f"--seed: {2**63} is not 0 to {2**63 - 1}"),
+        (
+            ["infer", "--run_dir=r", "--max_new_tokens=99999999999"],
+            f"--max_new_tokens: 99999999999 is not 1 to {2**31 - 1}",
+        ),
         (["eval", "--run_dir=r", "--batches=0"], "--batches: 0"),
         (["eval"], "the following arguments are required: --run_dir"),
         (["eval", "--run_dir=r", "--examples=5"], "--examples=5 applies to --tasks, which is not given"),

@@ -31,6 +31,11 @@ def test_the_command_line_prints_a_config_error_without_a_traceback(capsys, monk
     assert capsys.readouterr().err == "t5x_like: error: here: this\n"
 
 
+def test_the_lines_that_gin_adds_are_left_out():
+    error = ValueError("a\n  In call to configurable 'f' (<function f at 0x7f>) in scope 'X'\nb")
+    assert main.message(error) == "a\nb"
+
+
 @pytest.mark.parametrize("error", [TypeError("a\nb"), KeyError("x"), RecursionError("deep"), MemoryError()])
 def test_an_unexpected_exception_is_logged_and_can_be_reported(error, capsys, monkeypatch, tmp_path):
     def fails(argv):
