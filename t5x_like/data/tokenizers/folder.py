@@ -5,7 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t5x_like.data.tokenizers import conversion, loading, vocabularies
-from t5x_like.data.tokenizers.huggingface import TOKENIZER, TokenizerVocabulary, parse_tokenizer
+from t5x_like.data.tokenizers.huggingface import (
+    TOKENIZER,
+    TokenizerVocabulary,
+    panics_as_errors,
+    parse_tokenizer,
+)
 from t5x_like.data.tokenizers.sentencepiece import SentencePieceModel
 from t5x_like.data.tokenizers.settings import BERT_KINDS, SPECIAL, Settings, read_json
 from t5x_like.types import PathLike, Vocabulary
@@ -97,7 +102,8 @@ def from_tokenizer_json(text: str, settings: Settings, vocab_size: int | None, f
         count += 1
     add_bos = settings.tokenizer.get("add_bos_token")
     if add_bos is None:  # whether the post-processor adds it
-        plain, special = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
+        with panics_as_errors():
+            plain, special = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
         add_bos = special[:1] == [ids["bos"]] != plain[:1]
     return TokenizerVocabulary(
         text,

@@ -6,12 +6,13 @@ sentinels, the chat template, the number of bytes of text per token, and literal
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,11 +68,8 @@ class TokenizerVocabulary:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """The library's tokenizer, with the file's truncation and padding disabled."""
-        tokenizer = parse_tokenizer(self.json)
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return tokenizer
+        """The library's tokenizer."""
+        return parse_tokenizer(self.json)
 
     @functools.cached_property
     def size(self) -> int:
@@ -120,21 +118,28 @@ class TokenizerVocabulary:
         return literal_tokenizers.LiteralTokenizer.build(self.json, self.control_ids)
 
     def encode(self, text: str, literal: bool = False, mark: str = "") -> list[int]:
-        """The library's ids of the text alone; see `types.Vocabulary.encode`."""
-        if not literal and not mark:
-            return self.tokenizer.encode(text, add_special_tokens=False).ids
-        names = self.literal_tokenizer.names
-        if not literal:
-            text = self.control_pattern.sub(lambda match: names[match.group()], text)
-        return self.literal_tokenizer.tokenizer.encode(text.replace(mark, "") if mark else text).ids
+        """The library's ids of the text alone; see `types.Vocabulary.encode`.
+
+        Raises:
+          ValueError: the library fails, such as at millions of spaces.
+        """
+        with panics_as_errors():
+            if not literal and not mark:
+                return self.tokenizer.encode(text, add_special_tokens=False).ids
+            names = self.literal_tokenizer.names
+            if not literal:
+                text = self.control_pattern.sub(lambda match: names[match.group()], text)
+            return self.literal_tokenizer.tokenizer.encode(text.replace(mark, "") if mark else text).ids
 
     def encode_documents(self, texts: Sequence[str]) -> list[list[int]]:
         """The literal ids of every text; multithreaded unless $TOKENIZERS_PARALLELISM is false."""
-        return [encoding.ids for encoding in self.literal_tokenizer.tokenizer.encode_batch_fast(texts)]
+        with panics_as_errors():
+            return [encoding.ids for encoding in self.literal_tokenizer.tokenizer.encode_batch_fast(texts)]
 
     def encode_special(self, text: str) -> list[int]:
         """The library's ids with those that its post-processor adds: [CLS] ... [SEP], or a bos."""
-        return self.tokenizer.encode(text, add_special_tokens=True).ids
+        with panics_as_errors():
+            return self.tokenizer.encode(text, add_special_tokens=True).ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text before the first stop id; special tokens and ids above the tokenizer's are left out."""
@@ -165,8 +170,23 @@ class TokenizerVocabulary:
         )
 
 
+@contextlib.contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """Turns a panic of the library, which is no Exception, into an error.
+
+    Raises:
+      ValueError: the library panics.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # the class cannot be imported
+            raise
+        raise ValueError(f"the tokenizers library fails: {error}") from error
+
+
 def parse_tokenizer(text: str) -> Tokenizer:
-    """The library's tokenizer of the text of a tokenizer.json.
+    """The library's tokenizer of the text of a tokenizer.json, whose truncation and padding it ignores.
 
     Raises:
       ValueError: the library cannot read it.
@@ -174,12 +194,16 @@ def parse_tokenizer(text: str) -> Tokenizer:
     import tokenizers
 
     try:
-        return tokenizers.Tokenizer.from_str(text)
+        with panics_as_errors():
+            tokenizer = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises Exception itself
         raise ValueError(
             f"this tokenizer.json cannot be read by tokenizers {tokenizers.__version__}: {error}; "
             "download the file again, or update tokenizers"
         ) from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def check_size(size: int, vocab_size: int) -> None:

@@ -111,20 +111,22 @@ class Settings:
         """The chat template; the one named default if there are several.
 
         Raises:
-          ValueError: there are several, and none is named default.
+          ValueError: there are several, and none is named default; or it is not text.
         """
         if (folder / TEMPLATE).exists():
             return (folder / TEMPLATE).read_bytes().decode()
-        value = self.tokenizer.get("chat_template")
-        if not isinstance(value, list):
-            return value
-        templates = {entry["name"]: entry["template"] for entry in value}
-        if "default" not in templates:
-            raise ValueError(
-                f"{folder / 'tokenizer_config.json'} has the chat templates {', '.join(templates)}, none named default; "
-                f"put the one to use into {TEMPLATE}"
-            )
-        return templates["default"]
+        where, value = folder / "tokenizer_config.json", self.tokenizer.get("chat_template")
+        if isinstance(value, list):
+            templates = {entry["name"]: entry["template"] for entry in value}
+            if "default" not in templates:
+                raise ValueError(
+                    f"{where} has the chat templates {', '.join(templates)}, none named default; put the one to use into "
+                    f"{TEMPLATE}"
+                )
+            value = templates["default"]
+        if not isinstance(value, str | None):
+            raise ValueError(f"{where}: chat_template={value!r} is not text; download the file again")
+        return value
 
 
 def read_json(path: Path) -> dict:

@@ -8,6 +8,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from t5x_like.data import rows
+from t5x_like.data.cache import tokenizing
 from t5x_like.data.tokenizers import folder as tokenizer_folder
 from t5x_like.data.tokenizers import loading, vocabularies
 from t5x_like.data.tokenizers.folder import export, read_folder
@@ -45,6 +46,34 @@ def test_ids_are_the_librarys_after_saving_and_exporting(kind, trained, tmp_path
             assert vocabulary.encode_special(text) == tokenizer.encode(text).ids
 
 
+def test_a_panic_of_the_library_is_an_error(trained, tmp_path):
+    """A text may exceed the regular expression's limit of steps; Rust's panics are not an Exception."""
+    content = json.loads(trained["byte_level"].to_str())
+    split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    slow = TokenizerVocabulary(json.dumps(content | {"pre_tokenizer": split}), 400, eos=0)
+    text = "a" * 100 + "!"
+    for encode in (slow.encode, lambda text: slow.encode(text, literal=True), slow.encode_special):
+        with pytest.raises(ValueError, match="tokenizers library fails: .*retry-limit"):
+            encode(text)
+    with pytest.raises(tokenizing.BadDocument, match="cannot be tokenized"):
+        tokenizing.tokenize("targets", tokenizing.Texts([b"x", text.encode()]), slow)
+    (tmp_path / "tokenizer.json").write_text(
+        json.dumps(content | {"normalizer": {"type": "Replace", "pattern": {"String": ""}, "content": "x" * 1000}})
+    )
+    with pytest.raises(ValueError, match="tokenizers library fails"):
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["pad", "cut"])
+def test_padding_and_truncation_of_the_file_are_ignored(name, trained, tmp_path):
+    tokenizer = Tokenizer.from_str(trained["wordpiece"].to_str())
+    plain = read_folder(folder_of(tmp_path / "plain", tokenizer))
+    tokenizer.enable_padding(length=2**20) if name == "pad" else tokenizer.enable_truncation(1)
+    read = read_folder(folder_of(tmp_path / name, tokenizer))
+    assert read.add_bos == plain.add_bos
+    assert [read.encode(text) for text in TEXTS] == [plain.encode(text) for text in TEXTS]
+
+
 UNEXPECTED = [
     ("tokenizer_config", {"eos_token": {"content": {"a": 1}}}, "eos_token"),
     ("tokenizer_config", {"eos_token": {"text": "</s>"}}, "eos_token"),
@@ -54,6 +83,8 @@ UNEXPECTED = [
     ("generation_config", {"eos_token_id": ["2"]}, "eos_token_id"),
     ("config", {"text_config": 3}, "unexpected value"),
     ("tokenizer_config", {"chat_template": [{"name": "x"}]}, "unexpected value"),
+    ("tokenizer_config", {"chat_template": {"a": 1}}, "chat_template"),
+    ("tokenizer_config", {"chat_template": [{"name": "default", "template": 3}]}, "chat_template"),
 ]
 
 
