@@ -117,7 +117,7 @@ def import_module(statement: Import) -> None:
             raise statement.place.error(
                 f"importing {statement.module} requires {error.name}, which is not installed"
             ) from error
-        folder = importlib.import_module(parent).__path__ if parent else None
+        folder = getattr(importlib.import_module(parent), "__path__", ()) if parent else None
         known = [f"{parent}.{module.name}".strip(".") for module in pkgutil.iter_modules(folder)]
         raise statement.place.error(f"there is no module {error.name}{suggest(error.name or '', known)}") from None
 

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import functools
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -284,7 +285,7 @@ def find_file(name: str, search_paths: Sequence[str], place: Place | None = None
     folders = [Path(), *(Path(path).expanduser() for path in search_paths), PACKAGED]
     for folder in folders:
         for candidate in (folder / name, folder / f"{name}.gin"):
-            if candidate.is_file():
+            if os.path.isfile(candidate):  # also False for a name that is too long
                 return candidate.resolve()
     known = [path for folder in folders[1:] for path in gin_files(folder)]
     short = f"/{name.removesuffix('.gin')}.gin"

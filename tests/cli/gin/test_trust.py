@@ -7,6 +7,7 @@ from pathlib import Path
 import gin
 import pytest
 
+import t5x_like
 from t5x_like.cli.gin import runtime, trust
 from t5x_like.cli.gin.runtime import ConfigError
 
@@ -45,6 +46,8 @@ ATTACKS = [
     "import os\ntrainer.train.model = @os.system()\nos.system.command = 'touch ran'\n",
     "import own_module\n",
     "from own_module import x\n",
+    "import t5x_like.own_module\n",
+    "from t5x_like.own_module import x\n",
     "import t5x_like.cli.main\n" + "trainer.train.model = @t5x_like.cli.main.os.system()\n",
     "from t5x_like.cli import main\ntrainer.train.model = @main.main()\n",
     "from t5x_like.cli import main\ntrainer.train.model = @main.importlib.import_module()\n",
@@ -73,6 +76,7 @@ ATTACKS = [
 @pytest.mark.parametrize("text", ATTACKS)
 def test_a_run_cannot_name_what_writes_or_starts_programs(opened, own, text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(t5x_like, "__path__", [*t5x_like.__path__, str(tmp_path)])  # as a checkout with a run in it
     Path("attack.gin").write_text(f"from __gin__ import dynamic_registration\nimport {own}\n")
     with pytest.raises(ConfigError):
         opened(text.replace("own_module", own))
