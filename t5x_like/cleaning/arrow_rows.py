@@ -5,6 +5,8 @@ from typing import Any
 
 from t5x_like.cleaning.steps import Document, Dropped
 
+UNREADABLE = (ValueError, OverflowError, KeyError)  # a KeyError is that of a time zone
+
 
 def select_columns(names: Sequence[str], fields: Sequence[str]) -> list[str] | None:
     """The columns that hold `fields`; None, for all, if there are no fields or no such column."""
@@ -23,10 +25,10 @@ def batch_to_documents(batch: Any) -> Iterator[Document | Dropped]:
 
 
 def column_to_values(name: str, column: Any) -> list:
-    """The values of a pyarrow array. Times outside Python's range or resolution become text, other such values a Dropped."""
+    """The values of a pyarrow array. Times outside Python's range, resolution or zones become text, others a Dropped."""
     try:
         return column.to_pylist()
-    except (ValueError, OverflowError):
+    except UNREADABLE:
         return [scalar_to_value(name, scalar) for scalar in column]
 
 
@@ -36,7 +38,9 @@ def scalar_to_value(name: str, scalar: Any) -> Any:
 
     try:
         return scalar.as_py()
-    except (ValueError, OverflowError) as error:
+    except UNREADABLE as error:
+        if pyarrow.types.is_timestamp(scalar.type) and scalar.type.tz:
+            scalar = scalar.cast(pyarrow.timestamp(scalar.type.unit, "UTC"))  # its own zone may be unknown here
         if pyarrow.types.is_temporal(scalar.type):
             return scalar.cast(pyarrow.string()).as_py()
         rule = "reading.invalid_utf8" if isinstance(error, UnicodeError) else "reading.invalid_value"

@@ -110,12 +110,14 @@ def test_values_of_parquet_that_python_cannot_hold_lose_at_most_their_row(tmp_pa
         "nanoseconds": nanoseconds,
         "late": pyarrow.array([0, 2**31 - 1, None, 1], pyarrow.date32()),
         "microseconds": pyarrow.array([0, 2**60, None, 1], pyarrow.timestamp("us")),
+        "zoned": pyarrow.array([0, 1, None, 2], pyarrow.timestamp("us", tz="Mars/Base")),
     }
     path = tmp_path / "a.parquet"
     parquet.write_table(pyarrow.table(columns), path)
     found = list(read(path))
     assert [each["text"] for each in found] == ["a", "b", "c", "d"]
     assert found[0]["nanoseconds"] == "1970-01-01 00:00:00.000000001" and found[2]["late"] is None
+    assert found[1]["zoned"] == "1970-01-01 00:00:00.000001Z"
     nested = pyarrow.array([[1], [1000], None, [2**62]], pyarrow.list_(pyarrow.timestamp("ns")))
     parquet.write_table(pyarrow.table(columns | {"nested": nested}), path)
     found = list(read(path))
