@@ -70,6 +70,8 @@ def postpone() -> Iterator[Request]:
 def program() -> Iterator[None]:
     """Raises `Interrupted` for the first Ctrl-C or SIGTERM; a second Ctrl-C ends the process at once, whatever it is doing.
 
+    A signal during an import ends the process at once too: C++ code that is being loaded cannot pass the exception on.
+
     The main thread runs its handlers between two Python instructions, so a thread watches for the second Ctrl-C: the main
     thread may be compiling, or waiting for a process that has ended.
     """
@@ -81,6 +83,9 @@ def program() -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         if not request.number:
             request.is_repeat(number)
+            if is_importing(frame):
+                os.write(2, b"t5x_like: interrupted\n")
+                os._exit(128 + number)
             raise Interrupted(number)
 
     reader, writer = os.pipe()
@@ -96,6 +101,15 @@ def program() -> Iterator[None]:
         os.close(writer)
         watcher.join()
         os.close(reader)
+
+
+def is_importing(frame: FrameType | None) -> bool:
+    """Whether a frame is inside an import."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextlib.contextmanager

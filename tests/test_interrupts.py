@@ -47,6 +47,13 @@ def test_a_second_ctrl_c_ends_the_process_at_once_while_the_main_thread_computes
     assert process.wait(timeout=20) == 130
 
 
+def test_a_signal_during_an_import_raises_nothing_inside_it(tmp_path):
+    (tmp_path / "slow.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
+    process = start(f"sys.path.append({str(tmp_path)!r}); import slow")
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20)[1] == "t5x_like: interrupted\n" and process.returncode == 130
+
+
 def test_the_first_signal_is_postponed_and_the_second_ctrl_c_raised(monkeypatch):
     with pytest.raises(interrupts.Interrupted), interrupts.postpone() as request:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -6,7 +6,9 @@ import importlib
 import os
 import platform
 import re
+import select
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -37,6 +39,7 @@ COMMANDS = {
     "report": "t5x_like.cli.forecasting.report",
 }
 
+OUTPUT_CLOSED = 128 + signal.SIGPIPE
 INTERNAL = (RecursionError, NotImplementedError)  # kinds of RuntimeError that no check raises
 
 EXAMPLE = """\
@@ -51,8 +54,8 @@ Example:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command in `argv` (default: sys.argv) and returns the exit code.
 
-    0 is success, 1 work that remains, 2 an error that the user can fix, 70 an internal error, 130 an interrupt by Ctrl-C and 143
-    one by SIGTERM.
+    0 is success, 1 work that remains, 2 an error that the user can fix, 70 an internal error, 130 an interrupt by Ctrl-C, 141 one
+    because nobody reads the output any more, and 143 one by SIGTERM.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     search_working_directory()
@@ -66,11 +69,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return print_error(f"there is no command {name!r} (commands: {', '.join(COMMANDS)}); {hint}")
     try:
         with interrupts.program():
-            return importlib.import_module(COMMANDS[name]).main(rest) or 0
+            code = importlib.import_module(COMMANDS[name]).main(rest) or 0
+            sys.stdout.flush()
+            return code
     except interrupts.Interrupted as interrupt:
         print(f"t5x_like: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return interrupt.exit_code
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and is_output_closed():
+            return OUTPUT_CLOSED
         if os.environ.get("T5X_LIKE_TRACEBACK"):
             raise
         if isinstance(error, INTERNAL) or not isinstance(error, ValueError | OSError | RuntimeError):
@@ -78,6 +85,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         clear = isinstance(error, ConfigError | locks.LockedError)
         hint = "" if clear else "\n(T5X_LIKE_TRACEBACK=1 shows where this was raised)"
         return print_error(f"{message(error)}{hint}")
+
+
+def is_output_closed() -> bool:
+    """Whether the reader of standard output has ended, as `head` does; what is left of the output is then dropped."""
+    try:
+        output = sys.stdout.fileno()
+    except OSError:  # a stream that has no file, such as a notebook's
+        return False
+    poll = select.poll()
+    poll.register(output, 0)
+    if not any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
 
 
 def search_working_directory() -> None:

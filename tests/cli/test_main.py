@@ -60,6 +60,20 @@ def test_the_log_may_go_elsewhere(capsys, monkeypatch, tmp_path):
     assert list(tmp_path.glob("t5x_like-error-*.txt"))
 
 
+def test_a_reader_that_ends_is_no_error():
+    """As `t5x_like ... | head` does, whether much is printed or little."""
+    for count in (1, 10**5):
+        code = (
+            "import sys, argparse, time; from t5x_like.cli import main\n"
+            f"say = lambda argv: (time.sleep(0.3), print('x' * {count}), 0)[-1]\n"
+            "sys.modules['t5x_like.cli.train'] = argparse.Namespace(main=say); sys.exit(main.main(['train']))"
+        )
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes)
+        process.stdout.close()
+        assert process.wait(timeout=60) == 141 and process.stderr.read() == b""
+
+
 def test_help_loads_no_jax():
     code = "import sys, t5x_like.cli.main as m; m.main(['--help']); sys.exit('jax' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)

@@ -28,6 +28,7 @@ def typed(
     names: Sequence[str] = (),
     label: str | None = None,
     sizes: tuple[int, float] = (0, 0.0),
+    module: nn.Module | None = None,
 ) -> dict:
     return {"names": names}
 

@@ -32,6 +32,9 @@ T5X = {
 }
 
 
+BUILT = {"t5x_like", "jax", "jaxlib", "flax", "optax"}
+
+
 def check_macros(bindings: Collection[Binding], all_bindings: Collection[Binding], read: Collection[str] = ()) -> None:
     """Raises ConfigError for a macro that is used but not set, contains itself, or is set but not used.
 
@@ -64,6 +67,8 @@ def raise_unused(name: str, place: Place, used: Collection[str]) -> None:
     """Raises ConfigError for a macro that nothing uses, with the name that may have been meant."""
     if place.resolved and source.files_that_set(name):
         return
+    if name in used:
+        raise place.error(f"{name} is not used, because a later value replaces what used it; give only one of them")
     known = f"; T5X's {name} is here: {T5X[name]}" if name in T5X else suggest(name, used)
     raise place.error(f"no gin file uses {name}{known or '; remove it, or add the file that uses it'}")
 
@@ -136,7 +141,9 @@ def fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, list | tuple) and all(fits(item, inner[0]) for item in value if inner)
     if kind in (dict, collections.abc.Mapping):
         return isinstance(value, dict)
-    return True
+    # An object of these packages, such as a mesh, is built by a reference; no number or text is one.
+    is_built = isinstance(kind, type) and kind.__module__.partition(".")[0] in BUILT
+    return not is_built or isinstance(value, list | tuple | dict)
 
 
 def check_required(bindings: Collection[Binding]) -> None:

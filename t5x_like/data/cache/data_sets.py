@@ -1,6 +1,7 @@
 """The data sets that a configuration defines, each a task with a name of its own: see gin_configs/tasks/files.gin."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,8 +21,12 @@ class DataSets:
     common: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.sets or not all(isinstance(own, Mapping) for own in self.sets.values()):
+        if not self.sets or not all(isinstance(x, str) and isinstance(own, Mapping) for x, own in self.sets.items()):
             raise ValueError(f"sets={self.sets!r}: map the name of each data set to its arguments: {{'web': {{...}}}}")
+        for name, own in self.sets.items():
+            share = own.get(SHARE, 1)
+            if not isinstance(share, int | float) or not 0 < share < math.inf:
+                raise ValueError(f"sets: the {SHARE}={share!r} of data set {name!r} is not a positive, finite number")
 
     def arguments(self, name: str) -> dict[str, Any]:
         """The arguments that define a data set."""

@@ -222,6 +222,11 @@ def test_a_macro_may_be_used_by_the_command_or_by_an_overwritten_binding(config,
         runtime.parse(["mine.gin"])
 
 
+def test_a_macro_whose_use_is_replaced_is_refused_with_the_reason(config):
+    message = error_of(config, "A = 1\nthrowaway.train.steps = %A\n", "--gin.throwaway.train.steps=4", "--gin.A=5")
+    assert message == "--gin.A=5: A is not used, because a later value replaces what used it; give only one of them"
+
+
 def test_a_resolved_run_keeps_the_unused_macros_of_packaged_files(config):
     Path("config.gin").write_text(config("throwaway.train.steps = 1\n").resolved_config() + "VOCAB_SIZE = 384\n")
     assert runtime.parse(["config.gin"]).evaluate("throwaway.train.steps") == 1
@@ -245,6 +250,8 @@ def test_a_resolved_run_keeps_the_unused_macros_of_packaged_files(config):
         ("names", "('one', 2)"),
         ("label", "3"),
         ("sizes", "(1, 2, 3)"),
+        ("module", "3"),
+        ("module", "'x'"),
     ],
 )
 def test_a_value_of_another_type_is_refused(config, annotated, value):
@@ -256,7 +263,7 @@ def test_a_value_of_another_type_is_refused(config, annotated, value):
 
 def test_values_of_the_right_type_are_accepted(config):
     parsed = config(
-        "throwaway.typed:\n  steps = 1\n  rate = 1\n  names = ['a', %NAME]\n  label = None\n  sizes = (1, 2.5)\n"
+        "throwaway.typed:\n  steps = 1\n  rate = 1\n  names = ['a', %NAME]\n  label = None\n  module = None\n  sizes = (1, 2.5)\n"
         "NAME = 'b'\n"
     )
     assert parsed.bind("throwaway.typed")()["names"] == ["a", "b"]

@@ -25,7 +25,13 @@ def test_one_data_set_is_a_name_and_several_without_shares_are_names():
         data_sets.tasks(DataSets("own.module", {"web": {"share": 1}, "books": {}}))
 
 
-@pytest.mark.parametrize("sets", [{}, {"web": "/data/*.txt"}])
+@pytest.mark.parametrize("share", [0, -1, "x", float("nan"), None])
+def test_a_share_is_a_positive_number(share):
+    with pytest.raises(ValueError, match="sets: the share=.* of data set 'web' is not a positive, finite number"):
+        DataSets("own.module", {"web": {"share": share}})
+
+
+@pytest.mark.parametrize("sets", [{}, {"web": "/data/*.txt"}, {3: {"train": "a"}}])
 def test_a_data_set_needs_arguments(sets):
     with pytest.raises(ValueError, match="map the name of each data set to its arguments"):
         DataSets("own.module", sets)
