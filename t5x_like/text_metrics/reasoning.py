@@ -19,7 +19,7 @@ MEGABYTES = 2048
 PROGRAM = """
 import reasoning_gym
 
-entries = reasoning_gym.create_dataset({dataset!r}, size={size}, seed={seed}, **{options!r})
+entries = reasoning_gym.create_dataset({dataset!r}, size={size!r}, seed={seed!r}, **{options!r})
 
 
 def score(entry, text):

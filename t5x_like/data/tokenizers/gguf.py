@@ -77,6 +77,9 @@ def special_ids(fields: Mapping, add_bos: bool) -> dict[str, Any]:
         value = fields.get(f"tokenizer.ggml.{name}_token_id")
         return None if value is None or value in (-1, 2**32 - 1) else int(value)
 
+    template = fields.get("tokenizer.chat_template")
+    if not isinstance(template, str | None):
+        raise ValueError(f"tokenizer.chat_template={template!r} is not text; the file is damaged: download it again")
     bos, eos = index("bos"), index("eos")
     stops = (eos, index("eot"), index("eom"))
     return {
@@ -87,7 +90,7 @@ def special_ids(fields: Mapping, add_bos: bool) -> dict[str, Any]:
         "mask": index("mask"),
         "add_bos": bool(fields.get("tokenizer.ggml.add_bos_token", add_bos)) and bos is not None,
         "stop_ids": tuple(dict.fromkeys(i for i in stops if i is not None)),
-        "chat_template": fields.get("tokenizer.chat_template"),
+        "chat_template": template,
     }
 
 

@@ -122,6 +122,11 @@ def test_unsupported_metadata_are_rejected(changes, message, tokenizer):
         from_gguf(fields_of(tokenizer, **changes))
 
 
+def test_a_chat_template_must_be_text(tokenizer):
+    with pytest.raises(ValueError, match=r"tokenizer.chat_template=\['a'\] is not text"):
+        from_gguf(fields_of(tokenizer) | {"tokenizer.chat_template": ["a"]})
+
+
 def test_an_imported_vocabulary_is_read_from_its_folder_and_from_its_run_directory(tokenizer, tmp_path):
     vocabulary = from_gguf(fields_of(tokenizer, eos_token_id=2))
     vocabulary.save(tmp_path / "run" / "vocabulary")
