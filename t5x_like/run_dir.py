@@ -1,6 +1,7 @@
 """The layout of a run directory: what training writes, and where."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 from t5x_like.types import PathLike
@@ -20,8 +21,8 @@ class RunDir:
     def later_configs(self) -> dict[int, Path]:
         """The configurations of resumed runs that differ from the one before, by the step from which they apply."""
         paths = Path(self.path).glob("config.step_*.gin")
-        steps = {path.name.removeprefix("config.step_").removesuffix(".gin"): path for path in paths}
-        return {int(step): steps[step] for step in sorted(filter(str.isdigit, steps), key=int)}
+        found = {path: re.fullmatch(r"config\.step_(0|[1-9][0-9]*)\.gin", path.name) for path in paths}
+        return dict(sorted((int(match[1]), path) for path, match in found.items() if match))
 
     @property
     def newest_config(self) -> Path:

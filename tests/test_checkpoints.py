@@ -48,6 +48,13 @@ def assert_equal(one, other):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(one), jax.device_get(other))
 
 
+def test_only_folders_named_by_a_step_are_checkpoints(tmp_path):
+    for name in ("3", "12", "007", "²", "٣", "-1", "12.damaged"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / folder.MANIFEST).touch()
+    assert checkpoints.complete_steps(tmp_path) == [3, 12]
+
+
 def test_a_state_is_restored_bit_for_bit_with_its_metadata(tmp_path):
     checkpointer = saved(tmp_path, 1, 2)
     restored, meta = checkpointer.restore(abstract(state()))

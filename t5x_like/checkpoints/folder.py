@@ -10,6 +10,7 @@ A folder without a manifest is not a checkpoint. Files that differ from the mani
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,8 @@ def read(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, 
 
 def complete_steps(directory: PathLike) -> list[int]:
     """Steps with a complete checkpoint under a directory, ascending."""
-    manifests = Path(directory).glob(f"*/{MANIFEST}")
-    return sorted(int(path.parent.name) for path in manifests if path.parent.name.isdigit())
+    names = (path.parent.name for path in Path(directory).glob(f"*/{MANIFEST}"))
+    return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
 
 
 def file_sizes(folder: Path) -> dict[str, int]:

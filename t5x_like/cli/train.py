@@ -29,8 +29,7 @@ def main(argv: Sequence[str]) -> int:
     setup.initialize(args)
     config = runtime.from_flags(args)
     run_dir = config.evaluate("trainer.train.run_dir")
-    if not run_dir.strip():
-        raise ConfigError("RUN_DIR is empty; give --gin.RUN_DIR=FOLDER")
+    check_folder(run_dir)
     check_moved(config, run_dir)
     with interrupts.explain(f"stopped before the first step; the same command starts or resumes {run_dir}"):
         if jax.process_count() == 1:  # several take the lock together, in trainer.train
@@ -39,6 +38,22 @@ def main(argv: Sequence[str]) -> int:
         config.bind("trainer.train")(config=config.resolved_config())
     print(f"done: {run_dir}")
     return 0
+
+
+def check_folder(run_dir: str) -> None:
+    """Checks that a run directory can be a folder.
+
+    Raises:
+      ConfigError: RUN_DIR is empty, a URL, or a file or below one.
+    """
+    if not run_dir.strip():
+        raise ConfigError("RUN_DIR is empty; give --gin.RUN_DIR=FOLDER")
+    if "://" in run_dir:
+        raise ConfigError(f"RUN_DIR={run_dir} is a URL; give a folder, such as one in which the bucket is mounted")
+    path = Path(run_dir).absolute()
+    nearest = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not nearest.is_dir():
+        raise ConfigError(f"RUN_DIR={run_dir}: {nearest} is a file; give a folder")
 
 
 def check_moved(config: runtime.Config, run_dir: str) -> None:

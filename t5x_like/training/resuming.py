@@ -46,12 +46,22 @@ def check(
     changed = [name for name in changed if name in ARGUMENTS] or changed
     if changed:
         values = "; ".join(f"{name} was {old.get(name)!r}, now {new[name]!r}" for name in changed)
-        remedy = " (trainer.train.change_batch_size=True continues with it)" if changed == ["batch_size"] else ""
         raise ValueError(
-            f"the checkpoints in {directory} were trained on other data: {values}. Set it back{remedy} (config.gin in the run "
-            "directory has the old values), or use another run_dir and start from these parameters with "
-            "trainer.train.initialize_from"
+            f"the checkpoints in {directory} were trained on other data: {values}. {remedy(changed)}, or use another run_dir and "
+            "start from these parameters with trainer.train.initialize_from"
         )
+
+
+def remedy(changed: Sequence[str]) -> str:
+    """What a user can do so that the run goes on."""
+    if changed == ["batch_size"]:
+        return "Set it back (trainer.train.change_batch_size=True continues with it)"
+    if "token caches" in changed:
+        return (
+            "The task's files, its code or the version of a library changed: restore them, or read the old cache, if it is kept, "
+            "with train/token_cache.TokenCache.fingerprint='...'"
+        )
+    return "Set it back (config.gin in the run directory has the old values)"
 
 
 def continue_stream(stream: Stream, stored: Mapping[str, Any], next_batch: int) -> Stream:

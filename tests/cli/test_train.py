@@ -48,6 +48,8 @@ def train(tmp_path, monkeypatch, capsys):
         ({"HEADS": 0}, "SelfAttention.num_heads=0 is not a positive whole number"),
         ({"lm.LanguageModel.label_smoothing": 1.5}, "LanguageModel.label_smoothing=1.5"),
         ({"RUN_DIR": "''"}, "RUN_DIR is empty"),
+        ({"RUN_DIR": "gs://bucket/run"}, "RUN_DIR=gs://bucket/run is a URL"),
+        ({"RUN_DIR": f"{__file__}/run"}, f"{__file__} is a file; give a folder"),
         ({"trainer.Checkpointing.every": 0}, "Checkpointing.every=0 is not a positive"),
     ],
 )
