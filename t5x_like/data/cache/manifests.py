@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from t5x_like.data.cache import checks as cache_checks
+from t5x_like.data.tokenizers.loading import MAX_IDS
 from t5x_like.file_names import check_name
 
 MANIFEST, EXAMPLES = "manifest.json", "examples.jsonl"
 SIZE_LIMIT = 2**28  # bytes of a remote manifest
-VOCAB_LIMIT = 2**24
 DTYPES = ("uint8", "uint16", "uint32")
 MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -59,8 +59,8 @@ def find_problem(manifest: dict[str, Any], where: object) -> str | None:
     for name in ("vocabulary/vocabulary.json", *([EXAMPLES] if "metrics" in manifest else [])):
         if name not in files:
             return f"{name} is missing"
-    if not is_count(manifest["vocab_size"]) or manifest["vocab_size"] > VOCAB_LIMIT:
-        return f"vocab_size is {manifest['vocab_size']!r}, the limit is {VOCAB_LIMIT}"
+    if not is_count(manifest["vocab_size"]) or manifest["vocab_size"] > MAX_IDS:
+        return f"vocab_size is {manifest['vocab_size']!r}, the limit is {MAX_IDS}"
     if not isinstance(manifest["fingerprint"], str):
         return f"fingerprint is {manifest['fingerprint']!r}"
     return find_problem_of_inputs(manifest["inputs"])

@@ -9,6 +9,7 @@ from t5x_like.data.tokenizers.settings import read_json
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary, SentencePieceVocabulary
 from t5x_like.types import PathLike, Vocabulary
 
+MAX_IDS = 2**24  # of a saved vocabulary; some arrays have an entry for each
 KINDS: dict[str, Callable[[Path, dict], Vocabulary]] = {
     "bytes": lambda folder, content: ByteVocabulary(content["extra_ids"], content.get("sentinel")),
     "sentencepiece": lambda folder, content: SentencePieceVocabulary(
@@ -28,8 +29,13 @@ def load(folder: PathLike) -> Vocabulary:
     path = Path(folder) / "vocabulary.json"
     content = read_json(path)
     kind = content.pop("kind", None)
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"{path} is of kind {kind!r}, known are {', '.join(KINDS)}; update t5x_like")
+    for name in {"extra_ids", "vocab_size"} & set(content):
+        if type(content[name]) is not int or not 0 <= content[name] <= MAX_IDS:
+            raise ValueError(
+                f"{path}: {name}={content[name]!r} is not a number from 0 to {MAX_IDS}; copy the folder again"
+            )
     try:
         return KINDS[kind](Path(folder), content)
     except (KeyError, TypeError, AttributeError) as error:
