@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     search_working_directory()
+    warnings.formatwarning = format_warning
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(overview())
         return 0 if argv else 2
@@ -85,6 +87,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         clear = isinstance(error, ConfigError | locks.LockedError)
         hint = "" if clear else "\n(T5X_LIKE_TRACEBACK=1 shows where this was raised)"
         return print_error(f"{message(error)}{hint}")
+
+
+def format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning as one line; those of other kinds than UserWarning, which libraries give, with their place."""
+    place = "" if category is UserWarning else f"{filename}:{lineno}: {category.__name__}: "
+    return f"t5x_like: warning: {place}{message}\n"
 
 
 def is_output_closed() -> bool:

@@ -74,6 +74,14 @@ def test_a_reader_that_ends_is_no_error():
         assert process.wait(timeout=60) == 141 and process.stderr.read() == b""
 
 
+def test_a_warning_is_one_line():
+    assert main.format_warning("damaged", UserWarning, "a.py", 3) == "t5x_like: warning: damaged\n"
+    assert (
+        main.format_warning("old", DeprecationWarning, "a.py", 3)
+        == "t5x_like: warning: a.py:3: DeprecationWarning: old\n"
+    )
+
+
 def test_help_loads_no_jax():
     code = "import sys, t5x_like.cli.main as m; m.main(['--help']); sys.exit('jax' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
