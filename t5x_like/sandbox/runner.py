@@ -97,11 +97,11 @@ def run_function(
         start("guard", f"{UNLIMITED}, {megabytes}, {namespaces}", folder, program_end.fileno(), errors, ()),
     ):
         program_end.close()
-        own_end.settimeout(START)
-        candidate = Candidate(Channel(own_end))
+        channel = Channel(own_end, START)
+        candidate = Candidate(channel)
         candidate.wait()
         candidate.load(program, entry_point)
-        own_end.settimeout(seconds)
+        channel.seconds = seconds
         yield candidate
 
 

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from t5x_like.sandbox import confinement, runner
+from t5x_like.sandbox.candidate import Failure
 
 ADD = {
     "prompt": 'def add(a, b):\n    """The sum."""\n',
@@ -305,3 +306,21 @@ def descendants(pid: int) -> list[int]:
 def test_protections_are_known():
     found = runner.protections()
     assert found["limits of time, memory and messages"] and found["no network"] == runner.has_namespaces()
+
+
+def test_a_call_ends_in_time_also_if_its_answer_comes_byte_by_byte(namespaces):
+    program = """
+        import gc, time
+        (end,) = (each.end for each in gc.get_objects() if type(each).__name__ == "Channel")
+        def f(x):
+            while x:
+                end.sendall(b" ")
+                time.sleep(0.1)
+            return x
+        """
+    with runner.run_function(textwrap.dedent(program), "f", 0.5, 1024, namespaces) as function:
+        assert function(0) == 0
+        begin = time.monotonic()
+        with pytest.raises(Failure, match="timed out"):
+            function(1)
+        assert time.monotonic() - begin < 5
