@@ -98,8 +98,8 @@ def this_process() -> Holder:
 
 
 def beside(path: PathLike) -> Path:
-    """The lock of a single output file: a hidden file beside it."""
-    path = Path(path).absolute()
+    """The lock of a single output file: a hidden file beside it, the same for every link to the file."""
+    path = Path(path).resolve()
     return path.with_name(f".{path.name}.lock")
 
 

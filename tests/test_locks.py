@@ -117,3 +117,9 @@ def test_a_removed_lock_is_not_the_holders_any_more(tmp_path):
     with locks.hold(tmp_path / "lock", "x"):
         write(tmp_path / "lock", host="far", machine="far")
     assert (tmp_path / "lock").exists()
+
+
+def test_links_to_a_file_have_its_lock(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "sub" / "out.jsonl")
+    expected = tmp_path.resolve() / "sub" / ".out.jsonl.lock"
+    assert locks.beside(tmp_path / "link") == locks.beside(tmp_path / "sub" / "out.jsonl") == expected
