@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from t5x_like import partitioning
+from t5x_like.accounting import runtime_memory
 from t5x_like.data.tokenizers import chat, vocabularies
 from t5x_like.decoding.loop import Generated, generate
 from t5x_like.decoding.sampling import Greedy
@@ -111,8 +112,8 @@ def continue_prompts(
         except ValueError as error:  # raised while tracing, so it depends on the length alone
             decode.check(params, make_batch([[0]] * decode.size) | {"keys": row_keys(seed, [0] * decode.size)})
             message = str(error)
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error) or length == BUCKET:
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+            if length == BUCKET or not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
                 raise
             message = (
                 f"{decode.size} prompts of {length} tokens need too much memory; lower batch_size or shorten this one"
@@ -185,7 +186,11 @@ class ShardedFunction:
             jax.eval_shape(self.function, params, batch)
 
     def __call__(self, params: Params, batch: dict[str, np.ndarray]) -> Any:
-        """Results for up to `size` rows; a smaller batch is padded with copies of its first row."""
+        """Results for up to `size` rows; a smaller batch is padded with copies of its first row.
+
+        Raises:
+          MemoryError: on CPU, if attention scores, of which there are two copies, exceed the free memory.
+        """
         count, size = len(next(iter(batch.values()))), self.size
         index_B = np.arange(size) * (np.arange(size) < count)
         with partitioning.on(self.mesh, self.rules):
@@ -194,6 +199,9 @@ class ShardedFunction:
                 size,
                 partitioning.batch_sharding(self.mesh, self.rules),
             )
+            # Several processes must agree, and other devices raise RESOURCE_EXHAUSTED themselves.
+            if self.mesh.devices.flat[0].platform == "cpu" and jax.process_count() == 1:
+                runtime_memory.check_fits(self.jitted.trace(params, placed).jaxpr)
             results = jax.device_get(self.jitted(params, placed))
         return jax.tree.map(lambda x: x[:count], results)
 

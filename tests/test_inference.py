@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from t5x_like import inference, partitioning
+from t5x_like.accounting import runtime_memory
 from t5x_like.cli import infer as command
 from t5x_like.cli.gin.runtime import ConfigError
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
@@ -151,6 +152,16 @@ def test_a_prompt_that_fails_leaves_the_others_unchanged():
     with pytest.raises(ValueError, match="top_k=385 is larger than the vocabulary"):
         options = inference.DecodingOptions(Sample(top_k=385), max_new_tokens=5)
         list(inference.infer(*model_and_params, ByteVocabulary(), good, options, mesh))
+
+
+def test_a_prompt_whose_attention_exceeds_the_memory_is_an_error_of_its_row(model_and_params, monkeypatch):
+    monkeypatch.setattr(runtime_memory, "free_bytes", lambda: 10**6)
+    prompts = ["def f", "y" * 500, "x"]
+    mesh = partitioning.make_mesh(devices=jax.devices()[:1])
+    options = inference.DecodingOptions(max_new_tokens=5, batch_size=3)
+    results = list(inference.infer(*model_and_params, ByteVocabulary(), prompts, options, mesh))
+    assert ["error" in record for record in results] == [False, True, False]
+    assert results[1]["error"].startswith("3 prompts of 512 tokens need too much memory; lower batch_size")
 
 
 def test_chats_that_a_template_rejects_are_errors_of_their_rows(model_and_params, pretrained):

@@ -1,0 +1,44 @@
+"""Whether a traced function fits into the memory of the host: on CPU, Linux kills a process that takes more than there is."""
+
+import math
+from pathlib import Path
+
+from jax.extend import core
+
+MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def largest_product(jaxpr: core.Jaxpr) -> int:
+    """Bytes of the largest result of a matrix product in a program, also inside its loops and branches."""
+    sizes = [0]
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            result = equation.outvars[0].aval
+            sizes.append(math.prod(result.shape) * result.dtype.itemsize)
+        sizes += [largest_product(inner) for inner in core.jaxprs_in_params(equation.params)]
+    return max(sizes)
+
+
+def free_bytes() -> int | None:
+    """Bytes of memory that this process can still take, by the system and its control group; None if unknown."""
+    limits = []
+    if MEMINFO.exists():
+        fields = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
+        if "MemAvailable" in fields:
+            limits.append(int(fields["MemAvailable"].split()[0]) * 1024)
+    limit, used = (CGROUP / name for name in ("memory.max", "memory.current"))
+    if limit.exists() and (most := limit.read_text().strip()).isdecimal():
+        limits.append(int(most) - int(used.read_text()))
+    return min(limits, default=None)
+
+
+def check_fits(jaxpr: core.ClosedJaxpr) -> None:
+    """Checks that the largest product and a copy of it fit into the free memory; attention keeps scores and their softmax.
+
+    Raises:
+      MemoryError: they do not.
+    """
+    needed, free = 2 * largest_product(jaxpr.jaxpr), free_bytes()
+    if free is not None and needed > free:
+        raise MemoryError(f"a product of matrices needs {needed:,} bytes of memory, {free:,} are free")
