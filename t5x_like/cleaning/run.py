@@ -211,9 +211,14 @@ def run(job: Job, workers: int = 1, progress: Progress = lambda done, total, mes
     report.rejects_file = REJECTS if job.merge_rejects() else ""
     report.write(job.out)
     shutil.rmtree(job.out / ".work")
-    for partial in job.out.rglob(".*.partial"):  # files of killed processes
-        partial.unlink()
+    remove_partial_files(job.out)
     return report
+
+
+def remove_partial_files(out: Path) -> None:
+    """Removes what killed processes left of files; no other may write into the folder now."""
+    for partial in out.rglob(".*.partial"):
+        partial.unlink()
 
 
 def check_job(job: Job, workers: int) -> None:
@@ -267,6 +272,7 @@ def start_workers(job: Job, workers: int) -> Iterator[Tasks]:
             for worker in multiprocessing.active_children():
                 worker.terminate()  # a task writes its files atomically, and may take long
             executor.shutdown(cancel_futures=True)
+            remove_partial_files(job.out)
             raise
 
 
