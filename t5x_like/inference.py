@@ -168,7 +168,7 @@ class ShardedFunction:
     batch_size: int
     mesh: Mesh
     rules: partitioning.Rules = partitioning.RULES
-    jitted: Callable[..., Any] = dataclasses.field(init=False, repr=False, compare=False)
+    jitted: Any = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         replicated = NamedSharding(self.mesh, PartitionSpec())

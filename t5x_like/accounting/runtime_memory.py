@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 from jax.extend import core
 
@@ -14,7 +15,7 @@ def largest_product(jaxpr: core.Jaxpr) -> int:
     sizes = [0]
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
-            result = equation.outvars[0].aval
+            result: Any = equation.outvars[0].aval
             sizes.append(math.prod(result.shape) * result.dtype.itemsize)
         sizes += [largest_product(inner) for inner in core.jaxprs_in_params(equation.params)]
     return max(sizes)

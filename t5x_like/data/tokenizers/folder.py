@@ -1,6 +1,7 @@
 """Reads and writes the vocabulary of a Hugging Face folder, in the files of transformers."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from t5x_like.data.tokenizers.huggingface import (
 )
 from t5x_like.data.tokenizers.sentencepiece import SentencePieceModel
 from t5x_like.data.tokenizers.settings import BERT_KINDS, SPECIAL, Settings, read_json
+from t5x_like.run_dir import RunDir
 from t5x_like.types import PathLike, Vocabulary
 
 if TYPE_CHECKING:
@@ -36,9 +38,10 @@ def locate(folder: PathLike) -> Path:
 
 
 def has_tokenizer(folder: PathLike) -> bool:
-    """Whether a folder describes a tokenizer; one with only weights does not."""
-    names = {path.name for path in Path(folder).glob("*")}
-    return bool(names & FILES) or Settings.read(Path(folder)).kind in BYTES_CLASSES
+    """Whether a folder or run directory describes a tokenizer; one with only weights does not."""
+    folder = locate(folder)
+    names = {path.name for path in folder.glob("*")}
+    return bool(names & {*FILES, SAVED}) or Settings.read(folder).kind in BYTES_CLASSES
 
 
 def read_folder(folder: PathLike, vocab_size: int | None = None) -> Vocabulary:
@@ -46,7 +49,8 @@ def read_folder(folder: PathLike, vocab_size: int | None = None) -> Vocabulary:
     first of tokenizer.json, spiece.model, tokenizer.model, vocab.txt, and vocab.json with merges.txt that exists.
 
     `vocab_size` is the size of the model's embedding table (default: that of config.json, else the tokenizer's own); a saved
-    vocabulary has its own.
+    vocabulary has its own. A run directory without a tokenizer (its model was imported without one) stands for bytes, with a
+    warning.
 
     Raises:
       ValueError: no tokenizer, a broken file, a tokenizer with more ids than `vocab_size`, or a class of tokenizer that
@@ -55,6 +59,11 @@ def read_folder(folder: PathLike, vocab_size: int | None = None) -> Vocabulary:
     folder = locate(folder)
     if (folder / SAVED).is_file():
         return loading.load(folder)
+    if RunDir(folder).config.is_file() and not has_tokenizer(folder):
+        warnings.warn(
+            f"the run {folder} has no tokenizer: text is read as bytes, if VOCABULARY is not set", stacklevel=2
+        )
+        return vocabularies.ByteVocabulary()
     try:
         return read_files(folder, vocab_size)
     except (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError) as error:

@@ -8,6 +8,7 @@ from tokenizers import Regex, Tokenizer, pre_tokenizers
 from t5x_like.data.tokenizers.conversion import LLAMA3, QWEN2
 from t5x_like.data.tokenizers.folder import export, read_folder
 from t5x_like.data.tokenizers.gguf import SPLITS, from_gguf
+from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from tests.data.tokenizers import tiny_tokenizers
 from tests.data.tokenizers.tiny_tokenizers import TEXTS, VARIED
 
@@ -132,3 +133,9 @@ def test_an_imported_vocabulary_is_read_from_its_folder_and_from_its_run_directo
     vocabulary.save(tmp_path / "run" / "vocabulary")
     for folder in (tmp_path / "run", tmp_path / "run" / "vocabulary"):
         assert read_folder(folder) == vocabulary and read_folder(folder).eos == 2
+
+
+def test_a_run_whose_model_was_imported_without_a_tokenizer_stands_for_bytes(tmp_path):
+    (tmp_path / "config.gin").write_text("")
+    with pytest.warns(UserWarning, match="has no tokenizer: text is read as bytes, if VOCABULARY is not set"):
+        assert read_folder(tmp_path) == ByteVocabulary()
