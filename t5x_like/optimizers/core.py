@@ -18,6 +18,7 @@ from flax import linen as nn
 from flax import struct
 
 from t5x_like.optimizers.adafactor import scale_by_adafactor
+from t5x_like.optimizers.ranges import check_decays, check_not_negative, check_positive
 from t5x_like.optimizers.schedules import Schedule
 from t5x_like.parameters import check_patterns, path_name
 from t5x_like.types import Params
@@ -39,6 +40,8 @@ def adamw(
     moment_dtype: jnp.dtype | None = None,
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019); `moment_dtype` is the first moment's, by default the parameter's."""
+    check_decays(b1=b1, b2=b2)
+    check_not_negative(eps=eps)
     rule = optax.scale_by_adam(b1, b2, eps, mu_dtype=moment_dtype)
     return from_rule(rule, learning_rate, weight_decay, decay_factors, lr_factors, clip_norm)
 
@@ -53,6 +56,7 @@ def lion(
     clip_norm: float | None = 1.0,
 ) -> optax.GradientTransformation:
     """Lion: the sign of an interpolated momentum (Chen et al. 2023)."""
+    check_decays(b1=b1, b2=b2)
     rule = optax.scale_by_lion(b1, b2)
     return from_rule(rule, learning_rate, weight_decay, decay_factors, lr_factors, clip_norm)
 
@@ -67,6 +71,7 @@ def sgd(
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
     """Stochastic gradient descent with momentum (0 keeps no state)."""
+    check_decays(momentum=momentum)
     rule = optax.trace(momentum, nesterov) if momentum else optax.identity()
     return from_rule(rule, learning_rate, weight_decay, decay_factors, lr_factors, clip_norm)
 
@@ -87,6 +92,9 @@ def adafactor(
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
     """Adafactor (Shazeer & Stern 2018) as T5X has it: moments factored by logical axis, steps scaled by parameter size."""
+    check_decays(momentum=momentum)
+    check_not_negative(epsilon1=epsilon1, epsilon2=epsilon2)
+    check_positive(decay_rate=decay_rate, clipping_threshold=clipping_threshold)
     rule = scale_by_adafactor(
         decay_rate,
         step_offset,
@@ -118,8 +126,10 @@ def from_rule(
     """The optimizer: clip -> rule -> -lr * lr_factor * (update + weight_decay * decay_factor * parameter).
 
     Raises:
-      ValueError: at `init`, a regular expression that is found in no parameter's path.
+      ValueError: a number out of range or, at `init`, a regular expression that is found in no parameter's path.
     """
+    check_not_negative(weight_decay=weight_decay, **{f"factor of {p!r}": x for p, x in (*decay_factors, *lr_factors)})
+    check_positive(clip_norm=clip_norm)
     chain = rule if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), rule)
 
     def init(params: Params) -> Any:

@@ -159,3 +159,21 @@ def test_scanned_layers_are_updated_like_single_layers():
 def test_dims_are_factored_by_their_names(names, shape, rows, columns):
     dims = factored_dims(names, shape, 128)
     assert (dims.rows, dims.columns) == (rows, columns)
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "message"),
+    [
+        (optimizers.adamw, {"b1": 2.0}, "b1=2.0 is not a decay rate: 0 or more, and below 1"),
+        (optimizers.adamw, {"eps": -1e-8}, "eps=-1e-08 is not finite, and 0 or more"),
+        (optimizers.adamw, {"weight_decay": -1.0}, "weight_decay=-1.0 is not finite, and 0 or more"),
+        (optimizers.lion, {"b2": 1.0}, "b2=1.0 is not a decay rate"),
+        (optimizers.lion, {"lr_factors": (("embed", float("nan")),)}, "factor of 'embed'=nan is not finite"),
+        (optimizers.sgd, {"momentum": -0.1}, "momentum=-0.1 is not a decay rate"),
+        (optimizers.sgd, {"clip_norm": 0.0}, "clip_norm=0.0 is not positive"),
+        (optimizers.adafactor, {"decay_rate": 0.0}, "decay_rate=0.0 is not positive"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_name(make, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(0.1, **arguments)
