@@ -13,7 +13,7 @@ from t5x_like import checkpoints, inference, parameters, partitioning
 from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime, trust
 from t5x_like.cli.gin.runtime import ConfigError
-from t5x_like.data.cache import token_cache
+from t5x_like.data.cache import sources, token_cache
 from t5x_like.data.tokenizers import loading
 from t5x_like.run_dir import RunDir
 from t5x_like.types import Params, Vocabulary
@@ -152,6 +152,10 @@ def open_from_flags(
       ConfigError: config.gin is not valid, or names what is not allowed, also as the module of a task.
     """
     allowed = [args.module] if args.module else []
+    if args.module and sources.locate(args.module) is None:
+        raise ConfigError(
+            f"--module={args.module}: there is no such module; run in its folder, or put that on PYTHONPATH"
+        )
     run = TrainedRun(
         run_dir, [*args.gin_overrides, *overrides], step, args.gin_file, runtime.search_paths(args), allowed
     )

@@ -1,5 +1,6 @@
 """Task evaluation from the command line, without TensorFlow: during training, of a checkpoint, and of two runs."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -8,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from t5x_like.cli import eval_tasks
+from t5x_like.cli import eval_tasks, setup
 from t5x_like.cli.gin import runtime
+from t5x_like.cli.gin.runtime import ConfigError
 from tests.evaluation import tasks
 
 REPOSITORY = Path(__file__).parents[2]
@@ -106,3 +108,9 @@ def test_an_unknown_task_or_file_raises(results):
 
 def test_no_command_imports_modules_for_a_foreign_run(results):
     assert results[2].count("this run imports antigravity, which is not part of t5x_like") == 3
+
+
+def test_a_module_that_does_not_exist_is_refused(tmp_path):
+    args = argparse.Namespace(module="no_such_module")
+    with pytest.raises(ConfigError, match="--module=no_such_module: there is no such module"):
+        setup.open_from_flags(args, str(tmp_path), None)
