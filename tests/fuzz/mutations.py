@@ -99,10 +99,10 @@ def replaced(value: Any, path: tuple, new: Any, added: str) -> Any:
             return value | {added: None if new in (REMOVE, NEST) else new}
         return [value] if new is NEST else value if new is REMOVE else new
     key, *rest = path
-    try:
-        inner = value[key]
-    except (KeyError, IndexError, TypeError):  # an earlier edit removed it
+    known = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    if key not in known:  # an earlier edit removed it
         return value
+    inner = value[key]
     if rest or new is not REMOVE:
         value[key] = replaced(inner, tuple(rest), new, added)
     else:
