@@ -122,13 +122,8 @@ def train(
     """
     mesh = partitioning.make_mesh() if mesh is None else mesh
     check_numbers(steps, batch_size, microbatches, log_every, seed)
-    for part in (model, objective):
-        ranges.check(part)
-    for rows in (train_rows, evaluation.rows):
-        if rows is not None:
-            contract.check(model, objective, rows)
+    check_parts(model, objective, train_rows, evaluation.rows)
     check_batch(train_rows, batch_size, microbatches, mesh, rules)
-    check_vocabulary(model, train_rows)
     example = batches.abstract(train_rows, batch_size)
     shardings = partitioning.batch_shardings(batches.features(train_rows), mesh, rules)
     layout = train_state.layout(model, optimizer, example, mesh, rules, precision, transform)
@@ -144,11 +139,10 @@ def train(
         )
         may_differ = [resuming.BEFORE, *(["batch_size"] if change_batch_size else [])]
         is_new, state = not checkpointer.steps(), newest_state(may_differ)
-        first, model_info = int(state.step), partitioning.describe(every_parameter(layout), mesh, rules)
-        if first > steps:
-            raise ValueError(
-                f"steps={steps}, but {run_dir} has done {first} steps; set it to more, or use another run_dir"
-            )
+        first, model_info = (
+            steps_done(state, steps, run_dir),
+            partitioning.describe(every_parameter(layout), mesh, rules),
+        )
         config = config if first < steps else ""  # a run that is done has no later settings
         writers.write_run_files(run_dir, config, model_info, train_rows.vocabulary, None if is_new else first)
         view = parameters.view(transform, precision)
@@ -176,6 +170,24 @@ def train(
             bar.message(description)
             run_steps(loop, evaluations, state, newest_state, meta, checkpointing.every, signals)
             return writer.last
+
+
+def check_parts(model: Model, objective: Objective, train_rows: Rows, evaluation_rows: Rows | None) -> None:
+    """Raises ValueError for a number out of range, or for a model, objective, rows and vocabulary that do not fit."""
+    for part in (model, objective):
+        ranges.check(part)
+    for rows in (train_rows, evaluation_rows):
+        if rows is not None:
+            contract.check(model, objective, rows)
+    check_vocabulary(model, train_rows)
+
+
+def steps_done(state: TrainState, steps: int, run_dir: str) -> int:
+    """The number of steps that a state has done. Raises ValueError if it is more than `steps`."""
+    done = int(state.step)
+    if done > steps:
+        raise ValueError(f"steps={steps}, but {run_dir} has done {done} steps; set it to more, or use another run_dir")
+    return done
 
 
 @contextlib.contextmanager
