@@ -49,7 +49,8 @@ def test_documents_are_read_or_dropped(folder, name, data):
     path = write(folder / name, data.draw(mutations.bytes_like(FILES[name])))
     documents = mutations.outcome(lambda: list(reading.read(path)))
     if not isinstance(documents, Exception):
-        assert all(isinstance(document, Dropped) or isinstance(document["text"], str) for document in documents)
+        # Texts that are no strings are dropped later, by steps.ReadableFilter.
+        assert all(isinstance(document, Dropped) or "text" in document for document in documents)
         json.dumps([document for document in documents if not isinstance(document, Dropped)]).encode()
 
 
@@ -58,7 +59,7 @@ def test_intact_lines_are_never_lost(folder, content):
     whole = {line for line in JSON_LINES.split(b"\n") if line} & set(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"))
     path = write(folder / "b.jsonl", content)
     texts = [document["text"] for document in reading.read(path) if not isinstance(document, Dropped)]
-    assert {json.loads(line)["text"] for line in whole} <= set(texts)
+    assert all(json.loads(line)["text"] in texts for line in whole)
 
 
 @given(content=mutations.bytes_like(PROMPTS))
