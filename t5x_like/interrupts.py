@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import select
 import signal
@@ -14,6 +15,8 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # A wrapper such as `timeout` signals a process and then its group; a person needs longer to press Ctrl-C again.
 REPEAT_SECONDS = 0.25
+# How often a signal that came during an import is tried again.
+RETRY_SECONDS = 0.05
 
 
 class Interrupted(KeyboardInterrupt):
@@ -70,7 +73,7 @@ def postpone() -> Iterator[Request]:
 def program() -> Iterator[None]:
     """Raises `Interrupted` for the first Ctrl-C or SIGTERM; a second Ctrl-C ends the process at once, whatever it is doing.
 
-    A signal during an import ends the process at once too: C++ code that is being loaded cannot pass the exception on.
+    A signal during an import is handled when the import has ended: C++ code that is being loaded cannot pass the exception on.
 
     The main thread runs its handlers between two Python instructions, so a thread watches for the second Ctrl-C: the main
     thread may be compiling, or waiting for a process that has ended.
@@ -81,12 +84,14 @@ def program() -> Iterator[None]:
     request = Request()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if not request.number:
-            request.is_repeat(number)
-            if is_importing(frame):
-                os.write(2, b"t5x_like: interrupted\n")
-                os._exit(128 + number)
-            raise Interrupted(number)
+        if request.number:
+            return
+        if is_importing(frame):
+            signal.signal(signal.SIGALRM, functools.partial(retry, number))
+            signal.setitimer(signal.ITIMER_REAL, RETRY_SECONDS)
+            return
+        request.is_repeat(number)
+        raise Interrupted(number)
 
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -101,6 +106,13 @@ def program() -> Iterator[None]:
         os.close(writer)
         watcher.join()
         os.close(reader)
+
+
+def retry(number: int, alarm: int, frame: FrameType | None) -> None:
+    """Gives an earlier signal to its handler of now, which may be another one by the time an import ends."""
+    handler = signal.getsignal(number)
+    if callable(handler):
+        handler(number, frame)
 
 
 def is_importing(frame: FrameType | None) -> bool:
@@ -130,7 +142,9 @@ def watch(reader: int) -> None:
     """Reads the numbers of signals from a pipe until it is closed; ends the process at a second Ctrl-C."""
     request, announced = Request(), False
     while True:
-        waiting = 2 * REPEAT_SECONDS if request.number and not announced else None
+        waiting = None
+        if request.number and not announced:
+            waiting = max(0.0, request.seconds + 2 * REPEAT_SECONDS - time.monotonic())
         if not select.select([reader], [], [], waiting)[0]:
             print("stopping; Ctrl-C again ends at once", file=sys.stderr, flush=True)
             announced = True
