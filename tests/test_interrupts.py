@@ -49,8 +49,10 @@ def test_a_second_ctrl_c_ends_the_process_at_once_while_the_main_thread_computes
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_during_an_import_is_raised_after_it(tmp_path, number, code):
-    (tmp_path / "slow.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(2)\nprint('whole', flush=True)\n")
-    body = f"sys.path.append({str(tmp_path)!r})\n        with interrupts.explain('kept'):\n            import slow; time.sleep(60)"
+    (tmp_path / "slow.py").write_text(
+        "import time\nprint('ready', flush=True)\ntime.sleep(2)\nprint('whole', flush=True)\n"
+    )
+    body = f"sys.path.append({str(tmp_path)!r})\n        with interrupts.explain('kept'): import slow; time.sleep(60)"
     process = start(body)
     process.send_signal(number)
     assert process.stderr.readline() == "stopping; Ctrl-C again ends at once\n"

@@ -1,16 +1,14 @@
 """Test items in training text: drops documents by n-gram overlap, and reports the overlap of each item."""
 
-import concurrent.futures
-import contextlib
-import multiprocessing
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from t5x_like.cleaning import workers as worker_processes
 from t5x_like.cleaning.hashing import ngram_hashes, split_words, word_hashes
 from t5x_like.cleaning.steps import Document, Dropped, Step
 
@@ -95,14 +93,9 @@ def measure_overlap_of_files(
     workers: int = 1,
 ) -> dict[int, dict[str, float]]:
     """`measure_overlap` of the readable documents of files, with several processes."""
-    task = partial(find_seen_in_file, read, build_indices(items, sizes, min_words))
     seen: dict[int, set[int]] = {n: set() for n in sizes}
-    with contextlib.ExitStack() as stack:
-        run: Callable[..., Iterator[dict[int, set[int]]]] = map
-        if workers > 1:
-            context = multiprocessing.get_context("spawn")
-            run = stack.enter_context(concurrent.futures.ProcessPoolExecutor(workers, context)).map
-        for seen_in_file in run(task, paths):
+    with worker_processes.start(workers, build_indices(items, sizes, min_words)) as run:
+        for seen_in_file in run(partial(find_seen_in_file, read), paths):
             for n in sizes:
                 seen[n] |= seen_in_file[n]
     return compute_shares(items, seen, min_words)

@@ -9,18 +9,12 @@ Finished tasks are kept under OUT/.work, so a killed run resumes without repeati
 a step fail, are listed in OUT/rejects.jsonl.
 """
 
-import concurrent.futures
 import contextlib
 import functools
 import itertools
 import json
-import multiprocessing
-import multiprocessing.connection
-import os
 import pickle
 import shutil
-import signal
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -28,6 +22,7 @@ from functools import cached_property
 from pathlib import Path
 
 from t5x_like.cleaning import reading, shards, work_files
+from t5x_like.cleaning import workers as worker_processes
 from t5x_like.cleaning.fingerprint import fingerprint
 from t5x_like.cleaning.pipeline import Candidate, Pipeline, make_candidate
 from t5x_like.cleaning.rejects import REJECTS, Losses, check_report
@@ -194,11 +189,11 @@ def run(job: Job, workers: int = 1, progress: Progress = lambda done, total, mes
         return Report.from_dict(json.loads(report_path.read_text(encoding="utf-8")))
     passes = len(job.stateful_steps) + 1
     total, count = passes * len(job.inputs), itertools.count(1)
-    with start_workers(job, workers) as tasks:
+    with remove_on_error(job.out), worker_processes.start(workers, job) as run_tasks:
         for stage in range(passes):
             last = stage == passes - 1
             decide = None if last or job.is_done(stage + 1) else job.stateful_steps[stage].make_decider()
-            for index in tasks(stage):
+            for index in run_tasks(functools.partial(run_task, stage), range(len(job.inputs))):
                 if decide:
                     with work_files.open_values(job.work_path("decisions", stage, index)) as write:
                         for sketch, name in work_files.read_values(job.work_path("sketches", stage, index)):
@@ -213,6 +208,21 @@ def run(job: Job, workers: int = 1, progress: Progress = lambda done, total, mes
     shutil.rmtree(job.out / ".work")
     remove_partial_files(job.out)
     return report
+
+
+def run_task(stage: int, job: Job, index: int) -> int:
+    """Runs a task of a job."""
+    return job.run_task(stage, index)
+
+
+@contextlib.contextmanager
+def remove_on_error(out: Path) -> Iterator[None]:
+    """Removes partial files if the block raises."""
+    try:
+        yield
+    except BaseException:
+        remove_partial_files(out)
+        raise
 
 
 def remove_partial_files(out: Path) -> None:
@@ -248,63 +258,3 @@ def check_job(job: Job, workers: int) -> None:
     else:
         with shards.write_atomically(path) as file:
             file.write(json.dumps(description, indent=1).encode())
-
-
-Tasks = Callable[[int], Iterable[int]]  # stage -> indices of the inputs, in order, as their tasks finish
-
-
-@contextlib.contextmanager
-def start_workers(job: Job, workers: int) -> Iterator[Tasks]:
-    """A function that runs the tasks of a stage, in this process or in `workers` others."""
-    indices = range(len(job.inputs))
-    if workers == 1:
-        yield lambda stage: map(job.run_task, itertools.repeat(stage), indices)
-        return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, initialize_worker, (job,)) as executor:
-        try:
-            yield functools.partial(submit_tasks, executor, indices)
-        except concurrent.futures.BrokenExecutor as error:
-            raise RuntimeError(
-                "a worker process was killed, perhaps because memory ran out; run the same command with fewer workers to resume"
-            ) from error
-        except BaseException:
-            for worker in multiprocessing.active_children():
-                worker.terminate()  # a task writes its files atomically, and may take long
-            executor.shutdown(cancel_futures=True)
-            remove_partial_files(job.out)
-            raise
-
-
-def submit_tasks(executor: concurrent.futures.Executor, indices: Iterable[int], stage: int) -> Iterable[int]:
-    """Submits the tasks of a stage. The workers, which this starts, inherit that Ctrl-C is left to this process."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return executor.map(run_worker_task, itertools.repeat(stage), indices)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-_job: Job | None = None  # of a worker process
-
-
-def initialize_worker(job: Job) -> None:
-    """Sets the job of a worker process and makes the process exit with its parent."""
-    global _job
-    _job = job
-    threading.Thread(target=exit_with_parent, daemon=True).start()
-
-
-def exit_with_parent() -> None:
-    """Waits for the parent process to end, however it ends, and exits."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-
-def run_worker_task(stage: int, index: int) -> int:
-    """Runs a task of the worker's job."""
-    if _job is None:
-        raise RuntimeError("the worker process has no job; initialize_worker sets it")
-    return _job.run_task(stage, index)
