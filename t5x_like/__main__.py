@@ -6,9 +6,12 @@ import sys
 from t5x_like.cli.main import main
 
 # By default glibc returns the buffers of a training step to the system, which clears them again for the next step, 4 KB at a
-# time. Keeping the buffers, in pages of 2 MB, makes training steps of small models on a CPU 1.4 times as fast
-# (benchmarks/allocator.py). glibc reads the setting when a process starts; other C libraries ignore it.
-TUNABLES = "glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=4000000000:glibc.malloc.mmap_max=0"
+# time. Keeping the buffers, in pages of 2 MB, makes training steps on a CPU faster (benchmarks/allocator.py). One arena for all
+# threads: in any but the first, glibc returns large buffers whatever the other settings are, and XLA allocates in threads of its
+# own. glibc reads the setting when a process starts; other C libraries ignore it.
+TUNABLES = (
+    "glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=4000000000:glibc.malloc.mmap_max=0:glibc.malloc.arena_max=1"
+)
 
 
 def start() -> int:

@@ -124,11 +124,16 @@ def abstract(rows: Rows, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     Raises:
       ValueError: there are no rows, or their arrays are not as declared; see `features`.
     """
+    return shapes(features(rows), batch_size)
+
+
+def shapes(declared: Mapping[str, Feature], batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a batch of `batch_size` rows with these features."""
     import jax
 
     return {
         name: jax.ShapeDtypeStruct((batch_size, *feature.shape), np.dtype(feature.dtype))
-        for name, feature in features(rows).items()
+        for name, feature in declared.items()
     }
 
 

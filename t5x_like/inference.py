@@ -169,6 +169,7 @@ class ShardedFunction:
     mesh: Mesh
     rules: partitioning.Rules = partitioning.RULES
     jitted: Any = dataclasses.field(init=False, repr=False, compare=False)
+    products: dict[tuple, int] = dataclasses.field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         replicated = NamedSharding(self.mesh, PartitionSpec())
@@ -184,6 +185,13 @@ class ShardedFunction:
         """Traces the function without compiling it, and so raises what it raises."""
         with partitioning.on(self.mesh, self.rules):
             jax.eval_shape(self.function, params, batch)
+
+    def largest_product(self, params: Params, batch: dict[str, jax.Array]) -> int:
+        """Bytes of the largest product of the traced function, found once for every shape of `batch`."""
+        shapes = tuple((name, x.shape) for name, x in batch.items())
+        if shapes not in self.products:
+            self.products[shapes] = runtime_memory.largest_product(self.jitted.trace(params, batch).jaxpr.jaxpr)
+        return self.products[shapes]
 
     def __call__(self, params: Params, batch: dict[str, np.ndarray]) -> Any:
         """Results for up to `size` rows; a smaller batch is padded with copies of its first row.
@@ -201,7 +209,7 @@ class ShardedFunction:
             )
             # Several processes must agree, and other devices raise RESOURCE_EXHAUSTED themselves.
             if self.mesh.devices.flat[0].platform == "cpu" and jax.process_count() == 1:
-                runtime_memory.check_fits(self.jitted.trace(params, placed).jaxpr)
+                runtime_memory.check_fits(self.largest_product(params, placed))
             results = jax.device_get(self.jitted(params, placed))
         return jax.tree.map(lambda x: x[:count], results)
 

@@ -34,12 +34,12 @@ def free_bytes() -> int | None:
     return min(limits, default=None)
 
 
-def check_fits(jaxpr: core.ClosedJaxpr) -> None:
-    """Checks that the largest product and a copy of it fit into the free memory; attention keeps scores and their softmax.
+def check_fits(product: int) -> None:
+    """Checks that a product of this many bytes and a copy of it fit into the free memory: attention's scores and softmax.
 
     Raises:
       MemoryError: they do not.
     """
-    needed, free = 2 * largest_product(jaxpr.jaxpr), free_bytes()
+    needed, free = 2 * product, free_bytes()
     if free is not None and needed > free:
         raise MemoryError(f"a product of matrices needs {needed:,} bytes of memory, {free:,} are free")

@@ -1,5 +1,6 @@
 """Losses of a model on rows: an objective's metrics over one pass, with perplexity and bits per byte."""
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -8,11 +9,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from t5x_like import partitioning
 from t5x_like.batches import check_groups, features
 from t5x_like.data import mixing
+from t5x_like.data.prefetch import Prefetch
 from t5x_like.data.stream import Stream
 from t5x_like.types import Apply, Metrics, Objective, Params, Rows, Vocabulary
 
@@ -49,12 +51,20 @@ class Evaluator:
                 )
             check_groups(rows.group, self.batch_size, 1, partitioning.batch_devices(self.mesh, self.rules))
 
-        def step(params: Params, batch: Mapping[str, jax.Array], references: Mapping[str, Params]) -> Metrics:
+        def step(
+            params: Params, batch: Mapping[str, jax.Array], references: Mapping[str, Params], after: jax.Array
+        ) -> Metrics:
+            """The metrics of a batch, computed after another's: a CPU would run both at once, in twice the memory."""
             extra = {"references": references} if references else {}
             _, _, metrics = self.objective(self.apply, params, batch, None, **extra)
             return metrics
 
-        object.__setattr__(self, "step", jax.jit(step))
+        object.__setattr__(self, "step", jax.jit(step, out_shardings=self.everywhere, keep_unused=True))
+
+    @property
+    def everywhere(self) -> NamedSharding:
+        """The sharding of an array that every device has."""
+        return NamedSharding(self.mesh, PartitionSpec())
 
     @functools.cached_property
     def parts(self) -> dict[str, Any]:
@@ -79,16 +89,10 @@ class Evaluator:
         sums: dict[str, dict[str, np.ndarray]] = {name: {} for name in self.parts}
         losses: dict[str, list] = {name: [] for name in self.parts}
         target_bytes = dict.fromkeys(self.parts, 0)
-        shardings = {
-            task: partitioning.batch_shardings(features(rows), self.mesh, self.rules)
-            for task, rows in self.parts.items()
-        }
         with partitioning.on(self.mesh, self.rules):
-            for task, batch in progress(self.task_batches()):
-                target_bytes[task] += count_target_bytes(batch, self.rows.vocabulary)
-                rows = functools.partial(slice_rows, batch)
-                placed = partitioning.global_batch(rows, self.batch_size, shardings[task])
-                metrics = jax.device_get(self.step(params, placed, self.references))
+            for task, n_bytes, computed in self.measure(params, progress):
+                metrics = jax.device_get(computed)
+                target_bytes[task] += n_bytes
                 losses[task].append(metrics["loss"])
                 add_metrics(sums[task], metrics)
         total: dict[str, np.ndarray] = {}
@@ -99,6 +103,33 @@ class Evaluator:
             task_results = summarize(sums[task], target_bytes[task]) | standard_error([losses[task]])
             results |= {f"{task}/{name}": value for name, value in task_results.items()}
         return results
+
+    def measure(self, params: Params, progress: Callable[[Iterator], Iterator]) -> Iterator[tuple[str, int, Metrics]]:
+        """Yields (task, bytes of the targets, metrics) of every batch.
+
+        Batches are made ahead in a thread, and each is dispatched before the metrics of the previous one are waited for.
+        """
+        shardings = {
+            task: partitioning.batch_shardings(features(rows), self.mesh, self.rules)
+            for task, rows in self.parts.items()
+        }
+
+        def place(item: tuple[str, dict[str, np.ndarray]]) -> tuple[str, int, dict[str, jax.Array]]:
+            task, batch = item
+            rows = functools.partial(slice_rows, batch)
+            placed = partitioning.global_batch(rows, self.batch_size, shardings[task])
+            return task, count_target_bytes(batch, self.rows.vocabulary), placed
+
+        in_flight: list[tuple[str, int, Metrics]] = []
+        after = jax.device_put(np.float32(0), self.everywhere)
+        with contextlib.closing(Prefetch(place, self.task_batches())) as inputs:
+            for task, n_bytes, placed in progress(inputs):
+                metrics = self.step(params, placed, self.references, after)
+                after = metrics["loss"][0]
+                in_flight.append((task, n_bytes, metrics))
+                if len(in_flight) > 1:
+                    yield in_flight.pop(0)
+        yield from in_flight
 
     def task_batches(self) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         """Yields (task, batch) of every batch to evaluate."""

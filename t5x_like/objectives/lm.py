@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from t5x_like.objectives.tokens import PerToken, token_logps, token_sums
+from t5x_like.objectives.tokens import PerToken, is_largest, token_logps, token_sums
 from t5x_like.types import Apply, Metrics, Params
 
 
@@ -51,7 +51,7 @@ def token_terms(z_loss: float, label_smoothing: float, evaluating: bool) -> PerT
             values["z_loss"] = z_loss * jnp.square(lse_BL)
             values["total"] += values["z_loss"]
         if evaluating:
-            values["accuracy"] = (jnp.argmax(logits_BLV, axis=-1) == targets_BL).astype(jnp.float32)
+            values["accuracy"] = is_largest(logits_BLV, targets_BL).astype(jnp.float32)
         return values
 
     return per_token

@@ -41,6 +41,17 @@ def _backward(
 token_logps.defvjp(_forward, _backward)
 
 
+def is_largest(logits_BLV: jax.Array, targets_BL: jax.Array) -> jax.Array:
+    """Whether the target has the largest logit, the first of equal ones: argmax(logits) == target, bool [B, L].
+
+    A CPU compares with the target's logit in a seventh of the time of an argmax (benchmarks/evaluation.py).
+    """
+    targets_BL1 = targets_BL[..., None]
+    target_BL1 = jnp.take_along_axis(logits_BLV, targets_BL1, axis=-1)
+    later_BLV = jnp.arange(logits_BLV.shape[-1]) >= targets_BL1
+    return jnp.all((logits_BLV < target_BL1) | ((logits_BLV == target_BL1) & later_BLV), axis=-1)
+
+
 def token_sums(
     apply: Apply,
     params: Params,

@@ -1,9 +1,52 @@
-"""Evaluation: the standard error of the loss equals the standard deviation over samples of text."""
+"""Evaluation: metrics equal those of every row alone; the standard error is the standard deviation over samples of text."""
 
+import jax
 import numpy as np
 import pytest
 
+from t5x_like import partitioning
+from t5x_like.data import rows
+from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.evaluation import evaluator
+from t5x_like.objectives.lm import LanguageModel
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def validation(tiny_root):
+    return rows.CausalLM(TokenCache("tiny", "validation", root=str(tiny_root)), 16)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_the_loss_is_that_of_every_row_alone(validation, devices):
+    model, objective = tiny.decoder(), LanguageModel()
+    model = model.clone(embed=model.embed.clone(vocab_size=384))
+    assert len(validation) % 32  # the last batch is filled up
+    mesh = partitioning.make_mesh(devices=jax.devices()[:devices])
+    evaluate = evaluator.Evaluator(model.apply, objective, validation, 32, mesh)
+    every = validation.fetch(np.arange(len(validation)), np.zeros(len(validation), np.int64), 0)
+    params = tiny.init(model, {name: x[:1] for name, x in every.items()})
+    _, _, metrics = jax.jit(lambda params: objective(model.apply, params, every))(params)
+    seen: list[str] = []
+    for _ in range(2):
+        results = evaluate(params, lambda items: (seen.append(item[0]) or item for item in items))
+        for name, (total, count) in metrics.items():
+            assert results[name] == pytest.approx(float(total / count), rel=1e-5)
+    assert results["target_tokens"] == every["decoder_loss_weights"].sum()
+    assert len(seen) == 2 * len(evaluate)
+    assert evaluate.step._cache_size() == 1
+
+
+def test_an_error_of_the_rows_is_raised(validation, monkeypatch):
+    model = tiny.decoder()
+    evaluate = evaluator.Evaluator(model.apply, LanguageModel(), validation, 32, partitioning.make_mesh())
+
+    def fetch(*_):
+        raise ValueError("rows are broken")
+
+    monkeypatch.setattr(rows.CausalLM, "fetch", fetch)
+    with pytest.raises(ValueError, match="rows are broken"):
+        evaluate({})
 
 
 def draw_batches(generator, batches, mean, least):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from t5x_like.objectives.lm import LanguageModel
-from t5x_like.objectives.tokens import token_logps
+from t5x_like.objectives.tokens import is_largest, token_logps
 from tests import tiny
 
 
@@ -32,6 +32,18 @@ def test_token_logps_and_its_gradient_equal_log_softmax():
 
     np.testing.assert_allclose(ours(logits), plain(logits), rtol=1e-5)
     np.testing.assert_allclose(jax.grad(ours)(logits), jax.grad(plain)(logits), atol=1e-5)
+
+
+def test_the_largest_logit_is_the_one_that_argmax_chooses():
+    generator = np.random.default_rng(0)
+    logits = generator.integers(0, 4, (20, 30, 8)).astype(np.float32)  # many are equal
+    logits[0, :10] = -np.inf
+    logits[1, :, 2] = np.nan
+    targets = generator.integers(0, 8, (20, 30))
+    expected = logits.argmax(-1) == targets
+    expected[1] = False
+    assert 50 < expected.sum() < 200
+    np.testing.assert_array_equal(jax.jit(is_largest)(logits, targets), expected)
 
 
 @pytest.mark.parametrize("smoothing, z", [(0.0, 0.0), (0.1, 0.0), (0.1, 1e-2)])
