@@ -21,11 +21,11 @@ QUICK := tests/test_layering.py \
   tests/text_metrics/test_text_metrics.py tests/text_metrics/test_published_scripts.py \
   tests/cleaning/test_heuristics.py tests/cleaning/test_duplicates.py
 
-.PHONY: help quickstart quick test fuzz lint types format bench release install
+.PHONY: help quickstart quick test fuzz lint types format bench bench-quick release install
 .DEFAULT_GOAL := help
 
 help: ## list these targets
-	@grep -hE '^[a-z]+:.*## ' Makefile | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
 quickstart: install ## pretrain a small model on this machine (about 5 minutes on 2 cores) and sample from it
 	$(RUN) -m t5x_like quickstart $(QUICKSTART_FLAGS)
@@ -54,9 +54,12 @@ format: install ## fix style and formatting
 	$(RUN) -m ruff format .
 
 bench: install ## run every benchmark that needs no GPU, one after the other, but not scaling_ladder.py (half an hour)
-	@for script in $$(grep -lE '__main__' benchmarks/*.py | grep -vE '/(gpu_|scaling_ladder)'); do \
+	@for script in $$(grep -lE '__main__' benchmarks/*.py | grep -vE '/(gpu_|scaling_ladder|quick)'); do \
 	  echo "== $$script"; $(RUN) $$script || exit 1; \
 	done
+
+bench-quick: install ## compare the speed with the last release's, in under 4 minutes (BENCH_FLAGS="--only=decode")
+	$(RUN) benchmarks/quick.py $(BENCH_FLAGS)
 
 release: ## build the sdist and the wheel in dist/ and try the wheel in a new environment
 	PYTHON="$(PYTHON)" .ci/release

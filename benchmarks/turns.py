@@ -64,7 +64,9 @@ def serve(step: Step, **facts: Any) -> None:
 
 
 def take_turns(sides: Mapping[str, Side], rounds: int) -> dict[str, Turns]:
-    """Starts all sides, waits until all are ready, and lets each run one step per round, in order.
+    """Starts all sides, waits until all are ready, and lets each run one step per round: in order, then in reverse, and so on.
+
+    A step's time depends on whose step came before, so no side always follows the same one.
 
     Raises:
       SystemExit: a side ended.
@@ -75,8 +77,9 @@ def take_turns(sides: Mapping[str, Side], rounds: int) -> dict[str, Turns]:
             processes[name] = stack.enter_context(start(side))
             stack.callback(processes[name].terminate)
         turns = {name: Turns(read(name, process), []) for name, process in processes.items()}
-        for _ in range(rounds):
-            for name, process in processes.items():
+        order = list(processes.items())
+        for number in range(rounds):
+            for name, process in reversed(order) if number % 2 else order:
                 with contextlib.suppress(BrokenPipeError):  # `read` says that the side has ended
                     process.stdin.write(b"\n")
                 turns[name].steps.append(read(name, process))

@@ -1,4 +1,4 @@
-"""Sides of a benchmark run one step at a time, in order; a side that ends stops the others, with its exit code in the message."""
+"""Sides of a benchmark run one step at a time, in order and in reverse; one that ends stops the others and is named."""
 
 import sys
 
@@ -31,7 +31,7 @@ def test_sides_take_turns(tmp_path):
     log = tmp_path / "log"
     results = turns.take_turns({"first": toy("a", log), "second": toy("b", log)}, rounds=3)
     assert sorted(log.read_text()[: 2 * turns.WARMUP]) == ["a"] * turns.WARMUP + ["b"] * turns.WARMUP
-    assert log.read_text()[2 * turns.WARMUP :] == "ababab"
+    assert log.read_text()[2 * turns.WARMUP :] == "abbaab"
     for name, side in results.items():
         assert side.facts == {"name": {"first": "a", "second": "b"}[name], "losses": [10.0, 9.0]}
         assert side.all("loss") == [8.0, 7.0, 6.0] and side.median("loss") == 7.0
