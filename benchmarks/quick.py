@@ -31,6 +31,7 @@ from quick_items import ITEMS
 
 import report
 import turns
+from t5x_like.__main__ import TUNABLES
 from t5x_like.progress import track
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,7 +46,8 @@ def side(tree: Path, item: str, folder: str) -> turns.Side:
     own = tree / "benchmarks" / "quick_items.py"
     script = own if own.exists() else Path(__file__).with_name("quick_items.py")
     path = os.pathsep.join([str(tree), str(script.parent)])
-    environment = {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "TMPDIR": folder}
+    # The allocator's settings are those of the command; with others the same version differs by 5% from process to process.
+    environment = {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "TMPDIR": folder, "GLIBC_TUNABLES": TUNABLES}
     return turns.Side([sys.executable, str(script), item], environment)
 
 
