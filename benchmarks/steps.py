@@ -4,9 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
+import turns
 from t5x_like import parameters, partitioning
+from t5x_like.accounting import flops
 from t5x_like.objectives import lm
 from t5x_like.parameters import Freeze
 from t5x_like.precision import Precision
@@ -34,3 +37,29 @@ def build(
             return step(state, batch, {})
 
     return run, layout
+
+
+class Steps:
+    """Runs one train step per call, on one batch, and returns its loss when the new state is complete."""
+
+    def __init__(self, step: Callable, state: Any, batch: Mapping[str, Any], loss: Callable[[Any], jax.Array]) -> None:
+        self.step, self.state, self.batch, self.loss = step, state, batch, loss
+
+    def __call__(self) -> float:
+        self.state, out = self.step(self.state, self.batch)
+        jax.block_until_ready(self.state)
+        return float(self.loss(out))
+
+
+def serve(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    batch: Mapping[str, np.ndarray],
+    objective: lm.LanguageModel | None = None,
+) -> None:
+    """Serves train steps on one batch, as a side of a comparison (turns.py); reports the FLOPs of one."""
+    step, layout = build(model, optimizer, jax.eval_shape(lambda: batch), objective)
+    lengths = {name.split("_")[0]: x.shape[1] for name, x in batch.items() if name.endswith("_input_tokens")}
+    row, rows = flops.per_row(model, layout.boxed.params, lengths), len(next(iter(batch.values())))
+    run = Steps(step, layout.create(0), jax.device_put(batch), lambda metrics: metrics["loss"][0] / metrics["loss"][1])
+    turns.serve(run, flops=row.train * rows, versions={"jax": jax.__version__})

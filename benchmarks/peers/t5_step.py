@@ -1,15 +1,14 @@
 """PyTorch's side of t5_step.py: T5 v1.1 small of transformers with AdamW or Adafactor."""
 
 import torch
-from transformers import Adafactor, T5Config, T5ForConditionalGeneration
-
 import training
+from transformers import Adafactor, T5Config, T5ForConditionalGeneration
 
 
 def main() -> None:
     flags = training.parser(__doc__)
-    flags.add_argument("--inputs", type=int, required=True)
-    flags.add_argument("--targets", type=int, required=True)
+    for name in ("inputs", "targets", "vocab"):
+        flags.add_argument(f"--{name}", type=int, required=True)
     flags.add_argument("--adamw", action="store_true", help="AdamW, not Adafactor")
     args = flags.parse_args()
     training.use_all_cores()

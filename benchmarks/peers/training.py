@@ -13,10 +13,9 @@ VERSIONS = {"torch": torch.__version__, "transformers": transformers.__version__
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
-    """The flags of every train step, for which it is given all figures; it has none of its own."""
+    """The flags that all train steps have."""
     flags = argparse.ArgumentParser(description=doc)
     flags.add_argument("--rows", type=int, required=True)
-    flags.add_argument("--vocab", type=int, required=True)
     flags.add_argument("--compile", action="store_true", help="compile the model with torch.compile")
     return flags
 
@@ -27,9 +26,9 @@ def use_all_cores() -> None:
     torch.manual_seed(0)
 
 
-def adamw(model: torch.nn.Module) -> torch.optim.Optimizer:
+def adamw(model: torch.nn.Module, learning_rate: float = 1e-3) -> torch.optim.Optimizer:
     """AdamW in one pass over each parameter (`fused`), the fastest of PyTorch's three on CPUs."""
-    return torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    return torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
 
 
 def serve(
