@@ -73,8 +73,15 @@ def cudnn(
     """
     if bias_AHLM is not None or drop is not None or cap is not None:
         raise ValueError("kernels.cudnn takes no attention bias, dropout or soft cap; use kernels.reference")
-    mask_B1LM = jnp.broadcast_to(mask_ALM[:, None], (q_BLHK.shape[0], 1, *mask_ALM.shape[1:]))
-    return jax.nn.dot_product_attention(q_BLHK, k_BMGK, v_BMGK, mask=mask_B1LM, scale=scale, implementation="cudnn")
+    length, key_length = mask_ALM.shape[1:]
+    mask_B1LM = jnp.broadcast_to(mask_ALM[:, None], (q_BLHK.shape[0], 1, length, key_length))
+    # The backward pass with a mask needs even lengths; keys that are added are masked.
+    mask_B1LM = jnp.pad(mask_B1LM, ((0, 0), (0, 0), (0, length % 2), (0, key_length % 2)))
+    q_BLHK, k_BMGK, v_BMGK = (
+        jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q_BLHK, k_BMGK, v_BMGK)
+    )
+    y_BLHK = jax.nn.dot_product_attention(q_BLHK, k_BMGK, v_BMGK, mask=mask_B1LM, scale=scale, implementation="cudnn")
+    return y_BLHK[:, :length]
 
 
 def select(q_BLHK: jax.Array, bias_AHLM: jax.Array | None, drop: Drop | None, cap: float | None = None) -> Callable:

@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from t5x_like.models import kernels
+from t5x_like.models.attention import SelfAttention
+from t5x_like.models.context import Context, TokenInfo
 from tests.models.contexts import array
 
 B, L, M, H, K = 2, 5, 7, 4, 8
@@ -24,7 +27,9 @@ def slow(q, k, v, bias, mask, scale, cap=None):
         g = h // (H // k.shape[2])
         visible = [j for j in range(M) if mask[b, i, j]]
         scores = np.array([scale * np.dot(q[b, i, h], k[b, j, g]) for j in visible])
-        scores = (scores if cap is None else cap * np.tanh(scores / cap)) + bias[0, h, i, visible]
+        scores = (scores if cap is None else cap * np.tanh(scores / cap)) + (
+            0 if bias is None else bias[0, h, i, visible]
+        )
         probs = np.exp(scores - scores.max())
         y[b, i, h] = (probs / probs.sum()) @ v[b, visible, g]
     return y
@@ -113,3 +118,36 @@ def test_cudnn_refuses_unsupported_options_and_is_not_selected(option, monkeypat
     half = jnp.asarray(q, jnp.bfloat16)
     assert kernels.select(half, None, None, None) is kernels.cudnn
     assert kernels.select(half, options["bias"], options["drop"], options["cap"]) is kernels.reference
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_cudnn_pads_odd_lengths_with_keys_that_no_query_sees(groups, monkeypatch):
+    q, k, v, _, mask = inputs(groups)  # 5 queries, 7 keys
+    lengths, original = [], jax.nn.dot_product_attention
+
+    def attention(q, k, v, implementation, **options):
+        lengths.append((q.shape[1], k.shape[1]))
+        return original(q, k, v, **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", attention)
+    np.testing.assert_allclose(kernels.cudnn(q, k, v, None, mask, 0.3), slow(q, k, v, None, mask, 0.3), atol=1e-5)
+    assert lengths == [(6, 8)]
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("length", [8, 7])
+def test_packed_causal_attention_is_cudnn_on_a_gpu(kv_heads, length, monkeypatch):
+    fused = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91000)  # it is lowered here, not compiled
+    segments = jnp.asarray([[1, 1, 1, 2, 2, 3, 3, 0][:length]] * 2)
+    info = TokenInfo(jnp.broadcast_to(jnp.arange(length), (2, length)), segments)
+    layer = SelfAttention(num_heads=4, head_dim=8, num_kv_heads=kv_heads)
+    x = jnp.ones((2, length, 16), jnp.bfloat16)
+    params = jax.eval_shape(layer.init, jax.random.key(0), x, Context(info, info))
+
+    def loss(params, x):
+        return jnp.sum(layer.apply(params, x, Context(info, info)).astype(jnp.float32))
+
+    program = jax.jit(jax.grad(loss)).trace(nn.unbox(params), x).lower(lowering_platforms=("cuda",)).as_text()
+    assert "__cudnn$fmhaScaleBiasSoftmax(" in program and "__cudnn$fmhaScaleBiasSoftmaxBackward(" in program
