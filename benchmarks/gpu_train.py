@@ -1,211 +1,248 @@
-"""Training a 1.2B LLaMA-shaped decoder on one GPU: t5x_like's step against PyTorch's with the same shape, alternately.
+"""Training a 0.75B LLaMA-shaped decoder on one GPU, beside PyTorch: six parts in at most 8 minutes, each useful alone.
 
-Sequence length 2048 with several packed documents per row, bfloat16 products, float32 master weights, AdamW, rows from a
-synthetic token cache through the data stream; no TensorFlow. The PyTorch peer is torch.compile with flash attention
-(scaled_dot_product_attention, causal), fused AdamW and bfloat16 autocast. First, cuDNN attention is checked against the
-reference on packed rows, values and gradients. MFU counts causal attention at half.
+  step       tokens/s, MFU and memory of ours and of torch.compile with flash attention and fused AdamW, in turns
+  attention  the kernels on packed rows against the reference: difference and milliseconds
+  profile    where the time of a step goes: the kernels that take the most
+  peers      other ways to write PyTorch's side: under autocast, and with documents masked as ours are
+  layers     unrolled layers against scanned ones, and with rematerialisation: step, memory, first step
+  buffers    XLA's command buffers (CUDA graphs) on and off
+
+Sequence length 2048 with several documents per row, 8 rows, bfloat16 products, float32 master weights, AdamW. MFU counts causal
+attention at half. PyTorch's side runs in this Python, or in --peer=PYTHON. A part runs in processes of its own: if it fails or
+the time is up, the others' results stay. Every result is a line of --out/gpu_train.jsonl as soon as it is there. --tiny runs all
+parts in a small size on any device, to see that they work. Needs no TensorFlow, seqio or gin. The last line has our MFU (the goal
+is 0.5) and the time of PyTorch's fastest side over ours (1.05). In a checkout that is not installed: PYTHONPATH=.
 """
 
 import argparse
+import glob
+import importlib.util
+import json
 import os
+import signal
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs memory too
+import gpu_side
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from flax import linen as nn
+import turns
 
-import report
-from t5x_like import batches, optimizers, parameters, partitioning
-from t5x_like.accounting import flops
-from t5x_like.data import rows
-from t5x_like.data.cache import token_cache
-from t5x_like.data.cache import writer as cache_writer
-from t5x_like.data.cache.token_cache import TokenCache
-from t5x_like.data.stream import Stream
-from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
-from t5x_like.models import architectures, attention, blocks, heads, kernels, linear, mlp, positions, stack
-from t5x_like.objectives import lm
-from t5x_like.parameters import Freeze
-from t5x_like.precision import Precision
-from t5x_like.training import loop, state
-from t5x_like.training.step import TrainStep, jit_step
-
-WIDTH, LAYERS, HEADS, HEAD_DIM, MLP_DIM, VOCAB, LENGTH = 2048, 20, 16, 128, 5632, 32128, 2048
+HERE = Path(__file__).parent
+SHAPE = ("width", "layers", "heads", "kv_heads", "mlp_dim", "vocab", "length", "rows", "steps")
+TINY = dict(width=64, layers=2, heads=2, kv_heads=1, mlp_dim=128, vocab=512, length=128, rows=2, steps=1)
+NO_BUFFERS = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_enable_command_buffer="}
 
 
-def check_cudnn() -> float:
-    """Returns the largest difference of gradients of packed causal attention in bfloat16, relative to the reference's maximum."""
-    random = np.random.default_rng(0)
-    q, k, v, mix = (jnp.asarray(random.normal(size=(2, 512, 4, 128)), jnp.bfloat16) for _ in range(4))
-    segments = jnp.asarray(np.sort(random.integers(1, 5, (2, 512)), axis=1))
-    mask = (segments[:, :, None] == segments[:, None]) & jnp.tril(jnp.ones((512, 512), bool))
-
-    def run(kernel: Callable) -> tuple[jax.Array, ...]:
-        def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-            return jnp.sum(kernel(q, k, v, None, mask, 128**-0.5).astype(jnp.float32) * mix)
-
-        return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(q, k, v)[1]
-
-    pairs = zip(run(kernels.cudnn), run(kernels.reference), strict=True)
-    return max(float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b))) for a, b in pairs)
+def write(args: argparse.Namespace, part: str, **row: Any) -> None:
+    """Prints a result and appends it to the file."""
+    line = json.dumps({"part": part, **row})
+    print(line, flush=True)
+    with open(Path(args.out) / "gpu_train.jsonl", "a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
 
 
-def make_cache() -> TokenCache:
-    """Writes a cache of random documents of a few hundred to a few thousand bytes, so that a row holds several."""
-    random, inputs = np.random.default_rng(0), {"task": "synthetic"}
-    root = Path(tempfile.mkdtemp())
-    folder = root / "synthetic" / token_cache.fingerprint_of(inputs) / "train"
-    folder.mkdir(parents=True)
-    examples = ({"targets": random.integers(3, 259, random.integers(200, 3000))} for _ in range(500))
-    cache_writer.write(folder, "synthetic", "train", inputs, ByteVocabulary(), ["targets"], examples)
-    return TokenCache("synthetic", "train", root=str(root), fingerprint=token_cache.fingerprint_of(inputs))
+def shape(args: argparse.Namespace) -> list[str]:
+    """The flags of the shape, for a side."""
+    return [f"--{name}={getattr(args, name)}" for name in SHAPE]
 
 
-def build_model(remat: Callable | None) -> nn.Module:
-    """Builds the decoder from t5x_like's blocks."""
-    block = blocks.Block(
-        mixer=attention.SelfAttention(num_heads=HEADS, head_dim=HEAD_DIM),
-        mlp=mlp.Mlp(hidden_dim=MLP_DIM, activation=nn.silu, gated=True),
+def ours(args: argparse.Namespace, *flags: str, **environment: str) -> turns.Side:
+    """Our side."""
+    command = [sys.executable, str(HERE / "gpu_side.py"), *shape(args), *flags]
+    return turns.Side(command, environment)
+
+
+def peer(args: argparse.Namespace, *flags: str) -> turns.Side:
+    """PyTorch's side."""
+    return turns.Side([args.peer, str(HERE / "peers" / "gpu_train.py"), *shape(args), *flags])
+
+
+def figures(args: argparse.Namespace, side: turns.Turns, flops: float, peak: float) -> dict[str, Any]:
+    """The row of a side: seconds per step, tokens per second, MFU, memory on the device, and its facts."""
+    seconds = [wall / args.steps for wall in side.all("wall")]
+    step = statistics.median(seconds)
+    row = {"step s": step, "min": min(seconds), "max": max(seconds), "tokens/s": args.rows * args.length / step}
+    row |= {"MFU": flops / step / peak, "loss": side.steps[-1]["loss"]}
+    return row | {name: fact for name, fact in side.facts.items() if name not in ("losses", "flops", "peak_flops")}
+
+
+def compare(args: argparse.Namespace, part: str, sides: Mapping[str, turns.Side]) -> None:
+    """Runs one of our sides, the first, and another in turns; writes a row per side, with its time relative to the first's.
+
+    Two at a time, because more do not fit a GPU's memory. If one fails, the error is written and the first runs alone.
+    """
+    (first, base), *others = sides.items()
+    try:
+        found = turns.take_turns(sides, args.rounds)
+    except SystemExit as error:
+        write(args, part, sides=list(sides), error=str(error)[:500])
+        if others:
+            compare(args, part, {first: base})
+        return
+    flops, peak = found[first].facts["flops"], found[first].facts["peak_flops"]
+    for name, side in found.items():
+        pairs = [other / own for other, own in zip(side.all("wall"), found[first].all("wall"), strict=True)]
+        ratio = {"time / first": statistics.median(pairs), "least": min(pairs), "most": max(pairs)}
+        write(args, part, side=name, **ratio, **figures(args, side, flops, peak))
+
+
+def run_step(args: argparse.Namespace) -> None:
+    """Ours and PyTorch's."""
+    compare(args, "step", {"ours": ours(args)} | ({"torch": peer(args)} if args.peer else {}))
+    if not args.peer:
+        write(args, "step", error="torch cannot be imported; name a Python that has it: --peer=PYTHON")
+
+
+def run_peers(args: argparse.Namespace) -> None:
+    """PyTorch's side in two other ways."""
+    for flag in ("--autocast", "--documents") if args.peer else ():
+        compare(args, "peers", {"ours": ours(args), f"torch {flag}": peer(args, flag)})
+
+
+def run_layers(args: argparse.Namespace) -> None:
+    """Scanned and rematerialised layers."""
+    for flag in ("--scan", "--remat"):
+        compare(args, "layers", {"unrolled": ours(args), flag: ours(args, flag)})
+
+
+def run_buffers(args: argparse.Namespace) -> None:
+    """Command buffers on (XLA's default) and off."""
+    compare(args, "buffers", {"on": ours(args), "off": ours(args, **NO_BUFFERS)})
+
+
+def run_attention(args: argparse.Namespace) -> None:
+    """The attention kernels."""
+    import gpu_attention  # here, because it takes memory of the device
+
+    for row in gpu_attention.measure(args.tiny):
+        write(args, "attention", **row)
+
+
+def run_profile(args: argparse.Namespace, steps: int = 3, top: int = 25) -> None:
+    """Traces a few steps and writes the time of the kernels, grouped by name."""
+    import jax
+
+    run, _ = gpu_side.build(gpu_side.parse(shape(args)))
+    run(2)
+    with tempfile.TemporaryDirectory() as folder:
+        options = jax.profiler.ProfileOptions()
+        options.python_tracer_level = 0
+        with jax.profiler.trace(folder, profiler_options=options):
+            run(steps)
+        (trace,) = glob.glob(f"{folder}/**/*.xplane.pb", recursive=True)
+        taken, busy = kernel_seconds(trace)
+    total = sum(taken.values())
+    write(args, "profile", **{"kernel s per step": total / steps, "device busy s per step": busy / steps})
+    for name, seconds in taken.most_common(top):
+        write(args, "profile", kernel=name, share=seconds / max(total, 1e-12), **{"ms per step": 1e3 * seconds / steps})
+
+
+def kernel_seconds(trace: str) -> tuple[Counter[str], float]:
+    """Returns (seconds by kernel, seconds in which one ran at least) of a trace, from the GPU's streams or the CPU's threads."""
+    from jax.profiler import ProfileData
+
+    planes = list(ProfileData.from_file(trace).planes)
+    devices = [plane for plane in planes if plane.name.startswith("/device:GPU")]
+    lines = [line for plane in devices or planes for line in plane.lines if not devices or "Stream" in line.name]
+    taken: Counter[str] = Counter()
+    spans = []
+    for line in lines:
+        for event in line.events:
+            taken[group_of(event.name)] += event.duration_ns / 1e9
+            spans.append((event.start_ns, event.start_ns + event.duration_ns))
+    busy, end = 0.0, 0.0
+    for start, stop in sorted(spans):
+        busy += max(0.0, stop - max(start, end)) / 1e9
+        end = max(end, stop)
+    return taken, busy
+
+
+def group_of(name: str) -> str:
+    """A kernel's name without the number that XLA appends, so that all layers count as one."""
+    return name.rstrip("0123456789").rstrip("_.") or name
+
+
+def summarize(args: argparse.Namespace) -> dict[str, float | None]:
+    """Our MFU, and the fastest PyTorch side's time over ours, of the newest results in the file."""
+    lines = (Path(args.out) / "gpu_train.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = {row.get("side"): row for row in map(json.loads, lines) if row["part"] in ("step", "peers") and "MFU" in row}
+    ratios = [row["time / first"] for name, row in rows.items() if name != "ours"]
+    return {"mfu": rows["ours"]["MFU"] if "ours" in rows else None, "ratio": min(ratios, default=None)}
+
+
+PARTS = {
+    "step": run_step,
+    "attention": run_attention,
+    "profile": run_profile,
+    "peers": run_peers,
+    "layers": run_layers,
+    "buffers": run_buffers,
+}
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses the flags."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"parts to run: {', '.join(PARTS)} (default: all)")
+    parser.add_argument(
+        "--out", default="gpu_results", metavar="FOLDER", help="folder of gpu_train.jsonl (default: %(default)s)"
     )
-    decoder = stack.Stack(block=block, repeats=LAYERS, position=positions.Rope(HEAD_DIM), scan=False, remat=remat)
-    return architectures.DecoderOnly(linear.Embed(VOCAB, WIDTH), decoder, heads.Untied())
+    parser.add_argument("--peer", metavar="PYTHON", help="a Python with torch (default: this one, if it has torch)")
+    parser.add_argument("--minutes", type=float, default=8.0, help="parts still running then are ended (default: 8)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tiny", action="store_true", help="a small size, for any device")
+    parser.add_argument("--alone", action="store_true", help="run the parts in this process")
+    gpu_side.add_shape(parser)
+    args = parser.parse_args(argv)
+    if unknown := set(args.parts) - set(PARTS):
+        parser.error(f"unknown part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if args.tiny:
+        vars(args).update(TINY, rounds=2)
+    if args.peer is None and importlib.util.find_spec("torch"):
+        args.peer = sys.executable
+    return args
 
 
-def build_run(size: int, remat: Callable | None, chunk: int | None) -> tuple[Callable, float, Callable]:
-    """Returns (a function that runs N steps and returns seconds, FLOPs per step, a function that returns peak bytes)."""
-    train_rows = rows.CausalLM(make_cache(), LENGTH)
-    stream, mesh = Stream(train_rows, size), partitioning.make_mesh(devices=jax.devices()[:1])
-    precision = Precision(jnp.float32, jnp.bfloat16)
-    optimizer, model = optimizers.adamw(1e-4), build_model(remat)
-    layout = state.layout(model, optimizer, batches.abstract(train_rows, size), mesh, precision=precision)
-    objective = lm.LanguageModel(chunk=chunk)
-    step = jit_step(
-        TrainStep(model.apply, objective, optimizer, parameters.view(Freeze(), precision), 1),
-        layout,
-        partitioning.batch_sharding(mesh),
-        mesh,
-    )
-    run = {"state": layout.create(0), "k": 0}
-    fetch = loop.fetcher(stream, partitioning.batch_sharding(mesh))
-    example = jax.ShapeDtypeStruct((size, LENGTH, HEADS, HEAD_DIM), jnp.bfloat16)
-    print(f"attention kernel: {kernels.select(example, None, None).__name__}")
-
-    def steps(count: int) -> float:
-        started = time.perf_counter()
-        for _ in range(count):
-            batch, _ = fetch(run["k"])
-            with partitioning.on(mesh):
-                run["state"], metrics = step(run["state"], batch, {})
-            run["k"] += 1
-        float(metrics["loss"][0])
-        return time.perf_counter() - started
-
-    row = flops.per_row(model, layout.boxed.params, train_rows.lengths)
-    return steps, row.train * size, lambda: jax.devices()[0].memory_stats()["peak_bytes_in_use"]
-
-
-def build_torch_run(size: int) -> tuple[Callable, Callable]:
-    """Returns (a function that runs N steps and returns seconds, a function that returns peak bytes)."""
-    import torch
-    import torch.nn.functional as F
-
-    inner = HEADS * HEAD_DIM
-    angles = torch.arange(LENGTH, device="cuda")[:, None] * 1e4 ** (
-        -torch.arange(0, HEAD_DIM, 2, device="cuda") / HEAD_DIM
-    )
-    cos, sin = angles.cos(), angles.sin()
-
-    def rotate(x):
-        a, b = x.chunk(2, -1)
-        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
-
-    class Layer(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.norm1, self.norm2 = torch.nn.RMSNorm(WIDTH), torch.nn.RMSNorm(WIDTH)
-            self.qkv = torch.nn.Linear(WIDTH, 3 * inner, bias=False)
-            self.out = torch.nn.Linear(inner, WIDTH, bias=False)
-            self.up = torch.nn.Linear(WIDTH, 2 * MLP_DIM, bias=False)
-            self.down = torch.nn.Linear(MLP_DIM, WIDTH, bias=False)
-
-        def forward(self, x):
-            q, k, v = self.qkv(self.norm1(x)).view(*x.shape[:2], 3, HEADS, HEAD_DIM).permute(2, 0, 3, 1, 4)
-            y = F.scaled_dot_product_attention(rotate(q), rotate(k), v, is_causal=True)
-            x = x + self.out(y.transpose(1, 2).reshape(*x.shape[:2], inner))
-            gate, up = self.up(self.norm2(x)).chunk(2, -1)
-            return x + self.down(F.silu(gate) * up)
-
-    class Model(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed = torch.nn.Embedding(VOCAB, WIDTH)
-            self.layers = torch.nn.ModuleList(Layer() for _ in range(LAYERS))
-            self.norm, self.head = torch.nn.RMSNorm(WIDTH), torch.nn.Linear(WIDTH, VOCAB, bias=False)
-
-        def forward(self, tokens, targets):
-            x = self.embed(tokens)
-            for layer in self.layers:
-                x = layer(x)
-            return F.cross_entropy(self.head(self.norm(x)).float().view(-1, VOCAB), targets.view(-1))
-
-    model = Model().cuda()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    compiled = torch.compile(model)
-    tokens = torch.randint(0, VOCAB, (size, LENGTH), device="cuda")
-
-    def steps(count: int) -> float:
-        started = time.perf_counter()
-        for _ in range(count):
-            with torch.autocast("cuda", torch.bfloat16):
-                loss = compiled(tokens, tokens)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        loss.item()
-        return time.perf_counter() - started
-
-    return steps, lambda: torch.cuda.max_memory_allocated()
+def run_apart(args: argparse.Namespace, part: str, seconds: float, folder: str) -> None:
+    """Runs a part in a process of its own, and ends it and all that it started after `seconds`."""
+    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "JAX_COMPILATION_CACHE_DIR": folder}
+    command = [sys.executable, __file__, part, "--alone", f"--out={args.out}", f"--rounds={args.rounds}", *shape(args)]
+    command += ["--tiny"] * args.tiny + [f"--peer={args.peer}"] * bool(args.peer)
+    started = time.monotonic()
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        code = process.wait(max(seconds, 1.0))
+    except subprocess.TimeoutExpired:
+        code = f"the time was up after {seconds:.0f} s"
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if code:
+        write(args, part, error=code if isinstance(code, str) else f"exit code {code}: see its error above")
+    write(args, part, seconds=round(time.monotonic() - started, 1))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=8, help="rows of 2048 tokens per step")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=5, help="steps per round")
-    parser.add_argument("--remat", action="store_true", help="save only matrix products for the backward pass")
-    parser.add_argument("--chunk", type=int, default=512, help="positions per row whose logits are computed at a time")
-    parser.add_argument("--no_peer", action="store_true", help="skip the PyTorch peer")
-    args = parser.parse_args()
-    if jax.default_backend() != "gpu":
-        raise SystemExit("gpu_train.py needs a GPU; train_step.py is the benchmark for CPUs")
-    print(f"cuDNN against the reference on packed rows: largest relative difference {check_cudnn():.2e}")
-    our_steps, count, our_peak = build_run(args.rows, stack.save_products if args.remat else None, args.chunk)
-    sides, peaks = {"ours": our_steps}, {"ours": our_peak}
-    if not args.no_peer:
-        sides["torch"], peaks["torch"] = build_torch_run(args.rows)
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for side in sides.values():
-        side(3)
-    for _ in range(args.rounds):
-        for name, side in sides.items():
-            seconds[name].append(side(args.steps) / args.steps)
-    peak, source = flops.peak_per_device()
-    table = {
-        name: {"step s": report.summarize(x)["median"], "min": min(x), "max": max(x)}
-        | {"tokens/s": args.rows * LENGTH / report.summarize(x)["median"]}
-        | {"MFU": count / report.summarize(x)["median"] / peak, "peak GiB": peaks[name]() / 2**30}
-        for name, x in seconds.items()
-    }
-    report.print_table(f"1.2B decoder, {args.rows} x {LENGTH}; MFU: {flops.FORMULA}; peak: {source}", table)
-    ratio = table["torch"]["step s"] / table["ours"]["step s"] if "torch" in table else None
-    report.print_json(ratio=ratio, mfu=table["ours"]["MFU"], **report.summarize(seconds["ours"]))
+    args = parse()
+    parts = args.parts or list(PARTS)
+    Path(args.out).mkdir(parents=True, exist_ok=True)
+    if args.alone:
+        for part in parts:
+            PARTS[part](args)
+        return
+    end = time.monotonic() + 60 * args.minutes
+    with tempfile.TemporaryDirectory() as folder:  # the compile cache: parts share programs
+        for part in parts:
+            run_apart(args, part, end - time.monotonic(), folder)
+    print(json.dumps(summarize(args)))
 
 
 if __name__ == "__main__":
