@@ -3,7 +3,7 @@
 The commit in quick.json is taken from git's history, and both versions run the items of quick_items.py in turns, in processes
 that stay alive, so that whatever else the machine does affects both. A ratio is the median of (time here / time there) over the
 rounds, of two turns each, in both orders: 1.10 is 10% slower. Beside it stand its interval of at least 95% in this run, and the
-noise band: the largest ratio of two processes of one commit in the runs stored in quick.json, times 1.5 and at least 3%. A ratio
+noise band: the largest ratio of two processes of one commit in the runs stored in quick.json, times 1.5 and at least 5%. A ratio
 is marked "slower" or "faster" if it is outside the band and the interval excludes 1. Confirm a mark with
 `quick.py --only=ITEM --rounds=20`.
 
@@ -36,7 +36,7 @@ from t5x_like.progress import track
 
 ROOT = Path(__file__).resolve().parents[1]
 STORE = Path(__file__).with_name("quick.json")
-PAIR_FLOOR, STORED_FLOOR = 0.03, 0.1  # the narrowest bands, relative
+PAIR_FLOOR, STORED_FLOOR = 0.05, 0.1  # the narrowest bands, relative
 
 Seconds = dict[str, list[tuple[float, ...]]]  # item -> for every round the wall seconds of every side, in two turns
 
