@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from t5x_like.models.linear import DEFAULT_INIT, Dense, Initializer, constrain, prefers_matrices, with_axes
+from t5x_like.models.linear import DEFAULT_INIT, Dense, Initializer, add_shared, constrain, prefers_matrices, with_axes
 from t5x_like.models.mlp import gelu
 from t5x_like.models.norms import LayerNorm
 
@@ -50,7 +50,7 @@ class Tied(nn.Module):
     @nn.compact
     def __call__(self, x_BLD: jax.Array, table_VD: jax.Array) -> jax.Array:
         logits_BLV = product(multiply(x_BLD, self.scale), table_VD)
-        return logits_BLV + word_bias(self, table_VD) if self.use_bias else logits_BLV
+        return add_shared(logits_BLV, word_bias(self, table_VD)) if self.use_bias else logits_BLV
 
 
 class Untied(nn.Module):
@@ -70,7 +70,7 @@ class Untied(nn.Module):
         logits_BLV = product(
             multiply(x_BLD, self.scale), self.param("table", init, (table_VD.shape[0], x_BLD.shape[-1]))
         )
-        return logits_BLV + word_bias(self, table_VD) if self.use_bias else logits_BLV
+        return add_shared(logits_BLV, word_bias(self, table_VD)) if self.use_bias else logits_BLV
 
 
 class Projected(nn.Module):

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from t5x_like.models.linear import add_shared
+
 Drop = Callable[[jax.Array], jax.Array]
 
 # Finite, so that the softmax of a query without visible keys is finite; far below any score.
@@ -42,7 +44,9 @@ def reference(
     if cap is not None:
         scores_BHLM = cap * jnp.tanh(scores_BHLM / cap)
     if bias_AHLM is not None:
-        scores_BHLM += bias_AHLM.astype(jnp.float32)
+        bias_AHLM = bias_AHLM.astype(jnp.float32)
+        shared_by_rows = bias_AHLM.shape == (1, *scores_BHLM.shape[1:])
+        scores_BHLM = add_shared(scores_BHLM, bias_AHLM[0]) if shared_by_rows else scores_BHLM + bias_AHLM
     scores_BHLM = jnp.where(mask_ALM[:, None], scores_BHLM, MASKED)
     top_BHL1 = jax.lax.stop_gradient(jnp.max(scores_BHLM, axis=-1, keepdims=True))
     weights_BHLM = jnp.exp(scores_BHLM - top_BHL1)

@@ -69,6 +69,33 @@ def product(x: jax.Array, kernel: jax.Array, inputs: int = 1) -> jax.Array:
     return y.reshape(*x.shape[: x.ndim - inputs], *kernel.shape[inputs:])
 
 
+def add_shared(x: jax.Array, shared: jax.Array) -> jax.Array:
+    """x + shared, an array with the last dims of x and at most its precision, broadcast over the other dims.
+
+    On CPU its gradient is a product with ones: XLA's sum over leading dims is up to 40 times slower.
+    """
+    return _add_shared(x, shared) if prefers_matrices() else x + shared
+
+
+@jax.custom_vjp
+def _add_shared(x: jax.Array, shared: jax.Array) -> jax.Array:
+    return x + shared
+
+
+def _forward(x: jax.Array, shared: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return x + shared, shared
+
+
+def _backward(shared: jax.Array, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The gradients of x and of `shared`, whose sum is accumulated in float32."""
+    rows = grad.reshape(-1, shared.size)
+    total = jnp.matmul(jnp.ones(rows.shape[0], rows.dtype), rows, preferred_element_type=jnp.float32)
+    return grad, total.reshape(shared.shape).astype(shared.dtype)
+
+
+_add_shared.defvjp(_forward, _backward)
+
+
 class Dense(nn.Module):
     """y = x W + b over the last `inputs` dims of x; `axes` names the dims of W: inputs, then `features`."""
 
@@ -86,7 +113,7 @@ class Dense(nn.Module):
         y = product(x, kernel.astype(x.dtype), self.inputs)
         if self.use_bias:
             zeros = with_axes(nn.initializers.zeros, self.axes[self.inputs :])
-            y += self.param("bias", zeros, features).astype(x.dtype)
+            y = add_shared(y, self.param("bias", zeros, features).astype(x.dtype))
         return y
 
 

@@ -64,8 +64,11 @@ def test_reference_equals_the_attention_of_jax(groups, biased):
 def test_masks_and_biases_are_shared_or_per_row():
     q, k, v, bias, mask = inputs(2)
     one = kernels.reference(q, k, v, bias, mask[:1], 0.3)
-    each = kernels.reference(q, k, v, np.tile(bias, (B, 1, 1, 1)), np.tile(mask[:1], (B, 1, 1)), 0.3)
+    tiled = lambda bias: jnp.tile(bias, (B, 1, 1, 1))  # noqa: E731
+    each = kernels.reference(q, k, v, tiled(bias), np.tile(mask[:1], (B, 1, 1)), 0.3)
     np.testing.assert_allclose(one, each, atol=1e-6)
+    loss = lambda spread: lambda bias: jnp.sum(kernels.reference(q, k, v, spread(bias), mask, 0.3) ** 2)  # noqa: E731
+    np.testing.assert_allclose(jax.grad(loss(jnp.asarray))(bias), jax.grad(loss(tiled))(bias), atol=1e-5)
 
 
 def test_a_query_that_sees_nothing_gets_the_mean_and_finite_gradients():

@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 from jax.sharding import AxisType, PartitionSpec
 
-from t5x_like.models.linear import Dense, Embed, Projected, constrain, over_root
+from t5x_like.models.linear import Dense, Embed, Projected, add_shared, constrain, over_root
 from tests.models.contexts import array
 
 RULES = (("batch", "data"), ("length", None), ("mlp", "tensor"))
@@ -18,6 +18,15 @@ def test_dense_contracts_its_inputs():
     dense = Dense((6, 7), ("heads", "head_dim", "embed", "mlp"), inputs=2, use_bias=True)
     y = dense.apply({"params": {"kernel": kernel, "bias": bias}}, x)
     np.testing.assert_allclose(y, np.einsum("blhk,hkde->blde", x, kernel) + bias, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_add_shared_is_a_sum_with_its_gradients(dtype):
+    x, shared, weight = array(2, 3, 4, 5), array(4, 5, seed=1).astype(dtype), array(2, 3, 4, 5, seed=2)
+    loss = lambda add: jax.value_and_grad(lambda *xs: jnp.sum(weight * add(*xs) ** 2), (0, 1))(x, shared)  # noqa: E731
+    for mine, other in zip(*(jax.tree.leaves(loss(add)) for add in (add_shared, jnp.add)), strict=True):
+        assert mine.dtype == other.dtype
+        np.testing.assert_allclose(np.float32(mine), np.float32(other), rtol=jnp.finfo(dtype).eps * 8, atol=1e-5)
 
 
 def test_dense_names_its_axes_and_scales_by_the_fan_in():
