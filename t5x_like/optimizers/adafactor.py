@@ -102,15 +102,16 @@ def scale_by_adafactor(
     def step(grad: jax.Array, old: Moment, param: jax.Array, keep: jax.Array) -> tuple[jax.Array, Moment]:
         """(direction, new moment); `keep` is the decay of the old statistics."""
         grad = grad.astype(jnp.float32)
-        square = jnp.square(grad) + epsilon1
         within = tuple(i for i in range(grad.ndim) if i not in old.batch)
 
         def blend(before: jax.Array, now: jax.Array) -> jax.Array:
             return keep * before + (1.0 - keep) * now
 
         if old.rows:
-            row = blend(old.row, jnp.mean(square, axis=old.columns))
-            column = blend(old.column, jnp.mean(square, axis=old.rows))
+            # Two squares, each computed within its mean; XLA:CPU would store the one that both share.
+            again = jax.lax.optimization_barrier(grad)
+            row = blend(old.row, jnp.mean(jnp.square(grad), axis=old.columns) + epsilon1)
+            column = blend(old.column, jnp.mean(jnp.square(again), axis=old.rows) + epsilon1)
             wide_row, wide_column = jnp.expand_dims(row, old.columns), jnp.expand_dims(column, old.rows)
             wide_row /= jnp.mean(wide_row, axis=old.rows, keepdims=True)
             update, new = (
@@ -118,7 +119,7 @@ def scale_by_adafactor(
                 old.replace(row=row, column=column),
             )
         else:
-            full = blend(old.full, square)
+            full = blend(old.full, jnp.square(grad) + epsilon1)
             update, new = grad * jax.lax.rsqrt(full), old.replace(full=full)
         if clipping_threshold is not None:
             update /= jnp.maximum(1.0, rms(update, within) / clipping_threshold)
