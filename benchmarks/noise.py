@@ -30,8 +30,10 @@ def band(ratios: Sequence[float], floor: float) -> float:
 def judge(ratios: Sequence[float], factor: float) -> dict[str, Any]:
     """A row of a table: the median ratio, its interval, the band and the verdict.
 
-    The verdict is "slower" or "faster" if the ratio is outside the band and the interval excludes 1, otherwise "".
+    The verdict is "slower" or "faster" if the ratio is outside the band and the interval excludes 1, otherwise "". Fewer than
+    six ratios have no interval of 95%, and so no verdict.
     """
     ratio, (low, high) = statistics.median(ratios), interval(ratios)
-    verdict = "slower" if ratio > factor and low > 1 else "faster" if ratio < 1 / factor and high < 1 else ""
+    sure = len(ratios) >= 6 and not low <= 1 <= high
+    verdict = "slower" if sure and ratio > factor else "faster" if sure and ratio < 1 / factor else ""
     return {"ratio": ratio, "interval": f"{low:.3f}-{high:.3f}", "band": f"{1 / factor:.2f}-{factor:.2f}", "": verdict}

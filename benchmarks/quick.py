@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument(
         "--stored", action="store_true", help="compare with the figures in quick.json; runs no second version"
     )
-    parser.add_argument("--rounds", type=int, default=6, help="of two turns each (default: 6)")
+    parser.add_argument("--rounds", type=int, default=6, help="of two turns each (default: 6); fewer mark nothing")
     parser.add_argument("--only", metavar="WORD", default="", help="only the items whose name contains WORD")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if an item is marked slower")
     parser.add_argument(
@@ -168,6 +168,8 @@ def main() -> None:
     if args.store:
         report.print_table("two processes of one commit", store(items, args.rounds))
         return
+    if args.against and not has_commit(args.against):
+        parser.error(f"--against={args.against}: git has no such commit here; fetch it, or name another")
     if not STORE.exists():
         parser.error(f"{STORE} does not exist; make it with --store")
     stored = json.loads(STORE.read_text())
@@ -178,6 +180,8 @@ def main() -> None:
     else:
         rows = compare_versions(ref, items, args.rounds, stored)
         title = f"against {ref[:12]} in turns"
+    if not rows:
+        raise SystemExit(f"nothing to compare: {STORE} has no figures of these items, or all of them failed")
     report.print_table(f"seconds, and ratio to those {title}", rows)
     slower = [item for item, row in rows.items() if row[""] == "slower"]
     report.print_json(against=ref, ratios={item: row["ratio"] for item, row in rows.items()}, slower=slower)

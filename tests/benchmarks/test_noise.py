@@ -34,6 +34,7 @@ def test_bands_grow_with_the_noise_and_are_symmetric():
         ([0.9, 0.8, 0.9, 0.85, 0.9, 0.8], "faster"),
         ([1.01, 1.02, 1.01, 1.02, 1.03, 1.02], ""),  # inside the band
         ([1.1, 1.2, 0.9, 1.15, 1.1, 1.2], ""),  # the interval holds 1
+        ([1.1, 1.2, 1.1, 1.15, 1.1], ""),  # too few
     ],
 )
 def test_verdicts(ratios, verdict):
