@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from t5x_like.models.linear import DEFAULT_INIT, Dense, Initializer, add_shared, constrain, prefers_matrices, with_axes
+from t5x_like.models.linear import DEFAULT_INIT, Dense, Initializer, add_shared, constrain, merge_dims, with_axes
 from t5x_like.models.mlp import gelu
 from t5x_like.models.norms import LayerNorm
 
@@ -20,13 +20,11 @@ NORMAL = nn.initializers.normal(0.02)
 def product(x_BLD: jax.Array, table_VD: jax.Array) -> jax.Array:
     """Returns x times the transposed table, accumulated in float32: [B, L, V]."""
     table_VD = table_VD.astype(x_BLD.dtype)
-    if not prefers_matrices():
-        logits_BLV = jnp.einsum("BLD,VD->BLV", x_BLD, table_VD, preferred_element_type=jnp.float32)
-    else:
-        x_ND = x_BLD.reshape(-1, x_BLD.shape[-1])
-        logits_NV = jnp.einsum("ND,VD->NV", x_ND, table_VD, preferred_element_type=jnp.float32)
-        logits_BLV = logits_NV.reshape(*x_BLD.shape[:-1], -1)
-    return constrain(logits_BLV, "batch", "length", "vocab")
+
+    def logits(x: jax.Array) -> jax.Array:
+        return jnp.einsum("...D,VD->...V", x, table_VD, preferred_element_type=jnp.float32)
+
+    return constrain(merge_dims(logits, x_BLD), "batch", "length", "vocab")
 
 
 def multiply(x_BLD: jax.Array, scale: float | None) -> jax.Array:

@@ -51,22 +51,27 @@ def over_root(init: Initializer, factors: Sequence[float]) -> Initializer:
     return initialize
 
 
-def prefers_matrices() -> bool:
-    """Whether products are written as products of two matrices: XLA:CPU contracts two dims, for gradients, at half speed.
+def prefers_merged_dims() -> bool:
+    """Whether to merge [batch, length] for a product: XLA:CPU contracts two dims, for a weight's gradient, at half speed.
 
-    Elsewhere compilers merge dims themselves, where shardings allow.
+    Other compilers merge dims themselves. Dims that the axis rules split over devices would need collectives.
     """
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return (device.platform if device else jax.default_backend()) == "cpu"
+    mesh, rules = jax.sharding.get_abstract_mesh(), dict(nn.get_logical_axis_rules())
+    device = mesh.abstract_device
+    if (device.platform if device else jax.default_backend()) != "cpu":
+        return False
+    split = [rules.get(axis) or () for axis in ("length", "capacity", "expert")]
+    names = [name for axes in split for name in ((axes,) if isinstance(axes, str) else axes)]
+    return all(mesh.shape.get(name, 1) == 1 for name in names)
 
 
-def product(x: jax.Array, kernel: jax.Array, inputs: int = 1) -> jax.Array:
-    """Contracts the last `inputs` dims of x with the first of `kernel`."""
-    if not prefers_matrices():
-        return jnp.tensordot(x, kernel, inputs)
-    depth = math.prod(kernel.shape[:inputs])
-    y = x.reshape(-1, depth) @ kernel.reshape(depth, -1)
-    return y.reshape(*x.shape[: x.ndim - inputs], *kernel.shape[inputs:])
+def merge_dims(product: Callable[[jax.Array], jax.Array], x: jax.Array, inputs: int = 1) -> jax.Array:
+    """Returns product(x), which contracts the last `inputs` dims of x, computed with the other dims of x merged into one."""
+    if not prefers_merged_dims():
+        return product(x)
+    outer, inner = x.shape[: x.ndim - inputs], x.shape[x.ndim - inputs :]
+    y = product(x.reshape(math.prod(outer), *inner))
+    return y.reshape(*outer, *y.shape[1:])
 
 
 def add_shared(x: jax.Array, shared: jax.Array) -> jax.Array:
@@ -74,7 +79,7 @@ def add_shared(x: jax.Array, shared: jax.Array) -> jax.Array:
 
     On CPU its gradient is a product with ones: XLA's sum over leading dims is up to 40 times slower.
     """
-    return _add_shared(x, shared) if prefers_matrices() else x + shared
+    return _add_shared(x, shared) if prefers_merged_dims() else x + shared
 
 
 @jax.custom_vjp
@@ -109,8 +114,8 @@ class Dense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         features = tuple(self.features)
         shape = (*x.shape[-self.inputs :], *features)
-        kernel = self.param("kernel", matrix_init(self.kernel_init, self.inputs, self.axes), shape)
-        y = product(x, kernel.astype(x.dtype), self.inputs)
+        kernel = self.param("kernel", matrix_init(self.kernel_init, self.inputs, self.axes), shape).astype(x.dtype)
+        y = merge_dims(lambda x: jnp.tensordot(x, kernel, self.inputs), x, self.inputs)
         if self.use_bias:
             zeros = with_axes(nn.initializers.zeros, self.axes[self.inputs :])
             y = add_shared(y, self.param("bias", zeros, features).astype(x.dtype))

@@ -13,17 +13,20 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from t5x_like.models.context import Context
-from t5x_like.models.linear import DEFAULT_INIT, Dense, Initializer, constrain, with_axes
+from t5x_like.models.linear import DEFAULT_INIT, Dense, Initializer, constrain, merge_dims, with_axes
 from t5x_like.models.mlp import gelu_tanh
 from t5x_like.models.routers import Choices, Routing
 
 
+@jax.vmap
+def stacked_product(x_BCD: jax.Array, w_DF: jax.Array) -> jax.Array:
+    """Multiplies the tokens of every expert by its matrix: [E, B, C, D], [E, D, F] -> [E, B, C, F]."""
+    return merge_dims(lambda x: x @ w_DF, x_BCD)
+
+
 def dense(experts: Callable, x_BLD: jax.Array, routing: Routing) -> tuple[jax.Array, jax.Array]:
     """Applies every expert to every token: no dropping, E / k times the work. For few experts and for CPUs."""
-    y_EBLD = experts(
-        jnp.broadcast_to(x_BLD, (routing.num_experts, *x_BLD.shape)),
-        lambda x_EBLD, w_EDF: jnp.einsum("EBLD,EDF->EBLF", x_EBLD, w_EDF),
-    )
+    y_EBLD = experts(jnp.broadcast_to(x_BLD, (routing.num_experts, *x_BLD.shape)), stacked_product)
     choice_BLSE = jax.nn.one_hot(routing.experts_BLS, routing.num_experts)
     weight_BLE = jnp.einsum("BLSE,BLS->BLE", choice_BLSE, routing.weights_BLS).astype(x_BLD.dtype)
     return jnp.einsum("EBLD,BLE->BLD", y_EBLD, weight_BLE), jnp.zeros(x_BLD.shape[0])
@@ -65,7 +68,7 @@ class Capacity:
         dispatch_BLEC = jnp.sum(dispatch_BLSEC, axis=2).astype(x_BLD.dtype)
         axes = ("expert", "expert_batch", "capacity", "embed")
         x_EBCD = constrain(jnp.einsum("BLEC,BLD->EBCD", dispatch_BLEC, x_BLD), *axes)
-        y_EBCD = experts(x_EBCD, lambda x_EBCD, w_EDF: jnp.einsum("EBCD,EDF->EBCF", x_EBCD, w_EDF))
+        y_EBCD = experts(x_EBCD, stacked_product)
         y_EBCD = constrain(y_EBCD, *axes)
         combine_BLEC = jnp.einsum("BLSEC,BLS->BLEC", dispatch_BLSEC, routing.weights_BLS)
         y_BLD = jnp.einsum("BLEC,EBCD->BLD", combine_BLEC.astype(x_BLD.dtype), y_EBCD)
@@ -89,7 +92,7 @@ def expert_choice(experts: Callable, x_BLD: jax.Array, choices: Choices) -> tupl
     rows_B11 = jnp.arange(x_BLD.shape[0])[:, None, None]
     axes = ("expert", "expert_batch", "capacity", "embed")
     x_EBCD = constrain(jnp.swapaxes(x_BLD[rows_B11, tokens_BEC], 0, 1), *axes)
-    y_EBCD = constrain(experts(x_EBCD, lambda x_EBCD, w_EDF: jnp.einsum("EBCD,EDF->EBCF", x_EBCD, w_EDF)), *axes)
+    y_EBCD = constrain(experts(x_EBCD, stacked_product), *axes)
     y_BECD = jnp.swapaxes(y_EBCD, 0, 1) * weights_BEC[..., None].astype(x_BLD.dtype)
     y_BLD = jnp.zeros_like(x_BLD).at[rows_B11, tokens_BEC].add(y_BECD)
     chosen_BL = jnp.zeros(x_BLD.shape[:2]).at[rows_B11, tokens_BEC].max(weights_BEC > 0)

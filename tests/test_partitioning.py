@@ -1,5 +1,8 @@
 """Meshes and layouts: 8 devices compute what 1 does, states are created sharded, and bad sizes are refused by name."""
 
+import collections
+import re
+
 import jax
 import numpy as np
 import optax
@@ -7,6 +10,7 @@ import pytest
 from flax import linen as nn
 
 from t5x_like import parameters, partitioning
+from t5x_like.models import linear
 from t5x_like.objectives.lm import LanguageModel
 from t5x_like.parameters import Freeze
 from t5x_like.partitioning import make_mesh
@@ -66,6 +70,49 @@ def test_eight_devices_train_like_one(model_name, experts):
             curve, other = three_steps(model, batch, make_mesh(**sizes))
             np.testing.assert_allclose(curve, one, rtol=1e-5, err_msg=name)
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), params, other)
+
+
+def lower_step(mesh, experts=False):
+    """Returns the train step of one layer, lowered for `mesh`."""
+    model, batch = tiny.decoder(experts=experts, repeats=1), tiny.batch()
+    layout, optimizer = layout_of(model, batch, mesh, optax.sgd(1e-2)), optax.sgd(1e-2)
+    step = TrainStep(model.apply, LanguageModel(), optimizer, parameters.view(Freeze(), Precision()))
+    state, rows = layout.abstract, partitioning.batch_sharding(mesh)
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
+    with partitioning.on(mesh):
+        return jit_step(step, layout, rows, mesh).lower(state, shapes, {})
+
+
+def count_collectives(lowered):
+    """Returns the number of collectives in a compiled program, by kind and shape."""
+    kinds = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
+    return collections.Counter(re.findall(rf"= (\S+) ({kinds})(?:-start)?\(", lowered.compile().as_text()))
+
+
+@pytest.mark.parametrize("sizes, experts", [(MESHES["data x fsdp x tensor"], False), (dict(data=4, fsdp=2), True)])
+def test_merged_dims_need_no_more_collectives(sizes, experts, monkeypatch):
+    mesh = make_mesh(**sizes)
+    merged = lower_step(mesh, experts)
+    monkeypatch.setattr(linear, "prefers_merged_dims", lambda: False)
+    plain = lower_step(mesh, experts)
+    assert merged.as_text() != plain.as_text()
+    merged, plain = count_collectives(merged), count_collectives(plain)
+    count_kinds = lambda counts: collections.Counter(kind for _, kind in counts.elements())  # noqa: E731
+    assert count_kinds(merged) == count_kinds(plain) and plain
+
+
+def test_a_tpu_program_merges_no_dims(monkeypatch):
+    pytest.importorskip("libtpu", reason="compiles for a TPU")
+    from jax.experimental import topologies
+
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    devices = topologies.get_topology_desc("v5e:2x2", platform="tpu").devices
+    mesh = make_mesh(data=1, fsdp=2, tensor=2, devices=devices)
+    actual = lower_step(mesh)
+    monkeypatch.setattr(linear, "prefers_merged_dims", lambda: False)
+    assert actual.as_text() == lower_step(mesh).as_text()
+    assert count_collectives(actual)
 
 
 @pytest.mark.parametrize("experts", [False, True])

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from t5x_like.accounting import runtime_memory
+from t5x_like.models import heads, linear
 
 
 def test_the_largest_product_is_found_inside_loops():
@@ -20,6 +21,15 @@ def test_the_largest_product_is_found_inside_loops():
     jaxpr = jax.make_jaxpr(program)(jnp.zeros((100, 8)))
     assert runtime_memory.largest_product(jaxpr.jaxpr) == 100 * 100 * 4
     assert runtime_memory.largest_product(jax.make_jaxpr(lambda x: x + 1)(1.0).jaxpr) == 0
+
+
+def test_products_with_merged_dims_count_the_same(monkeypatch):
+    x, head = jnp.zeros((2, 3, 4)), lambda x: heads.product(x, jnp.zeros((9, 4)))
+    merged = jax.make_jaxpr(head)(x)
+    monkeypatch.setattr(linear, "prefers_merged_dims", lambda: False)
+    plain = jax.make_jaxpr(lambda x: head(x))(x)
+    assert str(merged) != str(plain)
+    assert runtime_memory.largest_product(merged.jaxpr) == runtime_memory.largest_product(plain.jaxpr) == 2 * 3 * 9 * 4
 
 
 def test_a_program_that_does_not_fit_is_refused(monkeypatch):

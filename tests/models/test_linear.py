@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from jax.sharding import AxisType, PartitionSpec
+from jax.extend import core
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, PartitionSpec
 
+from t5x_like.models import heads, linear, moe
 from t5x_like.models.linear import Dense, Embed, Projected, add_shared, constrain, over_root
 from tests.models.contexts import array
 
@@ -27,6 +29,95 @@ def test_add_shared_is_a_sum_with_its_gradients(dtype):
     for mine, other in zip(*(jax.tree.leaves(loss(add)) for add in (add_shared, jnp.add)), strict=True):
         assert mine.dtype == other.dtype
         np.testing.assert_allclose(np.float32(mine), np.float32(other), rtol=jnp.finfo(dtype).eps * 8, atol=1e-5)
+
+
+AXES = ("heads", "head_dim", "embed", "mlp")
+# Products over [batch, length] or [batch, capacity], and the shapes of their two operands.
+PRODUCTS = {
+    "dense": (
+        lambda x, w: Dense((6, 7), AXES, inputs=2).apply({"params": {"kernel": w}}, x),
+        (2, 3, 4, 5),
+        (4, 5, 6, 7),
+    ),
+    "head": (heads.product, (2, 3, 4), (9, 4)),
+    "experts": (moe.stacked_product, (3, 2, 5, 4), (3, 4, 6)),
+}
+
+
+def gradients(product):
+    """Returns a function to the gradients of both operands of `product`; a new one, for traces are cached."""
+    return jax.grad(lambda x, w: jnp.sum(jnp.sin(product(x, w).astype(jnp.float32))), (0, 1))
+
+
+def list_equations(jaxpr):
+    """Yields the equations of a program and of the programs inside it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in core.jaxprs_in_params(equation.params):
+            yield from list_equations(inner)
+
+
+def trace(product, *shapes):
+    jaxpr = jax.make_jaxpr(gradients(product))(*[jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes])
+    return list(list_equations(jaxpr.jaxpr))
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("empty", [False, True])
+def test_merged_dims_change_no_number(name, dtype, empty, monkeypatch):
+    product, x_shape, w_shape = PRODUCTS[name]
+    x_shape = (*x_shape[:1], 0, *x_shape[2:]) if empty else x_shape
+    x, w = jnp.asarray(array(*x_shape), dtype), jnp.asarray(array(*w_shape, seed=1), dtype)
+    merged = product(x, w), *gradients(product)(x, w)
+    monkeypatch.setattr(linear, "prefers_merged_dims", lambda: False)
+    plain = product(x, w), *gradients(product)(x, w)
+    for one, two in zip(merged, plain, strict=True):
+        assert one.dtype == two.dtype and one.shape == two.shape
+        np.testing.assert_allclose(one.astype(np.float32), two.astype(np.float32), rtol=1e-2, atol=1e-5)
+
+
+def test_dense_takes_a_single_vector():
+    x, kernel = array(4), array(4, 5, seed=1)
+    np.testing.assert_allclose(Dense((5,), AXES[2:]).apply({"params": {"kernel": kernel}}, x), x @ kernel, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_on_cpu_the_gradient_of_a_weight_contracts_one_dim(name):
+    product, x_shape, w_shape = PRODUCTS[name]
+    equations = trace(product, x_shape, w_shape)
+    tokens = 10 if name == "experts" else 6
+    contracted = []
+    for equation in equations:
+        if equation.primitive.name == "dot_general":
+            (dims, _), _ = equation.params["dimension_numbers"]
+            contracted.append([equation.invars[0].aval.shape[dim] for dim in dims])
+    assert contracted.count([tokens]) == 1 and len(contracted) == 3
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_on_other_platforms_the_program_is_that_of_the_plain_product(name, platform):
+    mesh = AbstractMesh((2,), ("data",), abstract_device=AbstractDevice("any", None, platform))
+    with jax.sharding.use_abstract_mesh(mesh):
+        names = [equation.primitive.name for equation in trace(*PRODUCTS[name])]
+    assert "dot_general" in names and "reshape" not in names
+    assert "reshape" in [equation.primitive.name for equation in trace(*PRODUCTS[name])]
+
+
+@pytest.mark.parametrize("axis", ["length", "capacity", "expert"])
+def test_a_dim_split_over_devices_is_not_merged(axis):
+    mesh = jax.make_mesh((4, 1), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:4])
+    with jax.set_mesh(mesh):
+        for axes, merged in {
+            None: True,
+            "tensor": True,
+            ("tensor",): True,
+            "data": False,
+            ("tensor", "data"): False,
+        }.items():
+            with nn.logical_axis_rules(((axis, axes), ("batch", "data"))):
+                assert linear.prefers_merged_dims() == merged
 
 
 def test_dense_names_its_axes_and_scales_by_the_fan_in():
