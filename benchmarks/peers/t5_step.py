@@ -25,6 +25,8 @@ def main() -> None:
         decoder_start_token_id=0,
         use_cache=False,
     )
+    # The argument stops the scaling of outputs alone: T5Config of transformers 5 sets the field to True.
+    config.tie_word_embeddings = False
     model = T5ForConditionalGeneration(config)
     adafactor = Adafactor(model.parameters(), lr=1e-2, relative_step=False)
     optimizer = training.adamw(model) if args.adamw else adafactor

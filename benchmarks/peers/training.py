@@ -27,7 +27,7 @@ def use_all_cores() -> None:
 
 
 def adamw(model: torch.nn.Module, learning_rate: float = 1e-3) -> torch.optim.Optimizer:
-    """AdamW in one pass over each parameter (`fused`), the fastest of PyTorch's three on CPUs."""
+    """AdamW that updates each parameter in one pass (`fused`)."""
     return torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
 
 
