@@ -108,10 +108,10 @@ def scale_by_adafactor(
             return keep * before + (1.0 - keep) * now
 
         if old.rows:
-            # Two squares, each computed within its mean; XLA:CPU would store the one that both share.
-            again = jax.lax.optimization_barrier(grad)
-            row = blend(old.row, jnp.mean(jnp.square(grad), axis=old.columns) + epsilon1)
-            column = blend(old.column, jnp.mean(jnp.square(again), axis=old.rows) + epsilon1)
+            # Squares are computed within each mean; XLA:CPU would store those that two sums (or the gradient's norm) share.
+            first, second = jax.lax.optimization_barrier((grad, grad))
+            row = blend(old.row, jnp.mean(jnp.square(first), axis=old.columns) + epsilon1)
+            column = blend(old.column, jnp.mean(jnp.square(second), axis=old.rows) + epsilon1)
             wide_row, wide_column = jnp.expand_dims(row, old.columns), jnp.expand_dims(column, old.rows)
             wide_row /= jnp.mean(wide_row, axis=old.rows, keepdims=True)
             update, new = (

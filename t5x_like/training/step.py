@@ -48,12 +48,14 @@ class TrainStep:
             extra = {"references": references} if references else {}
             viewed = self.view(params, state.frozen)
             total, weight, metrics = self.objective(self.apply, viewed, batch, rng, **extra)
-            return total, (weight, metrics)
+            # The gradient of the mean saves a pass over all gradients to divide them.
+            return total / divisor(weight) if self.microbatches == 1 else total, (weight, metrics)
 
         rng = jax.random.fold_in(state.rng, state.step)
         gradient = jax.grad(loss, has_aux=True)
         grads, weight, metrics = accumulate(gradient, state.params, batch, rng, self.microbatches, self.group)
-        grads = jax.tree.map(lambda g: g / jnp.maximum(weight, 1e-6).astype(g.dtype), grads)
+        if self.microbatches > 1:
+            grads = jax.tree.map(lambda g: g / divisor(weight).astype(g.dtype), grads)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics["grad_norm"] = (optax.tree.norm(grads), jnp.float32(1))
@@ -62,6 +64,11 @@ class TrainStep:
             metrics["learning_rate"] = (rate, jnp.float32(1))
         after = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
         return (after, metrics) if limits is None else skip_beyond(limits, state, after, metrics)
+
+
+def divisor(weight: jax.Array) -> jax.Array:
+    """The sum of weights, at least 1e-6, as a constant of the gradient."""
+    return jax.lax.stop_gradient(jnp.maximum(weight, 1e-6))
 
 
 def jit_step(
