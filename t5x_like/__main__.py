@@ -3,8 +3,6 @@
 import os
 import sys
 
-from t5x_like.cli.main import main
-
 # By default glibc returns the buffers of a training step to the system, which clears them again for the next step, 4 KB at a
 # time. Keeping the buffers, in pages of 2 MB, makes training steps on a CPU faster (benchmarks/allocator.py). One arena for all
 # threads: in any but the first, glibc returns large buffers whatever the other settings are, and XLA allocates in threads of its
@@ -19,6 +17,8 @@ def start() -> int:
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = TUNABLES
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    from t5x_like.cli.main import main  # after the restart, so that it is imported once
+
     return main()
 
 

@@ -125,4 +125,4 @@ def init_abstract(
         return precision.to_param_dtype(model.init(key, zeros)["params"])
 
     with partitioning.on(mesh, rules):
-        return jax.eval_shape(make, jax.random.PRNGKey(0))
+        return jax.eval_shape(make, jax.eval_shape(jax.random.PRNGKey, 0))

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from t5x_like.models import heads, masks
@@ -278,7 +279,7 @@ def peak_per_device(device: jax.Device | None = None) -> tuple[float, str]:
 
 def measure_matmul(size: int = 1024, repeats: int = 5) -> float:
     """Measures FLOP/s of a size^3 float32 product, the best of `repeats`."""
-    a = jnp.ones((size, size), jnp.float32)
+    a = jax.device_put(np.ones((size, size), np.float32))
     product = jax.jit(jnp.dot)
     product(a, a).block_until_ready()
     best = math.inf

@@ -21,7 +21,6 @@ from t5x_like.cli.gin import runtime
 from t5x_like.data import inspection, mixing
 from t5x_like.data.cache import token_cache
 from t5x_like.data.cache.token_cache import TokenCache
-from t5x_like.progress import format_rows_report
 
 EXAMPLES = """examples:
   t5x_like cache --gin_file=runs/pretrain.gin ... --gin.TASK=python_docs_bytes
@@ -43,6 +42,8 @@ def main(argv: Sequence[str]) -> int:
 
 def build(args: argparse.Namespace) -> None:
     """Builds the caches and prints their summary."""
+    from t5x_like.progress import format_rows_report
+
     set_build_flags(args)
     config = None if args.task else runtime.from_flags(args)
     rows = {} if config is None else dict(rows_of(config))

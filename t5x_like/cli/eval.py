@@ -14,6 +14,8 @@ from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
 
+OPTIONS = ("examples", "max_new_tokens", "num_samples", "stop", "inputs_length", "seed", "prefix", "out", "against")
+
 
 def main(argv: Sequence[str]) -> int:
     """Runs `t5x_like eval`."""
@@ -23,21 +25,51 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--batches", type=flags.positive, help="number of batches to read (default: all rows once)")
     parser.add_argument("--batch_size", type=flags.positive, help="rows per batch (default: the run's)")
     runtime.add_flags(parser)
-    from t5x_like.cli import eval_tasks, setup
-
-    eval_tasks.add_flags(parser)
-    setup.add_flags(parser)
+    add_task_flags(parser)
+    flags.add_machine(parser)
     args = runtime.parse_args(parser, argv)
-    parser.check_needless(args, eval_tasks.OPTIONS, "tasks")
+    parser.check_needless(args, OPTIONS, "tasks")
     parser.check_needless(args, ["against_step"], "against")
     if args.tasks and args.batches:
         parser.error(f"--batches={args.batches} does not apply to --tasks; --examples limits those")
+    from t5x_like.cli import eval_tasks, setup
+
     setup.initialize(args)
     if args.tasks is not None:
         eval_tasks.run(args)
         return 0
     print(json.dumps(evaluate(args)))
     return 0
+
+
+def add_task_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of task evaluation."""
+    group = parser.add_argument_group("tasks (--gin_file=decoding/NAME.gin chooses another sampler)")
+    group.add_argument(
+        "--tasks", metavar="A,B", help="evaluate these tasks and print their metrics instead of the losses"
+    )
+    group.add_argument(
+        "--module", metavar="NAME", help="module that defines the tasks (default: that of the run's tasks)"
+    )
+    group.add_argument(
+        "--examples", type=flags.positive, metavar="N", help="number of examples per task (default: all)"
+    )
+    group.add_argument("--max_new_tokens", type=flags.length, default=64, help="(default: %(default)s)")
+    group.add_argument(
+        "--num_samples", type=flags.positive, default=1, help="samples per question, for pass@k (default: %(default)s)"
+    )
+    group.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="text that ends an answer (repeatable)"
+    )
+    group.add_argument(
+        "--inputs_length", type=flags.positive, metavar="N", help="truncate questions to N tokens (default: no limit)"
+    )
+    group.add_argument("--seed", type=flags.seed, default=0, help="seed of the sampler (default: %(default)s)")
+    group.add_argument("--prefix", action="store_true", help="read questions bidirectionally: an imported prefix LM")
+    group.add_argument("--out", metavar="FOLDER", help="folder of the records (default: RUN_DIR/evaluations)")
+    group.add_argument("--against", metavar="RUN_DIR", help="print the differences from this run, with intervals")
+    group.add_argument("--against_step", type=flags.count, help="checkpoint of that run (default: the newest)")
+    group.add_argument("--json", action="store_true", help="print one JSON object per task instead of a table")
 
 
 def evaluate(args: argparse.Namespace) -> dict[str, int | float | str]:

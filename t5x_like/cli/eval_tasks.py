@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from t5x_like import batches, checkpoints, inference
-from t5x_like.cli import flags, setup
+from t5x_like.cli import setup
 from t5x_like.cli.gin.runtime import Config, ConfigError
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.decoding.sampling import Greedy
@@ -23,37 +23,6 @@ Record = Mapping[str, Any]
 
 
 # Flags that only --tasks reads.
-OPTIONS = ("examples", "max_new_tokens", "num_samples", "stop", "inputs_length", "seed", "prefix", "out", "against")
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of task evaluation."""
-    group = parser.add_argument_group("tasks (--gin_file=decoding/NAME.gin chooses another sampler)")
-    group.add_argument(
-        "--tasks", metavar="A,B", help="evaluate these tasks and print their metrics instead of the losses"
-    )
-    group.add_argument(
-        "--module", metavar="NAME", help="module that defines the tasks (default: that of the run's tasks)"
-    )
-    group.add_argument(
-        "--examples", type=flags.positive, metavar="N", help="number of examples per task (default: all)"
-    )
-    group.add_argument("--max_new_tokens", type=flags.length, default=64, help="(default: %(default)s)")
-    group.add_argument(
-        "--num_samples", type=flags.positive, default=1, help="samples per question, for pass@k (default: %(default)s)"
-    )
-    group.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="text that ends an answer (repeatable)"
-    )
-    group.add_argument(
-        "--inputs_length", type=flags.positive, metavar="N", help="truncate questions to N tokens (default: no limit)"
-    )
-    group.add_argument("--seed", type=flags.seed, default=0, help="seed of the sampler (default: %(default)s)")
-    group.add_argument("--prefix", action="store_true", help="read questions bidirectionally: an imported prefix LM")
-    group.add_argument("--out", metavar="FOLDER", help="folder of the records (default: RUN_DIR/evaluations)")
-    group.add_argument("--against", metavar="RUN_DIR", help="print the differences from this run, with intervals")
-    group.add_argument("--against_step", type=flags.count, help="checkpoint of that run (default: the newest)")
-    group.add_argument("--json", action="store_true", help="print one JSON object per task instead of a table")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from t5x_like.cli.gin.source import ConfigError
+from t5x_like.data.cache.root import default_root
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,6 +26,25 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of a command that opens a run."""
     parser.add_argument("--run_dir", required=True, help="directory of a run made by `t5x_like train`")
     parser.add_argument("--step", type=count, help="checkpoint to read (default: the newest)")
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags for the machine: processes and compile cache."""
+    group = parser.add_argument_group("machine")
+    group.add_argument(
+        "--compile_cache",
+        default=str(default_root() / "xla"),
+        metavar="FOLDER",
+        help="folder that caches compiled programs between runs, '' for none (default: %(default)s)",
+    )
+    group.add_argument(
+        "--distributed",
+        action="store_true",
+        help="run as one of several processes (detected automatically on TPU and SLURM)",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="with --distributed: address of process 0")
+    group.add_argument("--process_count", type=positive, metavar="N", help="with --coordinator: number of processes")
+    group.add_argument("--process_index", type=count, metavar="I", help="with --coordinator: index of this process")
 
 
 def whole(text: str, low: int, high: int | None = None) -> int:

@@ -44,10 +44,10 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--system", metavar="TEXT", help="with --chat: system message before the prompt")
     runtime.add_flags(parser)
+    flags.add_machine(parser)
+    args = runtime.parse_args(parser, argv)
     from t5x_like.cli import setup
 
-    setup.add_flags(parser)
-    args = runtime.parse_args(parser, argv)
     setup.initialize(args)
     kept = f"stopped; the finished results are in {args.output}, and the same command continues" if args.output else ""
     with hold_output(args.output), interrupts.explain(kept):

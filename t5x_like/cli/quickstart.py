@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from t5x_like import interrupts
 from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
-from t5x_like.data.cache.token_cache import TokenCache
 
 if TYPE_CHECKING:
     from t5x_like.cli import setup
+    from t5x_like.data.cache.token_cache import TokenCache
 
 RUN_FILE = "runs/quickstart.gin"
 
@@ -31,10 +31,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--steps", type=flags.positive, help="number of training steps (default: the run file's)")
     parser.add_argument("--prompt", default="def ", help="text to continue (default: %(default)r)")
     runtime.add_flags(parser)
+    flags.add_machine(parser)
+    args = runtime.parse_args(parser, argv)
     from t5x_like.cli import setup
 
-    setup.add_flags(parser)
-    args = runtime.parse_args(parser, argv)
     setup.initialize(args)
     overrides = [f"--gin.RUN_DIR={args.run_dir!r}"]
     if args.steps:
@@ -78,7 +78,7 @@ def print_report(args: argparse.Namespace, run: "setup.TrainedRun") -> None:
     print("  t5x_like train --help                                         # your own model, task and size")
 
 
-def compressed_bits(cache: TokenCache) -> dict[str, float]:
+def compressed_bits(cache: "TokenCache") -> dict[str, float]:
     """Bits per byte of gzip -9 and xz -9 on the concatenated documents of a cache."""
     ids, vocabulary = cache.tokens("targets"), cache.vocabulary
     offsets = cache.offsets("targets")

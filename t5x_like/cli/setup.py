@@ -10,40 +10,16 @@ import jax
 import numpy as np
 
 from t5x_like import checkpoints, inference, parameters, partitioning
-from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime, trust
 from t5x_like.cli.gin.runtime import ConfigError
-from t5x_like.data.cache import sources, token_cache
+from t5x_like.data.cache import sources
 from t5x_like.data.tokenizers import loading
 from t5x_like.run_dir import RunDir
 from t5x_like.types import Params, Vocabulary
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags for the machine: processes and compile cache."""
-    group = parser.add_argument_group("machine")
-    group.add_argument(
-        "--compile_cache",
-        default=str(token_cache.default_root() / "xla"),
-        metavar="FOLDER",
-        help="folder that caches compiled programs between runs, '' for none (default: %(default)s)",
-    )
-    group.add_argument(
-        "--distributed",
-        action="store_true",
-        help="run as one of several processes (detected automatically on TPU and SLURM)",
-    )
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="with --distributed: address of process 0")
-    group.add_argument(
-        "--process_count", type=flags.positive, metavar="N", help="with --coordinator: number of processes"
-    )
-    group.add_argument(
-        "--process_index", type=flags.count, metavar="I", help="with --coordinator: index of this process"
-    )
-
-
 def initialize(args: argparse.Namespace) -> None:
-    """Joins the other processes and enables the compile cache, as the flags of `add_flags` say.
+    """Joins the other processes and enables the compile cache, as the flags of `flags.add_machine` say.
 
     Raises:
       ConfigError: only some of --coordinator, --process_count and --process_index, or an index that is too large.

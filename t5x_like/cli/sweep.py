@@ -56,13 +56,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--lr_transfer", action="store_true", help="muP: show the best learning rate of every width")
     parser.add_argument("--trial", action="append", metavar="RUN_DIR", help="used by executors: train this trial")
     runtime.add_flags(parser)
+    flags.add_machine(parser)
+    args = runtime.parse_args(parser, argv)
     from t5x_like.cli.sweeping import trial
 
     trial.restrict_cores()
     from t5x_like.cli import setup
 
-    setup.add_flags(parser)
-    args = runtime.parse_args(parser, argv)
     check(args)
     parser.check_needless(args, ["cost_per_hour", "flops_per_second"], "dry_run")
     if args.minutes is not None:

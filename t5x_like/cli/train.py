@@ -9,8 +9,6 @@ error, 130 (Ctrl-C) or 143 (SIGTERM) interrupted and saved: the same command res
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-
 from t5x_like import interrupts, locks
 from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
@@ -22,10 +20,12 @@ def main(argv: Sequence[str]) -> int:
     """Runs `t5x_like train`."""
     parser = flags.Parser(prog="t5x_like train", description=__doc__)
     runtime.add_flags(parser)
+    flags.add_machine(parser)
+    args = runtime.parse_args(parser, argv)
+    import jax
+
     from t5x_like.cli import setup
 
-    setup.add_flags(parser)
-    args = runtime.parse_args(parser, argv)
     setup.initialize(args)
     config = runtime.from_flags(args)
     run_dir = config.evaluate("trainer.train.run_dir")

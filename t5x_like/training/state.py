@@ -84,7 +84,7 @@ def layout(
         params, frozen = transform.split(every, jax.random.fold_in(init_key, 1))
         return TrainState(jnp.zeros((), jnp.int32), params, frozen, optimizer.init(params), rng)
 
-    key = jax.random.PRNGKey(0)  # outside of the mesh, whose devices may be a description only
+    key = jax.eval_shape(jax.random.PRNGKey, 0)  # outside of the mesh, whose devices may be a description only
     with partitioning.on(mesh, rules):
         boxed = jax.eval_shape(make, key)
     return Layout(make, boxed, partitioning.shardings(boxed, mesh, rules))

@@ -82,6 +82,14 @@ def test_a_warning_is_one_line():
     )
 
 
-def test_help_loads_no_jax():
-    code = "import sys, t5x_like.cli.main as m; m.main(['--help']); sys.exit('jax' in sys.modules)"
+@pytest.mark.parametrize("commands", [[""], list(main.COMMANDS)])
+def test_help_loads_no_jax(commands):
+    code = f"""
+import contextlib, sys
+from t5x_like.cli import main
+for name in {commands}:
+    with contextlib.suppress(SystemExit):
+        main.main([*([name] if name else []), "--help"])
+    assert not {{"jax", "orbax", "tensorflow"}} & set(sys.modules), name
+"""
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)

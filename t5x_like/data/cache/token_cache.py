@@ -34,6 +34,7 @@ from t5x_like.data.cache import checks as cache_checks
 from t5x_like.data.cache import manifests, sources
 from t5x_like.data.cache import mirror as cache_mirror
 from t5x_like.data.cache.data_sets import DataSets
+from t5x_like.data.cache.root import default_root
 from t5x_like.data.tokenizers import loading
 from t5x_like.types import PathLike, Vocabulary
 
@@ -42,11 +43,6 @@ MANIFEST, EXAMPLES = manifests.MANIFEST, manifests.EXAMPLES
 REJECTS = "rejects.jsonl"  # the records that the source dropped; not a part of the cache
 FLAGS_VARIABLE = "T5X_LIKE_CACHE_FLAGS"  # extra flags for the program that builds caches
 PROGRESS_PREFIXES = ("tokenizing ", "joining ", "waiting ")  # of its progress lines
-
-
-def default_root() -> Path:
-    """$T5X_LIKE_CACHE, or ~/.cache/t5x_like."""
-    return Path(os.environ.get("T5X_LIKE_CACHE") or Path.home() / ".cache" / "t5x_like")
 
 
 def fingerprint_of(inputs: dict) -> str:
