@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from t5x_like.cli.gin.source import ConfigError
-from t5x_like.data.cache.root import default_root
+from t5x_like.data.cache.sources import default_root
 
 
 class Parser(argparse.ArgumentParser):

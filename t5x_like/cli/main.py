@@ -134,7 +134,7 @@ def message(error: Exception) -> str:
 
 def report_internal_error(argv: Sequence[str], error: Exception) -> int:
     """Writes the traceback of an unexpected exception to a log, prints how to report it, and returns the exit code 70."""
-    from t5x_like.data.cache.root import default_root
+    from t5x_like.data.cache.sources import default_root
     from t5x_like.data.cache.token_cache import package_version
 
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "seqio", "tensorflow")

@@ -1,7 +1,13 @@
 """Locates the source files of modules; nothing is imported, so that a name from elsewhere cannot run code."""
 
+import os
 import sys
 from pathlib import Path
+
+
+def default_root() -> Path:
+    """The folder of everything that is cached: $T5X_LIKE_CACHE, or ~/.cache/t5x_like."""
+    return Path(os.environ.get("T5X_LIKE_CACHE") or Path.home() / ".cache" / "t5x_like")
 
 
 def locate(module: str) -> Path | None:

@@ -34,7 +34,7 @@ from t5x_like.data.cache import checks as cache_checks
 from t5x_like.data.cache import manifests, sources
 from t5x_like.data.cache import mirror as cache_mirror
 from t5x_like.data.cache.data_sets import DataSets
-from t5x_like.data.cache.root import default_root
+from t5x_like.data.cache.sources import default_root
 from t5x_like.data.tokenizers import loading
 from t5x_like.types import PathLike, Vocabulary
 
