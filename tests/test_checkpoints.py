@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from t5x_like import checkpoints, partitioning
 from t5x_like.checkpoints import Checkpointer, folder
+from t5x_like.checkpoints.snapshot import Snapshot
 
 
 def placed(tree, mesh=None, spec=("fsdp",)):
@@ -79,6 +80,20 @@ def test_the_state_can_be_reused_at_once(tmp_path):
     jax.tree.map(lambda x: x.delete(), mine)  # as donation to the next step does
     checkpointer.close()
     assert_equal(checkpointer.restore(abstract(state()))[0], state(5))
+
+
+def test_a_cpu_copies_a_state_to_pages_that_it_keeps():
+    first = {"w": np.arange(1000, dtype=np.float32), "b": np.ones(3, jnp.bfloat16), "none": np.ones((0, 2), np.float32)}
+    first = jax.device_put(first, jax.devices()[0])
+    second = jax.tree.map(lambda x: x + 1, first)
+    snapshot, places = Snapshot(), []
+    for mine in (first, second):
+        expected, copies = jax.device_get(mine), snapshot.copy(mine)
+        assert all(x.sharding == mine[name].sharding for name, x in copies.items())
+        jax.tree.map(lambda x: x.delete(), mine)
+        assert_equal(copies, expected)
+        places.append([x.unsafe_buffer_pointer() for x in copies.values() if x.size])
+    assert places[0] == places[1] and np.ptp(places[0]) < 5000  # they were not copied again
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path):

@@ -1,6 +1,8 @@
-"""Whether a traced function fits into the memory of the host: on CPU, Linux kills a process that takes more than there is."""
+"""Memory of the host: whether a traced function fits, as Linux kills a process that takes more, and returning what is free."""
 
+import ctypes
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +45,9 @@ def check_fits(product: int) -> None:
     needed, free = 2 * product, free_bytes()
     if free is not None and needed > free:
         raise MemoryError(f"a product of matrices needs {needed:,} bytes of memory, {free:,} are free")
+
+
+def return_free_pages() -> None:
+    """Returns the pages that malloc keeps without a use to the system, such as those of compilations; glibc only."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)

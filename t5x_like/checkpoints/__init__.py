@@ -1,7 +1,7 @@
 """Checkpoints: saved in a thread while training continues, complete or absent, restored onto any mesh.
 
 `folder` is the format on disk (Orbax arrays and a manifest), `checksums` and `verify` find damage, `checkpointer` saves and
-restores train states, `frozen` names and restores the parameters that are not trained, `restore` reads the parameters of a run
+restores train states, of which `snapshot` makes copies, `frozen` names and restores the parameters that are not trained, `restore` reads the parameters of a run
 for another run or for inference.
 """
 

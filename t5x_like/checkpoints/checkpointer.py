@@ -9,24 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from t5x_like.checkpoints import folder as files
 from t5x_like.checkpoints import verify
+from t5x_like.checkpoints.snapshot import Snapshot
 from t5x_like.types import PathLike
-
-
-def copy_state(state: Any) -> Any:
-    """Copies a state on its devices, so that it can be written while the next step reuses its buffers. Does not block.
-
-    If the devices lack memory for a copy, the arrays are moved to host memory; that blocks.
-    """
-    size = sum(x.nbytes for x in jax.tree.leaves(state)) // max(jax.device_count(), 1)
-    stats = jax.local_devices()[0].memory_stats() or {}
-    free = stats.get("bytes_limit", 2**62) - stats.get("bytes_in_use", 0)
-    if free > 1.5 * size or jax.process_count() > 1:
-        return jax.tree.map(lambda x: jax.device_put(x, x.sharding, may_alias=False), state)
-    return jax.tree.map(np.asarray, state)
 
 
 class Checkpointer:
@@ -50,7 +37,7 @@ class Checkpointer:
         self._remove_incomplete()
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: concurrent.futures.Future | None = None
-        self._orbax = files.orbax()
+        self._snapshot = Snapshot()
 
     def _remove_incomplete(self) -> None:
         """Removes what a process that died while saving left behind."""
@@ -66,7 +53,7 @@ class Checkpointer:
         next save. `metrics["loss"]` ranks the checkpoint for `keep_best`.
         """
         self.wait()
-        snapshot = copy_state(state)
+        snapshot = self._snapshot.copy(state)
         self._pending = self._thread.submit(self._write, step, snapshot, dict(meta), dict(metrics or {}), prune)
 
     def _write(self, step: int, state: Any, meta: dict, metrics: dict, prune: bool) -> None:
@@ -75,7 +62,7 @@ class Checkpointer:
             self._set_damaged_aside()
             shutil.rmtree(folder, ignore_errors=True)
         facts = {"step": step, "meta": meta, "metrics": metrics}
-        files.write(folder, files.leaves_by_name(state), facts, self._orbax, self.checksums)
+        files.write(folder, files.leaves_by_name(state), facts, self.checksums)
         if jax.process_index() == 0 and prune:
             self._prune()
 

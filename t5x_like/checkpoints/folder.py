@@ -9,6 +9,7 @@ A folder without a manifest is not a checkpoint. Files that differ from the mani
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from t5x_like.checkpoints import checksums
 from t5x_like.types import PathLike
 
 MANIFEST, ARRAYS = "manifest.json", "arrays"
+IN_FLIGHT = 2**27  # bytes
 
 
 class DamagedCheckpointError(ValueError):
@@ -34,13 +36,18 @@ def leaves_by_name(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-def orbax() -> ocp.Checkpointer:
-    """An Orbax checkpointer whose processes synchronize without the devices.
+def orbax(arrays: Mapping[str, Any]) -> ocp.Checkpointer:
+    """An Orbax checkpointer for these arrays (or their shapes), whose processes synchronize without the devices.
 
-    Collectives of a saving thread would interleave with those of the training steps.
+    Collectives of a saving thread would interleave with those of the training steps. At most IN_FLIGHT bytes, or the largest
+    array, are encoded or decoded at a time.
     """
     everyone = ocp.options.MultiprocessingOptions(active_processes=set(range(jax.process_count())))
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=everyone)
+    largest = max((math.prod(x.shape) for x in arrays.values()), default=0) * 8  # the stored dtype may be wider
+    gigabytes = max(IN_FLIGHT, largest + 1) / 1e9
+    handler = ocp.PyTreeCheckpointHandler(
+        save_concurrent_gb=gigabytes, restore_concurrent_gb=gigabytes, multiprocessing_options=everyone
+    )
     return ocp.Checkpointer(handler, multiprocessing_options=everyone)
 
 
@@ -48,11 +55,10 @@ def write(
     folder: Path,
     arrays: Mapping[str, Any],
     facts: Mapping[str, Any],
-    checkpointer: ocp.Checkpointer,
     with_checksums: bool = True,
 ) -> None:
     """Writes arrays by name, then the manifest, which holds `facts` besides its own fields. All processes call this."""
-    checkpointer.save(folder / ARRAYS, args=ocp.args.PyTreeSave(dict(arrays)))
+    orbax(arrays).save(folder / ARRAYS, args=ocp.args.PyTreeSave(dict(arrays)))
     sizes = file_sizes(folder)
     sums = checksums.compute_together(folder, sizes) if with_checksums else {}
     if jax.process_index() == 0:
@@ -97,7 +103,7 @@ def read(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, 
         dict(wanted), restore_args=ocp.checkpoint_utils.construct_restore_args(dict(wanted)), partial_restore=True
     )
     try:
-        arrays = orbax().restore(folder / ARRAYS, args=args)
+        arrays = orbax(wanted).restore(folder / ARRAYS, args=args)
     except (MemoryError, jax.errors.JaxRuntimeError):
         raise  # of this machine, not of the files
     except Exception as error:  # Orbax and TensorStore raise errors of many types

@@ -38,7 +38,7 @@ def save(run_dir: PathLike, frozen: Params) -> Path:
     folder = RunDir(run_dir).frozen.absolute()
     if jax.process_index() == 0:
         shutil.rmtree(folder, ignore_errors=True)
-    files.write(folder, files.leaves_by_name({"params": frozen}), {"meta": {}}, files.orbax())
+    files.write(folder, files.leaves_by_name({"params": frozen}), {"meta": {}})
     return folder
 
 

@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
 from t5x_like import batches, checkpoints, interrupts, partitioning, writers
+from t5x_like.accounting import runtime_memory
 from t5x_like.data.prefetch import Prefetch
 from t5x_like.data.stream import Stream
 from t5x_like.evaluation.background import BackgroundScorer
@@ -64,6 +65,7 @@ class Loop:
         self.collect(previous)
         self.deliver()
         if done == self.bar.first + 1:
+            runtime_memory.return_free_pages()  # of compilations, before the step takes as much memory as it needs
             self.flush()  # the first step is waited for, so that a user sees at once that it works
         return state
 
