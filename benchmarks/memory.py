@@ -8,6 +8,7 @@ peer runs the steps of peers/train_step.py.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import comparison
 import jax
 import launch
 import train_step
@@ -25,13 +27,12 @@ import report
 import turns
 
 MEGABYTE = 10**6
-SHAPE = dict(rows=8, length=256, vocab=train_step.VOCAB, width=train_step.WIDTH, layers=train_step.LAYERS)
-SHAPE |= dict(heads=train_step.HEADS, mlp_dim=train_step.MLP_DIM)
+ROWS, LENGTH = 8, 256
 
 
 def needed() -> dict[str, float]:
     """MB of the train state, of the parameters alone, and of what XLA plans for a training step and a forward pass besides."""
-    batch = jax.device_put(train_step.random_batch(SHAPE["rows"], SHAPE["length"]))
+    batch = jax.device_put(train_step.random_batch(ROWS, LENGTH))
     step, state = train_step.build_step(batch)
     trained = jax.jit(step, donate_argnums=0).lower(state, batch).compile().memory_analysis()
     forward = jax.jit(lambda params, batch: train_step.build_model().apply({"params": params}, batch))
@@ -105,8 +106,10 @@ def measure(needs: Mapping[str, float], folder: str) -> dict[str, dict[str, floa
 
 def measure_peer(python: str) -> float:
     """MB of the peer's peak."""
-    flags = [f"--{name}={value}" for name, value in SHAPE.items()]
-    side = turns.Side([python, str(Path(__file__).parent / "peers" / "train_step.py"), *flags])
+    size = dataclasses.asdict(train_step.SIZES["66.5M"])
+    side = comparison.peer_side(
+        python, "train_step.py", {"rows": ROWS, "length": LENGTH, "vocab": train_step.VOCAB} | size
+    )
     return turns.take_turns({"torch": side}, 3)["torch"].all("peak_bytes")[-1] / MEGABYTE
 
 
