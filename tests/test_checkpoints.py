@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from t5x_like import checkpoints, partitioning
 from t5x_like.checkpoints import Checkpointer, folder
-from t5x_like.checkpoints.snapshot import Snapshot
+from t5x_like.checkpoints.checkpointer import Snapshot
 
 
 def placed(tree, mesh=None, spec=("fsdp",)):

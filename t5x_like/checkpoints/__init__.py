@@ -1,8 +1,8 @@
 """Checkpoints: saved in a thread while training continues, complete or absent, restored onto any mesh.
 
 `folder` is the format on disk (Orbax arrays and a manifest), `checksums` and `verify` find damage, `checkpointer` saves and
-restores train states, `snapshot` copies them before they are written, `frozen` names and restores the parameters that are not
-trained, `restore` reads the parameters of a run for another run or for inference.
+restores train states, `frozen` names and restores the parameters that are not trained, `restore` reads the parameters of a run
+for another run or for inference.
 """
 
 from t5x_like.checkpoints.checkpointer import Checkpointer
