@@ -4,6 +4,7 @@ import ast
 import collections
 import graphlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -225,6 +226,12 @@ def test_importing_the_package_imports_nothing_else():
 def test_no_file_is_a_catch_all():
     catch_alls = [path for path in files(*OURS, *PROGRAMS) if path.stem in ("utils", "util", "helpers", "misc")]
     assert not catch_alls, f"{catch_alls}: name a file after its one idea"
+
+
+def test_no_pattern_repeats_a_group_possessively():
+    """Python 3.11.0 to 3.11.4 match `(?:...)*+` wrongly (CPython issue 106052); single characters they repeat rightly."""
+    possessive = re.compile(r"\(\?>|(?<!\\)\)(?:[*+?]|\{\d*,\d*\})\+")
+    assert not [path for path in files(*OURS) if possessive.search(path.read_text(encoding="utf-8"))]
 
 
 def test_files_are_short():

@@ -21,7 +21,7 @@ RAW = (
 )  # up to their end tag, other tags do not count
 SKIPPED_TAGS = frozenset(("noscript", "template", "svg", "select", "object", "button"))
 # Outside quotes no part crosses a "<"; otherwise a page of open tags takes quadratic time.
-TAG = re.compile(r"""<!--|<[!?][^<>]*+>|<(/?)([a-zA-Z][^\s/<>]*+)(?:[^"'<>]++|"[^"]*+"|'[^']*+')*+>""")
+TAG = re.compile(r"""<!--|<[!?][^<>]*+>|<(/?)([a-zA-Z][^\s/<>]*+)[^"'<>]*+(?:(?:"[^"]*+"|'[^']*+')[^"'<>]*+)*>""")
 RAW_END = {name: re.compile(f"</{name}(?=[\\s/>])", re.IGNORECASE) for name in RAW}
 SPACE = re.compile(r"\s+")
 

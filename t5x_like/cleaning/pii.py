@@ -119,7 +119,8 @@ PLAIN_KEYS = (
 )
 KEY_GATE = r"A[KS]IA[2-7A-Z]|gh[pousr]_|github_pat_|glpat-|xox[abprs]-|hf_[A-Za-z]{34}|AIza|[sr]k_live_|sk-|eyJ"
 PRIVATE_KEY = (
-    r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----(?:[A-Za-z0-9+/=\s:,]++|-(?!----))*+-----END [A-Z ]{0,30}PRIVATE KEY-----"
+    r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----[A-Za-z0-9+/=\s:,]*+(?:-(?!----)[A-Za-z0-9+/=\s:,]*+)*"
+    r"-----END [A-Z ]{0,30}PRIVATE KEY-----"
 )
 MAIL = r"(?<![\w.+-])[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![\w-])"
 
