@@ -46,7 +46,7 @@ def side(tree: Path, item: str, folder: str) -> turns.Side:
     own = tree / "benchmarks" / "quick_items.py"
     script = own if own.exists() else Path(__file__).with_name("quick_items.py")
     path = os.pathsep.join([str(tree), str(script.parent)])
-    # The allocator's settings are those of the command; with others the same version differs by 5% from process to process.
+    # The allocator's settings are those of the command.
     environment = {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "TMPDIR": folder, "GLIBC_TUNABLES": TUNABLES}
     return turns.Side([sys.executable, str(script), item], environment)
 

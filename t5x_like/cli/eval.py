@@ -14,6 +14,7 @@ from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
 
+# Flags that only --tasks reads.
 OPTIONS = ("examples", "max_new_tokens", "num_samples", "stop", "inputs_length", "seed", "prefix", "out", "against")
 
 

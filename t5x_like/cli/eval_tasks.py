@@ -22,9 +22,6 @@ from t5x_like.run_dir import RunDir
 Record = Mapping[str, Any]
 
 
-# Flags that only --tasks reads.
-
-
 def run(args: argparse.Namespace) -> None:
     """Runs the command and prints a table or JSON lines."""
     ours = list(evaluate(args, args.run_dir, args.step, args.out))

@@ -140,10 +140,8 @@ def train(
         )
         may_differ = [resuming.BEFORE, *(["batch_size"] if change_batch_size else [])]
         is_new, state = not checkpointer.steps(), newest_state(may_differ)
-        first, model_info = (
-            steps_done(state, steps, run_dir),
-            partitioning.describe(every_parameter(layout), mesh, rules),
-        )
+        first = steps_done(state, steps, run_dir)
+        model_info = partitioning.describe(every_parameter(layout), mesh, rules)
         config = config if first < steps else ""  # a run that is done has no later settings
         writers.write_run_files(run_dir, config, model_info, train_rows.vocabulary, None if is_new else first)
         view = parameters.view(transform, precision)
