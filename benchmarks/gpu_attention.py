@@ -1,8 +1,7 @@
 """Attention kernels on packed rows in bfloat16: difference from the reference in float32, milliseconds forward and backward.
 
-A part of gpu_train.py. The kernels are the library's two, and ways to call cuDNN that the library does not use: with the mask of
-segments and cuDNN's own causal mask, which skips the upper triangle, and with the segments' offsets instead of a mask (Hopper
-or later). "no segments" sees across documents: it bounds what the others can reach.
+A part of gpu_train.py. The library's kernels are "reference", "cudnn, mask" (of any kind), "cudnn, causal" and "packed"; "cudnn,
+no segments" is cuDNN's causal attention across documents.
 """
 
 import functools
@@ -26,41 +25,15 @@ def same_segment(segments_BL: jax.Array) -> jax.Array:
     return segments_BL[:, :, None] == segments_BL[:, None, :]
 
 
-def with_mask(kernel: Callable, q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> jax.Array:
-    """A kernel of the library with the causal mask of packed rows."""
+def attend(kernel: Callable, told: bool, q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> jax.Array:
+    """A kernel of the library with the causal mask of packed rows; it is `told` that the mask is causal."""
     mask = same_segment(segments) & jnp.tril(jnp.ones((q.shape[1], q.shape[1]), bool))
-    return kernel(q, k, v, None, mask, q.shape[-1] ** -0.5)
-
-
-def cudnn_causal(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> jax.Array:
-    """cuDNN's causal mask and a mask of segments."""
-    mask = same_segment(segments)[:, None]
-    return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=True, implementation="cudnn")
+    return kernel(q, k, v, None, mask, q.shape[-1] ** -0.5, causal_BL=segments if told else None)
 
 
 def cudnn_no_segments(q: jax.Array, k: jax.Array, v: jax.Array, _: jax.Array) -> jax.Array:
     """cuDNN's causal mask alone."""
     return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
-
-
-def offsets_of(segments_BL: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
-    """The sizes [B, S] and starts [B, S + 1] of segments 1, 2, ..., `most` of every row, int32, filled with -1."""
-    sizes_BS = jnp.sum(segments_BL[:, :, None] == jnp.arange(1, most + 1), axis=1, dtype=jnp.int32)
-    starts_BS = jnp.cumsum(sizes_BS, axis=1, dtype=jnp.int32) - sizes_BS
-    there_BS = sizes_BS > 0
-    starts_BS = jnp.where(there_BS, starts_BS, -1)
-    return jnp.where(there_BS, sizes_BS, -1), jnp.pad(starts_BS, ((0, 0), (0, 1)), constant_values=-1)
-
-
-def cudnn_offsets(most: int, q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> jax.Array:
-    """cuDNN with the offsets of at most `most` segments per row; JAX has no public function for it."""
-    from jax._src.cudnn import fused_attention_stablehlo as fused
-
-    sizes, starts = offsets_of(segments, most)
-    scale, mask = q.shape[-1] ** -0.5, fused.MaskType.PADDING_CAUSAL
-    return fused.dot_product_attention(
-        q, k, v, q_seqlen=sizes, kv_seqlen=sizes, q_offsets=starts, kv_offsets=starts, scale=scale, mask_type=mask
-    )
 
 
 def gradients(kernel: Kernel) -> Callable[..., tuple[jax.Array, ...]]:
@@ -98,10 +71,10 @@ def measure(tiny: bool) -> Iterator[dict[str, Any]]:
     """Yields a row per kernel, with all query heads and with a quarter of key/value heads (GQA)."""
     rows, length, heads, depth, segments = (2, 64, 4, 16, 3) if tiny else (8, 2048, 16, 128, 6)
     sides: dict[str, Kernel] = {
-        "reference": functools.partial(with_mask, kernels.reference),
-        "cudnn, mask": functools.partial(with_mask, kernels.cudnn),
-        "cudnn, mask and causal": cudnn_causal,
-        "cudnn, offsets": functools.partial(cudnn_offsets, segments),
+        "reference": functools.partial(attend, kernels.reference, False),
+        "cudnn, mask": functools.partial(attend, kernels.cudnn, False),
+        "cudnn, causal": functools.partial(attend, kernels.cudnn, True),
+        "packed": functools.partial(attend, kernels.Packed(segments), True),
         "cudnn, no segments": cudnn_no_segments,
     }
     for kv_heads in (heads, heads // 4):

@@ -41,15 +41,20 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add_shape(parser)
     parser.add_argument("--scan", action="store_true", help="compile one layer and loop over it")
     parser.add_argument("--remat", action="store_true", help="save only matrix products for the backward pass")
-    parser.add_argument("--chunk", type=int, default=512, help="positions per row whose logits are computed at a time")
+    parser.add_argument(
+        "--chunk", type=int, help="positions per row whose logits are computed at a time (default: all)"
+    )
+    parser.add_argument(
+        "--packed", type=int, metavar="SEGMENTS", help="cuDNN's kernel for packed rows of so many segments"
+    )
     return parser.parse_args(argv)
 
 
 def build_model(args: argparse.Namespace) -> nn.Module:
     """Builds the decoder from t5x_like's blocks."""
-    depth = args.width // args.heads
+    depth, kernel = args.width // args.heads, kernels.Packed(args.packed) if args.packed else kernels.automatic
     block = blocks.Block(
-        mixer=attention.SelfAttention(num_heads=args.heads, head_dim=depth, num_kv_heads=args.kv_heads),
+        mixer=attention.SelfAttention(args.heads, depth, args.kv_heads, kernel=kernel),
         mlp=mlp.Mlp(hidden_dim=args.mlp_dim, activation=nn.silu, gated=True),
     )
     remat = stack.save_products if args.remat else None
@@ -62,8 +67,7 @@ def build(args: argparse.Namespace) -> tuple[Callable[[int], float], dict[str, A
     train_rows = rows.CausalLM(synthetic.make_cache(500), args.length)
     model, precision = build_model(args), Precision(jnp.float32, jnp.bfloat16)
     shapes = batches.abstract(train_rows, args.rows)
-    chunk = min(args.chunk, args.length)
-    step, layout = steps.build(model, optimizers.adamw(1e-4), shapes, lm.LanguageModel(chunk=chunk), precision)
+    step, layout = steps.build(model, optimizers.adamw(1e-4), shapes, lm.LanguageModel(chunk=args.chunk), precision)
     mesh = partitioning.make_mesh(devices=jax.devices()[:1])
     fetch = loop.fetcher(Stream(train_rows, args.rows), partitioning.batch_sharding(mesh))
     state, done = layout.create(0), 0

@@ -81,11 +81,12 @@ class Attention(nn.Module):
         bias_AHLM: jax.Array | None,
         mask_ALM: jax.Array,
         train: bool,
+        causal_BL: jax.Array | None = None,
     ) -> jax.Array:
-        """Runs the kernel; returns [B, L, H, K]."""
+        """Runs the kernel (see `kernels`); returns [B, L, H, K]."""
         drop = self.drop if train and self.dropout else None
         scale = self.head_dim**-0.5 if self.scale is None else self.scale
-        y_BLHK = self.kernel(q_BLHK, k_BMGK, v_BMGK, bias_AHLM, mask_ALM, scale, drop, self.soft_cap)
+        y_BLHK = self.kernel(q_BLHK, k_BMGK, v_BMGK, bias_AHLM, mask_ALM, scale, drop, self.soft_cap, causal_BL)
         return constrain(y_BLHK, "batch", "length", "heads", "head_dim")
 
     def output(self, width: int) -> Dense:
@@ -119,7 +120,10 @@ class SelfAttention(Attention):
             v_BMGK = self.update_cache("value_cache", v_BMGK, length, ctx.cache_index)
         mask_ALM = self.mask(ctx.queries, ctx.keys) & masks.same_segment(ctx.queries, ctx.keys)
         q_BLHK, bias_AHLM = self.add_position_bias(q_BLHK, ctx, x_BLD.shape[-1])
-        y_BLHK = self.attend(q_BLHK, k_BMGK, v_BMGK, bias_AHLM, mask_ALM, ctx.train)
+        aligned = not ctx.decode and q_BLHK.shape[1] == k_BMGK.shape[1]
+        causal = self.mask is masks.causal and aligned and ctx.keys.prefix_BL is None
+        causal_BL = ctx.keys.segments_BL if causal else None
+        y_BLHK = self.attend(q_BLHK, k_BMGK, v_BMGK, bias_AHLM, mask_ALM, ctx.train, causal_BL)
         return self.output(x_BLD.shape[-1])(y_BLHK)
 
     def add_position_bias(self, q_BLHK: jax.Array, ctx: Context, width: int) -> tuple[jax.Array, jax.Array | None]:

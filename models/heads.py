@@ -18,13 +18,28 @@ NORMAL = nn.initializers.normal(0.02)
 
 
 def product(x_BLD: jax.Array, table_VD: jax.Array) -> jax.Array:
-    """Returns x times the transposed table, accumulated in float32: [B, L, V]."""
-    table_VD = table_VD.astype(x_BLD.dtype)
+    """Returns x times the transposed table, in x's dtype and accumulated in float32: [B, L, V]."""
+    return constrain(merge_dims(lambda x: _logits(x, table_VD), x_BLD), "batch", "length", "vocab")
 
-    def logits(x: jax.Array) -> jax.Array:
-        return jnp.einsum("...D,VD->...V", x, table_VD, preferred_element_type=jnp.float32)
 
-    return constrain(merge_dims(logits, x_BLD), "batch", "length", "vocab")
+@jax.custom_vjp
+def _logits(x: jax.Array, table_VD: jax.Array) -> jax.Array:
+    """The product [..., V], whose backward pass multiplies in x's dtype too: its gradient is float32, as the logits are."""
+    return jnp.einsum("...D,VD->...V", x, table_VD.astype(x.dtype), preferred_element_type=jnp.float32)
+
+
+def _forward(x: jax.Array, table_VD: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _logits(x, table_VD), (x, table_VD)
+
+
+def _backward(saved: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The gradients of x and of the table; the table's is accumulated in float32."""
+    (x, table_VD), grad = saved, grad.astype(saved[0].dtype)
+    table_grad_VD = jnp.einsum("...V,...D->VD", grad, x, preferred_element_type=jnp.float32)
+    return jnp.einsum("...V,VD->...D", grad, table_VD.astype(x.dtype)), table_grad_VD.astype(table_VD.dtype)
+
+
+_logits.defvjp(_forward, _backward)
 
 
 def multiply(x_BLD: jax.Array, scale: float | None) -> jax.Array:

@@ -1,11 +1,12 @@
-"""Attention kernels with one signature, `(q, k, v, bias, mask, scale, drop, cap) -> y_BLHK`.
+"""Attention kernels with one signature, `(q, k, v, bias, mask, scale, drop, cap, causal) -> y_BLHK`.
 
 Shapes: q_BLHK, k_BMGK, v_BMGK; query head h reads key/value head h // (H // G). bias_AHLM (or None) is added to the scaled
 scores, mask_ALM is True where a query may see a key, `drop` (or None) is applied to the probabilities, and with a cap scores
-s become cap * tanh(s / cap) (Gemma 2). A query that sees no key returns the mean of the values; such queries are padding,
-which nothing reads.
+s become cap * tanh(s / cap) (Gemma 2). causal_BL, or None, tells a kernel what the mask says: a query sees the keys of its
+segment up to itself, and these are the segments. A query that sees no key is padding: nothing reads its output, which is finite.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -28,6 +29,7 @@ def reference(
     scale: float,
     drop: Drop | None = None,
     cap: float | None = None,
+    causal_BL: jax.Array | None = None,
 ) -> jax.Array:
     """softmax(scale q k^T + bias) v with the scores in float32 (Vaswani et al. 2017; GQA: Ainslie et al. 2023).
 
@@ -69,32 +71,107 @@ def cudnn(
     scale: float,
     drop: Drop | None = None,
     cap: float | None = None,
+    causal_BL: jax.Array | None = None,
 ) -> jax.Array:
-    """cuDNN's fused attention (GPU; bfloat16 or float16; no bias, dropout or cap); the mask covers packed rows and windows.
+    """cuDNN's fused attention (NVIDIA GPU; 16 bits; no bias, dropout or cap); the mask covers packed rows and windows.
 
     Raises:
       ValueError: a bias, dropout or cap is given.
     """
     if bias_AHLM is not None or drop is not None or cap is not None:
         raise ValueError("kernels.cudnn takes no attention bias, dropout or soft cap; use kernels.reference")
-    length, key_length = mask_ALM.shape[1:]
-    mask_B1LM = jnp.broadcast_to(mask_ALM[:, None], (q_BLHK.shape[0], 1, length, key_length))
-    # The backward pass with a mask needs even lengths; keys that are added are masked.
-    mask_B1LM = jnp.pad(mask_B1LM, ((0, 0), (0, 0), (0, length % 2), (0, key_length % 2)))
-    q_BLHK, k_BMGK, v_BMGK = (
-        jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q_BLHK, k_BMGK, v_BMGK)
+    # The backward pass needs even lengths; no query sees the keys that are added.
+    length, mask_ALM = mask_ALM.shape[1], pad_to_even(mask_ALM, 1, 2)
+    q_BLHK, k_BMGK, v_BMGK = (pad_to_even(x, 1) for x in (q_BLHK, k_BMGK, v_BMGK))
+    mask_B1LM = jnp.broadcast_to(mask_ALM[:, None], (q_BLHK.shape[0], 1, *mask_ALM.shape[1:]))
+    # It skips keys after the query if it is told that they are masked.
+    causal = causal_BL is not None
+    y_BLHK = jax.nn.dot_product_attention(
+        q_BLHK, k_BMGK, v_BMGK, mask=mask_B1LM, scale=scale, is_causal=causal, implementation="cudnn"
     )
-    y_BLHK = jax.nn.dot_product_attention(q_BLHK, k_BMGK, v_BMGK, mask=mask_B1LM, scale=scale, implementation="cudnn")
     return y_BLHK[:, :length]
 
 
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """cuDNN's kernel for packed causal rows on Hopper and later GPUs; elsewhere, and for other masks, `automatic`.
+
+    It skips all that a query does not see, and stores no mask. A row may have `most_segments` segments, padding included: all
+    outputs of a row with more are NaN. Its time and memory grow with that number: float32 [B, most_segments, H, L] is stored.
+    """
+
+    most_segments: int = 8
+
+    def __call__(
+        self,
+        q_BLHK: jax.Array,
+        k_BMGK: jax.Array,
+        v_BMGK: jax.Array,
+        bias_AHLM: jax.Array | None,
+        mask_ALM: jax.Array,
+        scale: float,
+        drop: Drop | None = None,
+        cap: float | None = None,
+        causal_BL: jax.Array | None = None,
+    ) -> jax.Array:
+        if causal_BL is None or compute_capability() < (9, 0) or select(q_BLHK, bias_AHLM, drop, cap) is reference:
+            return automatic(q_BLHK, k_BMGK, v_BMGK, bias_AHLM, mask_ALM, scale, drop, cap, causal_BL)
+        length = q_BLHK.shape[1]
+        # With room for one segment JAX would not pass the offsets.
+        q_BLHK, k_BMGK, v_BMGK = (pad_to_even(x, 1) for x in (q_BLHK, k_BMGK, v_BMGK))
+        sizes_BS, starts_BS, fits_B = find_segments(pad_to_even(causal_BL, 1), max(self.most_segments, 2))
+        y_BLHK = attend_to_segments(q_BLHK, k_BMGK, v_BMGK, sizes_BS, starts_BS, scale)
+        return jnp.where(fits_B[:, None, None, None], y_BLHK, jnp.nan)[:, :length]
+
+
+def attend_to_segments(
+    q_BLHK: jax.Array, k_BLGK: jax.Array, v_BLGK: jax.Array, sizes_BS: jax.Array, starts_BS: jax.Array, scale: float
+) -> jax.Array:
+    """Calls cuDNN's kernel for packed rows with the segments that `find_segments` returns."""
+    # JAX has no public function that passes the segments' offsets.
+    from jax._src.cudnn.fused_attention_stablehlo import MaskType, dot_product_attention
+
+    offsets_BS = jnp.pad(starts_BS, ((0, 0), (0, 1)), constant_values=-1)
+    segments = sizes_BS, sizes_BS, offsets_BS, offsets_BS  # of queries and of keys
+    causal = MaskType.PADDING_CAUSAL
+    return dot_product_attention(q_BLHK, k_BLGK, v_BLGK, None, None, *segments, scale=scale, mask_type=causal)
+
+
+def pad_to_even(x: jax.Array, *axes: int) -> jax.Array:
+    """Appends a zero to `axes` of odd length."""
+    return jnp.pad(x, [(0, size % 2 if axis in axes else 0) for axis, size in enumerate(x.shape)])
+
+
+def find_segments(segments_BL: jax.Array, most: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the sizes and starts, int32 [B, most], of a row's segments, filled with -1, and whether it has no more: [B].
+
+    A segment is a run of equal numbers; padding is one, so that every token belongs to a segment.
+    """
+    changes_BL = segments_BL[:, 1:] != segments_BL[:, :-1]
+    run_BL = jnp.cumsum(jnp.pad(changes_BL, ((0, 0), (1, 0))), axis=1, dtype=jnp.int32)
+    sizes_BS = jnp.sum(run_BL[:, :, None] == jnp.arange(most), axis=1, dtype=jnp.int32)
+    starts_BS = jnp.cumsum(sizes_BS, axis=1, dtype=jnp.int32) - sizes_BS
+    there_BS = sizes_BS > 0
+    return jnp.where(there_BS, sizes_BS, -1), jnp.where(there_BS, starts_BS, -1), run_BL[:, -1] < most
+
+
+def compute_capability() -> tuple[int, int]:
+    """Of the NVIDIA GPU that this process computes on: (8, 0) is Ampere, (9, 0) Hopper; (0, 0) on anything else."""
+    device = jax.local_devices()[0]
+    major, point, minor = getattr(device, "compute_capability", "").partition(".")
+    return (int(major), int(minor)) if point else (0, 0)
+
+
 def select(q_BLHK: jax.Array, bias_AHLM: jax.Array | None, drop: Drop | None, cap: float | None = None) -> Callable:
-    """Returns `cudnn` if possible (GPU, 16-bit, no bias, dropout or cap, head dim a multiple of 8 up to 128), or `reference`."""
+    """Returns `cudnn` if it can compute this, or `reference`.
+
+    It can on NVIDIA GPUs since Ampere, in 16 bits, without bias, dropout and cap, if the head dim is a multiple of 8 up to 128.
+    """
     length, depth = q_BLHK.shape[1], q_BLHK.shape[-1]
     bare = bias_AHLM is None and drop is None and cap is None
     plain = bare and length > 1 and depth % 8 == 0 and depth <= 128
     half = q_BLHK.dtype in (jnp.bfloat16, jnp.float16)
-    return cudnn if plain and half and jax.default_backend() == "gpu" else reference
+    return cudnn if plain and half and compute_capability() >= (8, 0) else reference
 
 
 def automatic(
@@ -106,7 +183,8 @@ def automatic(
     scale: float,
     drop: Drop | None = None,
     cap: float | None = None,
+    causal_BL: jax.Array | None = None,
 ) -> jax.Array:
     """The kernel that `select` returns."""
     kernel = select(q_BLHK, bias_AHLM, drop, cap)
-    return kernel(q_BLHK, k_BMGK, v_BMGK, bias_AHLM, mask_ALM, scale, drop, cap)
+    return kernel(q_BLHK, k_BMGK, v_BMGK, bias_AHLM, mask_ALM, scale, drop, cap, causal_BL)

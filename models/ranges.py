@@ -8,6 +8,7 @@ from typing import Any
 SIZES = {
     *("width", "vocab_size", "num_heads", "num_kv_heads", "head_dim", "hidden_dim", "repeats", "max_length"),
     *("num_buckets", "max_distance", "num_experts", "top_k", "dims", "size", "tokens", "original_length"),
+    "most_segments",
 }
 RATES = {"dropout", "output_dropout", "label_smoothing"}
 POSITIVE = {"base", "max_wavelength", "factor", "low_factor", "high_factor", "cap", "soft_cap"}

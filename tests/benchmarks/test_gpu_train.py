@@ -1,4 +1,4 @@
-"""The benchmark for GPUs starts without TensorFlow, seqio and gin; cuDNN's segments are those of the rows."""
+"""The benchmark for GPUs starts without TensorFlow, seqio and gin."""
 
 import os
 import subprocess
@@ -10,12 +10,6 @@ import sys
 for name in ("tensorflow", "seqio", "gin", "tensorflow_datasets", "tensorflow_text", "sentencepiece"):
     sys.modules[name] = None
 import gpu_attention, gpu_families, gpu_train
-import jax.numpy as jnp
-
-segments = jnp.asarray([[1, 1, 1, 2, 2, 3], [1, 1, 1, 1, 2, 0], [1, 1, 1, 1, 1, 1]])
-sizes, starts = gpu_attention.offsets_of(segments, most=3)
-assert sizes.tolist() == [[3, 2, 1], [4, 1, -1], [6, -1, -1]], sizes
-assert starts.tolist() == [[0, 3, 5, -1], [0, 4, -1, -1], [0, -1, -1, -1]], starts
 
 assert gpu_train.group_of("loop_add_fusion_12") == gpu_train.group_of("loop_add_fusion") == "loop_add_fusion"
 args = gpu_train.parse(["--tiny", "step", f"--out={sys.argv[1]}"])

@@ -110,7 +110,7 @@ def test_the_soft_cap_is_passed_to_the_kernel():
     x, ctx, params = array(1, 5, D), context([[1] * 5]), {"params": self_params(H)}
 
     def capped(*arguments):
-        return kernels.reference(*arguments[:-1], 0.1)
+        return kernels.reference(*arguments[:7], 0.1)
 
     y = SelfAttention(H, K, soft_cap=0.1).apply(params, x, ctx)
     np.testing.assert_array_equal(y, SelfAttention(H, K, kernel=capped).apply(params, x, ctx))

@@ -33,6 +33,24 @@ def test_logits_are_float32_in_16_bits(head):
     np.testing.assert_allclose(logits, exact, atol=0.5)
 
 
+def test_the_backward_pass_of_the_head_multiplies_in_16_bits():
+    x, table, mix = array(B, L, D), array(V, D, seed=1), array(B, L, V, seed=2)
+
+    def loss(x, table):
+        return jnp.sum(heads.product(x, table) * mix)
+
+    half = jnp.asarray(x, jnp.bfloat16)
+    program = jax.make_jaxpr(jax.grad(loss, (0, 1)))(half, table)
+    products = [e for e in program.jaxpr.eqns if e.primitive.name == "dot_general"]
+    assert len(products) == 2 and all(v.aval.dtype == jnp.bfloat16 for e in products for v in e.invars)
+    got, exact = jax.grad(loss, (0, 1))(half, table), jax.grad(loss, (0, 1))(x, table)
+    assert got[0].dtype == jnp.bfloat16 and got[1].dtype == jnp.float32
+    for mine, other in zip(got, exact, strict=True):
+        assert np.linalg.norm(np.float32(mine) - other) < 0.01 * np.linalg.norm(other)
+    np.testing.assert_allclose(exact[1], np.einsum("blv,bld->vd", mix, x), atol=1e-4)
+    np.testing.assert_allclose(exact[0], mix @ table, atol=1e-4)
+
+
 def test_tied_reads_the_embedding_table():
     x, table, bias = array(B, L, D), array(V, D, seed=1), array(V, seed=2)
     np.testing.assert_allclose(heads.Tied().apply({}, x, table), x @ table.T, atol=1e-4)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from t5x_like.models import kernels
+from t5x_like.models import blocks, kernels, masks, stack
 from t5x_like.models.attention import SelfAttention
 from t5x_like.models.context import Context, TokenInfo
 from tests.models.contexts import array
@@ -117,8 +117,11 @@ def test_cudnn_refuses_unsupported_options_and_is_not_selected(option, monkeypat
     options = {"bias": None, "drop": None, "cap": None} | {option: {"bias": bias, "drop": jnp.sin, "cap": 30.0}[option]}
     with pytest.raises(ValueError, match=r"no attention bias, dropout or soft cap; use kernels.reference"):
         kernels.cudnn(q, k, v, options["bias"], mask, 0.3, options["drop"], options["cap"])
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     half = jnp.asarray(q, jnp.bfloat16)
+    assert kernels.select(half, None, None, None) is kernels.reference  # on a CPU
+    monkeypatch.setattr(kernels, "compute_capability", lambda: (7, 5))
+    assert kernels.select(half, None, None, None) is kernels.reference
+    monkeypatch.setattr(kernels, "compute_capability", lambda: (8, 0))
     assert kernels.select(half, None, None, None) is kernels.cudnn
     assert kernels.select(half, options["bias"], options["drop"], options["cap"]) is kernels.reference
 
@@ -137,20 +140,73 @@ def test_cudnn_pads_odd_lengths_with_keys_that_no_query_sees(groups, monkeypatch
     assert lengths == [(6, 8)]
 
 
+def test_segments_are_runs_of_equal_numbers_and_padding_is_one():
+    segments = jnp.asarray([[1, 1, 1, 2, 2, 0], [0, 0, 4, 4, 4, 4], [7, 7, 7, 7, 7, 7]])
+    sizes, starts, fits = kernels.find_segments(segments, 3)
+    np.testing.assert_array_equal(sizes, [[3, 2, 1], [2, 4, -1], [6, -1, -1]])
+    np.testing.assert_array_equal(starts, [[0, 3, 5], [0, 2, -1], [0, -1, -1]])
+    np.testing.assert_array_equal(fits, [True, True, True])
+    np.testing.assert_array_equal(kernels.find_segments(segments, 2)[2], [False, True, True])
+
+
+def segments_attention(q, k, v, sizes_BS, starts_BS, scale):
+    """What cuDNN's kernel for packed rows computes."""
+    index = jnp.arange(q.shape[1])
+    run = jnp.sum((index[:, None] >= starts_BS[:, None]) & (starts_BS[:, None] >= 0), -1)
+    return kernels.reference(q, k, v, None, (run[:, :, None] == run[:, None, :]) & (index[:, None] >= index), scale)
+
+
+@pytest.mark.parametrize("capability", [(9, 0), (8, 6)])
+def test_packed_attends_inside_segments_or_is_nan(capability, monkeypatch):
+    monkeypatch.setattr(kernels, "compute_capability", lambda: capability)
+    monkeypatch.setattr(kernels, "attend_to_segments", segments_attention)
+    monkeypatch.setattr(kernels, "cudnn", lambda *arguments: kernels.reference(*arguments))
+    segments = jnp.asarray([[1, 1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 1, 1, 1]])
+    mask = jnp.tril(jnp.ones((7, 7), bool)) & (segments[:, :, None] == segments[:, None, :])
+    qkv = [jnp.asarray(array(2, 7, g, K, seed=g), jnp.bfloat16) for g in (H, 2, 2)]
+    want = kernels.reference(*qkv, None, mask, 0.3)
+    for most in (3, 4):  # of 7 tokens and one that is added, in the first row
+        y = kernels.Packed(most)(*qkv, None, mask, 0.3, causal_BL=segments)
+        np.testing.assert_allclose(np.float32(y), np.float32(want), atol=0.02)
+    few = kernels.Packed(2)(*qkv, None, mask, 0.3, causal_BL=segments)
+    np.testing.assert_allclose(np.float32(few[1]), np.float32(want[1]), atol=0.02)
+    assert np.all(np.isnan(np.float32(few[0]))) == (capability == (9, 0))
+
+
+def test_packed_is_automatic_for_other_masks(monkeypatch):
+    monkeypatch.setattr(kernels, "compute_capability", lambda: (9, 0))
+    monkeypatch.setattr(kernels, "cudnn", lambda *_: "cudnn")
+    q, k, v, bias, mask = inputs(2)
+    half = [jnp.asarray(x, jnp.bfloat16) for x in (q, k, v)]
+    assert kernels.Packed()(*half, None, mask, 0.3) == "cudnn"
+    y = kernels.Packed()(q, k, v, bias, mask, 0.3, causal_BL=jnp.ones((B, L), int))
+    np.testing.assert_array_equal(y, kernels.reference(q, k, v, bias, mask, 0.3))
+
+
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-@pytest.mark.parametrize("length", [8, 7])
-def test_packed_causal_attention_is_cudnn_on_a_gpu(kv_heads, length, monkeypatch):
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("mask", [masks.causal, masks.Window(3)])
+@pytest.mark.parametrize("kernel", [kernels.automatic, kernels.Packed()])
+def test_packed_rows_are_lowered_to_cudnn(kv_heads, scan, mask, kernel, monkeypatch):
     fused = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(kernels, "compute_capability", lambda: (9, 0))
     monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91000)  # it is lowered here, not compiled
-    segments = jnp.asarray([[1, 1, 1, 2, 2, 3, 3, 0][:length]] * 2)
-    info = TokenInfo(jnp.broadcast_to(jnp.arange(length), (2, length)), segments)
-    layer = SelfAttention(num_heads=4, head_dim=8, num_kv_heads=kv_heads)
-    x = jnp.ones((2, length, 16), jnp.bfloat16)
-    params = jax.eval_shape(layer.init, jax.random.key(0), x, Context(info, info))
+    monkeypatch.setattr(fused, "check_compute_capability", lambda _: True)
+    segments = jnp.asarray([[1, 1, 1, 2, 2, 3, 3]] * 2)
+    info = TokenInfo(jnp.broadcast_to(jnp.arange(7), (2, 7)), segments)
+    mixer = SelfAttention(num_heads=4, head_dim=8, num_kv_heads=kv_heads, mask=mask, kernel=kernel)
+    layers = stack.Stack(blocks.Block(mixer, None), repeats=2, scan=scan)
+    x = jnp.ones((2, 7, 16), jnp.bfloat16)
+    params = jax.eval_shape(layers.init, jax.random.key(0), x, Context(info, info))
 
     def loss(params, x):
-        return jnp.sum(layer.apply(params, x, Context(info, info)).astype(jnp.float32))
+        return jnp.sum(layers.apply(params, x, Context(info, info)).astype(jnp.float32))
 
     program = jax.jit(jax.grad(loss)).trace(nn.unbox(params), x).lower(lowering_platforms=("cuda",)).as_text()
-    assert "__cudnn$fmhaScaleBiasSoftmax(" in program and "__cudnn$fmhaScaleBiasSoftmaxBackward(" in program
+    packed = mask is masks.causal and kernel is not kernels.automatic
+    for name in ("__cudnn$fmhaScaleBiasSoftmax", "__cudnn$fmhaScaleBiasSoftmaxBackward"):
+        assert (f"{name}(" in program) == (not packed)
+    for name in ("__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"):
+        assert (f"{name}(" in program) == packed
+    causal = r"mask_type\22: \22CAUSAL" in program  # the backend's configuration is a quoted string
+    assert causal == (mask is masks.causal and not packed)
