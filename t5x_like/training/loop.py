@@ -61,6 +61,8 @@ class Loop:
         waited = self.inputs.waited
         batch, tokens = next(self.inputs)
         state, metrics = self.step_fn(state, batch, self.references, *self.monitor.limits())
+        if jax.default_backend() != "cpu":
+            jax.tree.map(lambda x: x.copy_to_host_async(), metrics)
         previous, self.in_flight = self.in_flight, (done, metrics, tokens, self.inputs.waited - waited)
         self.collect(previous)
         self.deliver()
@@ -83,7 +85,7 @@ class Loop:
         if finished is None:
             return
         done, metrics, tokens, waited = finished
-        values = self.monitor.collect(done, jax.device_get(metrics))
+        values = self.monitor.collect(done, jax.tree.map(np.asarray, metrics))
         if "loss" in values and not np.isfinite(values["loss"][0]):
             raise non_finite(done, values, self.checkpointer)
         self.meter.add(values, tokens, waited)
@@ -229,13 +231,19 @@ def any_process(number: int, ask: bool) -> int:
 
 def fetcher(
     stream: Stream, sharding: NamedSharding | Mapping[str, NamedSharding]
-) -> Callable[[int], tuple[dict[str, jax.Array], int]]:
+) -> Callable[[int], tuple[dict[str, Any], int]]:
     """The function `step -> (global batch on the devices, number of its tokens)`.
 
-    A process makes only the rows of its own devices.
+    A process makes only the rows of its own devices. For a single CPU device the batch stays in NumPy arrays, which the
+    compiled step reads in place.
     """
+    first = next(iter(sharding.values())) if isinstance(sharding, Mapping) else sharding
+    in_place = [device.platform for device in first.mesh.devices.flat] == ["cpu"]
 
-    def fetch(step: int):
+    def fetch(step: int) -> tuple[dict[str, Any], int]:
+        if in_place:
+            own = stream[step]
+            return own, batches.real_tokens(own)
         local: list[dict[str, Any]] = []
 
         def rows(start: int, stop: int) -> dict:

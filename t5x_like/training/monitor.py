@@ -17,6 +17,7 @@ steps, while the next one is computed.
 
 import collections
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -159,12 +160,13 @@ class RunMonitor:
         recent = self.recent[name]
         if len(recent) < LEAST:
             return math.inf
-        value_n = np.array(recent)
-        ago_n = np.arange(len(value_n)) - (len(value_n) - 1) / 2
-        middle, slope = value_n.mean(), min(float(ago_n @ value_n / (ago_n @ ago_n)), 0.0)
-        spread = np.std(value_n - slope * ago_n)
-        trend = middle + slope * (len(value_n) + 1) / 2
-        return float(trend + self.monitor.sigmas * max(spread, STEADY * abs(middle)))
+        value_n, count = np.array(recent), len(recent)
+        ago_n = centered(count)
+        middle, slope = float(value_n.sum()) / count, min(float(ago_n @ value_n / (ago_n @ ago_n)), 0.0)
+        rest_n = value_n - middle - slope * ago_n
+        spread = math.sqrt(float(rest_n @ rest_n) / count)
+        trend = middle + slope * (count + 1) / 2
+        return trend + self.monitor.sigmas * max(spread, STEADY * abs(middle))
 
     def collect(self, done: int, metrics: Mapping[str, Any]) -> Mapping[str, Any]:
         """Checks the (total, count) metrics of a step. Returns those to log: for a skipped update only `skipped`.
@@ -287,6 +289,12 @@ class Drift:
         middle, low, high = self.curve.band(done, count)
         names = {"loss": middle, "low": low, "high": high, "drift_above": self.sums["above"]}
         return {f"expected/{name}": value for name, value in (names | {"drift_below": self.sums["below"]}).items()}
+
+
+@functools.cache
+def centered(count: int) -> np.ndarray:
+    """0, 1, ..., count - 1 minus their mean."""
+    return np.arange(count) - (count - 1) / 2
 
 
 def mean(pair: Sequence[Any]) -> float:
