@@ -17,6 +17,7 @@ from t5x_like import partitioning
 from t5x_like.accounting import runtime_memory
 from t5x_like.data.tokenizers import chat, vocabularies
 from t5x_like.decoding.loop import Generated, generate
+from t5x_like.decoding.processors import Processor
 from t5x_like.decoding.sampling import Greedy
 from t5x_like.files import lines
 from t5x_like.types import Model, Params, PathLike, Sampler, Vocabulary
@@ -28,7 +29,8 @@ BUCKET = 64  # lengths are rounded up to a multiple of this, so that few shapes 
 class DecodingOptions:
     """How `infer` generates completions.
 
-    `batch_size` is prompts per batch. `prefix` makes a prefix language model read prompts bidirectionally.
+    `batch_size` is prompts per batch. `processors` change the logits before the sampler does. `prefix` makes a prefix language
+    model read prompts bidirectionally.
 
     Raises:
       ValueError: max_new_tokens or batch_size below 1, or a seed that is not in 0 .. 2^63 - 1.
@@ -39,6 +41,7 @@ class DecodingOptions:
     batch_size: int = 8
     seed: int = 0
     prefix: bool = False
+    processors: Sequence[Processor] = ()
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "batch_size"):
@@ -75,7 +78,7 @@ def infer(
     """
     check_generates(model)
     mesh = partitioning.make_mesh() if mesh is None else mesh
-    decode_fn = make_decode_fn(model, vocabulary, options.sampler, options.max_new_tokens)
+    decode_fn = make_decode_fn(model, vocabulary, options.sampler, options.max_new_tokens, options.processors)
     decode = ShardedFunction(decode_fn, options.batch_size, mesh, rules)
     make_batch = functools.partial(make_prompt_batch, vocabulary, model.encoder_decoder, options.prefix)
     indexed = enumerate({"prompt": prompt} if isinstance(prompt, str) else prompt for prompt in prompts)
@@ -215,13 +218,14 @@ class ShardedFunction:
 
 
 def make_decode_fn(
-    model: Model, vocabulary: Vocabulary, sampler: Sampler, max_new_tokens: int
+    model: Model, vocabulary: Vocabulary, sampler: Sampler, max_new_tokens: int, processors: Sequence[Processor] = ()
 ) -> Callable[[Params, dict[str, Any]], Generated]:
     """Returns a function (params, batch with random `keys` [B]) -> `Generated`, to be jitted."""
 
     def decode(params: Params, batch: dict[str, Any]) -> Generated:
         prompts = {name: x for name, x in batch.items() if name != "keys"}
-        return generate(model, params, prompts, batch["keys"], sampler, max_new_tokens, vocabulary.stop_ids)
+        stops = vocabulary.stop_ids
+        return generate(model, params, prompts, batch["keys"], sampler, max_new_tokens, stops, processors)
 
     return decode
 

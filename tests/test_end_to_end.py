@@ -60,9 +60,9 @@ def test_infer_reads_lines_and_skips_those_already_done(tiny_root, run_dir, tmp_
 
 def test_infer_samples_by_gin(tiny_root, run_dir):
     common = ["infer", f"--run_dir={run_dir}", "--prompt=def ", "--max_new_tokens=12"]
+    sampling = ("--gin_file=decoding/top_p.gin", "--gin.TOP_P=0.99", "--gin.TEMPERATURE=3.0")
     greedy, sampled = (
-        command(tiny_root, *common, *more)
-        for more in ((), ("--gin_file=decoding/top_p.gin", "--gin.TOP_P=0.99", "--gin.TEMPERATURE=3.0"))
+        command(tiny_root, *common, *more) for more in ((), (*sampling, "--gin_file=decoding/penalties.gin"))
     )
     assert greedy.returncode == sampled.returncode == 0, sampled.stderr
     assert json.loads(greedy.stdout)["tokens"] != json.loads(sampled.stdout)["tokens"]

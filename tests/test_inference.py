@@ -14,6 +14,7 @@ from t5x_like.cli.gin.runtime import ConfigError
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from t5x_like.decoding.loop import Generated
+from t5x_like.decoding.processors import BadWords, FrequencyPenalty, NoRepeatNGram
 from t5x_like.decoding.sampling import Greedy, Sample
 from t5x_like.models import positions
 from tests import tiny
@@ -45,10 +46,16 @@ def test_results_are_complete_and_in_order(model_and_params):
         json.dumps(record)
 
 
-@pytest.mark.parametrize("sampler", [Greedy(), Sample(temperature=1.3)])
-def test_results_do_not_depend_on_batch_size_or_mesh(model_and_params, sampler):
+@pytest.mark.parametrize(
+    "sampler, processors",
+    [
+        (Greedy(), ()),
+        (Sample(1.3, 99, 0.99, 0.01, 0.99), [FrequencyPenalty(0.5), NoRepeatNGram(2), BadWords([[9, 9]])]),
+    ],
+)
+def test_results_do_not_depend_on_batch_size_or_mesh(model_and_params, sampler, processors):
     def tokens(**options):
-        return [record["tokens"] for record in infer(model_and_params, sampler, **options)]
+        return [record["tokens"] for record in infer(model_and_params, sampler, processors=processors, **options)]
 
     one = tokens(batch_size=8)
     assert tokens(batch_size=2) == one
@@ -149,6 +156,9 @@ def test_a_prompt_that_fails_leaves_the_others_unchanged():
     errors = {record["id"]: record["error"] for record in results if "error" in record}
     assert list(errors) == [1, 7, "long"] and "longer than the position table" in errors[1]
     assert errors[7].startswith("the prompt has half of a surrogate pair, U+D800, at character 1")
+    with pytest.raises(ValueError, match=r"BadWords.words has the ids \[384\]"):
+        options = inference.DecodingOptions(max_new_tokens=5, processors=[BadWords([[384]])])
+        list(inference.infer(*model_and_params, ByteVocabulary(), good, options, mesh))
     with pytest.raises(ValueError, match="top_k=385 is larger than the vocabulary"):
         options = inference.DecodingOptions(Sample(top_k=385), max_new_tokens=5)
         list(inference.infer(*model_and_params, ByteVocabulary(), good, options, mesh))

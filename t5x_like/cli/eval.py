@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
 
 def add_task_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of task evaluation."""
-    group = parser.add_argument_group("tasks (--gin_file=decoding/NAME.gin chooses another sampler)")
+    group = parser.add_argument_group("tasks (--gin_file=decoding/NAME.gin chooses another sampler or processors)")
     group.add_argument(
         "--tasks", metavar="A,B", help="evaluate these tasks and print their metrics instead of the losses"
     )

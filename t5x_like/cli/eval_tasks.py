@@ -44,7 +44,7 @@ def evaluate(
     step = checkpoints.latest_step(RunDir(run_dir).checkpoints) if step is None else step
     if step is None:
         raise FileNotFoundError(f"no checkpoint in {RunDir(run_dir).checkpoints}; train first")
-    sampler = run.config.evaluate("%CHOOSE") if args.gin_file else Greedy()
+    sampler, processors = setup.read_decoding(run.config) if args.gin_file else (Greedy(), ())
     prefix = args.prefix or is_prefix_lm(run.config)
     params = None
     for task in args.tasks.split(","):
@@ -58,6 +58,7 @@ def evaluate(
             args.inputs_length,
             args.batch_size or 32,
             args.seed,
+            processors,
         )
         check_vocabulary(run, evaluation)
         path = records.record_path(folder or RunDir(run_dir).evaluations, task, step)

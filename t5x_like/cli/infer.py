@@ -1,7 +1,8 @@
 """Continues prompts with a trained run: text or JSONL in, JSONL out.
 
 Give prompts with --prompt (repeatable) or --input FILE (.jsonl with "prompt" or "messages" fields, otherwise one prompt per
-line). A gin file chooses the sampler: --gin_file=decoding/greedy.gin (default), temperature, top_k or top_p.
+line). A gin file chooses the sampler: --gin_file=decoding/greedy.gin (default), temperature, top_k, top_p, min_p or typical.
+Another one, such as --gin_file=decoding/penalties.gin, chooses processors of the logits.
 
 Names of control tokens (</s>, <extra_id_0>) in a prompt are read as tokens; in the messages of a chat they are text. A prompt
 that cannot be continued (too long for the model, not Unicode, ...) gives a result with "error" instead of "completion", and the
@@ -80,9 +81,9 @@ def infer(args: argparse.Namespace) -> int:
     if not count:
         raise ConfigError("there are no prompts; give --prompt=TEXT or --input=FILE")
     default = [] if args.gin_file else ["decoding/greedy.gin"]
-    sampler = runtime.from_flags(args, ["CHOOSE"], default).evaluate("%CHOOSE")
+    sampler, processors = setup.read_decoding(runtime.from_flags(args, setup.DECODING, default))
     batch_size = min(args.batch_size, count)  # more rows would be computed for nothing
-    options = inference.DecodingOptions(sampler, args.max_new_tokens, batch_size, args.seed, args.prefix)
+    options = inference.DecodingOptions(sampler, args.max_new_tokens, batch_size, args.seed, args.prefix, processors)
     run = setup.TrainedRun(args.run_dir, (), args.step)
     vocabulary, params = run.require_vocabulary(), run.params(run.example_batch())
     results = inference.infer(run.model, params, vocabulary, read(), options, run.mesh, run.rules, finished)

@@ -14,8 +14,12 @@ from t5x_like.cli.gin import runtime, trust
 from t5x_like.cli.gin.runtime import ConfigError
 from t5x_like.data.cache import sources
 from t5x_like.data.tokenizers import loading
+from t5x_like.decoding.processors import Processor
+from t5x_like.decoding.sampling import Greedy
 from t5x_like.run_dir import RunDir
-from t5x_like.types import Params, Vocabulary
+from t5x_like.types import Params, Sampler, Vocabulary
+
+DECODING = ("CHOOSE", "PROCESSORS")  # macros of gin_configs/decoding
 
 
 def initialize(args: argparse.Namespace) -> None:
@@ -47,6 +51,17 @@ def initialize(args: argparse.Namespace) -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
+def read_decoding(config: runtime.Config) -> tuple[Sampler, Sequence[Processor]]:
+    """The sampler CHOOSE (default: greedy) and the PROCESSORS (default: none) of gin files.
+
+    Raises:
+      ConfigError: the files set neither.
+    """
+    bound = {binding.macro for binding in config.bindings}
+    sampler = Greedy() if "PROCESSORS" in bound and "CHOOSE" not in bound else config.evaluate("%CHOOSE")
+    return sampler, config.evaluate("%PROCESSORS") if "PROCESSORS" in bound else ()
+
+
 class TrainedRun:
     """A trained run, opened for reading: its configuration, model, vocabulary and parameters.
 
@@ -72,7 +87,7 @@ class TrainedRun:
             raise FileNotFoundError(
                 f"run_dir: {config} does not exist; give the directory of a run made by `t5x_like train`"
             )
-        self.config = runtime.parse(extra_files, overrides, search_paths, ["CHOOSE"], str(config), allowed)
+        self.config = runtime.parse(extra_files, overrides, search_paths, DECODING, str(config), allowed)
         self.model = self.config.evaluate("trainer.train.model")
         self.mesh = self.config.evaluate("trainer.train.mesh") or partitioning.make_mesh()
         self.rules = self.config.evaluate("trainer.train.rules")

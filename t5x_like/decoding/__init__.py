@@ -1,1 +1,3 @@
-"""Decoding: samplers that choose the next token (`sampling`), and the cached generation loop (`loop`)."""
+"""Decoding: samplers that choose the next token (`sampling`), processors that change its logits before (`processors`), and the
+cached generation loop (`loop`).
+"""

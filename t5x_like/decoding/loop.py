@@ -1,12 +1,13 @@
 """Cached generation: one forward pass over the prompts, then one token per step until every row has ended."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from t5x_like.decoding.processors import Processor, from_prompts
 from t5x_like.types import Model, Params, Sampler
 
 State = dict[str, Any]  # of the loop, and variables of the model
@@ -18,7 +19,7 @@ class Generated:
 
     Attributes:
       tokens_BN: token ids, int32.
-      log_probs_BN: log-probabilities (nats) under the model, before temperature, top-k and top-p.
+      log_probs_BN: log-probabilities (nats) under the model, before processors and the sampler change its logits.
       lengths_B: number of tokens per row, including the stop id.
     """
 
@@ -35,12 +36,14 @@ def generate(
     sampler: Sampler,
     max_new_tokens: int,
     stop_ids: tuple[int, ...] = (1,),
+    processors: Sequence[Processor] = (),
 ) -> Generated:
     """Continues each prompt of a batch by up to `max_new_tokens` (N) tokens. Call it under jit.
 
     `batch` has `decoder_input_tokens`, `decoder_positions` and `decoder_segment_ids` [B, P]: prompts are left-aligned and
     padding has segment 0. Encoder-decoder models also need the encoder's arrays. The token at position i of row b is sampled
     with the key fold_in(keys_B[b], i), so it does not depend on the rest of the batch. A row ends at any of `stop_ids`.
+    `processors` change the logits before the sampler, in their order.
     """
     rows, prompt = batch["decoder_input_tokens"].shape
     cache_length = prompt + max_new_tokens
@@ -54,15 +57,18 @@ def generate(
         x_B1D = jnp.take_along_axis(x_BLD, last_B[:, None, None], axis=1)
         return model.apply({"params": params}, x_B1D, method="logits")[:, 0], {"cache": updated["cache"]}
 
-    def choose(logits_BV: jax.Array, position_B: jax.Array, ended_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def choose(logits_BV: jax.Array, position_B: jax.Array, state: State) -> tuple[jax.Array, jax.Array]:
         """Samples the next tokens: (ids, log-probabilities), 0 for rows that have ended."""
-        token_B = sampler(jax.vmap(jax.random.fold_in)(keys_B, position_B), logits_BV)
+        ended_B, processed_BV = state["ended_B"], logits_BV
+        for processor in processors:
+            processed_BV = processor(processed_BV, state["history"])
+        token_B = sampler(jax.vmap(jax.random.fold_in)(keys_B, position_B), processed_BV)
         log_prob_B = jnp.take_along_axis(jax.nn.log_softmax(logits_BV), token_B[:, None], axis=1)[:, 0]
         return jnp.where(ended_B, 0, token_B), jnp.where(ended_B, 0.0, log_prob_B)
 
     def write(state: State, token_B: jax.Array, log_prob_B: jax.Array) -> State:
         """Appends a token to every row that has not ended."""
-        n = state["n"]
+        n, history = state["n"], state["history"]
         return {
             "n": n + 1,
             "token_B": token_B,
@@ -70,6 +76,7 @@ def generate(
             "tokens_BN": jax.lax.dynamic_update_slice(state["tokens_BN"], token_B[:, None], (0, n)),
             "log_probs_BN": jax.lax.dynamic_update_slice(state["log_probs_BN"], log_prob_B[:, None], (0, n)),
             "lengths_B": state["lengths_B"] + ~state["ended_B"],
+            "history": None if history is None else history.append(token_B, state["ended_B"]),
         }
 
     def step(state: State) -> State:
@@ -81,7 +88,7 @@ def generate(
             "decoder_segment_ids": jnp.ones((rows, 1), jnp.int32),
         }
         logits_BV, variables = run(state["variables"], inputs, jnp.zeros(rows, jnp.int32))
-        updated = write(state, *choose(logits_BV, position_B + 1, state["ended_B"]))
+        updated = write(state, *choose(logits_BV, position_B + 1, state))
         return updated | {"variables": variables}
 
     length_B = jnp.sum(batch["decoder_segment_ids"] > 0, axis=1)
@@ -91,8 +98,9 @@ def generate(
         "tokens_BN": jnp.zeros((rows, max_new_tokens), jnp.int32),
         "log_probs_BN": jnp.zeros((rows, max_new_tokens)),
         "lengths_B": jnp.zeros(rows, jnp.int32),
+        "history": from_prompts(batch, max_new_tokens, stop_ids) if processors else None,
     }
     logits_BV, variables = run({}, batch, length_B - 1)
-    first = write(empty, *choose(logits_BV, length_B, empty["ended_B"])) | {"variables": variables}
+    first = write(empty, *choose(logits_BV, length_B, empty)) | {"variables": variables}
     final = jax.lax.while_loop(lambda s: (s["n"] < max_new_tokens) & ~jnp.all(s["ended_B"]), step, first)
     return Generated(final["tokens_BN"], final["log_probs_BN"], final["lengths_B"])

@@ -2,15 +2,19 @@
 
 A NaN logit counts as -inf, so that its token is never chosen; a row of NaN alone gives any id. The log-probability of a token
 chosen from such a row is NaN: `inference.infer` reports the row as failed, and evaluations warn.
+
+`top_k`, `top_p`, `min_p` and `typical_p` set the logits of the tokens that they exclude to -inf. They need logits without NaN.
+Tokens are ranked by logit (by distance from the entropy in `typical_p`); of equal ones the lower id comes first.
 """
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 SMALLEST = float(jnp.finfo(jnp.float32).tiny)  # normal float32
+HIGHEST_BIT = np.uint32(1 << 31)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,35 +28,62 @@ class Greedy:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """Samples from softmax(logits / temperature), restricted to `top_k` tokens (0: all) and to the nucleus `top_p`.
+    """Samples from softmax(logits / temperature), restricted by `top_k`, `top_p`, `min_p` and `typical_p`.
 
-    The nucleus is the smallest set of most likely tokens with total probability `top_p` (Holtzman et al. 2020). Both
-    restrictions apply after the temperature, top-k first. The smaller the temperature, the likelier is the largest logit:
-    temperatures below the smallest normal float32 (1.2e-38) always choose it.
+    The restrictions apply after the temperature, in this order (that of Hugging Face), each to what the one before it left;
+    the defaults restrict nothing. The temperature is a number or one per row [B]. The smaller it is, the likelier is the
+    largest logit: temperatures below the smallest normal float32 (1.2e-38) always choose it. Temperatures that are traced
+    are not checked.
+
+    Attributes:
+      temperature: above 0.
+      top_k: the number of most likely tokens; 0 keeps all.
+      top_p: the nucleus, the smallest set of most likely tokens with this total probability (Holtzman et al. 2020).
+      min_p: tokens with at least this share of the largest probability (Nguyen et al. 2024).
+      typical_p: the smallest set with this total probability of the tokens whose -log p is nearest to the entropy (Meister et
+        al. 2023).
     """
 
-    temperature: float = 1.0
+    temperature: float | jax.Array = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(
-                f"temperature={self.temperature} must be positive and finite; use Greedy for the most likely token"
-            )
+        if not isinstance(self.temperature, jax.core.Tracer):
+            values = np.asarray(self.temperature)
+            if not np.all((values > 0) & np.isfinite(values)):
+                raise ValueError(
+                    f"temperature={self.temperature} must be positive and finite; use Greedy for the most likely token"
+                )
         if self.top_k < 0:
             raise ValueError(f"top_k={self.top_k} must be 0 (all tokens) or more")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p} must be in (0, 1]; 1 keeps every token")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p={self.min_p} must be in [0, 1]; 0 keeps every token")
+        if not 0 < self.typical_p <= 1:
+            raise ValueError(f"typical_p={self.typical_p} must be in (0, 1]; 1 keeps every token")
 
     def __call__(self, keys_B: jax.Array, logits_BV: jax.Array) -> jax.Array:
-        """Token ids, int32 [B]."""
+        """Token ids, int32 [B].
+
+        Raises:
+          ValueError: `top_k` is larger than the vocabulary, or there is neither one temperature nor one per row.
+        """
+        return jax.vmap(jax.random.categorical)(keys_B, self.restrict(logits_BV)).astype(jnp.int32)
+
+    def restrict(self, logits_BV: jax.Array) -> jax.Array:
+        """The logits of the distribution that is sampled from; -inf for tokens that are never chosen."""
         logits_BV = divide_by_temperature(without_nan(logits_BV), self.temperature)
         if self.top_k:
             logits_BV = top_k(logits_BV, self.top_k)
         if self.top_p < 1:
             logits_BV = top_p(logits_BV, self.top_p)
-        return jax.vmap(jax.random.categorical)(keys_B, logits_BV).astype(jnp.int32)
+        if self.min_p > 0:
+            logits_BV = min_p(logits_BV, self.min_p)
+        return typical_p(logits_BV, self.typical_p) if self.typical_p < 1 else logits_BV
 
 
 def without_nan(logits_BV: jax.Array) -> jax.Array:
@@ -60,31 +91,83 @@ def without_nan(logits_BV: jax.Array) -> jax.Array:
     return jnp.where(jnp.isnan(logits_BV), -jnp.inf, logits_BV)
 
 
-def divide_by_temperature(logits_BV: jax.Array, temperature: float) -> jax.Array:
-    """logits / temperature up to a constant per row, without overflow; the largest logit becomes 0."""
+def divide_by_temperature(logits_BV: jax.Array, temperature: float | jax.Array) -> jax.Array:
+    """logits / temperature (a number or [B]) up to a constant per row, without overflow; the largest logit becomes 0.
+
+    Raises:
+      ValueError: there is neither one temperature nor one per row.
+    """
+    shape = np.shape(temperature)
+    if shape not in ((), logits_BV.shape[:1]):
+        raise ValueError(f"temperature has shape {shape} for {logits_BV.shape[0]} rows; give one number or one per row")
+    # Both the temperature and its reciprocal, by which XLA may multiply, must be normal float32 numbers.
+    clip = jnp.clip if isinstance(temperature, jax.Array) else np.clip
+    temperature = jnp.asarray(clip(temperature, SMALLEST, 1 / SMALLEST), jnp.float32)
+    return below_largest(logits_BV) / temperature.reshape(-1, 1)
+
+
+def below_largest(logits_BV: jax.Array) -> jax.Array:
+    """logits - the largest of each row."""
     largest_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
     # A largest logit of -inf or inf would give NaN.
-    below_BV = jnp.where(logits_BV == largest_B1, 0.0, logits_BV - largest_B1)
-    # Both the temperature and its reciprocal, by which XLA may multiply, must be normal float32 numbers.
-    return below_BV / min(max(temperature, SMALLEST), 1 / SMALLEST)
+    return jnp.where(logits_BV == largest_B1, 0.0, logits_BV - largest_B1)
 
 
 def top_k(logits_BV: jax.Array, k: int) -> jax.Array:
-    """Sets every logit below the k-th largest to -inf.
+    """Keeps the k most likely tokens.
 
     Raises:
       ValueError: k is larger than the vocabulary.
     """
     if k > logits_BV.shape[-1]:
         raise ValueError(f"top_k={k} is larger than the vocabulary of {logits_BV.shape[-1]} ids; lower it")
-    threshold_B1 = jax.lax.top_k(logits_BV, k)[0][:, -1:]
-    return jnp.where(logits_BV >= threshold_B1, logits_BV, -jnp.inf)
+    best_BK, ids_BK = jax.lax.top_k(positive_zeros(logits_BV), k)  # of equal logits the lower ids
+    rest_V = jnp.full(logits_BV.shape[-1], -jnp.inf)
+    return jax.vmap(lambda best_K, ids_K: rest_V.at[ids_K].set(best_K))(best_BK, ids_BK)
 
 
 def top_p(logits_BV: jax.Array, p: float) -> jax.Array:
-    """Sets to -inf every logit outside the smallest set of most likely tokens whose probability reaches p."""
-    sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
-    probs_BV = jax.nn.softmax(sorted_BV, axis=-1)
-    before_BV = jnp.cumsum(probs_BV, axis=-1) - probs_BV
-    threshold_B1 = jnp.min(jnp.where(before_BV < p, sorted_BV, jnp.inf), axis=-1, keepdims=True)
-    return jnp.where(logits_BV >= threshold_B1, logits_BV, -jnp.inf)
+    """Keeps the smallest set of most likely tokens whose probability reaches p."""
+    kept_BV = is_in_smallest_set(logits_BV, jax.nn.softmax(logits_BV, axis=-1), p)
+    return jnp.where(kept_BV, logits_BV, -jnp.inf)
+
+
+def min_p(logits_BV: jax.Array, p: float) -> jax.Array:
+    """Keeps the tokens whose probability is at least p times the largest one."""
+    return jnp.where(below_largest(logits_BV) >= np.log(p), logits_BV, -jnp.inf)
+
+
+def typical_p(logits_BV: jax.Array, p: float) -> jax.Array:
+    """Keeps the smallest set of tokens with -log(probability) nearest to the entropy whose probability reaches p."""
+    log_probs_BV = jax.nn.log_softmax(logits_BV, axis=-1)
+    probs_BV = jnp.exp(log_probs_BV)
+    entropy_B1 = -jnp.sum(jnp.where(probs_BV > 0, probs_BV * log_probs_BV, 0.0), axis=-1, keepdims=True)
+    kept_BV = is_in_smallest_set(-jnp.abs(log_probs_BV + entropy_B1), probs_BV, p)
+    return jnp.where(kept_BV, logits_BV, -jnp.inf)
+
+
+def positive_zeros(scores_BV: jax.Array) -> jax.Array:
+    """Scores with 0.0 for -0.0, which equals it but is ranked below it."""
+    return jnp.where(scores_BV == 0, 0.0, scores_BV)
+
+
+def is_in_smallest_set(scores_BV: jax.Array, probs_BV: jax.Array, p: float) -> jax.Array:
+    """Whether a token is in the smallest set of tokens with the highest scores whose probability reaches p, bool [B, V].
+
+    It finds the lowest score of the set bit by bit, because sorting a large vocabulary takes many times as long.
+    """
+    bits_BV = jax.lax.bitcast_convert_type(positive_zeros(scores_BV), jnp.uint32)
+    order_BV = jnp.where(bits_BV >> 31 == 1, ~bits_BV, bits_BV | HIGHEST_BIT)  # integers in the order of the scores
+
+    def sum_probs(included_BV: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(included_BV, probs_BV, 0.0), axis=-1, keepdims=True)
+
+    def set_bit(i: jax.Array, lowest_B1: jax.Array) -> jax.Array:
+        higher_B1 = lowest_B1 | (HIGHEST_BIT >> i.astype(jnp.uint32))
+        return jnp.where(sum_probs(order_BV >= higher_B1) >= p, higher_B1, lowest_B1)
+
+    lowest_B1 = jax.lax.fori_loop(0, 32, set_bit, jnp.zeros_like(order_BV[:, :1]))
+    above_BV, tied_BV = order_BV > lowest_B1, order_BV == lowest_B1
+    tied_probs_BV = jnp.where(tied_BV, probs_BV, 0.0)
+    before_BV = sum_probs(above_BV) + jnp.cumsum(tied_probs_BV, axis=-1) - tied_probs_BV
+    return above_BV | (tied_BV & (before_BV < p))

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from t5x_like import inference, partitioning
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.data.tokenizers import vocabularies
+from t5x_like.decoding.processors import Processor
 from t5x_like.decoding.sampling import Greedy
 from t5x_like.evaluation.examples import Continuation, Question, read_questions
 from t5x_like.evaluation.task_metrics import Answer, TaskMetrics
@@ -24,10 +25,10 @@ from t5x_like.types import Model, Params, Sampler
 class TaskEvaluation:
     """Settings for evaluating the first `examples` examples (None: all) of a task's split by the task's own metrics.
 
-    Prediction metrics get text from `sampler`, at most `max_new_tokens` tokens and up to the first of `stops`. Metrics with a
-    parameter `k` (pass@k) get all `num_samples` samples. Score metrics get log-likelihoods of the targets, or of the
-    `choices` of each example. Contexts are truncated to `inputs_length` ids, as training rows are. The results do not
-    depend on `batch_size`.
+    Prediction metrics get text from `sampler`, after `processors`, at most `max_new_tokens` tokens and up to the first of
+    `stops`. Metrics with a parameter `k` (pass@k) get all `num_samples` samples. Score metrics get log-likelihoods of the
+    targets, or of the `choices` of each example. Contexts are truncated to `inputs_length` ids, as training rows are. The
+    results do not depend on `batch_size`.
 
     Raises (at first use):
       ValueError: a task without metrics, or metrics that cannot be imported without TensorFlow.
@@ -42,6 +43,7 @@ class TaskEvaluation:
     inputs_length: int | None = None
     batch_size: int = 32
     seed: int = 0
+    processors: Sequence[Processor] = ()
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "num_samples", "batch_size"):
@@ -68,7 +70,8 @@ class TaskEvaluation:
         names = ("examples", "max_new_tokens", "num_samples", "stops", "inputs_length", "seed")
         options = {name: getattr(self, name) for name in names} | {"stops": list(self.stops)}
         source = {"split": self.cache.split, "cache": self.cache.manifest["fingerprint"]}
-        return source | options | {"choose": repr(self.sampler), "prefix": prefix}
+        processors = {"processors": repr(list(self.processors))} if self.processors else {}
+        return source | options | {"choose": repr(self.sampler), "prefix": prefix} | processors
 
 
 class TaskEvaluator:
@@ -90,7 +93,9 @@ class TaskEvaluator:
         self.task, self.metrics, self.vocabulary = evaluation.task, evaluation.metrics, evaluation.cache.vocabulary
         self.settings = evaluation.settings(prefix)
         self.questions = read_questions(evaluation.cache, self.seq2seq, evaluation.examples, evaluation.inputs_length)
-        decode_fn = inference.make_decode_fn(model, self.vocabulary, evaluation.sampler, evaluation.max_new_tokens)
+        decode_fn = inference.make_decode_fn(
+            model, self.vocabulary, evaluation.sampler, evaluation.max_new_tokens, evaluation.processors
+        )
         self.decode = inference.ShardedFunction(decode_fn, evaluation.batch_size, mesh, rules)
         self.score = inference.ShardedFunction(make_score_fn(model), evaluation.batch_size, mesh, rules)
 

@@ -1,5 +1,7 @@
 """Cached generation equals a full forward pass per token, independently of the rest of the batch."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from t5x_like import inference
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from t5x_like.decoding.loop import generate
+from t5x_like.decoding.processors import ForcedTokens, FrequencyPenalty, MinNewTokens, NoRepeatNGram
 from t5x_like.decoding.sampling import Greedy, Sample
 from t5x_like.models import positions
 from tests import tiny
@@ -24,21 +27,26 @@ PROMPTS = [[5, 6, 7, 8, 9], [10], [11, 12, 13]]
 NEW = 6
 
 
-def decode(model, params, prompts, sampler=Greedy(), new=NEW, prefix=False, seed=0, numbers=None):
+def decode(model, params, prompts, sampler=Greedy(), new=NEW, prefix=False, seed=0, numbers=None, processors=()):
     batch = inference.decoder_batch([[0, *prompt] for prompt in prompts], prefix)
     batch = {name: x[:, : 1 + max(map(len, prompts))] for name, x in batch.items()}  # the minimal length
-    return run(model, params, batch, len(prompts), sampler, new, seed, numbers)
+    return run(model, params, batch, len(prompts), sampler, new, seed, numbers, processors)
 
 
-def run(model, params, batch, count, sampler, new, seed=0, numbers=None):
+def run(model, params, batch, count, sampler, new, seed=0, numbers=None, processors=()):
     numbers = np.arange(count) if numbers is None else np.asarray(numbers)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.PRNGKey(seed), numbers)
-    generated = jax.jit(lambda p, b, k: generate(model, p, b, k, sampler, new))(params, batch, keys)
+    generated = jax.jit(lambda p, b, k: generate(model, p, b, k, sampler, new, (1,), processors))(params, batch, keys)
     return jax.device_get(generated)
 
 
-def generate_without_cache(model, params, prompt, new=NEW, prefix=False, encoder=None):
-    """Returns greedy tokens and log-probabilities; runs the whole sequence for each token, without a cache."""
+def generate_without_cache(
+    model, params, prompt, new=NEW, prefix=False, encoder=None, process=lambda logits, *_: logits
+):
+    """Returns greedy tokens and log-probabilities; runs the whole sequence for each token, without a cache.
+
+    `process` gets logits [V], the tokens so far, and how many of them were generated.
+    """
     tokens, log_probs = [0, *prompt], []
     forward = jax.jit(lambda b: model.apply({"params": params}, b))
     for _ in range(new):
@@ -48,7 +56,7 @@ def generate_without_cache(model, params, prompt, new=NEW, prefix=False, encoder
                 np.int32
             )
         logits = forward(padded | (encoder or {}))[0, len(tokens) - 1]
-        tokens.append(int(jnp.argmax(logits)))
+        tokens.append(int(np.argmax(process(np.asarray(logits), tokens, len(tokens) - 1 - len(prompt)))))
         log_probs.append(float(jax.nn.log_softmax(logits)[tokens[-1]]))
         if tokens[-1] == 1:
             break
@@ -130,3 +138,55 @@ def test_a_row_ends_at_any_of_the_stop_ids():
         for stops in ((9, 7), (), (1,))
     }
     assert ends == {(9, 7): [1, 3, 1], (): [3, 3, 3], (1,): [3, 1, 3]}
+
+
+def no_repeats(logits, tokens, generated):
+    """The logits without tokens that repeat two neighbours, less 0.5 for each time a token was generated."""
+    logits = logits.copy()
+    if generated < 2:
+        logits[:] = np.where(np.arange(len(logits)) == (20, 10)[generated], 0, -np.inf)
+        return logits
+    np.subtract.at(logits, tokens[len(tokens) - generated :], 0.5)
+    logits[[b for a, b in itertools.pairwise(tokens) if a == tokens[-1]]] = -np.inf
+    if generated < 5:
+        logits[1] = -np.inf
+    return logits
+
+
+PROCESSORS = (FrequencyPenalty(0.5), NoRepeatNGram(2), MinNewTokens(5), ForcedTokens([20, 10]))
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, [[20, 10, 4], [20, 10, 20], [10]]])
+def test_processors_read_the_prompt_and_the_generated_tokens_of_their_row(prompts):
+    model = tiny.decoder()
+    params = tiny.init(model, tiny.batch())
+    generated = decode(model, params, prompts, processors=PROCESSORS)
+    for row, prompt in enumerate(prompts):
+        check(generated, row, generate_without_cache(model, params, prompt, process=no_repeats))
+    assert generated.tokens_BN[:, :2].tolist() == [[20, 10]] * 3
+
+
+def test_processors_of_encoder_decoders_read_the_decoder_alone():
+    model = tiny.encoder_decoder(position=None)
+    params = tiny.init(model, tiny.batch(sides=("encoder", "decoder")))
+    batch = inference.encoder_batch(PROMPTS, VOCABULARY)
+    generated = run(model, params, batch, 3, Greedy(), NEW, processors=PROCESSORS)
+    for row, prompt in enumerate(PROMPTS):
+        encoder = {k: x for k, x in inference.encoder_batch([prompt], VOCABULARY).items() if k.startswith("encoder")}
+        check(generated, row, generate_without_cache(model, params, [], encoder=encoder, process=no_repeats))
+
+
+def test_a_processor_may_end_a_row_and_the_others_continue():
+    model = tiny.decoder()
+    params = tiny.init(model, tiny.batch())
+
+    def end_the_first(logits_BV, history):
+        stop_BV = (jnp.arange(logits_BV.shape[1]) == 1) & (jnp.arange(3) == 0)[:, None]
+        expected_B = history.length_B - jnp.array([6, 2, 4])
+        failed_BV = (history.generated_B != expected_B)[:, None]
+        return jnp.where(failed_BV, jnp.nan, jnp.where(stop_BV, 1e9, logits_BV.at[:, 1].set(-jnp.inf)))
+
+    generated = decode(model, params, PROMPTS, processors=[end_the_first])
+    plain = decode(model, params, PROMPTS)
+    assert generated.lengths_B.tolist() == [1, NEW, NEW]
+    np.testing.assert_array_equal(generated.log_probs_BN[1:, 0], plain.log_probs_BN[1:, 0])

@@ -1,0 +1,234 @@
+"""Logit processors: pure functions `processor(logits_BV, history) -> logits_BV` that change logits before the sampler.
+
+`loop.generate` applies them in the given order: what must hold in any case, such as `ForcedTokens`, comes last. A logit of -inf
+is a token that is never chosen. A row's result depends on its own tokens alone. An id outside the vocabulary is a ValueError
+when the function is traced.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+
+@struct.dataclass
+class History:
+    """The decoder's tokens so far: the prompt without padding, followed by the generated tokens. Padding is at the end.
+
+    An encoder-decoder's prompt is the start token; the encoder's inputs are no part of the history.
+
+    Attributes:
+      tokens_BT: token ids, int32; T is the length of the padded prompts plus the number of new tokens.
+      length_B: number of tokens per row.
+      generated_B: how many of them were generated.
+      stop_ids: ids that end a row.
+    """
+
+    tokens_BT: jax.Array
+    length_B: jax.Array
+    generated_B: jax.Array
+    stop_ids: tuple[int, ...] = struct.field(pytree_node=False, default=(1,))
+
+    def append(self, token_B: jax.Array, ended_B: jax.Array) -> "History":
+        """The history with one more generated token in every row that has not ended."""
+        index_B = jnp.where(ended_B, self.tokens_BT.shape[1], self.length_B)  # an index behind the end is dropped
+        tokens_BT = jax.vmap(lambda row_T, i, token: row_T.at[i].set(token, mode="drop"))(
+            self.tokens_BT, index_B, token_B
+        )
+        return History(tokens_BT, self.length_B + ~ended_B, self.generated_B + ~ended_B, self.stop_ids)
+
+
+class Processor(Protocol):
+    """Changes the logits of the next tokens."""
+
+    def __call__(self, logits_BV: jax.Array, history: History) -> jax.Array: ...
+
+
+def from_prompts(batch: Mapping[str, jax.Array], max_new_tokens: int, stop_ids: tuple[int, ...]) -> History:
+    """The history before the first new token; `batch` as in `loop.generate`."""
+    real_BP = batch["decoder_segment_ids"] > 0
+    tokens_BP = jnp.where(real_BP, batch["decoder_input_tokens"], 0).astype(jnp.int32)
+    length_B = jnp.sum(real_BP, axis=1, dtype=jnp.int32)
+    return History(jnp.pad(tokens_BP, ((0, 0), (0, max_new_tokens))), length_B, jnp.zeros_like(length_B), stop_ids)
+
+
+@dataclasses.dataclass(frozen=True)
+class RepetitionPenalty:
+    """Divides positive logits of tokens in the history by `penalty`, multiplies negative ones (CTRL, Keskar et al. 2019)."""
+
+    penalty: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.penalty < math.inf:
+            raise ValueError(f"RepetitionPenalty.penalty={self.penalty} must be positive and finite; 1 changes nothing")
+
+    def __call__(self, logits_BV: jax.Array, history: History) -> jax.Array:
+        index_T = jnp.arange(history.tokens_BT.shape[1])
+        counts_BV = count(history.tokens_BT, index_T < history.length_B[:, None], logits_BV.shape[1])
+        penalized_BV = jnp.where(logits_BV < 0, logits_BV * self.penalty, logits_BV / self.penalty)
+        return jnp.where(counts_BV > 0, penalized_BV, logits_BV)
+
+
+@dataclasses.dataclass(frozen=True)
+class FrequencyPenalty:
+    """Subtracts `penalty` from a token's logit for each time it was generated, as OpenAI's frequency_penalty does."""
+
+    penalty: float
+
+    def __post_init__(self) -> None:
+        check_penalty("FrequencyPenalty", self.penalty)
+
+    def __call__(self, logits_BV: jax.Array, history: History) -> jax.Array:
+        return logits_BV - self.penalty * count_generated(history, logits_BV.shape[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class PresencePenalty:
+    """Subtracts `penalty` from the logits of the tokens that were generated, as OpenAI's presence_penalty does."""
+
+    penalty: float
+
+    def __post_init__(self) -> None:
+        check_penalty("PresencePenalty", self.penalty)
+
+    def __call__(self, logits_BV: jax.Array, history: History) -> jax.Array:
+        return logits_BV - self.penalty * (count_generated(history, logits_BV.shape[1]) > 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoRepeatNGram:
+    """Excludes tokens that would repeat a sequence of `size` tokens of the history."""
+
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(
+                f"NoRepeatNGram.size={self.size} must be at least 1; leave the processor out to allow repeats"
+            )
+
+    def __call__(self, logits_BV: jax.Array, history: History) -> jax.Array:
+        windows = history.tokens_BT.shape[1] - self.size + 1
+        if windows < 1:
+            return logits_BV
+        repeated_BW = jnp.arange(windows) + self.size <= history.length_B[:, None]
+        last_BK = last_tokens(history, self.size - 1)
+        for k in range(self.size - 1):
+            repeated_BW &= history.tokens_BT[:, k : k + windows] == last_BK[:, k : k + 1]
+        counts_BV = count(history.tokens_BT[:, self.size - 1 :], repeated_BW, logits_BV.shape[1])
+        return jnp.where(counts_BV > 0, -jnp.inf, logits_BV)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # hashable for jit with a list or dict too
+class BadWords:
+    """Excludes the last token of each of `words`, sequences of ids, where the history ends with the ids before it."""
+
+    words: Sequence[Sequence[int]]
+
+    def __post_init__(self) -> None:
+        if not self.words or not all(self.words):
+            raise ValueError(f"BadWords.words={self.words} has an empty word or none; give sequences of one id or more")
+        check_ids("BadWords.words", [id for word in self.words for id in word])
+
+    def __call__(self, logits_BV: jax.Array, history: History) -> jax.Array:
+        check_ids("BadWords.words", [id for word in self.words for id in word], logits_BV.shape[1])
+        longest = max(len(word) for word in self.words)
+        words_WK = np.array([[-2] * (longest - len(word)) + list(word) for word in self.words])  # -2 matches all
+        last_BK = last_tokens(history, longest - 1)
+        begun_BW = jnp.all((last_BK[:, None] == words_WK[:, :-1]) | (words_WK[:, :-1] == -2), axis=-1)
+        counts_BV = count(jnp.broadcast_to(words_WK[:, -1], begun_BW.shape), begun_BW, logits_BV.shape[1])
+        return jnp.where(counts_BV > 0, -jnp.inf, logits_BV)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # hashable for jit with a list or dict too
+class ForcedTokens:
+    """Makes `ids` the first new tokens, as `forced_bos_token_id` of Hugging Face does for one id."""
+
+    ids: Sequence[int]
+
+    def __post_init__(self) -> None:
+        if not self.ids:
+            raise ValueError(f"ForcedTokens.ids={self.ids} is empty; give one id or more")
+        check_ids("ForcedTokens.ids", self.ids)
+
+    def __call__(self, logits_BV: jax.Array, history: History) -> jax.Array:
+        check_ids("ForcedTokens.ids", self.ids, logits_BV.shape[1])
+        forced_B = jnp.array(self.ids)[jnp.minimum(history.generated_B, len(self.ids) - 1)]
+        forced_BV = jnp.where(jnp.arange(logits_BV.shape[1]) == forced_B[:, None], 0.0, -jnp.inf)
+        return jnp.where((history.generated_B < len(self.ids))[:, None], forced_BV, logits_BV)
+
+
+@dataclasses.dataclass(frozen=True)
+class MinNewTokens:
+    """Excludes the stop ids from the first `count` new tokens."""
+
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise ValueError(f"MinNewTokens.count={self.count} must be 0 or more")
+
+    def __call__(self, logits_BV: jax.Array, history: History) -> jax.Array:
+        check_ids("stop_ids", history.stop_ids, logits_BV.shape[1])
+        stops_V = jnp.isin(jnp.arange(logits_BV.shape[1]), jnp.array(history.stop_ids, jnp.int32))
+        return jnp.where(stops_V & (history.generated_B < self.count)[:, None], -jnp.inf, logits_BV)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # hashable for jit with a list or dict too
+class LogitBias:
+    """Adds a number to the logits of some tokens: {id: number}. -inf excludes a token."""
+
+    bias: Mapping[int, float]
+
+    def __post_init__(self) -> None:
+        check_ids("LogitBias.bias", list(self.bias))
+        if wrong := {id: value for id, value in self.bias.items() if not value < math.inf}:
+            raise ValueError(
+                f"LogitBias.bias={wrong} must be numbers below infinity; use ForcedTokens to force a token"
+            )
+
+    def __call__(self, logits_BV: jax.Array, history: History) -> jax.Array:
+        check_ids("LogitBias.bias", list(self.bias), logits_BV.shape[1])
+        bias_V = np.zeros(logits_BV.shape[1], np.float32)
+        bias_V[list(self.bias)] = list(self.bias.values())
+        return logits_BV + bias_V
+
+
+def check_penalty(name: str, penalty: float) -> None:
+    """Raises ValueError if a penalty is negative or not finite."""
+    if not 0 <= penalty < math.inf:
+        raise ValueError(f"{name}.penalty={penalty} must be 0 (no penalty) or more, and finite")
+
+
+def check_ids(name: str, ids: Sequence[int], vocab_size: int | None = None) -> None:
+    """Raises ValueError if an id is negative, or outside a vocabulary."""
+    if wrong := sorted({id for id in ids if id < 0 or (vocab_size is not None and id >= vocab_size)}):
+        limit = "0 or more" if vocab_size is None else f"0 .. {vocab_size - 1}, the ids of the vocabulary"
+        raise ValueError(f"{name} has the ids {wrong}; they must be in {limit}")
+
+
+def count(tokens_BT: jax.Array, counted_BT: jax.Array, vocab_size: int) -> jax.Array:
+    """How often each id occurs where `counted_BT`: int32 [B, V]. Ids outside the vocabulary are left out."""
+    return jax.vmap(lambda t, w: jnp.zeros(vocab_size, jnp.int32).at[t].add(w.astype(jnp.int32), mode="drop"))(
+        tokens_BT, counted_BT
+    )
+
+
+def count_generated(history: History, vocab_size: int) -> jax.Array:
+    """How often each id was generated: int32 [B, V]."""
+    index_T = jnp.arange(history.tokens_BT.shape[1])
+    end_B1 = history.length_B[:, None]
+    generated_BT = (end_B1 - history.generated_B[:, None] <= index_T) & (index_T < end_B1)
+    return count(history.tokens_BT, generated_BT, vocab_size)
+
+
+def last_tokens(history: History, number: int) -> jax.Array:
+    """The last `number` (K) tokens of each row, int32 [B, K]; -1 before the first one."""
+    index_BK = history.length_B[:, None] - number + jnp.arange(number)
+    tokens_BK = jnp.take_along_axis(history.tokens_BT, jnp.maximum(index_BK, 0), axis=1)
+    return jnp.where(index_BK < 0, -1, tokens_BK)
