@@ -21,6 +21,7 @@ from pathlib import Path
 import comparison
 import jax
 import launch
+import steps
 import train_step
 
 import report
@@ -33,9 +34,10 @@ ROWS, LENGTH = 8, 256
 def needed() -> dict[str, float]:
     """MB of the train state, of the parameters alone, and of what XLA plans for a training step and a forward pass besides."""
     batch = jax.device_put(train_step.random_batch(ROWS, LENGTH))
-    step, state = train_step.build_step(batch)
-    trained = jax.jit(step, donate_argnums=0).lower(state, batch).compile().memory_analysis()
-    forward = jax.jit(lambda params, batch: train_step.build_model().apply({"params": params}, batch))
+    model, shapes = train_step.build_model(), jax.eval_shape(lambda: batch)
+    trained = steps.compile_step(model, train_step.ADAMW, shapes).memory_analysis()
+    _, state = train_step.build_step(batch)
+    forward = jax.jit(lambda params, batch: model.apply({"params": params}, batch))
     evaluated = forward.lower(state.params, batch).compile().memory_analysis()
     sizes = {"state": state, "params": state.params}
     figures = {name: sum(x.nbytes for x in jax.tree.leaves(tree)) / MEGABYTE for name, tree in sizes.items()}
@@ -79,7 +81,7 @@ def measure(needs: Mapping[str, float], folder: str) -> dict[str, dict[str, floa
     macros = [f"--gin.{name}={value}" for name, value in launch.MACROS.items() if name != "STEPS"]
     train = [*program, "train", f"--compile_cache={folder}/xla", *files, *macros, "--gin.trainer.Evaluation.batches=2"]
 
-    def steps(number: int, name: str, save: int) -> list[str]:
+    def run(number: int, name: str, save: int) -> list[str]:
         return [
             *train,
             f"--gin.STEPS={number}",
@@ -87,14 +89,14 @@ def measure(needs: Mapping[str, float], folder: str) -> dict[str, dict[str, floa
             f"--gin.trainer.Checkpointing.every={save}",
         ]
 
-    peak(steps(3, "fill", 1))  # fills the compile cache
+    peak(run(3, "fill", 1))  # fills the compile cache
     imports = [sys.executable, "-c", "import t5x_like.training.trainer, jax; jax.devices()"]
     arrays = needs["state"] + needs["step"]
     runs = {
         "imports alone": (imports, 0.0),
-        "train": (steps(3, "run", 100), arrays),
-        "train, saved every step": (steps(3, "saved", 1), arrays + needs["state"]),
-        "train, resumed": (steps(4, "run", 100), arrays),
+        "train": (run(3, "run", 100), arrays),
+        "train, saved every step": (run(3, "saved", 1), arrays + needs["state"]),
+        "train, resumed": (run(4, "run", 100), arrays),
         "eval": ([*program, "eval", f"--run_dir={folder}/run", "--batches=2"], needs["params"] + needs["forward"]),
     }
     rows = {}

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 import turns
 from t5x_like import parameters, partitioning
@@ -18,6 +19,21 @@ from t5x_like.training.step import TrainStep, jit_step
 from t5x_like.types import Model
 
 
+def jitted(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    shapes: Mapping[str, jax.ShapeDtypeStruct],
+    objective: lm.LanguageModel | None = None,
+    precision: Precision | None = None,
+) -> tuple[Any, train_state.Layout, Mesh]:
+    """Returns (the jitted step (state, batch, references) -> (state, metrics), layout of the state, mesh)."""
+    mesh, precision = partitioning.make_mesh(devices=jax.devices()[:1]), precision or Precision()
+    layout = train_state.layout(model, optimizer, shapes, mesh, precision=precision)
+    view = parameters.view(Freeze(), precision)
+    trained = TrainStep(model.apply, objective or lm.LanguageModel(), optimizer, view, 1)
+    return jit_step(trained, layout, partitioning.batch_sharding(mesh), mesh), layout, mesh
+
+
 def build(
     model: Model,
     optimizer: optax.GradientTransformation,
@@ -26,17 +42,23 @@ def build(
     precision: Precision | None = None,
 ) -> tuple[Callable[[Any, Mapping[str, Any]], tuple[Any, Mapping]], train_state.Layout]:
     """Returns ((state, batch) -> (state, metrics), layout of the state) for batches of these shapes."""
-    mesh, precision = partitioning.make_mesh(devices=jax.devices()[:1]), precision or Precision()
-    layout = train_state.layout(model, optimizer, shapes, mesh, precision=precision)
-    view = parameters.view(Freeze(), precision)
-    trained = TrainStep(model.apply, objective or lm.LanguageModel(), optimizer, view, 1)
-    step = jit_step(trained, layout, partitioning.batch_sharding(mesh), mesh)
+    step, layout, mesh = jitted(model, optimizer, shapes, objective, precision)
 
     def run(state: Any, batch: Mapping[str, Any]) -> tuple[Any, Mapping]:
         with partitioning.on(mesh):
             return step(state, batch, {})
 
     return run, layout
+
+
+def compile_step(
+    model: Model, optimizer: optax.GradientTransformation, shapes: Mapping[str, jax.ShapeDtypeStruct]
+) -> jax.stages.Compiled:
+    """The compiled step, which tells what memory it needs."""
+    step, layout, mesh = jitted(model, optimizer, shapes)
+    state = layout.abstract  # cannot be computed while the mesh is set
+    with partitioning.on(mesh):
+        return step.lower(state, shapes, {}).compile()
 
 
 class Steps:
