@@ -55,6 +55,11 @@ def results(tmp_path_factory):
         f"--out={root / 'out'}",
     ]
     compare = [*evaluate, "--json", "--examples=4", f"--against={root / 'run'}", "--against_step=1"]
+    compare += [
+        "--gin_file=decoding/penalties.gin",
+        "--gin.REPETITION_PENALTY=1.0",
+        "--gin.NO_REPEAT_NGRAM=40",
+    ]  # neutral
     foreign = root / "foreign"
     foreign.mkdir()
     (foreign / "config.gin").write_text("from __gin__ import dynamic_registration\nimport antigravity\n")
@@ -93,7 +98,9 @@ def test_two_steps_are_compared_on_the_same_examples(results):
         metric = one["metrics"]["exact_match"]
         assert one["step"] == 50 and metric["value"] == 100 and metric["against"] == 0
         assert metric["difference"] == metric["low"] == metric["high"] == 100
-        assert json.loads((root / f"out/against/{task}/1.json").read_text())["count"] == 4
+        record = json.loads((root / f"out/against/{task}/1.json").read_text())
+        processors = "[RepetitionPenalty(penalty=1.0), NoRepeatNGram(size=40)]"
+        assert record["count"] == 4 and record["settings"]["processors"] == processors
 
 
 def test_a_module_of_the_caller_has_no_arguments_of_the_run():

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t5x_like import hf
 from t5x_like.decoding import sampling
+from t5x_like.decoding.loop import generate
 from t5x_like.decoding.processors import (
     BadWords,
     ForcedTokens,
@@ -20,7 +22,9 @@ from t5x_like.decoding.processors import (
     RepetitionPenalty,
     from_prompts,
 )
+from tests.hf import folders
 
+FIXTURES = Path(__file__).parent / "fixtures"
 PROCESSORS = {
     "repetition": RepetitionPenalty(1.7),
     "no_repeat_1": NoRepeatNGram(1),
@@ -40,7 +44,7 @@ OURS_ALONE = {
 
 @pytest.fixture(scope="module")
 def reference():
-    with np.load(Path(__file__).parent / "fixtures" / "processors.npz") as arrays:
+    with np.load(FIXTURES / "processors.npz") as arrays:
         return dict(arrays)
 
 
@@ -54,6 +58,22 @@ def history_of(reference, rows=slice(None), length=None):
 def test_a_processor_equals_that_of_transformers(name, reference):
     ours = jax.jit(PROCESSORS[name])(reference["logits"], history_of(reference))
     np.testing.assert_allclose(ours, reference[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name, stop", [("gpt2", 25), ("t5", 53)])
+def test_generation_with_processors_equals_that_of_transformers(name, stop):
+    with np.load(FIXTURES / "generated.npz") as arrays:
+        expected = arrays[name]
+    model, params = hf.load(folders.FIXTURES / name, dtype=np.float32)
+    reference = folders.expected(name)
+    batch = folders.batch(reference, model.sides)
+    if model.encoder_decoder:
+        batch |= folders.side("decoder", reference["decoder_tokens"][:, :1], np.ones((3, 1)))
+    bad = BadWords([[11], [36, 41], [40, 44, 42]])
+    processors = [RepetitionPenalty(1.3), NoRepeatNGram(2), bad, MinNewTokens(5)]
+    keys, count = np.zeros((3, 2), np.uint32), expected.shape[1]
+    run = jax.jit(lambda p, b: generate(model, p, b, keys, sampling.Greedy(), count, (stop,), processors))
+    np.testing.assert_array_equal(run(params, batch).tokens_BN, expected)
 
 
 def test_the_forced_first_token_equals_that_of_transformers(reference):

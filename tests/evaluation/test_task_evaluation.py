@@ -12,6 +12,7 @@ from t5x_like.data.rows.chat import PackedConversations
 from t5x_like.data.tokenizers import chat
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
+from t5x_like.decoding.processors import ForcedTokens
 from t5x_like.decoding.sampling import Sample
 from t5x_like.evaluation.task_evaluation import TaskEvaluation, TaskEvaluator
 from tests import tiny
@@ -175,6 +176,15 @@ def test_samples_depend_only_on_the_example_and_their_number(tmp_path):
     assert [group[:1] for group in samples[:3]] == fewer
     with pytest.warns(UserWarning, match="the logits of 15 of 15 samples are NaN"):
         evaluator.generate(jax.tree.map(lambda x: x * np.nan, params))
+
+
+def test_processors_change_the_answers_and_are_among_the_settings(tmp_path):
+    model, cache = model_of(), tasks.write_pairs(tmp_path)
+    evaluator = evaluator_of(cache, model, max_new_tokens=3, examples=2, processors=[ForcedTokens([70, 71])])
+    params = tiny.init(model, evaluator.prompt_batch(evaluator.questions, 64))
+    assert [sample[:2] for (sample,) in evaluator.generate(params)] == [(70, 71)] * 2
+    assert evaluator.settings["processors"] == "[ForcedTokens(ids=[70, 71])]"
+    assert "processors" not in evaluator_of(cache, model).settings
 
 
 def test_bad_input_raises_before_anything_is_compiled(tmp_path):
