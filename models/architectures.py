@@ -1,8 +1,8 @@
 """The architectures. `model.apply({"params": params}, batch, train) -> logits_BLV`; see `t5x_like.types.Model`.
 
 `hidden` and `logits` are the two halves of `__call__`, so that a loss may apply the head to one chunk of the sequence at a
-time. With `decode_length` a decoder reads and writes the `cache` collection, which holds that many tokens per row: the first
-call takes the prompts (padding has segment 0), later calls take one token per row. Only the first call reads `encoder_*`.
+time. With `decode_length` a decoder appends its tokens to the `cache` collection, which holds that many per row and has a length
+per row: padding (segment 0) is not appended. The first call takes the prompts and alone reads `encoder_*`.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,8 +23,8 @@ def make_decoder_context(module: nn.Module, batch: Batch, decode_length: int | N
     queries = token_info(batch, "decoder")
     if decode_length is None:
         return Context(queries, queries, train=train)
-    keys, index = append_to_cache(module, queries, decode_length)
-    return Context(queries, keys, cache_index=index, train=train)
+    keys, index_BL = append_to_cache(module, queries, decode_length)
+    return Context(queries, keys, cache_index_BL=index_BL, train=train)
 
 
 class DecoderOnly(nn.Module):

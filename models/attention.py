@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from t5x_like.models import kernels, masks
-from t5x_like.models.context import Context
+from t5x_like.models.context import Context, write_rows
 from t5x_like.models.linear import DEFAULT_INIT, Dense, Initializer, constrain
 from t5x_like.models.positions import rotate
 
@@ -114,10 +114,10 @@ class SelfAttention(Attention):
         k_BMGK, v_BMGK = self.project_keys_values(keys_BMD)
         if ctx.rotary is not None:
             q_BLHK, k_BMGK = rotate(q_BLHK, ctx.rotary), rotate(k_BMGK, ctx.rotary)
-        if ctx.cache_index is not None:
+        if ctx.cache_index_BL is not None:
             length = ctx.keys.positions_BL.shape[1]
-            k_BMGK = self.update_cache("key_cache", k_BMGK, length, ctx.cache_index)
-            v_BMGK = self.update_cache("value_cache", v_BMGK, length, ctx.cache_index)
+            k_BMGK = self.update_cache("key_cache", k_BMGK, length, ctx.cache_index_BL)
+            v_BMGK = self.update_cache("value_cache", v_BMGK, length, ctx.cache_index_BL)
         mask_ALM = self.mask(ctx.queries, ctx.keys) & masks.same_segment(ctx.queries, ctx.keys)
         q_BLHK, bias_AHLM = self.add_position_bias(q_BLHK, ctx, x_BLD.shape[-1])
         aligned = not ctx.decode and q_BLHK.shape[1] == k_BMGK.shape[1]
@@ -130,11 +130,11 @@ class SelfAttention(Attention):
         """Returns (queries, bias_AHLM added to the scores); `width` is the model's."""
         return q_BLHK, ctx.bias_AHLM
 
-    def update_cache(self, name: str, new_BLGK: jax.Array, length: int, index: jax.Array) -> jax.Array:
-        """Writes `new_BLGK` at `index` of a cache of `length` tokens; returns the whole cache."""
+    def update_cache(self, name: str, new_BLGK: jax.Array, length: int, index_BL: jax.Array) -> jax.Array:
+        """Writes `new_BLGK` at `index_BL` of a cache of `length` tokens; returns the whole cache."""
         rows, _, groups, depth = new_BLGK.shape
         cache = self.variable("cache", name, jnp.zeros, (rows, length, groups, depth), new_BLGK.dtype)
-        cache.value = jax.lax.dynamic_update_slice(cache.value, new_BLGK, (0, index, 0, 0))
+        cache.value = write_rows(cache.value, new_BLGK, index_BL)
         return cache.value
 
 

@@ -36,13 +36,13 @@ class Context(struct.PyTreeNode):
     memory: TokenInfo | None = None
     bias_AHLM: jax.Array | None = None  # added to self-attention scores
     rotary: tuple[jax.Array, jax.Array] | None = None  # cos_BLK, sin_BLK of the queries, K = half the rotated width
-    cache_index: jax.Array | None = None  # where in the cache this call writes its first token; None outside decoding
+    cache_index_BL: jax.Array | None = None  # where in the cache each token is written; None outside decoding
     train: bool = struct.field(pytree_node=False, default=False)
 
     @property
     def decode(self) -> bool:
         """Whether the call reads and writes the `cache` collection."""
-        return self.cache_index is not None
+        return self.cache_index_BL is not None
 
     def distances_ALM(self) -> jax.Array:
         """Key position minus query position inside a segment, int32."""
@@ -62,21 +62,28 @@ def token_info(batch: Mapping[str, jax.Array], side: str) -> TokenInfo:
 
 
 def append_to_cache(module: nn.Module, queries: TokenInfo, decode_length: int) -> tuple[TokenInfo, jax.Array]:
-    """Appends `queries` to the module's cache; returns (information on all `decode_length` tokens, first index written)."""
+    """Appends the tokens of `queries`, without padding, to each row of the module's cache, which has a length per row.
+
+    Returns (information on all `decode_length` tokens of the cache, the index [B, L] at which each query is written).
+    """
     rows, length = queries.positions_BL.shape
-
-    def zeros() -> jax.Array:
-        return jnp.zeros((rows, decode_length), jnp.int32)
-
-    index = module.variable("cache", "index", lambda: jnp.zeros((), jnp.int32))
+    lengths = module.variable("cache", "lengths", lambda: jnp.zeros(rows, jnp.int32))
+    real_BL = queries.segments_BL > 0
+    index_BL = lengths.value[:, None] + jnp.cumsum(real_BL, axis=1, dtype=jnp.int32) - 1
+    index_BL = jnp.where(real_BL, index_BL, decode_length)
     new = {"positions": queries.positions_BL, "segments": queries.segments_BL}
     if queries.prefix_BL is not None or module.has_variable("cache", "prefix"):
         prefix_BL = queries.prefix_BL
         new["prefix"] = jnp.zeros((rows, length), jnp.int32) if prefix_BL is None else prefix_BL
-    start, stored = index.value, {}
+    stored = {}
     for name, new_BL in new.items():
-        cache = module.variable("cache", name, zeros)
-        cache.value = jax.lax.dynamic_update_slice(cache.value, new_BL.astype(jnp.int32), (0, start))
+        cache = module.variable("cache", name, lambda: jnp.zeros((rows, decode_length), jnp.int32))
+        cache.value = write_rows(cache.value, new_BL.astype(jnp.int32), index_BL)
         stored[name] = cache.value
-    index.value = start + length
-    return TokenInfo(stored["positions"], stored["segments"], stored.get("prefix")), start
+    lengths.value += jnp.sum(real_BL, axis=1, dtype=jnp.int32)
+    return TokenInfo(stored["positions"], stored["segments"], stored.get("prefix")), index_BL
+
+
+def write_rows(cache: jax.Array, new: jax.Array, index_BL: jax.Array) -> jax.Array:
+    """Writes new[b, i] to cache[b, index_BL[b, i]]; an index beyond the end is left out."""
+    return jax.vmap(lambda row, values, index_L: row.at[index_L].set(values, mode="drop"))(cache, new, index_BL)

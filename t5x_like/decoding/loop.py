@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from flax import struct
 
 from t5x_like.decoding.processors import Processor, from_prompts
+from t5x_like.decoding.state import decode_step, prefill
 from t5x_like.types import Model, Params, Sampler
 
-State = dict[str, Any]  # of the loop, and variables of the model
+State = dict[str, Any]  # of the loop, and the cache
 
 
 @struct.dataclass
@@ -46,16 +47,7 @@ def generate(
     `processors` change the logits before the sampler, in their order.
     """
     rows, prompt = batch["decoder_input_tokens"].shape
-    cache_length = prompt + max_new_tokens
     stops_S = jnp.array(stop_ids, jnp.int32)
-
-    def run(variables: State, batch: Mapping[str, jax.Array], last_B: jax.Array) -> tuple[jax.Array, State]:
-        """Runs the model: (logits at index `last_B` of each row, cache)."""
-        x_BLD, updated = model.apply(
-            variables | {"params": params}, batch, decode_length=cache_length, mutable=["cache"], method="hidden"
-        )
-        x_B1D = jnp.take_along_axis(x_BLD, last_B[:, None, None], axis=1)
-        return model.apply({"params": params}, x_B1D, method="logits")[:, 0], {"cache": updated["cache"]}
 
     def choose(logits_BV: jax.Array, position_B: jax.Array, state: State) -> tuple[jax.Array, jax.Array]:
         """Samples the next tokens: (ids, log-probabilities), 0 for rows that have ended."""
@@ -81,15 +73,9 @@ def generate(
 
     def step(state: State) -> State:
         """Feeds the last tokens and appends the next ones."""
-        position_B = length_B + state["n"] - 1
-        inputs = {
-            "decoder_input_tokens": state["token_B"][:, None],
-            "decoder_positions": position_B[:, None],
-            "decoder_segment_ids": jnp.ones((rows, 1), jnp.int32),
-        }
-        logits_BV, variables = run(state["variables"], inputs, jnp.zeros(rows, jnp.int32))
-        updated = write(state, *choose(logits_BV, position_B + 1, state))
-        return updated | {"variables": variables}
+        logits_BV, cache = decode_step(model, params, state["cache"], state["token_B"], ~state["ended_B"])
+        position_B = length_B + state["n"]
+        return write(state, *choose(logits_BV, position_B, state)) | {"cache": cache}
 
     length_B = jnp.sum(batch["decoder_segment_ids"] > 0, axis=1)
     empty = {
@@ -100,7 +86,7 @@ def generate(
         "lengths_B": jnp.zeros(rows, jnp.int32),
         "history": from_prompts(batch, max_new_tokens, stop_ids) if processors else None,
     }
-    logits_BV, variables = run({}, batch, length_B - 1)
-    first = write(empty, *choose(logits_BV, length_B, empty)) | {"variables": variables}
+    logits_BV, cache = prefill(model, params, batch, prompt + max_new_tokens)
+    first = write(empty, *choose(logits_BV, length_B, empty)) | {"cache": cache}
     final = jax.lax.while_loop(lambda s: (s["n"] < max_new_tokens) & ~jnp.all(s["ended_B"]), step, first)
     return Generated(final["tokens_BN"], final["log_probs_BN"], final["lengths_B"])

@@ -1,0 +1,88 @@
+"""The state of decoding: a cache with a length per row, whose rows are filled, moved, copied and shortened independently.
+
+The cache is the model's variable collection `cache`, and opaque: keys and values of attention, the encoder's output, the state of a
+recurrence. Every function is pure and may be called under jit. Which axis of a leaf counts rows differs (layers may be stacked before
+it), so functions that address rows take `axes`, computed once by `row_axes`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from t5x_like.types import Model, Params
+
+Cache = Any
+Batch = Mapping[str, jax.Array]
+
+
+def prefill(
+    model: Model, params: Params, batch: Batch, length: int, cache: Cache | None = None
+) -> tuple[jax.Array, Cache]:
+    """Appends prompts, or the next chunk of each, to a cache of `length` tokens per row; None starts with an empty cache.
+
+    `batch` has `decoder_input_tokens`, `decoder_positions` and `decoder_segment_ids` [B, P]; padding has segment 0. Encoder-decoder
+    models need the encoder's arrays when the cache is empty, and only then.
+
+    Returns:
+      (float32 logits [B, V] after the last token of each row, the cache).
+    """
+    variables = {"params": params} if cache is None else {"params": params, "cache": cache}
+    x_BLD, updated = model.apply(variables, batch, decode_length=length, mutable=["cache"], method="hidden")
+    real_BL = batch["decoder_segment_ids"] > 0
+    last_B = jnp.max(jnp.where(real_BL, jnp.arange(real_BL.shape[1]), 0), axis=1)
+    x_B1D = jnp.take_along_axis(x_BLD, last_B[:, None, None], axis=1)
+    return model.apply({"params": params}, x_B1D, method="logits")[:, 0], updated["cache"]
+
+
+def decode_step(
+    model: Model, params: Params, cache: Cache, token_B: jax.Array, live_B: jax.Array | None = None
+) -> tuple[jax.Array, Cache]:
+    """Appends one token to every row, or only to the rows that are `live_B`; the others' logits are meaningless.
+
+    Returns:
+      (float32 logits [B, V] after the token, the cache).
+    """
+    batch = {
+        "decoder_input_tokens": token_B[:, None],
+        "decoder_positions": cache["lengths"][:, None],
+        "decoder_segment_ids": jnp.ones_like(token_B)[:, None] if live_B is None else live_B[:, None].astype(jnp.int32),
+    }
+    return prefill(model, params, batch, cache["segments"].shape[1], cache)
+
+
+def rollback(cache: Cache, length_B: jax.Array) -> Cache:
+    """Shortens rows to `length_B` tokens, of a model whose cache holds tokens, not the state of a recurrence."""
+    length_B = jnp.minimum(length_B, cache["lengths"])
+    kept_BM = jnp.arange(cache["segments"].shape[1]) < length_B[:, None]
+    return {**cache, "lengths": length_B, "segments": jnp.where(kept_BM, cache["segments"], 0)}
+
+
+def row_axes(model: Model, params: Params, batch: Batch, length: int) -> Cache:
+    """The axis that counts rows of every leaf of the cache that `prefill` of such a batch returns."""
+
+    def shapes(rows: int) -> Cache:
+        of_rows = {name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for name, x in batch.items()}
+        return jax.eval_shape(lambda params, batch: prefill(model, params, batch, length)[1], params, of_rows)
+
+    def differing(few: jax.ShapeDtypeStruct, many: jax.ShapeDtypeStruct) -> int:
+        (axis,) = (i for i, (a, b) in enumerate(zip(few.shape, many.shape, strict=True)) if a != b)
+        return axis
+
+    return jax.tree.map(differing, shapes(1), shapes(2))
+
+
+def take(axes: Cache, cache: Cache, index_N: jax.Array) -> Cache:
+    """The cache of rows `index_N`: copies for several samples of a prompt, or rows in another order, as beam search needs."""
+    return jax.tree.map(lambda axis, x: jnp.take(x, index_N, axis=axis), axes, cache)
+
+
+def insert(axes: Cache, cache: Cache, slot_N: jax.Array, new: Cache) -> Cache:
+    """Replaces rows `slot_N` by those of a cache of N rows with the same `length`; slots beyond the end are left out."""
+
+    def replace(axis: int, x: jax.Array, rows: jax.Array) -> jax.Array:
+        moved = jnp.moveaxis(x, axis, 0).at[slot_N].set(jnp.moveaxis(rows, axis, 0), mode="drop")
+        return jnp.moveaxis(moved, 0, axis)
+
+    return jax.tree.map(replace, axes, cache, new)
