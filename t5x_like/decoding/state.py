@@ -1,8 +1,8 @@
 """The state of decoding: a cache with a length per row, whose rows are filled, moved, copied and shortened independently.
 
-The cache is the model's variable collection `cache`, and opaque: keys and values of attention, the encoder's output, the state of a
-recurrence. Every function is pure and may be called under jit. Which axis of a leaf counts rows differs (layers may be stacked before
-it), so functions that address rows take `axes`, computed once by `row_axes`.
+The cache is the model's variable collection `cache`, and opaque: keys and values of attention, the encoder's output, the state of
+a recurrence. Every function is pure and may be called under jit. Which axis of a leaf counts rows differs, as layers may be
+stacked before it: functions that address rows take `axes`, computed once by `row_axes`.
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ def prefill(
 ) -> tuple[jax.Array, Cache]:
     """Appends prompts, or the next chunk of each, to a cache of `length` tokens per row; None starts with an empty cache.
 
-    `batch` has `decoder_input_tokens`, `decoder_positions` and `decoder_segment_ids` [B, P]; padding has segment 0. Encoder-decoder
-    models need the encoder's arrays when the cache is empty, and only then.
+    `batch` has `decoder_input_tokens`, `decoder_positions` and `decoder_segment_ids` [B, P]; padding has segment 0.
+    Encoder-decoder models need the encoder's arrays when the cache is empty, and only then.
 
     Returns:
       (float32 logits [B, V] after the last token of each row, the cache).

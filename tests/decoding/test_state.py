@@ -1,5 +1,7 @@
 """The decode state: rows filled, moved, copied and shortened independently decode as if each were alone."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +34,8 @@ class Case:
             whole = decoder_checks.decoder_batch(6, rows=3, seed=1)
             self.memory = {key.replace("decoder", "encoder"): x for key, x in whole.items()}
             self.memory["encoder_segment_ids"][1, 4:] = 0
-        self.params = decoder_checks.random_params(self.model, self.batch | self.memory)
+        params = decoder_checks.random_params(self.model, self.batch | self.memory)
+        self.params = jax.tree.map(jnp.asarray, params)
         self.full = np.asarray(jax.jit(self.model.apply)({"params": self.params}, self.batch | self.memory))
         self.prefill = jax.jit(lambda batch, cache=None: state.prefill(self.model, self.params, batch, LENGTH, cache))
         self.step = jax.jit(lambda *arguments: state.decode_step(self.model, self.params, *arguments))
@@ -93,10 +96,10 @@ def test_rows_are_inserted_and_copied(name):
     running = case.check(case.prefill(case.prompts(PROMPTS))[1], PROMPTS, 3)
     new = case.prefill(case.prompts(counts))[1]
     # Slots 2 and 0 get rows 0 and 1 of `new`; its row 2 goes nowhere, and slot 1 runs on.
-    mixed = jax.jit(state.insert)(axes, running, jnp.array([2, 0, 3]), new)
+    mixed = jax.jit(functools.partial(state.insert, axes))(running, jnp.array([2, 0, 3]), new)
     case.check(mixed, [7, 5, 2], 2, (1, 1, 0))
     order = np.array([1, 2, 1])
-    case.check(jax.jit(state.take)(axes, new, order), counts[order], 2, order)
+    case.check(jax.jit(functools.partial(state.take, axes))(new, order), counts[order], 2, order)
     np.testing.assert_array_equal(state.take(axes, new, np.zeros(5, int))["lengths"], [2] * 5)
 
 

@@ -1,0 +1,179 @@
+"""Beam search: the K most likely continuations of each prompt, with a length penalty.
+
+At every step the best continuations of a row's K beams compete. Those that end are compared by score, the sum of their
+log-probabilities over `penalty(number of tokens)`, with the K best ended so far; the best K of the others go on.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from t5x_like.decoding.state import decode_step, prefill, row_axes, take
+from t5x_like.types import Model, Params
+
+State = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Power:
+    """n ** exponent: 0 prefers short texts, 1 is the mean log-probability, as in Hugging Face's `length_penalty`."""
+
+    exponent: float = 1.0
+
+    def __call__(self, tokens: jax.Array | int) -> jax.Array:
+        return jnp.asarray(tokens, jnp.float32) ** self.exponent
+
+
+@dataclasses.dataclass(frozen=True)
+class Gnmt:
+    """((5 + n) / 6) ** alpha (Wu et al. 2016), as in T5X."""
+
+    alpha: float = 0.6
+
+    def __call__(self, tokens: jax.Array | int) -> jax.Array:
+        return ((5 + jnp.asarray(tokens, jnp.float32)) / 6) ** self.alpha
+
+
+# When a row with K ended beams stops: (best sum of the running beams, worst ended score, tokens so far, most, penalty) -> bool.
+Stop = Callable[[jax.Array, jax.Array, jax.Array, int, Callable], jax.Array]
+
+
+def when_full(best: jax.Array, worst: jax.Array, tokens: jax.Array, most: int, penalty: Callable) -> jax.Array:
+    """At once (Hugging Face: early_stopping=True)."""
+    return jnp.ones_like(best, bool)
+
+
+def when_worse(best: jax.Array, worst: jax.Array, tokens: jax.Array, most: int, penalty: Callable) -> jax.Array:
+    """If no running beam would have a better score if it ended now (Hugging Face's default)."""
+    return best / penalty(tokens) <= worst
+
+
+def when_hopeless(best: jax.Array, worst: jax.Array, tokens: jax.Array, most: int, penalty: Callable) -> jax.Array:
+    """If no running beam can reach a better score at any length up to the most tokens, as in T5X; the search is exact."""
+    return jnp.maximum(best / penalty(tokens), best / penalty(most)) <= worst
+
+
+@dataclasses.dataclass(frozen=True)
+class BeamSearch:
+    """Beam search with `beams` beams; see the module. `returned` of them are in the results of `inference.infer`."""
+
+    beams: int = 4
+    penalty: Callable = Power(1.0)
+    stop: Stop = when_worse
+    returned: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.beams, int) or self.beams < 1:
+            raise ValueError(f"BeamSearch.beams={self.beams!r} is not a positive whole number")
+        if not isinstance(self.returned, int) or not 1 <= self.returned <= self.beams:
+            raise ValueError(f"BeamSearch.returned={self.returned!r} is not in 1 .. beams={self.beams}")
+
+
+@struct.dataclass
+class Beams:
+    """Continuations of each row, the best score first. Tokens and log-probabilities after a continuation's end are 0.
+
+    Attributes:
+      tokens_BKN: token ids, int32.
+      log_probs_BKN: log-probabilities (nats).
+      lengths_BK: number of tokens, including the stop id; 0 where a row has fewer than K continuations.
+      scores_BK: sum of log-probabilities / penalty(length); -inf where there is no continuation.
+    """
+
+    tokens_BKN: jax.Array
+    log_probs_BKN: jax.Array
+    lengths_BK: jax.Array
+    scores_BK: jax.Array
+
+
+def search(
+    model: Model,
+    params: Params,
+    batch: Mapping[str, jax.Array],
+    beam_search: BeamSearch,
+    max_new_tokens: int,
+    stop_ids: tuple[int, ...] = (1,),
+) -> Beams:
+    """Finds the continuations of up to `max_new_tokens` (N) tokens of a batch of prompts, see `loop.generate`. Call it under jit.
+
+    A continuation ends with any of `stop_ids`, or with its N-th token.
+    """
+    rows, prompt = batch["decoder_input_tokens"].shape
+    count, most = beam_search.beams, max_new_tokens
+    logits_BV, cache = prefill(model, params, batch, prompt + most)
+    axes = row_axes(model, params, batch, prompt + most)
+    first_row_B = count * jnp.arange(rows)  # of the B K rows of the cache
+
+    def step(state: State) -> State:
+        """Feeds the last tokens of the running beams, and lets their continuations compete."""
+        cache = take(axes, state["cache"], (first_row_B[:, None] + state["origin_BK"]).reshape(-1))
+        token_B = jnp.take(state["running"]["tokens_BKN"], state["n"] - 1, axis=2).reshape(-1)
+        logits_BV, cache = decode_step(model, params, cache, token_B, jnp.repeat(state["live_B"], count))
+        return compete(state, logits_BV.reshape(rows, count, -1), beam_search, stop_ids) | {"cache": cache}
+
+    empty = empty_state(rows, count, most)
+    first = compete(empty, jnp.repeat(logits_BV[:, None], count, axis=1), beam_search, stop_ids)
+    first["cache"] = take(axes, cache, jnp.repeat(jnp.arange(rows), count))
+    last = jax.lax.while_loop(lambda s: (s["n"] < most) & jnp.any(s["live_B"]), step, first)
+    ended = last["ended"]
+    return Beams(ended["tokens_BKN"], ended["log_probs_BKN"], ended["lengths_BK"], ended["scores_BK"])
+
+
+def empty_state(rows: int, count: int, most: int) -> State:
+    """The state before the first step: one running beam per row without tokens, and none that has ended."""
+    tokens_BKN = jnp.zeros((rows, count, most), jnp.int32)
+    beams = {"tokens_BKN": tokens_BKN, "log_probs_BKN": jnp.zeros_like(tokens_BKN, jnp.float32)}
+    none_BK = jnp.full((rows, count), -jnp.inf)
+    return {
+        "n": jnp.zeros((), jnp.int32),
+        "live_B": jnp.ones(rows, bool),
+        "running": beams | {"sums_BK": none_BK.at[:, 0].set(0.0)},
+        "ended": beams | {"scores_BK": none_BK, "lengths_BK": jnp.zeros((rows, count), jnp.int32)},
+    }
+
+
+def compete(state: State, logits_BKV: jax.Array, beam_search: BeamSearch, stop_ids: tuple[int, ...]) -> State:
+    """The state after one more token; `origin_BK` are the beams that the running ones continue."""
+    count, penalty, n = beam_search.beams, beam_search.penalty, state["n"]
+    running, ended = state["running"], state["ended"]
+    most, vocabulary = running["tokens_BKN"].shape[2], logits_BKV.shape[2]
+    log_probs_BKV = jax.nn.log_softmax(logits_BKV.astype(jnp.float32))
+    sums_BKV = running["sums_BK"][..., None] + log_probs_BKV
+    # Of each beam len(stop_ids) continuations may end, so that K are left in any case.
+    candidates = min((1 + max(len(stop_ids), 1)) * count, count * vocabulary)
+    sums_BC, index_BC = jax.lax.top_k(sums_BKV.reshape(len(sums_BKV), -1), candidates)
+    origin_BC, token_BC = index_BC // vocabulary, index_BC % vocabulary
+    log_prob_BC = jnp.take_along_axis(log_probs_BKV.reshape(len(sums_BKV), -1), index_BC, axis=1)
+    tokens_BCN = choose(running["tokens_BKN"], origin_BC).at[:, :, n].set(token_BC)
+    log_probs_BCN = choose(running["log_probs_BKN"], origin_BC).at[:, :, n].set(log_prob_BC)
+
+    ends_BC = jnp.isin(token_BC, jnp.array(stop_ids, jnp.int32)) | (n + 1 == most)
+    # Only the best K may end: the others are there to replace them.
+    counts_BC = ends_BC & (jnp.arange(candidates) < count) & state["live_B"][:, None]
+    scores_BC = jnp.where(counts_BC, sums_BC / penalty(n + 1), -jnp.inf)
+    new = {"tokens_BKN": tokens_BCN, "log_probs_BKN": log_probs_BCN, "scores_BK": scores_BC}
+    new["lengths_BK"] = jnp.where(scores_BC > -jnp.inf, n + 1, 0)
+    both = {name: jnp.concatenate([ended[name], new[name]], axis=1) for name in ended}
+    ended = {name: choose(x, jax.lax.top_k(both["scores_BK"], count)[1]) for name, x in both.items()}
+
+    left_BK = jax.lax.top_k(jnp.where(ends_BC, -jnp.inf, sums_BC), count)[1]
+    sums_BK = choose(jnp.where(ends_BC, -jnp.inf, sums_BC), left_BK)
+    running = {"tokens_BKN": choose(tokens_BCN, left_BK), "log_probs_BKN": choose(log_probs_BCN, left_BK)}
+    worst_B = jnp.min(ended["scores_BK"], axis=1)
+    done_B = (worst_B > -jnp.inf) & beam_search.stop(sums_BK[:, 0], worst_B, n + 1, most, penalty)
+    return {
+        "n": n + 1,
+        "live_B": state["live_B"] & ~done_B,
+        "running": running | {"sums_BK": sums_BK},
+        "ended": ended,
+        "origin_BK": choose(origin_BC, left_BK),
+    }
+
+
+def choose(x_BK: jax.Array, index_BJ: jax.Array) -> jax.Array:
+    """x[b, index[b, j]], for x with any further dims."""
+    return jax.vmap(lambda x, index: x[index])(x_BK, index_BJ)

@@ -1,0 +1,73 @@
+"""Writes tests/decoding/beams.json: what the beam search of `transformers` finds with the models of tests/hf/fixtures.
+
+Run by hand, in the environment v5 of tests/hf/make_fixtures.py; the tests only read the file. Every row is searched by itself,
+from its unpadded prompt. Two ids that the models generate often end a continuation, so that lengths differ.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+FOLDER = Path(__file__).parents[1] / "hf" / "fixtures"
+NAMES = ("t5", "bart", "switch", "umt5_v5", "gpt2", "llama", "mixtral", "bloom")
+BEAMS, NEW_TOKENS = 4, 8
+SETTINGS = (
+    {"length_penalty": 1.0, "early_stopping": False},
+    {"length_penalty": 0.0, "early_stopping": "never"},
+    {"length_penalty": 2.0, "early_stopping": "never"},
+    {"length_penalty": 1.5, "early_stopping": True},
+    {"length_penalty": -0.5, "early_stopping": False},
+)
+
+
+def cut(ids, stops):
+    """The ids up to the first stop id."""
+    ends = [i + 1 for i, token in enumerate(ids) if token in stops]
+    return ids[: min(ends, default=len(ids))]
+
+
+def main():
+    found = {}
+    for path in sorted(FOLDER.iterdir()):
+        if path.name not in NAMES:
+            continue
+        with np.load(path / "expected.npz") as arrays:
+            arrays = dict(arrays)
+        config = transformers.AutoConfig.from_pretrained(path)
+        seq2seq = config.is_encoder_decoder
+        auto = transformers.AutoModelForSeq2SeqLM if seq2seq else transformers.AutoModelForCausalLM
+        model = auto.from_pretrained(path, attn_implementation="eager", dtype=torch.float32).eval()
+        start = model.generation_config.decoder_start_token_id
+        model.generation_config = transformers.GenerationConfig(decoder_start_token_id=start)  # nothing is forced
+        stops = [int(x) for x in np.unique(arrays["greedy"][:, 2:5])[:2]]
+        searches = []
+        for row, (tokens, mask) in enumerate(zip(arrays["tokens"], arrays["mask"], strict=True)):
+            prompt = torch.from_numpy(tokens[mask > 0][None]).long()
+            for setting in SETTINGS:
+                out = model.generate(
+                    prompt,
+                    attention_mask=torch.ones_like(prompt),
+                    num_beams=BEAMS,
+                    num_return_sequences=BEAMS,
+                    max_new_tokens=NEW_TOKENS,
+                    do_sample=False,
+                    use_cache=False,
+                    eos_token_id=stops,
+                    pad_token_id=0,
+                    output_scores=True,
+                    return_dict_in_generate=True,
+                    **setting,
+                )
+                new = [cut(ids, stops) for ids in out.sequences[:, 1 if seq2seq else prompt.shape[1] :].tolist()]
+                scores = [round(float(x), 5) for x in out.sequences_scores]
+                searches.append({"row": row, **setting, "tokens": new, "scores": scores})
+        found[path.name] = {"stops": stops, "searches": searches}
+    (Path(__file__).parent / "beams.json").write_text(json.dumps(found, separators=(",", ":")) + "\n")
+    print({name: len(one["searches"]) for name, one in found.items()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Beam search: the sequences of `transformers`, of an exhaustive search, and of T5X's rule by hand; independent of the batch."""
+
+import functools
+import itertools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t5x_like import hf
+from t5x_like.decoding import beams
+from t5x_like.decoding.beams import BeamSearch, Gnmt, Power
+from tests import tiny
+from tests.hf import folders
+from tests.models import decoder_checks
+
+EXPECTED = json.loads((Path(__file__).parent / "beams.json").read_text())
+STOPS = {False: beams.when_worse, True: beams.when_full, "never": beams.when_hopeless}
+
+
+def search(model, params, batch, setting, new, stops):
+    find = jax.jit(functools.partial(beams.search, model, beam_search=setting, max_new_tokens=new, stop_ids=stops))
+    return jax.device_get(find(params, batch))
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_sequences_and_scores_are_those_of_transformers(name):
+    model, params = hf.load(folders.FIXTURES / name)
+    reference, wanted = folders.expected(name), EXPECTED[name]
+    prompts = {key: reference[key] for key in ("tokens", "mask")}
+    if model.encoder_decoder:
+        start = np.full((len(prompts["tokens"]), 1), reference["decoder_tokens"][0, 0])
+        prompts["decoder_tokens"] = start
+    batch = folders.batch(prompts, ("encoder", "decoder") if model.encoder_decoder else ("decoder",))
+    new = max(len(tokens) for one in wanted["searches"] for tokens in one["tokens"])
+    for settings in itertools.groupby(
+        sorted(wanted["searches"], key=lambda s: (s["length_penalty"], str(s["early_stopping"]))),
+        key=lambda s: (s["length_penalty"], s["early_stopping"]),
+    ):
+        (exponent, early), rows = settings
+        setting = BeamSearch(4, Power(exponent), STOPS[early])
+        found = search(model, params, batch, setting, new, tuple(wanted["stops"]))
+        for one in rows:
+            row = one["row"]
+            np.testing.assert_allclose(found.scores_BK[row], one["scores"], atol=2e-4)
+            for beam, tokens in enumerate(one["tokens"]):
+                ours = found.tokens_BKN[row, beam, : found.lengths_BK[row, beam]].tolist()
+                assert ours == tokens
+                total = found.log_probs_BKN[row, beam].sum()
+                np.testing.assert_allclose(total / len(ours) ** exponent, one["scores"][beam], atol=2e-4)
+
+
+def every_continuation(model, params, prompt, new, stop):
+    """{continuation: log-probability} of all continuations that end with `stop` or after `new` tokens."""
+    vocabulary = model.vocab_size
+    forward = jax.jit(lambda batch: jax.nn.log_softmax(model.apply({"params": params}, batch)))
+    whole = np.array(list(itertools.product(range(vocabulary), repeat=new)), np.int32)
+    tokens = np.concatenate([np.tile(prompt, (len(whole), 1)), whole], 1).astype(np.int32)
+    batch = decoder_checks.decoder_batch(tokens.shape[1], len(tokens)) | {"decoder_input_tokens": tokens}
+    logps = np.asarray(forward(batch))[:, len(prompt) - 1 : -1]
+    logps = np.take_along_axis(logps, whole[..., None], 2)[..., 0]
+    result = {}
+    for ids, values in zip(whole.tolist(), logps, strict=True):
+        length = ids.index(stop) + 1 if stop in ids else new
+        result[tuple(ids[:length])] = float(values[:length].sum())
+    return result
+
+
+@pytest.mark.parametrize("penalty", [Power(0.0), Power(1.0), Gnmt(0.6)])
+def test_wide_beams_find_what_an_exhaustive_search_finds(penalty):
+    vocabulary, new, stop = 5, 3, 2
+    model = tiny.decoder(repeats=1)
+    model = model.clone(embed=model.embed.clone(vocab_size=vocabulary))
+    params = tiny.init(model, decoder_checks.decoder_batch(4) | {"decoder_input_tokens": np.ones((1, 4), np.int32)})
+    prompt = [3, 1]
+    scores = {
+        ids: total / float(penalty(len(ids)))
+        for ids, total in every_continuation(model, params, prompt, new, stop).items()
+    }
+    best = sorted(scores, key=scores.get, reverse=True)
+    count = vocabulary**new
+    batch = decoder_checks.decoder_batch(2) | {"decoder_input_tokens": np.array([prompt], np.int32)}
+    found = search(model, params, batch, BeamSearch(count, penalty, beams.when_hopeless), new, (stop,))
+    assert found.lengths_BK[0].tolist() == [len(ids) for ids in best] + [0] * (count - len(best))
+    for beam, ids in enumerate(best):
+        assert tuple(found.tokens_BKN[0, beam, : len(ids)]) == ids
+        assert found.scores_BK[0, beam] == pytest.approx(scores[ids], abs=1e-4)
+    assert np.all(found.scores_BK[0, len(best) :] == -np.inf)
+
+
+@pytest.mark.parametrize("make", [tiny.decoder, functools.partial(tiny.encoder_decoder, scan=True)])
+def test_a_row_does_not_depend_on_the_others_and_one_beam_is_greedy(make):
+    model, lengths = make(), np.array([4, 1, 3])
+    batch = decoder_checks.decoder_batch(4, rows=3)
+    batch["decoder_segment_ids"] = (np.arange(4) < lengths[:, None]).astype(np.int32)
+    if model.encoder_decoder:
+        batch |= {key.replace("decoder", "encoder"): x for key, x in decoder_checks.decoder_batch(5, rows=3).items()}
+    params = decoder_checks.random_params(model, batch)
+    setting, stops = BeamSearch(3, Gnmt(0.6), beams.when_hopeless), (7, 9, 11, 20)
+    all_rows = search(model, params, batch, setting, 5, stops)
+    for row in range(3):
+        alone = search(model, params, {key: x[row : row + 1] for key, x in batch.items()}, setting, 5, stops)
+        np.testing.assert_array_equal(alone.tokens_BKN[0], all_rows.tokens_BKN[row])
+        np.testing.assert_allclose(alone.scores_BK[0], all_rows.scores_BK[row], atol=1e-4)
+    from t5x_like.decoding.loop import generate
+    from t5x_like.decoding.sampling import Greedy
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    greedy = jax.jit(lambda p, b: generate(model, p, b, keys, Greedy(), 5, stops))(params, batch)
+    one = search(model, params, batch, BeamSearch(1), 5, stops)
+    np.testing.assert_array_equal(one.tokens_BKN[:, 0], greedy.tokens_BN)
+    np.testing.assert_allclose(one.log_probs_BKN[:, 0], greedy.log_probs_BN, atol=1e-5)
+
+
+def test_penalties():
+    np.testing.assert_allclose(Gnmt(0.6)(7), 2.0**0.6, rtol=1e-6)
+    np.testing.assert_allclose(Power(2.0)(jnp.arange(1, 4)), [1, 4, 9])
+
+
+@pytest.mark.parametrize("bad", [{"beams": 0}, {"beams": 2.5}, {"beams": 2, "returned": 3}, {"returned": 0}])
+def test_bad_numbers_are_refused(bad):
+    with pytest.raises(ValueError, match=r"BeamSearch\.(beams|returned)="):
+        BeamSearch(**bad)
