@@ -16,6 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from t5x_like import partitioning
 from t5x_like.accounting import runtime_memory
 from t5x_like.data.tokenizers import chat, vocabularies
+from t5x_like.decoding import beams
+from t5x_like.decoding.beams import Beams, BeamSearch
 from t5x_like.decoding.loop import Generated, generate
 from t5x_like.decoding.processors import Processor
 from t5x_like.decoding.sampling import Greedy
@@ -36,7 +38,7 @@ class DecodingOptions:
       ValueError: max_new_tokens or batch_size below 1, or a seed that is not in 0 .. 2^63 - 1.
     """
 
-    sampler: Sampler = Greedy()  # noqa: RUF009 - frozen
+    sampler: Sampler | BeamSearch = Greedy()  # noqa: RUF009 - frozen
     max_new_tokens: int = 128
     batch_size: int = 8
     seed: int = 0
@@ -218,13 +220,20 @@ class ShardedFunction:
 
 
 def make_decode_fn(
-    model: Model, vocabulary: Vocabulary, sampler: Sampler, max_new_tokens: int, processors: Sequence[Processor] = ()
-) -> Callable[[Params, dict[str, Any]], Generated]:
-    """Returns a function (params, batch with random `keys` [B]) -> `Generated`, to be jitted."""
+    model: Model,
+    vocabulary: Vocabulary,
+    sampler: Sampler | BeamSearch,
+    max_new_tokens: int,
+    processors: Sequence[Processor] = (),
+) -> Callable[[Params, dict[str, Any]], Generated | Beams]:
+    """Returns a function (params, batch with random `keys` [B]) -> `Generated`, or `Beams` by beam search, to be jitted."""
 
-    def decode(params: Params, batch: dict[str, Any]) -> Generated:
+    def decode(params: Params, batch: dict[str, Any]) -> Generated | Beams:
         prompts = {name: x for name, x in batch.items() if name != "keys"}
         stops = vocabulary.stop_ids
+        if isinstance(sampler, BeamSearch):
+            found = beams.search(model, params, prompts, sampler, max_new_tokens, stops, processors)
+            return jax.tree.map(lambda x_BK: x_BK[:, : sampler.returned], found)
         return generate(model, params, prompts, batch["keys"], sampler, max_new_tokens, stops, processors)
 
     return decode
@@ -271,19 +280,36 @@ def embed(
     return np.concatenate(vectors)
 
 
-def completion(vocabulary: Vocabulary, generated: Generated, row: int) -> dict[str, Any]:
-    """The completion of one row, ready for JSON; an "error" if the model's logits were NaN."""
-    tokens = generated.tokens_BN[row, : generated.lengths_B[row]].tolist()
-    log_probs = generated.log_probs_BN[row]
-    if np.isnan(log_probs).any():
-        first = int(np.argmax(np.isnan(log_probs)))
+def completion(vocabulary: Vocabulary, generated: Generated | Beams, row: int) -> dict[str, Any]:
+    """The completion of one row, ready for JSON; an "error" if the model's logits were NaN.
+
+    A beam search adds its "score", and "beams", all that it returns with the best first, if they are several.
+    """
+    if isinstance(generated, Generated):
+        return describe(vocabulary, generated.tokens_BN[row], generated.log_probs_BN[row], generated.lengths_B[row])
+    results = []
+    for beam, score in enumerate(generated.scores_BK[row].tolist()):
+        if score > -np.inf:
+            length = generated.lengths_BK[row, beam]
+            found = describe(vocabulary, generated.tokens_BKN[row, beam], generated.log_probs_BKN[row, beam], length)
+            results.append(found | {"score": score})
+    if not results:
+        return {"error": "the logits are NaN; check the checkpoint's weights, or compute in float32"}
+    return results[0] | ({"beams": results} if generated.scores_BK.shape[1] > 1 else {})
+
+
+def describe(vocabulary: Vocabulary, tokens_N: Any, log_probs_N: Any, length: Any) -> dict[str, Any]:
+    """The text, tokens and log-probability of generated tokens; an "error" if a log-probability is NaN."""
+    tokens = tokens_N[:length].tolist()
+    if np.isnan(log_probs_N).any():
+        first = int(np.argmax(np.isnan(log_probs_N)))
         return {
             "error": f"the logits of new token {first + 1} are NaN; check the checkpoint's weights, or compute in float32"
         }
     return {
         "completion": vocabulary.decode(tokens),
         "tokens": tokens,
-        "log_prob": float(log_probs.sum()),
+        "log_prob": float(log_probs_N.sum()),
         "finished": bool(tokens and tokens[-1] in vocabulary.stop_ids),
     }
 

@@ -13,6 +13,7 @@ from t5x_like.cli import infer as command
 from t5x_like.cli.gin.runtime import ConfigError
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
+from t5x_like.decoding import beams
 from t5x_like.decoding.loop import Generated
 from t5x_like.decoding.processors import BadWords, FrequencyPenalty, NoRepeatNGram
 from t5x_like.decoding.sampling import Greedy, Sample
@@ -270,3 +271,20 @@ def test_chats_are_read_from_files(tmp_path):
     path.write_text(json.dumps({"messages": "hi"}) + "\n")
     with pytest.raises(ValueError, match=r'line 1: need a JSON object with "prompt" \(or "inputs", or "messages"\)'):
         list(inference.read_prompts(path))
+
+
+def test_beams_are_in_the_results_and_the_best_is_the_completion():
+    model = tiny.decoder()
+    model = model.clone(embed=model.embed.clone(vocab_size=384))
+    params, vocabulary = tiny.init(model, tiny.batch()), ByteVocabulary()
+    plain = beams.BeamSearch(3)
+    options = inference.DecodingOptions(plain, max_new_tokens=4, batch_size=2)
+    (one,) = inference.infer(model, params, vocabulary, ["ab"], options)
+    (several,) = inference.infer(
+        model, params, vocabulary, ["ab"], dataclasses.replace(options, sampler=beams.BeamSearch(3, returned=2))
+    )
+    assert "beams" not in one and len(several["beams"]) == 2
+    assert {key: several[key] for key in one} == one
+    first, second = several["beams"]
+    assert first["tokens"] == several["tokens"] and first["score"] == several["score"] >= second["score"]
+    assert first["score"] == pytest.approx(first["log_prob"] / len(first["tokens"]), abs=1e-5)

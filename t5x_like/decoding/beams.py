@@ -5,13 +5,15 @@ log-probabilities over `penalty(number of tokens)`, with the K best ended so far
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from t5x_like.decoding.loop import Generated
+from t5x_like.decoding.processors import History, Processor, from_prompts
 from t5x_like.decoding.state import decode_step, prefill, row_axes, take
 from t5x_like.types import Model, Params
 
@@ -42,19 +44,28 @@ class Gnmt:
 Stop = Callable[[jax.Array, jax.Array, jax.Array, int, Callable], jax.Array]
 
 
-def when_full(best: jax.Array, worst: jax.Array, tokens: jax.Array, most: int, penalty: Callable) -> jax.Array:
-    """At once (Hugging Face: early_stopping=True)."""
-    return jnp.ones_like(best, bool)
+@dataclasses.dataclass(frozen=True)
+class WhenFull:
+    """A row stops at once when K beams have ended (Hugging Face: early_stopping=True)."""
+
+    def __call__(self, best: jax.Array, worst: jax.Array, tokens: jax.Array, most: int, penalty: Callable) -> jax.Array:
+        return jnp.ones_like(best, bool)
 
 
-def when_worse(best: jax.Array, worst: jax.Array, tokens: jax.Array, most: int, penalty: Callable) -> jax.Array:
-    """If no running beam would have a better score if it ended now (Hugging Face's default)."""
-    return best / penalty(tokens) <= worst
+@dataclasses.dataclass(frozen=True)
+class WhenWorse:
+    """A row stops if no running beam would have a better score if it ended now (Hugging Face's default)."""
+
+    def __call__(self, best: jax.Array, worst: jax.Array, tokens: jax.Array, most: int, penalty: Callable) -> jax.Array:
+        return best / penalty(tokens) <= worst
 
 
-def when_hopeless(best: jax.Array, worst: jax.Array, tokens: jax.Array, most: int, penalty: Callable) -> jax.Array:
-    """If no running beam can reach a better score at any length up to the most tokens, as in T5X; the search is exact."""
-    return jnp.maximum(best / penalty(tokens), best / penalty(most)) <= worst
+@dataclasses.dataclass(frozen=True)
+class WhenHopeless:
+    """A row stops if no running beam can reach a better score at any length, as in T5X."""
+
+    def __call__(self, best: jax.Array, worst: jax.Array, tokens: jax.Array, most: int, penalty: Callable) -> jax.Array:
+        return jnp.maximum(best / penalty(tokens), best / penalty(most)) <= worst
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +74,7 @@ class BeamSearch:
 
     beams: int = 4
     penalty: Callable = Power(1.0)
-    stop: Stop = when_worse
+    stop: Stop = WhenWorse()
     returned: int = 1
 
     def __post_init__(self) -> None:
@@ -89,6 +100,10 @@ class Beams:
     lengths_BK: jax.Array
     scores_BK: jax.Array
 
+    def best(self) -> Generated:
+        """The best continuation of each row."""
+        return Generated(self.tokens_BKN[:, 0], self.log_probs_BKN[:, 0], self.lengths_BK[:, 0])
+
 
 def search(
     model: Model,
@@ -97,27 +112,41 @@ def search(
     beam_search: BeamSearch,
     max_new_tokens: int,
     stop_ids: tuple[int, ...] = (1,),
+    processors: Sequence[Processor] = (),
 ) -> Beams:
     """Finds the continuations of up to `max_new_tokens` (N) tokens of a batch of prompts, see `loop.generate`. Call it under jit.
 
-    A continuation ends with any of `stop_ids`, or with its N-th token.
+    A continuation ends with any of `stop_ids`, or with its N-th token. `processors` change the
+    log-probabilities that are added up.
     """
     rows, prompt = batch["decoder_input_tokens"].shape
     count, most = beam_search.beams, max_new_tokens
     logits_BV, cache = prefill(model, params, batch, prompt + most)
     axes = row_axes(model, params, batch, prompt + most)
-    first_row_B = count * jnp.arange(rows)  # of the B K rows of the cache
+    first_row_B = count * jnp.arange(rows)
 
     def step(state: State) -> State:
         """Feeds the last tokens of the running beams, and lets their continuations compete."""
-        cache = take(axes, state["cache"], (first_row_B[:, None] + state["origin_BK"]).reshape(-1))
-        token_B = jnp.take(state["running"]["tokens_BKN"], state["n"] - 1, axis=2).reshape(-1)
-        logits_BV, cache = decode_step(model, params, cache, token_B, jnp.repeat(state["live_B"], count))
-        return compete(state, logits_BV.reshape(rows, count, -1), beam_search, stop_ids) | {"cache": cache}
+        origin_A = (first_row_B[:, None] + state["origin_BK"]).reshape(-1)
+        token_A = jnp.take(state["running"]["tokens_BKN"], state["n"] - 1, axis=2).reshape(-1)
+        live_A = jnp.repeat(state["live_B"], count)
+        history = None if state["history"] is None else reorder(state["history"], origin_A).append(token_A, ~live_A)
+        logits_AV, cache = decode_step(model, params, take(axes, state["cache"], origin_A), token_A, live_A)
+        return advance(state, logits_AV, history) | {"cache": cache}
 
-    empty = empty_state(rows, count, most)
-    first = compete(empty, jnp.repeat(logits_BV[:, None], count, axis=1), beam_search, stop_ids)
-    first["cache"] = take(axes, cache, jnp.repeat(jnp.arange(rows), count))
+    def advance(state: State, logits_AV: jax.Array, history: History | None) -> State:
+        """Lets the continuations compete."""
+        log_probs_AV = jax.nn.log_softmax(logits_AV.astype(jnp.float32))
+        for processor in processors if history is not None else ():
+            log_probs_AV = processor(log_probs_AV, history)
+        log_probs_BKV = log_probs_AV.reshape(rows, count, -1)
+        return compete(state, log_probs_BKV, beam_search, stop_ids) | {"history": history}
+
+    # A counts the B K rows of beams.
+    prompt_A = jnp.repeat(jnp.arange(rows), count)
+    history = reorder(from_prompts(batch, most, stop_ids), prompt_A) if processors else None
+    first = advance(empty_state(rows, count, most), logits_BV[prompt_A], history)
+    first["cache"] = take(axes, cache, prompt_A)
     last = jax.lax.while_loop(lambda s: (s["n"] < most) & jnp.any(s["live_B"]), step, first)
     ended = last["ended"]
     return Beams(ended["tokens_BKN"], ended["log_probs_BKN"], ended["lengths_BK"], ended["scores_BK"])
@@ -136,12 +165,11 @@ def empty_state(rows: int, count: int, most: int) -> State:
     }
 
 
-def compete(state: State, logits_BKV: jax.Array, beam_search: BeamSearch, stop_ids: tuple[int, ...]) -> State:
+def compete(state: State, log_probs_BKV: jax.Array, beam_search: BeamSearch, stop_ids: tuple[int, ...]) -> State:
     """The state after one more token; `origin_BK` are the beams that the running ones continue."""
     count, penalty, n = beam_search.beams, beam_search.penalty, state["n"]
     running, ended = state["running"], state["ended"]
-    most, vocabulary = running["tokens_BKN"].shape[2], logits_BKV.shape[2]
-    log_probs_BKV = jax.nn.log_softmax(logits_BKV.astype(jnp.float32))
+    most, vocabulary = running["tokens_BKN"].shape[2], log_probs_BKV.shape[2]
     sums_BKV = running["sums_BK"][..., None] + log_probs_BKV
     # Of each beam len(stop_ids) continuations may end, so that K are left in any case.
     candidates = min((1 + max(len(stop_ids), 1)) * count, count * vocabulary)
@@ -172,6 +200,11 @@ def compete(state: State, logits_BKV: jax.Array, beam_search: BeamSearch, stop_i
         "ended": ended,
         "origin_BK": choose(origin_BC, left_BK),
     }
+
+
+def reorder(history: History, index_A: jax.Array) -> History:
+    """The history of rows `index_A`."""
+    return jax.tree.map(lambda x: x[index_A], history)
 
 
 def choose(x_BK: jax.Array, index_BJ: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from t5x_like import inference, partitioning
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.data.tokenizers import vocabularies
+from t5x_like.decoding.beams import Beams, BeamSearch
 from t5x_like.decoding.processors import Processor
 from t5x_like.decoding.sampling import Greedy
 from t5x_like.evaluation.examples import Continuation, Question, read_questions
@@ -37,7 +38,7 @@ class TaskEvaluation:
     cache: TokenCache
     examples: int | None = None
     max_new_tokens: int = 64
-    sampler: Sampler = Greedy()  # noqa: RUF009 - frozen
+    sampler: Sampler | BeamSearch = Greedy()  # noqa: RUF009 - frozen
     num_samples: int = 1
     stops: Sequence[str] = ()
     inputs_length: int | None = None
@@ -120,6 +121,7 @@ class TaskEvaluator:
             batch = self.prompt_batch([question for question, _ in chunk], length)
             numbers = [question.number for question, _ in chunk], [sample for _, sample in chunk]
             generated = self.decode(params, batch | {"keys": inference.row_keys(self.evaluation.seed, *numbers)})
+            generated = generated.best() if isinstance(generated, Beams) else generated
             rows = zip(generated.tokens_BN, generated.lengths_B, strict=True)
             ids += [tuple(tokens_N[:count].tolist()) for tokens_N, count in rows]
             damaged += int(np.isnan(generated.log_probs_BN).any(axis=1).sum())

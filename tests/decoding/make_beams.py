@@ -20,6 +20,7 @@ SETTINGS = (
     {"length_penalty": 2.0, "early_stopping": "never"},
     {"length_penalty": 1.5, "early_stopping": True},
     {"length_penalty": -0.5, "early_stopping": False},
+    {"length_penalty": 1.0, "early_stopping": False, "no_repeat_ngram_size": 2, "min_new_tokens": 4},
 )
 
 

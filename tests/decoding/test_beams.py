@@ -13,17 +13,30 @@ import pytest
 from t5x_like import hf
 from t5x_like.decoding import beams
 from t5x_like.decoding.beams import BeamSearch, Gnmt, Power
+from t5x_like.decoding.loop import generate
+from t5x_like.decoding.processors import MinNewTokens, NoRepeatNGram
+from t5x_like.decoding.sampling import Greedy
 from tests import tiny
 from tests.hf import folders
 from tests.models import decoder_checks
 
 EXPECTED = json.loads((Path(__file__).parent / "beams.json").read_text())
-STOPS = {False: beams.when_worse, True: beams.when_full, "never": beams.when_hopeless}
+STOPS = {False: beams.WhenWorse(), True: beams.WhenFull(), "never": beams.WhenHopeless()}
 
 
-def search(model, params, batch, setting, new, stops):
-    find = jax.jit(functools.partial(beams.search, model, beam_search=setting, max_new_tokens=new, stop_ids=stops))
+def search(model, params, batch, setting, new, stops, processors=()):
+    options = {"beam_search": setting, "max_new_tokens": new, "stop_ids": stops, "processors": processors}
+    find = jax.jit(functools.partial(beams.search, model, **options))
     return jax.device_get(find(params, batch))
+
+
+def grouped(searches):
+    """(settings, the searches with them)."""
+    result = {}
+    for one in searches:
+        names = ("length_penalty", "early_stopping", "no_repeat_ngram_size", "min_new_tokens")
+        result.setdefault(tuple(one.get(name, 0) for name in names), []).append(one)
+    return result.items()
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -36,13 +49,11 @@ def test_sequences_and_scores_are_those_of_transformers(name):
         prompts["decoder_tokens"] = start
     batch = folders.batch(prompts, ("encoder", "decoder") if model.encoder_decoder else ("decoder",))
     new = max(len(tokens) for one in wanted["searches"] for tokens in one["tokens"])
-    for settings in itertools.groupby(
-        sorted(wanted["searches"], key=lambda s: (s["length_penalty"], str(s["early_stopping"]))),
-        key=lambda s: (s["length_penalty"], s["early_stopping"]),
-    ):
-        (exponent, early), rows = settings
+    for settings, rows in grouped(wanted["searches"]):
+        exponent, early, ngram, least = settings
         setting = BeamSearch(4, Power(exponent), STOPS[early])
-        found = search(model, params, batch, setting, new, tuple(wanted["stops"]))
+        processors = (NoRepeatNGram(ngram), MinNewTokens(least)) if ngram else ()
+        found = search(model, params, batch, setting, new, tuple(wanted["stops"]), processors)
         for one in rows:
             row = one["row"]
             np.testing.assert_allclose(found.scores_BK[row], one["scores"], atol=2e-4)
@@ -83,7 +94,7 @@ def test_wide_beams_find_what_an_exhaustive_search_finds(penalty):
     best = sorted(scores, key=scores.get, reverse=True)
     count = vocabulary**new
     batch = decoder_checks.decoder_batch(2) | {"decoder_input_tokens": np.array([prompt], np.int32)}
-    found = search(model, params, batch, BeamSearch(count, penalty, beams.when_hopeless), new, (stop,))
+    found = search(model, params, batch, BeamSearch(count, penalty, beams.WhenHopeless()), new, (stop,))
     assert found.lengths_BK[0].tolist() == [len(ids) for ids in best] + [0] * (count - len(best))
     for beam, ids in enumerate(best):
         assert tuple(found.tokens_BKN[0, beam, : len(ids)]) == ids
@@ -99,15 +110,12 @@ def test_a_row_does_not_depend_on_the_others_and_one_beam_is_greedy(make):
     if model.encoder_decoder:
         batch |= {key.replace("decoder", "encoder"): x for key, x in decoder_checks.decoder_batch(5, rows=3).items()}
     params = decoder_checks.random_params(model, batch)
-    setting, stops = BeamSearch(3, Gnmt(0.6), beams.when_hopeless), (7, 9, 11, 20)
+    setting, stops = BeamSearch(3, Gnmt(0.6), beams.WhenHopeless()), (7, 9, 11, 20)
     all_rows = search(model, params, batch, setting, 5, stops)
     for row in range(3):
         alone = search(model, params, {key: x[row : row + 1] for key, x in batch.items()}, setting, 5, stops)
         np.testing.assert_array_equal(alone.tokens_BKN[0], all_rows.tokens_BKN[row])
         np.testing.assert_allclose(alone.scores_BK[0], all_rows.scores_BK[row], atol=1e-4)
-    from t5x_like.decoding.loop import generate
-    from t5x_like.decoding.sampling import Greedy
-
     keys = jax.random.split(jax.random.key(0), 3)
     greedy = jax.jit(lambda p, b: generate(model, p, b, keys, Greedy(), 5, stops))(params, batch)
     one = search(model, params, batch, BeamSearch(1), 5, stops)
