@@ -1,8 +1,8 @@
 """Continues prompts with a trained run: text or JSONL in, JSONL out.
 
 Give prompts with --prompt (repeatable) or --input FILE (.jsonl with "prompt" or "messages" fields, otherwise one prompt per
-line). A gin file chooses the sampler: --gin_file=decoding/greedy.gin (default), temperature, top_k, top_p, min_p, typical or beam.
-Another one, such as --gin_file=decoding/penalties.gin, chooses processors of the logits.
+line). A gin file chooses how tokens are chosen: --gin_file=decoding/greedy.gin (default), temperature, top_k, top_p, min_p,
+typical or beam. Another one, such as --gin_file=decoding/penalties.gin, chooses processors of the logits.
 
 Names of control tokens (</s>, <extra_id_0>) in a prompt are read as tokens; in the messages of a chat they are text. A prompt
 that cannot be continued (too long for the model, not Unicode, ...) gives a result with "error" instead of "completion", and the

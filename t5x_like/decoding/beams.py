@@ -137,8 +137,9 @@ def search(
     def advance(state: State, logits_AV: jax.Array, history: History | None) -> State:
         """Lets the continuations compete."""
         log_probs_AV = jax.nn.log_softmax(logits_AV.astype(jnp.float32))
-        for processor in processors if history is not None else ():
-            log_probs_AV = processor(log_probs_AV, history)
+        if history is not None:
+            for processor in processors:
+                log_probs_AV = processor(log_probs_AV, history)
         log_probs_BKV = log_probs_AV.reshape(rows, count, -1)
         return compete(state, log_probs_BKV, beam_search, stop_ids) | {"history": history}
 
