@@ -20,6 +20,7 @@ from t5x_like.decoding import beams
 from t5x_like.decoding.beams import Beams, BeamSearch
 from t5x_like.decoding.loop import Generated, generate
 from t5x_like.decoding.processors import Processor
+from t5x_like.decoding.results import completion
 from t5x_like.decoding.sampling import Greedy
 from t5x_like.files import lines
 from t5x_like.types import Model, Params, PathLike, Sampler, Vocabulary
@@ -278,40 +279,6 @@ def embed(
         full = part + part[:1] * (batch_size - len(part))
         vectors.append(np.asarray(mean_pool(params, pad_rows(full, length, "encoder")))[: len(part)])
     return np.concatenate(vectors)
-
-
-def completion(vocabulary: Vocabulary, generated: Generated | Beams, row: int) -> dict[str, Any]:
-    """The completion of one row, ready for JSON; an "error" if the model's logits were NaN.
-
-    A beam search adds its "score", and "beams", all that it returns with the best first, if they are several.
-    """
-    if isinstance(generated, Generated):
-        return describe(vocabulary, generated.tokens_BN[row], generated.log_probs_BN[row], generated.lengths_B[row])
-    results = []
-    for beam, score in enumerate(generated.scores_BK[row].tolist()):
-        if score > -np.inf:
-            length = generated.lengths_BK[row, beam]
-            found = describe(vocabulary, generated.tokens_BKN[row, beam], generated.log_probs_BKN[row, beam], length)
-            results.append(found | {"score": score})
-    if not results:
-        return {"error": "the logits are NaN; check the checkpoint's weights, or compute in float32"}
-    return results[0] | ({"beams": results} if generated.scores_BK.shape[1] > 1 else {})
-
-
-def describe(vocabulary: Vocabulary, tokens_N: Any, log_probs_N: Any, length: Any) -> dict[str, Any]:
-    """The text, tokens and log-probability of generated tokens; an "error" if a log-probability is NaN."""
-    tokens = tokens_N[:length].tolist()
-    if np.isnan(log_probs_N).any():
-        first = int(np.argmax(np.isnan(log_probs_N)))
-        return {
-            "error": f"the logits of new token {first + 1} are NaN; check the checkpoint's weights, or compute in float32"
-        }
-    return {
-        "completion": vocabulary.decode(tokens),
-        "tokens": tokens,
-        "log_prob": float(log_probs_N.sum()),
-        "finished": bool(tokens and tokens[-1] in vocabulary.stop_ids),
-    }
 
 
 def render_prompt(record: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:

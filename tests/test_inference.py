@@ -13,7 +13,7 @@ from t5x_like.cli import infer as command
 from t5x_like.cli.gin.runtime import ConfigError
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
-from t5x_like.decoding import beams
+from t5x_like.decoding import beams, results
 from t5x_like.decoding.loop import Generated
 from t5x_like.decoding.processors import BadWords, FrequencyPenalty, NoRepeatNGram
 from t5x_like.decoding.sampling import Greedy, Sample
@@ -217,7 +217,7 @@ def test_messages_that_are_nested_too_deeply_are_an_error_of_their_row(pretraine
 def test_nan_logits_are_an_error_of_their_row():
     log_probs = np.array([[-1.0, np.nan, 0.0], [-1.0, -2.0, 0.0]])
     generated = Generated(np.full((2, 3), 100), log_probs, np.array([2, 2]))
-    damaged, whole = (inference.completion(ByteVocabulary(), generated, row) for row in range(2))
+    damaged, whole = (results.completion(ByteVocabulary(), generated, row) for row in range(2))
     assert list(damaged) == ["error"] and damaged["error"].startswith("the logits of new token 2 are NaN")
     assert whole == {"completion": "aa", "tokens": [100, 100], "log_prob": -3.0, "finished": False}
 
