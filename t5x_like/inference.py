@@ -32,11 +32,11 @@ BUCKET = 64  # lengths are rounded up to a multiple of this, so that few shapes 
 class DecodingOptions:
     """How `infer` generates completions.
 
-    `batch_size` is prompts per batch. `processors` change the logits before the sampler does. `prefix` makes a prefix language
-    model read prompts bidirectionally.
+    `batch_size` is prompts per batch; every prompt is read once and continued `samples` times. `processors` change the logits
+    before the sampler does. `prefix` makes a prefix language model read prompts bidirectionally.
 
     Raises:
-      ValueError: max_new_tokens or batch_size below 1, or a seed that is not in 0 .. 2^63 - 1.
+      ValueError: a count below 1, several samples by beam search, or a seed that is not in 0 .. 2^63 - 1.
     """
 
     sampler: Sampler | BeamSearch = Greedy()  # noqa: RUF009 - frozen
@@ -45,11 +45,14 @@ class DecodingOptions:
     seed: int = 0
     prefix: bool = False
     processors: Sequence[Processor] = ()
+    samples: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "batch_size"):
+        for name in ("max_new_tokens", "batch_size", "samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.samples > 1 and isinstance(self.sampler, BeamSearch):
+            raise ValueError(f"samples={self.samples} needs a sampler; a beam search has BeamSearch.returned instead")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed} is not in 0 .. 2^63 - 1")
 
@@ -81,7 +84,9 @@ def infer(
     """
     check_generates(model)
     mesh = partitioning.make_mesh() if mesh is None else mesh
-    decode_fn = make_decode_fn(model, vocabulary, options.sampler, options.max_new_tokens, options.processors)
+    decode_fn = make_decode_fn(
+        model, vocabulary, options.sampler, options.max_new_tokens, options.processors, options.samples
+    )
     decode = ShardedFunction(decode_fn, options.batch_size, mesh, rules)
     make_batch = functools.partial(make_prompt_batch, vocabulary, model.encoder_decoder, options.prefix)
     indexed = enumerate({"prompt": prompt} if isinstance(prompt, str) else prompt for prompt in prompts)
@@ -226,6 +231,7 @@ def make_decode_fn(
     sampler: Sampler | BeamSearch,
     max_new_tokens: int,
     processors: Sequence[Processor] = (),
+    samples: int = 1,
 ) -> Callable[[Params, dict[str, Any]], Generated | Beams]:
     """Returns a function (params, batch with random `keys` [B]) -> `Generated`, or `Beams` by beam search, to be jitted."""
 
@@ -235,7 +241,7 @@ def make_decode_fn(
         if isinstance(sampler, BeamSearch):
             found = beams.search(model, params, prompts, sampler, max_new_tokens, stops, processors)
             return jax.tree.map(lambda x_BK: x_BK[:, : sampler.returned], found)
-        return generate(model, params, prompts, batch["keys"], sampler, max_new_tokens, stops, processors)
+        return generate(model, params, prompts, batch["keys"], sampler, max_new_tokens, stops, processors, samples)
 
     return decode
 

@@ -288,3 +288,16 @@ def test_beams_are_in_the_results_and_the_best_is_the_completion():
     first, second = several["beams"]
     assert first["tokens"] == several["tokens"] and first["score"] == several["score"] >= second["score"]
     assert first["score"] == pytest.approx(first["log_prob"] / len(first["tokens"]), abs=1e-5)
+
+
+def test_samples_are_in_the_results_and_the_first_is_the_completion():
+    model = tiny.decoder()
+    model = model.clone(embed=model.embed.clone(vocab_size=384))
+    params, vocabulary = tiny.init(model, tiny.batch()), ByteVocabulary()
+    options = inference.DecodingOptions(Sample(), max_new_tokens=4, batch_size=2, samples=3)
+    both = list(inference.infer(model, params, vocabulary, ["ab", "c"], options))
+    (alone,) = inference.infer(model, params, vocabulary, ["ab"], options)
+    assert alone["samples"] == both[0]["samples"] and len(alone["samples"]) == 3
+    assert {key: alone[key] for key in alone["samples"][0]} == alone["samples"][0]
+    with pytest.raises(ValueError, match=r"samples=2 needs a sampler.*BeamSearch.returned"):
+        dataclasses.replace(options, sampler=beams.BeamSearch(), samples=2)

@@ -38,6 +38,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--output", metavar="FILE", help="append results to this file and skip the ids already in it")
     parser.add_argument("--max_new_tokens", type=flags.length, default=128, help="(default: %(default)s)")
     parser.add_argument("--batch_size", type=flags.positive, default=8, help="prompts per batch (default: %(default)s)")
+    parser.add_argument(
+        "--samples", type=flags.positive, default=1, help="completions per prompt (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=flags.seed, default=0, help="seed of the sampler (default: %(default)s)")
     parser.add_argument("--prefix", action="store_true", help="the run is a prefix LM: read prompts bidirectionally")
     parser.add_argument(
@@ -83,7 +86,9 @@ def infer(args: argparse.Namespace) -> int:
     default = [] if args.gin_file else ["decoding/greedy.gin"]
     sampler, processors = setup.read_decoding(runtime.from_flags(args, setup.DECODING, default))
     batch_size = min(args.batch_size, count)  # more rows would be computed for nothing
-    options = inference.DecodingOptions(sampler, args.max_new_tokens, batch_size, args.seed, args.prefix, processors)
+    options = inference.DecodingOptions(
+        sampler, args.max_new_tokens, batch_size, args.seed, args.prefix, processors, args.samples
+    )
     run = setup.TrainedRun(args.run_dir, (), args.step)
     vocabulary, params = run.require_vocabulary(), run.params(run.example_batch())
     results = inference.infer(run.model, params, vocabulary, read(), options, run.mesh, run.rules, finished)

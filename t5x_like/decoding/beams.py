@@ -79,7 +79,7 @@ class BeamSearch:
 
     def __post_init__(self) -> None:
         if not isinstance(self.beams, int) or self.beams < 1:
-            raise ValueError(f"BeamSearch.beams={self.beams!r} is not a positive whole number")
+            raise ValueError(f"BeamSearch.beams={self.beams!r} is not a positive whole number; set it to 1 or more")
         if not isinstance(self.returned, int) or not 1 <= self.returned <= self.beams:
             raise ValueError(f"BeamSearch.returned={self.returned!r} is not in 1 .. beams={self.beams}")
 
@@ -130,7 +130,7 @@ def search(
         origin_A = (first_row_B[:, None] + state["origin_BK"]).reshape(-1)
         token_A = jnp.take(state["running"]["tokens_BKN"], state["n"] - 1, axis=2).reshape(-1)
         live_A = jnp.repeat(state["live_B"], count)
-        history = None if state["history"] is None else reorder(state["history"], origin_A).append(token_A, ~live_A)
+        history = None if state["history"] is None else state["history"].take(origin_A).append(token_A, ~live_A)
         logits_AV, cache = decode_step(model, params, take(axes, state["cache"], origin_A), token_A, live_A)
         return advance(state, logits_AV, history) | {"cache": cache}
 
@@ -145,7 +145,7 @@ def search(
 
     # A counts the B K rows of beams.
     prompt_A = jnp.repeat(jnp.arange(rows), count)
-    history = reorder(from_prompts(batch, most, stop_ids), prompt_A) if processors else None
+    history = from_prompts(batch, most, stop_ids).take(prompt_A) if processors else None
     first = advance(empty_state(rows, count, most), logits_BV[prompt_A], history)
     first["cache"] = take(axes, cache, prompt_A)
     last = jax.lax.while_loop(lambda s: (s["n"] < most) & jnp.any(s["live_B"]), step, first)
@@ -201,11 +201,6 @@ def compete(state: State, log_probs_BKV: jax.Array, beam_search: BeamSearch, sto
         "ended": ended,
         "origin_BK": choose(origin_BC, left_BK),
     }
-
-
-def reorder(history: History, index_A: jax.Array) -> History:
-    """The history of rows `index_A`."""
-    return jax.tree.map(lambda x: x[index_A], history)
 
 
 def choose(x_BK: jax.Array, index_BJ: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from t5x_like.decoding.processors import Processor, from_prompts
-from t5x_like.decoding.state import decode_step, prefill
+from t5x_like.decoding.state import decode_step, prefill, row_axes, take
 from t5x_like.types import Model, Params, Sampler
 
 State = dict[str, Any]  # of the loop, and the cache
@@ -38,6 +38,7 @@ def generate(
     max_new_tokens: int,
     stop_ids: tuple[int, ...] = (1,),
     processors: Sequence[Processor] = (),
+    samples: int = 1,
 ) -> Generated:
     """Continues each prompt of a batch by up to `max_new_tokens` (N) tokens. Call it under jit.
 
@@ -45,8 +46,14 @@ def generate(
     padding has segment 0. Encoder-decoder models also need the encoder's arrays. The token at position i of row b is sampled
     with the key fold_in(keys_B[b], i), so it does not depend on the rest of the batch. A row ends at any of `stop_ids`.
     `processors` change the logits before the sampler, in their order.
+
+    Each prompt is read once and continued `samples` times, sample s with the key fold_in(keys_B[b], s) instead of keys_B[b]; the
+    arrays of the result are then [B, samples, ...].
     """
-    rows, prompt = batch["decoder_input_tokens"].shape
+    prompts, prompt = batch["decoder_input_tokens"].shape
+    prompt_A = jnp.repeat(jnp.arange(prompts), samples)
+    rows = prompts * samples  # A counts them; those of a prompt are neighbours
+    keys_A = keys_B if samples == 1 else fold_in_each(keys_B, samples)
     stops_S = jnp.array(stop_ids, jnp.int32)
 
     def choose(logits_BV: jax.Array, position_B: jax.Array, state: State) -> tuple[jax.Array, jax.Array]:
@@ -54,7 +61,7 @@ def generate(
         ended_B, processed_BV = state["ended_B"], logits_BV
         for processor in processors:
             processed_BV = processor(processed_BV, state["history"])
-        token_B = sampler(jax.vmap(jax.random.fold_in)(keys_B, position_B), processed_BV)
+        token_B = sampler(jax.vmap(jax.random.fold_in)(keys_A, position_B), processed_BV)
         log_prob_B = jnp.take_along_axis(jax.nn.log_softmax(logits_BV), token_B[:, None], axis=1)[:, 0]
         return jnp.where(ended_B, 0, token_B), jnp.where(ended_B, 0.0, log_prob_B)
 
@@ -77,16 +84,27 @@ def generate(
         position_B = length_B + state["n"]
         return write(state, *choose(logits_BV, position_B, state)) | {"cache": cache}
 
-    length_B = jnp.sum(batch["decoder_segment_ids"] > 0, axis=1)
+    length_B = jnp.sum(batch["decoder_segment_ids"] > 0, axis=1)[prompt_A]
     empty = {
         "n": jnp.zeros((), jnp.int32),
         "ended_B": jnp.zeros(rows, bool),
         "tokens_BN": jnp.zeros((rows, max_new_tokens), jnp.int32),
         "log_probs_BN": jnp.zeros((rows, max_new_tokens)),
         "lengths_B": jnp.zeros(rows, jnp.int32),
-        "history": from_prompts(batch, max_new_tokens, stop_ids) if processors else None,
+        "history": from_prompts(batch, max_new_tokens, stop_ids).take(prompt_A) if processors else None,
     }
     logits_BV, cache = prefill(model, params, batch, prompt + max_new_tokens)
-    first = write(empty, *choose(logits_BV, length_B, empty)) | {"cache": cache}
+    if samples > 1:
+        cache = take(row_axes(model, params, batch, prompt + max_new_tokens), cache, prompt_A)
+    first = write(empty, *choose(logits_BV[prompt_A], length_B, empty)) | {"cache": cache}
     final = jax.lax.while_loop(lambda s: (s["n"] < max_new_tokens) & ~jnp.all(s["ended_B"]), step, first)
-    return Generated(final["tokens_BN"], final["log_probs_BN"], final["lengths_B"])
+    generated = Generated(final["tokens_BN"], final["log_probs_BN"], final["lengths_B"])
+    if samples == 1:
+        return generated
+    return jax.tree.map(lambda x: x.reshape(prompts, samples, *x.shape[1:]), generated)
+
+
+def fold_in_each(keys_B: jax.Array, count: int) -> jax.Array:
+    """Folds 0 .. count - 1 into every key: [B * count]."""
+    fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
+    return fold(keys_B, jnp.arange(count)).reshape(-1, *keys_B.shape[1:])

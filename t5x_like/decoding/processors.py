@@ -34,6 +34,10 @@ class History:
     generated_B: jax.Array
     stop_ids: tuple[int, ...] = struct.field(pytree_node=False, default=(1,))
 
+    def take(self, index_A: jax.Array) -> "History":
+        """The history of rows `index_A`."""
+        return jax.tree.map(lambda x: x[index_A], self)
+
     def append(self, token_B: jax.Array, ended_B: jax.Array) -> "History":
         """The history with one more generated token in every row that has not ended."""
         index_B = jnp.where(ended_B, self.tokens_BT.shape[1], self.length_B)  # an index behind the end is dropped

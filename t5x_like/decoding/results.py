@@ -12,10 +12,15 @@ from t5x_like.types import Vocabulary
 def completion(vocabulary: Vocabulary, generated: Generated | Beams, row: int) -> dict[str, Any]:
     """The completion of one row, ready for JSON; an "error" if the model's logits were NaN.
 
-    A beam search adds its "score", and "beams", all that it returns with the best first, if they are several.
+    Several samples are in "samples", the first one in the record itself. A beam search adds its "score", and "beams", all that
+    it returns with the best first, if they are several.
     """
     if isinstance(generated, Generated):
-        return describe(vocabulary, generated.tokens_BN[row], generated.log_probs_BN[row], generated.lengths_B[row])
+        arrays = generated.tokens_BN[row], generated.log_probs_BN[row], generated.lengths_B[row]
+        if arrays[0].ndim == 1:
+            return describe(vocabulary, *arrays)
+        samples = [describe(vocabulary, *sample) for sample in zip(*arrays, strict=True)]
+        return next((sample for sample in samples if "error" in sample), samples[0] | {"samples": samples})
     results = []
     for beam, score in enumerate(generated.scores_BK[row].tolist()):
         if score > -np.inf:

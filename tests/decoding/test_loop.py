@@ -190,3 +190,23 @@ def test_a_processor_may_end_a_row_and_the_others_continue():
     plain = decode(model, params, PROMPTS)
     assert generated.lengths_B.tolist() == [1, NEW, NEW]
     np.testing.assert_array_equal(generated.log_probs_BN[1:, 0], plain.log_probs_BN[1:, 0])
+
+
+@pytest.mark.parametrize("make", [tiny.decoder, tiny.encoder_decoder])
+def test_samples_of_a_prompt_are_those_of_its_copies(make):
+    model = make(scan=True)
+    batch = inference.decoder_batch(PROMPTS)
+    if model.encoder_decoder:
+        batch = inference.encoder_batch(PROMPTS, VOCABULARY)
+    params = tiny.init(model, batch)
+    keys = jax.random.split(jax.random.PRNGKey(3), 3)
+    draw = lambda batch, keys, samples: jax.jit(  # noqa: E731
+        lambda p, b, k: generate(model, p, b, k, Sample(1.5), NEW, (1, 9), (NoRepeatNGram(2),), samples)
+    )(params, batch, keys)
+    several = draw(batch, keys, 4)
+    assert several.tokens_BN.shape == (3, 4, NEW) and several.lengths_B.shape == (3, 4)
+    copies = {name: np.repeat(x, 4, axis=0) for name, x in batch.items()}
+    single = draw(copies, jnp.stack([jax.random.fold_in(key, s) for key in keys for s in range(4)]), 1)
+    np.testing.assert_array_equal(several.tokens_BN.reshape(12, NEW), single.tokens_BN)
+    np.testing.assert_allclose(several.log_probs_BN.reshape(12, NEW), single.log_probs_BN, atol=1e-5)
+    assert len({tuple(row) for row in several.tokens_BN[0].tolist()}) > 1
