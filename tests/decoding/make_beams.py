@@ -12,7 +12,7 @@ import torch
 import transformers
 
 FOLDER = Path(__file__).parents[1] / "hf" / "fixtures"
-NAMES = ("t5", "bart", "switch", "umt5_v5", "gpt2", "llama", "mixtral", "bloom")
+NAMES = ("t5", "bart", "switch", "umt5_v5", "gpt2", "llama")  # each with two of the settings
 BEAMS, NEW_TOKENS = 4, 8
 SETTINGS = (
     {"length_penalty": 1.0, "early_stopping": False},
@@ -47,7 +47,7 @@ def main():
         searches = []
         for row, (tokens, mask) in enumerate(zip(arrays["tokens"], arrays["mask"], strict=True)):
             prompt = torch.from_numpy(tokens[mask > 0][None]).long()
-            for setting in SETTINGS:
+            for setting in SETTINGS[NAMES.index(path.name) % 3 :: 3]:
                 out = model.generate(
                     prompt,
                     attention_mask=torch.ones_like(prompt),

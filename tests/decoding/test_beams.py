@@ -48,7 +48,7 @@ def test_sequences_and_scores_are_those_of_transformers(name):
         start = np.full((len(prompts["tokens"]), 1), reference["decoder_tokens"][0, 0])
         prompts["decoder_tokens"] = start
     batch = folders.batch(prompts, ("encoder", "decoder") if model.encoder_decoder else ("decoder",))
-    new = max(len(tokens) for one in wanted["searches"] for tokens in one["tokens"])
+    new = 8  # as in make_beams.py
     for settings, rows in grouped(wanted["searches"]):
         exponent, early, ngram, least = settings
         setting = BeamSearch(4, Power(exponent), STOPS[early])
