@@ -69,10 +69,11 @@ def infer(
 ) -> Iterator[dict[str, Any]]:
     """Yields the completion of every prompt, in order: {"id", "prompt", "completion", "tokens", "log_prob", "finished"}.
 
-    A prompt is a text, {"prompt": text, "id": anything}, or a chat {"messages": [{"role", "content"}, ...]}, which the
-    vocabulary's template renders as text. Decoder-only models continue the prompt; encoder-decoder models read it with the
-    encoder. A result depends on the prompt, its index and the seed, not on the batch size or the other prompts. The prompts
-    whose indices are in `finished` are left out, without changing the batches of the others.
+    Several samples or beams add what `results.completion` says. A prompt is a text, {"prompt": text, "id": anything}, or a
+    chat {"messages": [{"role", "content"}, ...]}, which the vocabulary's template renders as text. Decoder-only models
+    continue the prompt; encoder-decoder models read it with the encoder. A result depends on the prompt, its index and the
+    seed, not on the batch size or the other prompts. The prompts whose indices are in `finished` are left out, without
+    changing the batches of the others.
 
     A prompt that cannot be continued gives {"id", "prompt", "error"}, and the others go on: one that the model's position table
     does not hold with its new tokens, one that is not UTF-8 text, an empty one if the vocabulary has no bos, a chat that the

@@ -14,7 +14,7 @@ from t5x_like.cleaning.steps import Dropped
 
 
 def encode(value: Any) -> Any:
-    """A sketch or a decision as JSON values; a value of a type that JSON lacks becomes an object with the name of its type.
+    """A sketch or a decision as JSON values; a value of a type that JSON does not have becomes an object that names its type.
 
     Raises:
       TypeError: a value that is no number, text, bytes, list, tuple, dictionary, NumPy array or Dropped.

@@ -14,6 +14,7 @@ from t5x_like.cli.gin import runtime, trust
 from t5x_like.cli.gin.runtime import ConfigError
 from t5x_like.data.cache import sources
 from t5x_like.data.tokenizers import loading
+from t5x_like.decoding.beams import BeamSearch
 from t5x_like.decoding.processors import Processor
 from t5x_like.decoding.sampling import Greedy
 from t5x_like.run_dir import RunDir
@@ -51,8 +52,8 @@ def initialize(args: argparse.Namespace) -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-def read_decoding(config: runtime.Config) -> tuple[Sampler, Sequence[Processor]]:
-    """The sampler CHOOSE (default: greedy) and the PROCESSORS (default: none) of gin files.
+def read_decoding(config: runtime.Config) -> tuple[Sampler | BeamSearch, Sequence[Processor]]:
+    """The sampler or beam search CHOOSE (default: greedy) and the PROCESSORS (default: none) of gin files.
 
     Raises:
       ConfigError: the files set neither.

@@ -1,3 +1,3 @@
-"""Decoding: samplers that choose the next token (`sampling`), processors that change its logits before (`processors`), and the
-cached generation loop (`loop`).
+"""Decoding: samplers that choose the next token (`sampling`), processors that change its logits before (`processors`), the cache
+(`state`), the generation loop (`loop`), beam search (`beams`), and records of what they return (`results`).
 """

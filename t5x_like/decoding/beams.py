@@ -1,7 +1,8 @@
 """Beam search: the K most likely continuations of each prompt, with a length penalty.
 
 At every step the best continuations of a row's K beams compete. Those that end are compared by score, the sum of their
-log-probabilities over `penalty(number of tokens)`, with the K best ended so far; the best K of the others go on.
+log-probabilities over `penalty(number of tokens)`, with the K best ended so far; the best K of the others go on. As in Hugging
+Face, only a step's best K continuations may end; T5X lets its best 2 K.
 """
 
 import dataclasses

@@ -50,6 +50,10 @@ class TaskEvaluation:
         for name in ("max_new_tokens", "num_samples", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give 1 or more")
+        if self.num_samples > 1 and isinstance(self.sampler, BeamSearch):
+            raise ValueError(
+                f"num_samples={self.num_samples} needs a sampler; all samples of a beam search are its best beam"
+            )
         for name in ("examples", "inputs_length"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}={value}: give 1 or more, or None for no limit")

@@ -61,8 +61,9 @@ class Loop:
         waited = self.inputs.waited
         batch, tokens = next(self.inputs)
         state, metrics = self.step_fn(state, batch, self.references, *self.monitor.limits())
-        if jax.default_backend() != "cpu":
-            jax.tree.map(lambda x: x.copy_to_host_async(), metrics)
+        if jax.default_backend() != "cpu":  # whose arrays are read in place
+            for value in jax.tree.leaves(metrics):
+                value.copy_to_host_async()
         previous, self.in_flight = self.in_flight, (done, metrics, tokens, self.inputs.waited - waited)
         self.collect(previous)
         self.deliver()

@@ -1,4 +1,4 @@
-"""Beam search: the sequences of `transformers`, of an exhaustive search, and of T5X's rule by hand; independent of the batch."""
+"""Beam search finds the sequences of `transformers` and of an exhaustive search, and one row does not depend on the others."""
 
 import functools
 import itertools
@@ -45,8 +45,7 @@ def test_sequences_and_scores_are_those_of_transformers(name):
     reference, wanted = folders.expected(name), EXPECTED[name]
     prompts = {key: reference[key] for key in ("tokens", "mask")}
     if model.encoder_decoder:
-        start = np.full((len(prompts["tokens"]), 1), reference["decoder_tokens"][0, 0])
-        prompts["decoder_tokens"] = start
+        prompts["decoder_tokens"] = np.full((len(prompts["tokens"]), 1), reference["decoder_tokens"][0, 0])
     batch = folders.batch(prompts, ("encoder", "decoder") if model.encoder_decoder else ("decoder",))
     new = 8  # as in make_beams.py
     for settings, rows in grouped(wanted["searches"]):

@@ -12,6 +12,7 @@ from t5x_like.data.rows.chat import PackedConversations
 from t5x_like.data.tokenizers import chat
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
+from t5x_like.decoding.beams import BeamSearch
 from t5x_like.decoding.processors import ForcedTokens
 from t5x_like.decoding.sampling import Sample
 from t5x_like.evaluation.task_evaluation import TaskEvaluation, TaskEvaluator
@@ -191,6 +192,8 @@ def test_bad_input_raises_before_anything_is_compiled(tmp_path):
     cache = tasks.write_pairs(tmp_path)
     with pytest.raises(ValueError, match="num_samples=0"):
         TaskEvaluation(cache, num_samples=0)
+    with pytest.raises(ValueError, match="num_samples=2 needs a sampler"):
+        TaskEvaluation(cache, num_samples=2, sampler=BeamSearch())
     with pytest.raises(ValueError, match="examples=0: give 1 or more, or None"):
         evaluator_of(cache, model_of(), examples=0)
     no_inputs = tasks.write(tmp_path, "alone", [{"targets": tasks.ids_of("x")}], [tasks.named(BITS)])
