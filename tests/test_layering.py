@@ -45,6 +45,7 @@ LAYERS = {
     "t5x_like.hf": (2, "hf"),
     "t5x_like.optimizers": (2, "optimizers"),
     "t5x_like.inference": (3.0, "inference"),
+    "t5x_like.serving": (3.05, "serving"),
     "t5x_like.evaluation": (3.1, "evaluation"),
     "t5x_like.training": (3.2, "training"),
     "t5x_like.alignment": (3.3, "alignment"),
