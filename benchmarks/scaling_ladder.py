@@ -130,7 +130,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Trains the ladder, registers the forecast, trains the target, and scores the forecast."""
+    """Trains the ladder, registers the forecast, trains the target, and verifies the forecast."""
     started, preset = time.monotonic(), PRESETS[args.device]
     sizing = (f"MINUTES={args.minutes - OVERHEAD!r}",) if preset.target is None else ()
     runs = sweep(preset, args.dir / "ladder", (*sizing, *macros(args)))
@@ -143,7 +143,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"forecast for {shape}: {prediction.value:.4f}, {interval}")
     result = train_target(args, shape, flops)
     row = result.rows()[0]
-    outcome = forecast.score(prediction, row["loss"], row["started"])
+    outcome = forecast.verify(prediction, row["loss"], row["started"])
     table.from_rows([*runs.rows(), row]).write(args.dir / "table.csv")
     print(outcome)
     epochs = row["tokens"] / row["unique_tokens"]

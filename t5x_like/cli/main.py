@@ -36,7 +36,7 @@ COMMANDS = {
     "predict": "t5x_like.cli.forecasting.predict",
     "plan": "t5x_like.cli.forecasting.plan",
     "register": "t5x_like.cli.forecasting.register",
-    "score": "t5x_like.cli.forecasting.score",
+    "verify": "t5x_like.cli.forecasting.verify",
     "report": "t5x_like.cli.forecasting.report",
 }
 

@@ -1,1 +1,1 @@
-"""Commands that fit scaling laws to a table of runs, predict and plan runs, score forecasts, and write reports."""
+"""Commands that fit scaling laws to a table of runs, predict and plan runs, verify forecasts, and write reports."""

@@ -1,4 +1,4 @@
-"""Writes a dated, hashed forecast of a run before it starts; `t5x_like score` scores it afterwards.
+"""Writes a dated, hashed forecast of a run before it starts; `t5x_like verify` compares it with the run afterwards.
 
 `register fit.json --at n_params=7e10,tokens=1.4e12 --out=forecast.json`. Publish the printed hash before the run: it proves
 to others that the forecast came first.

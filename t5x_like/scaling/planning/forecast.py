@@ -1,4 +1,4 @@
-"""Forecasts that are registered and dated before a run, and scored after it.
+"""Forecasts that are registered and dated before a run, and verified after it.
 
 A forecast is a JSON object with the SHA-256 of its own content. The hash shows that a file was not edited since it was
 written. It shows others that the file was written *before* the run only if it was published then: put it into a commit, an
@@ -42,7 +42,7 @@ class Forecast:
 
 
 @dataclasses.dataclass(frozen=True)
-class ForecastScore:
+class Verification:
     """A forecast, the run's actual result, the relative error, and whether the interval contains the result."""
 
     forecast: Forecast
@@ -118,8 +118,8 @@ def read(path: PathLike) -> Forecast:
     return forecast
 
 
-def score(forecast: Forecast, actual: float, started: str) -> ForecastScore:
-    """Scores a forecast by the run's result; `started` is when the run began, in ISO 8601 (UTC without a zone).
+def verify(forecast: Forecast, actual: float, started: str) -> Verification:
+    """Compares a forecast with the run's result; `started` is when the run began, in ISO 8601 (UTC without a zone).
 
     Raises:
       ValueError: the forecast is not older than the run's start, `started` is not a time, or `actual` is not a result.
@@ -135,10 +135,10 @@ def score(forecast: Forecast, actual: float, started: str) -> ForecastScore:
     if parse_utc(forecast.created) >= begin:
         raise ValueError(
             f"the forecast was made {forecast.created}, the run started {started}: a forecast made after the start cannot be "
-            "scored; register one before the next run"
+            "verified; register one before the next run"
         )
     error = (forecast.value - actual) / actual
-    return ForecastScore(forecast, float(actual), float(error), forecast.low <= actual <= forecast.high)
+    return Verification(forecast, float(actual), float(error), forecast.low <= actual <= forecast.high)
 
 
 def parse_utc(time: str) -> datetime.datetime:

@@ -158,7 +158,9 @@ def forecast_list(report: Report) -> str:
         it = each.forecast
         at = ", ".join(f"{name} {value:.4g}" for name, value in it.at.items())
         text = (
-            each.verdict if each.scored else f"forecast {it.value:.5g} ({it.low:.5g} to {it.high:.5g}). {each.verdict}"
+            each.verdict
+            if each.compared
+            else f"forecast {it.value:.5g} ({it.low:.5g} to {it.high:.5g}). {each.verdict}"
         )
         also = "; the law of this page was fitted to that run too" if each.fitted else ""
         lines.append(f"<li>{escape(f'{at}: {text}{also}')}</li>")

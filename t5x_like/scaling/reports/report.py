@@ -44,9 +44,9 @@ class Outcome:
     fitted: bool = False
 
     @property
-    def scored(self) -> bool:
-        """Whether the forecast could be scored."""
-        return self.actual is not None and not self.verdict.startswith("not scored")
+    def compared(self) -> bool:
+        """Whether the forecast could be compared with a run."""
+        return self.actual is not None and not self.verdict.startswith("not compared")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,19 +105,19 @@ def find_outcomes(registered: Forecast, table: Table, fitted_rows: Sequence[int]
         Outcome(
             registered,
             float(finished[registered.target][i]),
-            describe_score(registered, finished, i),
+            describe_verification(registered, finished, i),
             int(finished.row_indices[i]) in fitted_rows,
         )
         for i in runs
     ]
 
 
-def describe_score(registered: Forecast, table: Table, i: int) -> str:
-    """Scores a forecast by row i and returns the result as text, or the reason why it cannot be scored."""
+def describe_verification(registered: Forecast, table: Table, i: int) -> str:
+    """Compares a forecast with row i and returns the result as text, or the reason why it cannot be compared."""
     started = str(table["started"][i]) if "started" in table else ""
     if not started:
-        return "not scored: the table does not say when the run started"
+        return "not compared: the table does not say when the run started"
     try:
-        return str(forecast.score(registered, float(table[registered.target][i]), started))
+        return str(forecast.verify(registered, float(table[registered.target][i]), started))
     except ValueError as error:
-        return f"not scored: {error}"
+        return f"not compared: {error}"

@@ -1,4 +1,4 @@
-"""The commands of scaling laws, from another project's table to a scored forecast."""
+"""The commands of scaling laws, from another project's table to a verified forecast."""
 
 import json
 
@@ -56,18 +56,18 @@ def test_a_plan_from_a_fit_or_a_paper(folder, capsys):
     assert "95%" in run(capsys, "plan", folder / "fit.json", "--flops=1e21")
 
 
-def test_a_forecast_is_registered_and_scored(folder, capsys):
+def test_a_forecast_is_registered_and_verified(folder, capsys):
     out = run(capsys, "predict", folder / "fit.json", "--at=n_params=7e10,flops_6nd=5.88e23", "--json")
     predicted = json.loads(out)
     assert predicted["tokens"] == pytest.approx(1.4e12)
     path = folder / "forecast.json"
     run(capsys, "register", folder / "fit.json", "--at=n_params=7e10,tokens=1.4e12", f"--out={path}")
-    scored = run(capsys, "score", path, f"--actual={predicted['loss']}", "--started=2999-01-01")
-    assert "error -0%" in scored or "error +0%" in scored
-    assert "inside the 95% interval" in scored
+    verified = run(capsys, "verify", path, f"--actual={predicted['loss']}", "--started=2999-01-01")
+    assert "error -0%" in verified or "error +0%" in verified
+    assert "inside the 95% interval" in verified
     (folder / "done.csv").write_text("run_id,started,loss\nbig,2999-01-01T00:00:00,9.5\n")
-    assert "OUTSIDE" in run(capsys, "score", path, f"--table={folder / 'done.csv'}", "--run_id=big")
-    assert "made after the start" in run_refused(capsys, "score", path, "--actual=2", "--started=1999-01-01")
+    assert "OUTSIDE" in run(capsys, "verify", path, f"--table={folder / 'done.csv'}", "--run_id=big")
+    assert "made after the start" in run_refused(capsys, "verify", path, "--actual=2", "--started=1999-01-01")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_forecast_is_registered_and_scored(folder, capsys):
             "--law=shape fits no law to write",
         ),
         (["fit", "{}/runs.csv", COLUMNS, "--compare", "chinchilla", "sigmoid"], "--compare needs laws of one target"),
-        (["score", "{}/fit.json", "--actual=2", "--started=2026-01-01"], "is not a forecast"),
+        (["verify", "{}/fit.json", "--actual=2", "--started=2026-01-01"], "is not a forecast"),
     ],
 )
 def test_invalid_flags_are_rejected_by_name(folder, capsys, argv, message):

@@ -1,4 +1,4 @@
-"""Plans: the closed form, papers' numbers, limits and inference; forecasts are scored and tamper-proof."""
+"""Plans: the closed form, papers' numbers, limits and inference; forecasts are verified and tamper-proof."""
 
 import dataclasses
 import json
@@ -119,14 +119,14 @@ def test_a_forecast_is_scored_by_a_later_run(fitted, tmp_path):
     forecast.register(result, tmp_path / "f.json")
     read = forecast.read(tmp_path / "f.json")
     assert read == result
-    inside = forecast.score(read, result.value * 1.001, "2999-01-01T00:00:00")
-    outside = forecast.score(read, result.value * 1.5, "2999-01-01T00:00:00+00:00")
+    inside = forecast.verify(read, result.value * 1.001, "2999-01-01T00:00:00")
+    outside = forecast.verify(read, result.value * 1.5, "2999-01-01T00:00:00+00:00")
     assert (inside.inside, outside.inside) == (True, False)
     assert inside.error == pytest.approx(1 / 1.001 - 1)
-    with pytest.raises(ValueError, match="made after the start cannot be scored"):
-        forecast.score(read, 2.0, result.created)
+    with pytest.raises(ValueError, match="made after the start cannot be verified"):
+        forecast.verify(read, 2.0, result.created)
     with pytest.raises(ValueError, match="not a time in ISO 8601"):
-        forecast.score(read, 2.0, "yesterday")
+        forecast.verify(read, 2.0, "yesterday")
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(forecast.Forecast)])
@@ -152,7 +152,7 @@ def test_a_forecast_is_never_overwritten(fitted, tmp_path):
 def test_an_impossible_result_is_rejected(fitted, actual):
     result = forecast.make_forecast(fitted, {"n_params": 1e11, "tokens": 1e12})
     with pytest.raises(ValueError, match="is not a loss that a run can reach"):
-        forecast.score(result, actual, "2999-01-01")
+        forecast.verify(result, actual, "2999-01-01")
 
 
 def test_impossible_runs_are_rejected(fitted):

@@ -110,19 +110,19 @@ def test_every_dropped_row_has_its_rule(result):
     assert "dropped: highest_loss=1" in shown and "dropped: failed or running" in shown
 
 
-def test_forecasts_are_scored_by_their_run_or_open(result):
-    scored, waiting = result.outcomes
-    assert scored.actual == result.source["loss"][16] and "error" in scored.verdict
+def test_forecasts_are_compared_with_their_run_or_open(result):
+    done, waiting = result.outcomes
+    assert done.actual == result.source["loss"][16] and "error" in done.verdict
     assert waiting.actual is None and waiting.verdict.startswith("open")
-    assert scored.scored and not waiting.scored
-    assert scored.fitted == (16 in result.used.row_indices)
-    assert page.forecast_list(result).count(f"forecast {scored.forecast.value:.5g}") == 1
+    assert done.compared and not waiting.compared
+    assert done.fitted == (16 in result.used.row_indices)
+    assert page.forecast_list(result).count(f"forecast {done.forecast.value:.5g}") == 1
 
 
-def test_a_forecast_made_after_the_start_is_not_scored(result):
+def test_a_forecast_made_after_the_start_is_not_compared(result):
     late = result.source.with_column("started", ["2001-01-01T00:00:00"] * 20)
     (outcome,) = report.find_outcomes(result.outcomes[0].forecast, late)
-    assert outcome.verdict.startswith("not scored")
+    assert outcome.verdict.startswith("not compared")
 
 
 def test_missing_figures_are_explained():

@@ -1,6 +1,6 @@
-"""Scores a registered forecast: its error, and whether the result is inside its interval.
+"""Compares a registered forecast with its run: the error, and whether the result is inside its interval.
 
-`score forecast.json --actual=1.93 --started=2026-01-31T12:00:00Z`, or the run's row: `score forecast.json --table=runs.csv
+`verify forecast.json --actual=1.93 --started=2026-01-31T12:00:00Z`, or the run's row: `verify forecast.json --table=runs.csv
 --run_id=ab12`. An edited forecast, or one made after the run started, is rejected.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command with these arguments; returns the exit code."""
-    parser = Parser(prog="t5x_like score", description=__doc__)
+    parser = Parser(prog="t5x_like verify", description=__doc__)
     parser.add_argument("forecast", metavar="FORECAST.json", help="file written by t5x_like register")
     parser.add_argument("--actual", type=number, help="the run's result")
     parser.add_argument("--started", help="when the run started, in ISO 8601 (UTC without a zone)")
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
 
     registered = forecast.read(args.forecast)
     actual, started = read_result(args, registered)
-    print(forecast.score(registered, actual, started))
+    print(forecast.verify(registered, actual, started))
     return 0
 
 
