@@ -22,7 +22,7 @@ os.environ["RAYON_NUM_THREADS"] = "2"
 import numpy as np
 
 import report
-from t5x_like.cli import tokenizer
+from t5x_like.cli.data import tokenizer
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from t5x_like.tasks import corpora

@@ -12,5 +12,5 @@ ngram_classifier, classifier_filters                  language and quality class
 dedup, duplicate_spans, minhash, contamination        copies of documents, lines, sentences and test items
 pii                                                   personal data and keys
 
-Published pipelines are gin_configs/cleaning/*.gin; the command is t5x_like/cli/clean.py.
+Published pipelines are gin_configs/cleaning/*.gin; the command is t5x_like/cli/data/clean.py.
 """

@@ -23,13 +23,13 @@ from t5x_like.cli.gin.runtime import ConfigError
 # The module of each command, with a function `main(argv)`; the first line of its docstring is its help.
 COMMANDS = {
     "train": "t5x_like.cli.train",
-    "eval": "t5x_like.cli.eval",
+    "eval": "t5x_like.cli.evaluation.eval",
     "infer": "t5x_like.cli.infer",
-    "cache": "t5x_like.cli.cache",
-    "clean": "t5x_like.cli.clean",
+    "cache": "t5x_like.cli.data.cache",
+    "clean": "t5x_like.cli.data.clean",
     "info": "t5x_like.cli.info",
     "hf": "t5x_like.cli.hf",
-    "tokenizer": "t5x_like.cli.tokenizer",
+    "tokenizer": "t5x_like.cli.data.tokenizer",
     "quickstart": "t5x_like.cli.quickstart",
     "sweep": "t5x_like.cli.sweep",
     "fit": "t5x_like.cli.forecasting.fit",

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from t5x_like.cli import cache as command
+from t5x_like.cli.data import cache as command
 from t5x_like.cli.gin.runtime import ConfigError
 from t5x_like.data.cache import token_cache
 from t5x_like.data.cache.token_cache import TokenCache

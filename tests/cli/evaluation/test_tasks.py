@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from t5x_like.cli import eval_tasks, setup
+from t5x_like.cli import setup
+from t5x_like.cli.evaluation import tasks as command
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
 from tests.evaluation import tasks
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 FILES = ("sizes/llama/tiny", "objectives/instruction", "optimizers/adamw", "runs/pretrain")
 # Runs commands in one process, in which TensorFlow cannot be imported.
 COMMANDS = """
@@ -105,8 +106,8 @@ def test_two_steps_are_compared_on_the_same_examples(results):
 
 def test_a_module_of_the_caller_has_no_arguments_of_the_run():
     config = runtime.parse(["tasks/files.gin"], ["--gin.TRAIN_FILES=/data/*.txt"])
-    assert eval_tasks.cache_of(config, "files", "train", None).definition[0] == "t5x_like.tasks.custom.files"
-    assert eval_tasks.cache_of(config, "files", "train", "own.module").definition == ("own.module", {})
+    assert command.cache_of(config, "files", "train", None).definition[0] == "t5x_like.tasks.custom.files"
+    assert command.cache_of(config, "files", "train", "own.module").definition == ("own.module", {})
 
 
 def test_an_unknown_task_or_file_raises(results):

@@ -33,11 +33,12 @@ def main(argv: Sequence[str]) -> int:
     parser.check_needless(args, ["against_step"], "against")
     if args.tasks and args.batches:
         parser.error(f"--batches={args.batches} does not apply to --tasks; --examples limits those")
-    from t5x_like.cli import eval_tasks, setup
+    from t5x_like.cli import setup
+    from t5x_like.cli.evaluation import tasks
 
     setup.initialize(args)
     if args.tasks is not None:
-        eval_tasks.run(args)
+        tasks.run(args)
         return 0
     print(json.dumps(evaluate(args)))
     return 0

@@ -1,0 +1,1 @@
+"""Commands that prepare texts: cleaning, training a tokenizer, building and printing token caches."""
