@@ -14,40 +14,49 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t5x_like.data.tokenizers import rendering
-from t5x_like.data.tokenizers.vocabularies import end_id, names_pattern
+from t5x_like.data.tokenizers.literal import find_names, replace_texts, texts_of
+from t5x_like.data.tokenizers.vocabularies import end_id
 from t5x_like.types import Vocabulary
 
-Message = Mapping[str, Any]  # {"role": "system" | "user" | "assistant", "content": text}
+Message = Mapping[str, Any]  # {"role": "system" | "user" | "assistant" | "tool", "content": text, "tool_calls": calls}
+Tools = Sequence[Mapping[str, Any]] | None  # {"type": "function", "function": {"name", "description", "parameters"}}
 Masked = tuple[list[int], list[int]]  # ids, and a mask of equal length that is 1 where the loss is
 NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]  # Unicode reserves them for a program's own use
 GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
 
-def render_chat(vocabulary: Vocabulary, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+def render_chat(
+    vocabulary: Vocabulary, messages: Sequence[Message], add_generation_prompt: bool = True, tools: Tools = None
+) -> str:
     """The text of a chat, names of control tokens included.
 
-    With `add_generation_prompt` the text ends with the beginning of the assistant's turn. `prompt_ids` gives its ids; those of
-    `vocabulary.encode(text)` are the same unless a message contains the name of a control token.
+    With `add_generation_prompt` the text ends with the beginning of the assistant's turn. `tools` are those that the assistant
+    may call, as JSON Schema. `prompt_ids` gives the ids of the text; those of `vocabulary.encode(text)` are the same unless a
+    message or tool contains the name of a control token.
 
     Raises:
       ValueError: the vocabulary has no chat template, a message is invalid, or the template rejects the messages.
     """
-    chat = Chat.quote(vocabulary, messages)
+    chat = Chat.quote(vocabulary, messages, tools)
     return chat.render(len(messages), add_generation_prompt).replace(chat.mark, "")
 
 
-def prompt_ids(vocabulary: Vocabulary, messages: Sequence[Message]) -> list[int]:
+def prompt_ids(
+    vocabulary: Vocabulary, messages: Sequence[Message], tools: Tools = None, beginning: str = ""
+) -> list[int]:
     """The ids that a model reads before it writes the next turn, without a further bos.
+
+    `beginning` is the trusted text that this turn begins with.
 
     Raises:
       ValueError: as `render_chat`.
     """
-    chat = Chat.quote(vocabulary, messages)
-    return chat.encode(chat.render(len(messages), True))
+    chat = Chat.quote(vocabulary, messages, tools)
+    return chat.encode(chat.render(len(messages), True) + beginning)
 
 
 def conversation_ids(vocabulary: Vocabulary, messages: Sequence[Message]) -> Masked:
@@ -148,35 +157,38 @@ def check_messages(messages: Sequence[Message]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Chat:
-    """The messages of a chat with `mark` in the names of control tokens, and what renders them.
+    """The messages and tools of a chat with `mark` in the names of control tokens, and what renders them.
 
-    `marks` are characters that are not in the messages. `plain` are the messages without marks. `rendered` keeps texts.
+    `marks` are characters that are not in them. `plain` and `plain_tools` have no marks. `rendered` keeps texts.
     """
 
     vocabulary: Vocabulary
     messages: Sequence[Message]
     plain: Sequence[Message]
     marks: tuple[str, ...]
+    tools: Tools = None
+    plain_tools: Tools = None
     rendered: dict[tuple, str] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def quote(cls, vocabulary: Vocabulary, messages: Sequence[Message]) -> "Chat":
-        """Puts marks into the messages.
+    def quote(cls, vocabulary: Vocabulary, messages: Sequence[Message], tools: Tools = None) -> "Chat":
+        """Puts marks into the messages and tools.
 
         Raises:
           ValueError: the vocabulary has no chat template, or a message is invalid.
         """
         check_template(vocabulary)
         check_messages(messages)
-        used = set(itertools.chain.from_iterable(texts_of(messages)))
+        used = set(itertools.chain.from_iterable(texts_of([messages, tools])))
         marks = tuple(character for character in NONCHARACTERS if character not in used)[:4]
         if len(marks) < 4:
             raise ValueError(
                 f"the {len(messages)} messages contain Unicode's noncharacters U+FDD0 to U+FDEF; remove them"
             )
         names = find_names(tuple(vocabulary.control_ids))
-        quoted = replace_texts(messages, functools.partial(names.put_marks, marks[0]))
-        return cls(vocabulary, quoted, list(messages), marks)
+        put_marks = functools.partial(names.put_marks, marks[0])
+        quoted, quoted_tools = replace_texts(messages, put_marks), replace_texts(tools, put_marks)
+        return cls(vocabulary, quoted, list(messages), marks, quoted_tools, tools)
 
     @property
     def mark(self) -> str:
@@ -201,9 +213,9 @@ class Chat:
         key = count, add_generation_prompt, marks
         if key in self.rendered:
             return self.rendered[key]
-        text = self.render_messages(self.messages[:count], add_generation_prompt, marks)
-        if self.messages != self.plain:
-            plain = self.render_messages(self.plain[:count], add_generation_prompt, marks)
+        text = self.render_messages(self.messages[:count], self.tools, add_generation_prompt, marks)
+        if (self.messages, self.tools) != (self.plain, self.plain_tools):
+            plain = self.render_messages(self.plain[:count], self.plain_tools, add_generation_prompt, marks)
             if text.replace(self.mark, "") != plain:
                 raise ValueError(
                     "the chat template looks for names of control tokens in the messages, which are text there; remove them "
@@ -222,15 +234,15 @@ class Chat:
         return self.render(turn, add_generation_prompt=True)
 
     def render_messages(
-        self, messages: Sequence[Message], add_generation_prompt: bool, marks: tuple[str, str] = ("", "")
+        self, messages: Sequence[Message], tools: Tools, add_generation_prompt: bool, marks: tuple[str, str] = ("", "")
     ) -> str:
-        """The text of some messages."""
+        """The text of some messages and tools."""
         tokens = {
             f"{kind}_token": special_token(self.vocabulary, kind) for kind in ("bos", "eos", "unk", "pad", "mask")
         }
         variables = {
             "messages": messages,
-            "tools": None,
+            "tools": tools,
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
             **{name: text for name, text in tokens.items() if text is not None},
@@ -241,55 +253,9 @@ class Chat:
             raise ValueError(f"the chat template cannot render these {len(messages)} messages: {error}") from error
 
     def names_in_messages(self) -> set[str]:
-        """The names of control tokens in the messages."""
-        texts = list(texts_of(self.plain))
+        """The names of control tokens in the messages and tools."""
+        texts = list(texts_of([self.plain, self.plain_tools]))
         return {name for name in self.vocabulary.control_ids if any(name in text for text in texts)}
-
-
-def texts_of(value: Any) -> Iterator[str]:
-    """All texts in a JSON value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from itertools.chain.from_iterable(map(texts_of, itertools.chain(value, value.values())))
-    elif isinstance(value, Sequence):
-        yield from itertools.chain.from_iterable(map(texts_of, value))
-
-
-def replace_texts(value: Any, replace: Callable[[str], str]) -> Any:
-    """A JSON value with every text replaced, as dictionaries and lists."""
-    if isinstance(value, str):
-        return replace(value)
-    if isinstance(value, Mapping):
-        return {replace_texts(key, replace): replace_texts(part, replace) for key, part in value.items()}
-    return [replace_texts(part, replace) for part in value] if isinstance(value, list | tuple) else value
-
-
-@dataclasses.dataclass(frozen=True)
-class Names:
-    """Finds names of control tokens: `start` matches the first character of one, `beginnings` are those of all names."""
-
-    start: re.Pattern[str]
-    beginnings: frozenset[str]
-    longest: int
-
-    def put_marks(self, mark: str, text: str) -> str:
-        """The text with a mark after the first character of every name, and of the beginning of a name at its end."""
-        marked = self.start.sub(lambda match: match.group() + mark, text)
-        # A template may append another text, which completes the name.
-        stripped = marked.rstrip()
-        for begin in range(max(0, len(stripped) - self.longest), len(stripped)):
-            if stripped[begin:] in self.beginnings:
-                return marked[: begin + 1] + mark + marked[begin + 1 :]
-        return marked
-
-
-@functools.lru_cache(maxsize=16)
-def find_names(names: tuple[str, ...]) -> Names:
-    """The finder of some names; the result is cached."""
-    start = re.compile(f"(?={names_pattern(names).pattern}).", re.DOTALL)
-    beginnings = frozenset(name[:size] for name in names for size in range(1, len(name)))
-    return Names(start, beginnings, max(map(len, names), default=0))
 
 
 def special_token(vocabulary: Vocabulary, kind: str) -> str | None:
@@ -370,7 +336,7 @@ def find_span(chat: Chat, count: int, text: str, turn: int) -> tuple[int, int]:
     else:
         other = [*chat.messages[:count]]
         other[turn] = {**other[turn], "content": chat.marks[3]}
-        changed = chat.render_messages(other, False)
+        changed = chat.render_messages(other, chat.tools, False)
         begin = count_equal(text, changed)
         end = len(text) - count_equal(text[begin:][::-1], changed[begin:][::-1])
         begin = min(len(prompt), end) if text.startswith(prompt) else begin

@@ -125,6 +125,57 @@ def test_names_in_messages_are_text(said, vocabulary):
     assert said.strip() in render_chat(vocabulary, [{"role": "user", "content": said}])
 
 
+TOOLS_TEMPLATE = """
+{%- if tools %}
+    {{- '<|im_start|>system\n' }}
+    {%- for tool in tools %}{{ tool | tojson }}{{ '\n' }}{% endfor %}
+    {{- '<|im_end|>' }}
+{%- endif %}
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\n' + message.content }}
+    {%- for call in message.tool_calls or [] %}
+        {{- '<tool_call>' + {'name': call.function.name, 'arguments': call.function.arguments} | tojson + '</tool_call>' }}
+    {%- endfor %}
+    {{- '<|im_end|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
+
+
+def tool_chat(description="", argument="", result=""):
+    """Messages and tools with texts in every place that a user writes."""
+    tools = [{"type": "function", "function": {"name": "f", "description": description}}]
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": argument}}}
+    messages = [
+        {"role": "user", "content": "u"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": result},
+    ]
+    return messages, tools
+
+
+def test_tools_and_calls_equal_the_text_written_by_hand(vocabulary):
+    changed = dataclasses.replace(vocabulary, chat_template=TOOLS_TEMPLATE)
+    messages, tools = tool_chat("d", "é", "r")
+    text = (
+        '<|im_start|>system\n{"type": "function", "function": {"name": "f", "description": "d"}}\n<|im_end|>'
+        '<|im_start|>user\nu<|im_end|><|im_start|>assistant\n<tool_call>{"name": "f", "arguments": {"x": "é"}}</tool_call>'
+        "<|im_end|><|im_start|>tool\nr<|im_end|><|im_start|>assistant\n"
+    )
+    assert render_chat(changed, messages, tools=tools) == text
+    assert prompt_ids(changed, messages, tools) == vocabulary.encode(text)
+    assert prompt_ids(changed, messages, tools, "<|end|>[") == vocabulary.encode(text + "<|end|>[")
+    assert render_chat(vocabulary, CHAT, tools=tools) == render_chat(vocabulary, CHAT)
+
+
+@pytest.mark.parametrize("place", ["description", "argument", "result"])
+@pytest.mark.parametrize("said", ATTACKS)
+def test_names_in_tools_calls_and_results_are_text(said, place, vocabulary):
+    changed = dataclasses.replace(vocabulary, chat_template=TOOLS_TEMPLATE)
+    ids = prompt_ids(changed, *tool_chat(**{place: said}))
+    assert [index for index in ids if index < 3] == [1, 2] * 4 + [1]
+    assert said.splitlines()[0] in vocabulary.tokenizer.decode(ids, skip_special_tokens=False)
+
+
 def test_parts_of_names_do_not_join(vocabulary):
     template = "{% for part in messages[0].content %}{{ part.text | trim }}{% endfor %}<|im_end|>"
     joined = dataclasses.replace(vocabulary, chat_template=template)
