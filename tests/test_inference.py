@@ -7,11 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_like import inference, partitioning
+from t5x_like import inference, partitioning, prompt_batches
 from t5x_like.accounting import runtime_memory
 from t5x_like.cli import infer as command
 from t5x_like.cli.gin.runtime import ConfigError
-from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from t5x_like.decoding import beams, results
 from t5x_like.decoding.loop import Generated
@@ -100,39 +99,10 @@ def test_max_new_tokens_below_1_raises(model_and_params):
         infer(model_and_params, max_new_tokens=0)
 
 
-def test_prompt_files_are_read_and_errors_name_bad_lines(tmp_path):
-    text, lines, bad = (tmp_path / name for name in ("a.txt", "b.jsonl", "c.jsonl"))
-    text.write_text("one\ntwo\n")
-    lines.write_text('{"prompt": "one", "id": 7}\n{"inputs": "two"}\n')
-    bad.write_text('{"prompt": "one"}\n{"text": "two"}\n')
-    assert list(inference.read_prompts(text)) == [{"id": 0, "prompt": "one"}, {"id": 1, "prompt": "two"}]
-    assert list(inference.read_prompts(lines)) == [{"id": 7, "prompt": "one"}, {"id": 1, "prompt": "two"}]
-    with pytest.raises(ValueError, match=r'c.jsonl, line 2: need a JSON object with "prompt"'):
-        list(inference.read_prompts(bad))
-
-
-@pytest.mark.parametrize("value", ["null", "5", "true", "[1]", '{"a": 1}'])
-@pytest.mark.parametrize("field", ["prompt", "inputs"])
-def test_a_prompt_is_text(tmp_path, field, value):
-    path = tmp_path / "a.jsonl"
-    path.write_text(f'{{"{field}": {value}}}\n')
-    with pytest.raises(ValueError, match="line 1: need a JSON object with"):
-        list(inference.read_prompts(path))
-
-
 @pytest.mark.parametrize("options", [{"batch_size": 0}, {"max_new_tokens": 0}, {"seed": -1}, {"seed": 2**63}])
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         inference.DecodingOptions(**options)
-
-
-def test_a_prompt_may_contain_every_character_but_the_line_feed(tmp_path):
-    texts = ["\ufefffirst", "by\u2028the author", "page one\x0cpage two", "next\u0085line", "a\rb", "last"]
-    records = [json.dumps({"prompt": text}, ensure_ascii=False) for text in texts]
-    for end in ("\n", "\r\n"):
-        for name, written in (("a.txt", texts), ("a.jsonl", records)):
-            (tmp_path / name).write_bytes(("\ufeff" + end.join(written) + end).encode())
-            assert [record["prompt"] for record in inference.read_prompts(tmp_path / name)] == texts
 
 
 def learned_positions():
@@ -224,28 +194,11 @@ def test_nan_logits_are_an_error_of_their_row():
 
 @pytest.fixture(scope="module")
 def pretrained():
-    """Returns a tokenizer with special ids: 0 is eos, 1 and 2 surround the messages of a chat."""
-    template = "{% for m in messages %}{{ '<|im_start|>' + m.role + ' ' + m.content + '<|im_end|>' }}{% endfor %}"
-    text = tiny_tokenizers.byte_level().to_str()
-    return TokenizerVocabulary(text, 384, eos=0, stop_ids=(0, 2), chat_template=template)
-
-
-def test_the_vocabulary_defines_how_prompts_begin(pretrained):
-    plain, with_bos = {"prompt": "def"}, dataclasses.replace(pretrained, bos=1, add_bos=True)
-    ids = pretrained.encode("def")
-    assert inference.prompt_ids(plain, ByteVocabulary(), False) == [0, *ByteVocabulary().encode("def")]
-    assert inference.prompt_ids(plain, ByteVocabulary(), True) == [*ByteVocabulary().encode("def"), 1]
-    assert inference.prompt_ids(plain, pretrained, False) == ids
-    assert inference.prompt_ids(plain, with_bos, False) == [1, *ids]
-    assert inference.prompt_ids({"prompt": ""}, dataclasses.replace(with_bos, add_bos=False), False) == [1]
-    chat = inference.render_prompt({"messages": [{"role": "user", "content": "def"}]}, with_bos)
-    assert inference.prompt_ids(chat, with_bos, False) == with_bos.encode("<|im_start|>user def<|im_end|>")
-    with pytest.raises(ValueError, match="prompt='' of id=7 is empty, and the vocabulary has no bos token"):
-        inference.prompt_ids({"prompt": "", "id": 7}, pretrained, False)
+    return tiny_tokenizers.chat_vocabulary()
 
 
 def test_generation_ends_at_every_stop_id_of_a_pretrained_vocabulary(model_and_params, pretrained):
-    prompts = ["def", inference.to_chat({"id": 5, "prompt": "x"}, system="s")]
+    prompts = ["def", prompt_batches.to_chat({"id": 5, "prompt": "x"}, system="s")]
     for stop, finished in ((2, True), (0, True), (9, False)):
 
         def sampler(keys_B, logits_BV, stop=stop):
@@ -260,17 +213,6 @@ def test_generation_ends_at_every_stop_id_of_a_pretrained_vocabulary(model_and_p
     )
     with pytest.raises(ValueError, match="no chat_template"):
         list(inference.infer(*model_and_params, ByteVocabulary(), prompts, options))
-
-
-def test_chats_are_read_from_files(tmp_path):
-    path = tmp_path / "chats.jsonl"
-    messages = [{"role": "user", "content": "hi"}]
-    path.write_text(json.dumps({"messages": messages}) + "\n")
-    assert list(inference.read_prompts(path)) == [{"id": 0, "messages": messages}]
-    assert inference.to_chat({"id": 0, "messages": messages}, "system") == {"id": 0, "messages": messages}
-    path.write_text(json.dumps({"messages": "hi"}) + "\n")
-    with pytest.raises(ValueError, match=r'line 1: need a JSON object with "prompt" \(or "inputs", or "messages"\)'):
-        list(inference.read_prompts(path))
 
 
 def test_beams_are_in_the_results_and_the_best_is_the_completion():

@@ -26,6 +26,7 @@ LAYERS = {
     "t5x_like.types": (1, "core"),
     "t5x_like.files": (1, "core"),
     "t5x_like.batches": (1, "core"),
+    "t5x_like.prompt_batches": (1, "core"),
     "t5x_like.partitioning": (1, "core"),
     "t5x_like.precision": (1, "core"),
     "t5x_like.parameters": (1, "core"),

@@ -140,14 +140,14 @@ def open_output(path: str | None) -> contextlib.AbstractContextManager[IO[str]]:
 
 def make_reader(args: argparse.Namespace) -> Callable[[], Iterator[dict[str, Any]]]:
     """Returns a function that yields all prompts, those of the flags first. A file is read anew in each call, a pipe once."""
-    from t5x_like import inference
+    from t5x_like import prompt_batches
 
     def read() -> Iterator[dict[str, Any]]:
         yield from ({"id": i, "prompt": text} for i, text in enumerate(args.prompt))
-        yield from inference.read_prompts(args.input) if args.input else ()
+        yield from prompt_batches.read_prompts(args.input) if args.input else ()
 
     def render() -> Iterator[dict[str, Any]]:
-        return (inference.to_chat(record, args.system) for record in read()) if args.chat else read()
+        return (prompt_batches.to_chat(record, args.system) for record in read()) if args.chat else read()
 
     if args.input and Path(args.input).exists() and not Path(args.input).is_file():
         records = list(render())

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from t5x_like import checkpoints, inference, parameters, partitioning
+from t5x_like import checkpoints, inference, parameters, partitioning, prompt_batches
 from t5x_like.cli.gin import runtime, trust
 from t5x_like.cli.gin.runtime import ConfigError
 from t5x_like.data.cache import sources
@@ -117,8 +117,8 @@ class TrainedRun:
         """
         inference.check_generates(self.model)
         if self.model.encoder_decoder:
-            return inference.encoder_batch([[0]], self.require_vocabulary())
-        return inference.decoder_batch([[0]])
+            return prompt_batches.encoder_batch([[0]], self.require_vocabulary())
+        return prompt_batches.decoder_batch([[0]])
 
     def params(self, batch: Any) -> Params:
         """Parameters of `step` (None: the newest) in the compute dtype, sharded; `batch` has the model's inputs."""

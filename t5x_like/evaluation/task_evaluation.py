@@ -19,6 +19,7 @@ from t5x_like.decoding.sampling import Greedy
 from t5x_like.evaluation.examples import Continuation, Question, read_questions
 from t5x_like.evaluation.task_metrics import Answer, TaskMetrics
 from t5x_like.objectives.tokens import token_logps, token_sums
+from t5x_like.prompt_batches import BUCKET, pad_rows, round_up
 from t5x_like.types import Model, Params, Sampler
 
 
@@ -118,7 +119,7 @@ class TaskEvaluator:
         """Generates the samples of every question: token ids by question and sample."""
         samples = range(self.evaluation.num_samples)
         jobs = [(question, sample) for question in self.questions for sample in samples]
-        length = inference.round_up(max(len(question.context) for question in self.questions), inference.BUCKET)
+        length = round_up(max(len(question.context) for question in self.questions), BUCKET)
         ids: list[tuple[int, ...]] = []
         damaged = 0
         for chunk in split_chunks(jobs, self.decode.size):
@@ -142,15 +143,15 @@ class TaskEvaluator:
         contexts = [question.context for question in questions]
         if self.seq2seq:
             start = [[vocabularies.start_id(self.vocabulary)]] * len(questions)
-            return inference.pad_rows(contexts, length, "encoder") | inference.pad_rows(start, 1, "decoder")
-        return self.add_prefix(inference.pad_rows(contexts, length, "decoder"), questions)
+            return pad_rows(contexts, length, "encoder") | pad_rows(start, 1, "decoder")
+        return self.add_prefix(pad_rows(contexts, length, "decoder"), questions)
 
     def log_likelihoods(self, params: Params) -> list[tuple[float, ...]]:
         """The log-likelihoods (nats) of the continuations of every question."""
         jobs = [(question, continuation) for question in self.questions for continuation in question.continuations]
         sizes = [(len(question.context), len(continuation.ids)) for question, continuation in jobs]
         lengths = [max(side) for side in zip(*sizes, strict=True)] if self.seq2seq else [max(map(sum, sizes))]
-        lengths = [inference.round_up(length, inference.BUCKET) for length in lengths]
+        lengths = [round_up(length, BUCKET) for length in lengths]
         scores = [
             float(value)
             for chunk in split_chunks(jobs, self.score.size)
@@ -166,7 +167,7 @@ class TaskEvaluator:
         """A batch of contexts and continuations, with loss weight 1 on the continuations."""
         if self.seq2seq:
             start = vocabularies.start_id(self.vocabulary)
-            batch = inference.pad_rows([question.context for question, _ in pairs], lengths[0], "encoder")
+            batch = pad_rows([question.context for question, _ in pairs], lengths[0], "encoder")
             return batch | target_batch([((start,), continuation.ids) for _, continuation in pairs], lengths[1])
         rows = [(question.context, continuation.ids) for question, continuation in pairs]
         return self.add_prefix(target_batch(rows, *lengths), [question for question, _ in pairs])
@@ -183,8 +184,8 @@ class TaskEvaluator:
 def target_batch(rows: Sequence[tuple[Sequence[int], Sequence[int]]], length: int) -> dict[str, np.ndarray]:
     """The decoder's training arrays [B, length] of (context, continuation) pairs of ids."""
     # A row with an empty continuation keeps its last token as input, so that attention has one token to attend to.
-    batch = inference.pad_rows([[*context, *ids[:-1]] for context, ids in rows], length, "decoder")
-    shifted = inference.pad_rows([[*context[1:], *ids] for context, ids in rows], length, "decoder")
+    batch = pad_rows([[*context, *ids[:-1]] for context, ids in rows], length, "decoder")
+    shifted = pad_rows([[*context[1:], *ids] for context, ids in rows], length, "decoder")
     context_B1, size_B1 = (np.array([len(row[side]) for row in rows])[:, None] for side in (0, 1))
     column_L = np.arange(length)
     weighted_BL = (column_L >= context_B1 - 1) & (column_L < context_B1 - 1 + size_B1)
@@ -201,7 +202,7 @@ def make_score_fn(model: Model) -> Callable[[Params, Mapping[str, Any]], jax.Arr
         def log_prob(logits_BLV: jax.Array, targets_BL: jax.Array) -> dict[str, jax.Array]:
             return {"log_prob": token_logps(logits_BLV, targets_BL)[0]}
 
-        sums, _ = token_sums(model.apply, params, batch, None, "decoder", log_prob, inference.BUCKET)
+        sums, _ = token_sums(model.apply, params, batch, None, "decoder", log_prob, BUCKET)
         return sums["log_prob"]
 
     return score

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_like import inference
+from t5x_like import prompt_batches
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from t5x_like.decoding.loop import generate
 from t5x_like.decoding.processors import ForcedTokens, FrequencyPenalty, MinNewTokens, NoRepeatNGram
@@ -28,7 +28,7 @@ NEW = 6
 
 
 def decode(model, params, prompts, sampler=Greedy(), new=NEW, prefix=False, seed=0, numbers=None, processors=()):
-    batch = inference.decoder_batch([[0, *prompt] for prompt in prompts], prefix)
+    batch = prompt_batches.decoder_batch([[0, *prompt] for prompt in prompts], prefix)
     batch = {name: x[:, : 1 + max(map(len, prompts))] for name, x in batch.items()}  # the minimal length
     return run(model, params, batch, len(prompts), sampler, new, seed, numbers, processors)
 
@@ -50,7 +50,7 @@ def generate_without_cache(
     tokens, log_probs = [0, *prompt], []
     forward = jax.jit(lambda b: model.apply({"params": params}, b))
     for _ in range(new):
-        padded = inference.pad_rows([tokens], 1 + len(prompt) + new, "decoder")  # one shape, compiled once
+        padded = prompt_batches.pad_rows([tokens], 1 + len(prompt) + new, "decoder")  # one shape, compiled once
         if prefix:
             padded["decoder_prefix"] = (np.arange(padded["decoder_positions"].shape[1]) <= len(prompt))[None].astype(
                 np.int32
@@ -93,9 +93,11 @@ def test_experts_and_prefixes_match_generation_without_a_cache():
 def test_encoder_decoders_match_generation_without_a_cache():
     model = tiny.encoder_decoder(position=None)
     params = tiny.init(model, tiny.batch(sides=("encoder", "decoder")))
-    generated = run(model, params, inference.encoder_batch(PROMPTS, VOCABULARY), 3, Greedy(), NEW)
+    generated = run(model, params, prompt_batches.encoder_batch(PROMPTS, VOCABULARY), 3, Greedy(), NEW)
     for row, prompt in enumerate(PROMPTS):
-        encoder = {k: x for k, x in inference.encoder_batch([prompt], VOCABULARY).items() if k.startswith("encoder")}
+        encoder = {
+            k: x for k, x in prompt_batches.encoder_batch([prompt], VOCABULARY).items() if k.startswith("encoder")
+        }
         check(generated, row, generate_without_cache(model, params, [], encoder=encoder))
 
 
@@ -131,7 +133,7 @@ def test_a_row_ends_at_any_of_the_stop_ids():
     def sampler(keys_B, logits_BV):
         return jnp.array([9, 1, 7], jnp.int32)
 
-    batch = inference.decoder_batch([[0, *prompt] for prompt in PROMPTS])
+    batch = prompt_batches.decoder_batch([[0, *prompt] for prompt in PROMPTS])
     keys = jax.random.split(jax.random.PRNGKey(0), 3)
     ends = {
         stops: generate(model, params, batch, keys, sampler, 3, stops).lengths_B.tolist()
@@ -169,10 +171,12 @@ def test_processors_read_the_prompt_and_the_generated_tokens_of_their_row(prompt
 def test_processors_of_encoder_decoders_read_the_decoder_alone():
     model = tiny.encoder_decoder(position=None)
     params = tiny.init(model, tiny.batch(sides=("encoder", "decoder")))
-    batch = inference.encoder_batch(PROMPTS, VOCABULARY)
+    batch = prompt_batches.encoder_batch(PROMPTS, VOCABULARY)
     generated = run(model, params, batch, 3, Greedy(), NEW, processors=PROCESSORS)
     for row, prompt in enumerate(PROMPTS):
-        encoder = {k: x for k, x in inference.encoder_batch([prompt], VOCABULARY).items() if k.startswith("encoder")}
+        encoder = {
+            k: x for k, x in prompt_batches.encoder_batch([prompt], VOCABULARY).items() if k.startswith("encoder")
+        }
         check(generated, row, generate_without_cache(model, params, [], encoder=encoder, process=no_repeats))
 
 
@@ -195,9 +199,9 @@ def test_a_processor_may_end_a_row_and_the_others_continue():
 @pytest.mark.parametrize("make", [tiny.decoder, tiny.encoder_decoder])
 def test_samples_of_a_prompt_are_those_of_its_copies(make):
     model = make(scan=True)
-    batch = inference.decoder_batch(PROMPTS)
+    batch = prompt_batches.decoder_batch(PROMPTS)
     if model.encoder_decoder:
-        batch = inference.encoder_batch(PROMPTS, VOCABULARY)
+        batch = prompt_batches.encoder_batch(PROMPTS, VOCABULARY)
     params = tiny.init(model, batch)
     keys = jax.random.split(jax.random.PRNGKey(3), 3)
     draw = lambda batch, keys, samples: jax.jit(  # noqa: E731

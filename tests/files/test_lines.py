@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 
-from t5x_like import inference
+from t5x_like import prompt_batches
 from t5x_like.files import lines
 
 # Every character at which str.splitlines or text mode splits, besides the line feed.
@@ -45,7 +45,7 @@ def test_invalid_utf8_names_file_and_line(tmp_path):
 def test_a_file_is_never_held_as_a_whole(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"a prompt of some words\n" * 200_000)
     tracemalloc.start()
-    count = sum(1 for _ in inference.read_prompts(tmp_path / "a.txt"))
+    count = sum(1 for _ in prompt_batches.read_prompts(tmp_path / "a.txt"))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count == 200_000 and peak < 500_000

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t5x_like import inference
+from t5x_like import prompt_batches
 from t5x_like.cleaning import reading
 from t5x_like.cleaning.steps import Dropped
 from t5x_like.scaling.laws import table
@@ -65,7 +65,7 @@ def test_intact_lines_are_never_lost(folder, content):
 @given(content=mutations.bytes_like(PROMPTS))
 def test_prompts_are_read_or_refused(folder, content):
     path = write(folder / "p.jsonl", content)
-    prompts = mutations.outcome(lambda: list(inference.read_prompts(path)))
+    prompts = mutations.outcome(lambda: list(prompt_batches.read_prompts(path)))
     if not isinstance(prompts, Exception):
         assert all(isinstance(prompt.get("prompt", ""), str) for prompt in prompts)
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_like import hf, inference, partitioning
+from t5x_like import hf, inference, partitioning, prompt_batches
 from t5x_like.data.tokenizers import folder as tokenizer_folder
 from t5x_like.data.tokenizers import gguf as gguf_tokenizer
 from t5x_like.decoding.sampling import Greedy
@@ -32,8 +32,8 @@ def test_smollm2_gives_the_reference_chats():
     model, params = gguf.load(path, mesh)
     vocabulary = gguf_tokenizer.from_gguf(gguf.read_metadata(gguf.open_file(path)))
     questions = enumerate(EXPECTED["questions"])
-    chats = [inference.to_chat({"id": i, "prompt": question}) for i, question in questions]
-    prompts = [inference.render_prompt(chat, vocabulary)["prompt"] for chat in chats]
+    chats = [prompt_batches.to_chat({"id": i, "prompt": question}) for i, question in questions]
+    prompts = [prompt_batches.render_prompt(chat, vocabulary)["prompt"] for chat in chats]
     assert [vocabulary.encode(prompt) for prompt in prompts] == EXPECTED["prompts"]
     options = inference.DecodingOptions(Greedy(), 48, batch_size=3)
     outputs = inference.infer(model, params, vocabulary, chats, options, mesh)

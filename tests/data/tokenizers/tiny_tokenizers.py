@@ -4,6 +4,7 @@ import io
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from tests import tiny_cache
 
 TEXTS = [*tiny_cache.documents(40), "Naïve café 12 345!", "日本 🙂 x = {1: 2}\n\tpass\n", "the quick brown fox's tail"]
@@ -35,6 +36,13 @@ def byte_level(special=("<|end|>", "<|im_start|>", "<|im_end|>"), bos=None) -> T
             single=[bos, "$A"], special_tokens=[(bos, tokenizer.token_to_id(bos))]
         )
     return tokenizer
+
+
+def chat_vocabulary() -> TokenizerVocabulary:
+    """A tokenizer with special ids: 0 is eos, 1 and 2 surround the messages of a chat."""
+    template = "{% for m in messages %}{{ '<|im_start|>' + m.role + ' ' + m.content + '<|im_end|>' }}{% endfor %}"
+    text = byte_level().to_str()
+    return TokenizerVocabulary(text, 384, eos=0, stop_ids=(0, 2), chat_template=template)
 
 
 def wordpiece() -> Tokenizer:
