@@ -28,6 +28,8 @@ CLEANING = ["py3langid>=0.3", *FILES]  # language identification
 REMOTE = ["fsspec[http]>=2024.2"]
 # Needs a separate environment: see requirements-beam.txt.
 BEAM = ["apache-beam>=2.77,<2.78", "google-crc32c>=1.6"]
+# Decoding under a JSON schema, a regular expression or a grammar.
+GRAMMARS = ["llguidance>=1.9"]
 # Reads checkpoints of llama.cpp.
 GGUF = ["gguf>=0.17"]
 
@@ -56,6 +58,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10"],
         "gpu": ["jax[cuda13]>=0.10"],
         "gguf": GGUF,
+        "grammars": GRAMMARS,
         "metrics": METRICS,
         "remote": REMOTE,
         "beam": BEAM,
@@ -73,6 +76,8 @@ setup(
             "mypy==2.4.1",
             *NOTEBOOKS,
             *GGUF,
+            *GRAMMARS,
+            "jsonschema>=4",
             *METRICS,
             *REMOTE,
             *CLEANING,

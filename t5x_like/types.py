@@ -92,6 +92,7 @@ class Vocabulary(Protocol):
       stop_ids: ids that end generation; `eos` is the first of them.
       first_sentinel: sentinel i is `first_sentinel - i`, for i < `extra_ids`.
       control_ids: {name: id} of the tokens that `encode` reads from a text: ends of sequences and turns, sentinels, ...
+      token_bytes: bytes of text that each id stands for; none for special ids. A token may be a part of a character.
       bytes_per_token_V: UTF-8 bytes of text that each id stands for, int32 [V]; 0 for special ids.
       fingerprint: equal for vocabularies that give equal ids.
     """
@@ -122,6 +123,8 @@ class Vocabulary(Protocol):
     def fingerprint(self) -> str: ...
     @property
     def control_ids(self) -> Mapping[str, int]: ...
+    @property
+    def token_bytes(self) -> Sequence[bytes]: ...
     @property
     def bytes_per_token_V(self) -> np.ndarray: ...
 

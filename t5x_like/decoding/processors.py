@@ -203,6 +203,13 @@ class LogitBias:
         return logits_BV + bias_V
 
 
+def apply_mask(logits_BV: jax.Array, mask_BW: jax.Array) -> jax.Array:
+    """Excludes the ids whose bit is 0 in a mask of uint32 words: bit b of word w is id 32 w + b (see `grammars.Matcher`)."""
+    ids_V = jnp.arange(logits_BV.shape[1])
+    bits_BV = mask_BW[:, ids_V // 32] >> (ids_V % 32).astype(jnp.uint32) & 1
+    return jnp.where(bits_BV == 1, logits_BV, -jnp.inf)
+
+
 def check_penalty(name: str, penalty: float) -> None:
     """Raises ValueError if a penalty is negative or not finite."""
     if not 0 <= penalty < math.inf:

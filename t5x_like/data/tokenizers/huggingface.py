@@ -96,9 +96,14 @@ class TokenizerVocabulary:
         return f"tokenizer/{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
     @functools.cached_property
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of text of each id, without text that the tokenizer drops (WordPiece's spaces)."""
+        return token_bytes(self.tokenizer, json.loads(self.json), self.vocab_size)
+
+    @functools.cached_property
     def bytes_per_token_V(self) -> np.ndarray:
         """UTF-8 bytes of text of each id, int32 [V]; text that a tokenizer drops (WordPiece's spaces) is not counted."""
-        return token_bytes(self.tokenizer, json.loads(self.json), self.vocab_size)
+        return vocabularies.sizes(self.token_bytes)
 
     @functools.cached_property
     def control_ids(self) -> dict[str, int]:
@@ -226,34 +231,34 @@ def component_types(component: dict | None, inner: str) -> set[str]:
     return {component["type"]}.union(*(component_types(nested, inner) for nested in component.get(inner, ())))
 
 
-def token_bytes(tokenizer: Tokenizer, content: dict, vocab_size: int) -> np.ndarray:
-    """UTF-8 bytes of text of each id, int32 [vocab_size]; 0 for special tokens. `content` is that of tokenizer.json."""
+def token_bytes(tokenizer: Tokenizer, content: dict, vocab_size: int) -> list[bytes]:
+    """The bytes of text of each id; none for special tokens. `content` is that of tokenizer.json."""
     model, types = content["model"], component_types(content.get("decoder"), "decoders")
     types |= component_types(content.get("pre_tokenizer"), "pretokenizers")
-    alphabet = byte_alphabet() if "ByteLevel" in types else frozenset()
+    alphabet = byte_alphabet() if "ByteLevel" in types else {}
     prefix = model.get("continuing_subword_prefix") or ""
     suffix = model.get("end_of_word_suffix") or ""
 
-    def size_of(token: str) -> int:
+    def bytes_of(token: str) -> bytes:
         if model.get("byte_fallback") and BYTE_PIECE.fullmatch(token):
-            return 1
-        if alphabet.issuperset(token) and alphabet:
-            return len(token)
+            return bytes([int(token[3:5], 16)])
+        if alphabet and alphabet.keys() >= set(token):
+            return bytes(alphabet[character] for character in token)
         text = token.removeprefix(prefix)
         text = text.removesuffix(suffix) + " " if suffix and text.endswith(suffix) else text
-        return len(text.replace(vocabularies.SPACE_MARK, " ").encode())
+        return text.replace(vocabularies.SPACE_MARK, " ").encode()
 
-    sizes = np.zeros(vocab_size, np.int32)
+    texts = [b""] * vocab_size
     for token, index in tokenizer.get_vocab(with_added_tokens=False).items():
-        sizes[index] = size_of(token)
+        texts[index] = bytes_of(token)
     for index, added in tokenizer.get_added_tokens_decoder().items():
-        sizes[index] = 0 if added.special else len(added.content.encode())
-    return sizes
+        texts[index] = b"" if added.special else added.content.encode()
+    return texts
 
 
 @functools.cache
-def byte_alphabet() -> frozenset[str]:
-    """The 256 characters that represent bytes in byte-level tokens."""
-    from tokenizers import pre_tokenizers
-
-    return frozenset(pre_tokenizers.ByteLevel.alphabet())
+def byte_alphabet() -> dict[str, int]:
+    """{character: byte} of byte-level tokens (GPT-2): itself for printable Latin-1, the others follow from U+0100."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}

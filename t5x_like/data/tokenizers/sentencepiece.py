@@ -125,10 +125,15 @@ class SentencePieceModel:
         return f"sentencepiece_model/{digest[:16]}"
 
     @functools.cached_property
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of text of each id."""
+        unused = {i for i in range(self.processor.vocab_size()) if self.processor.is_unused(i)}
+        return vocabularies.piece_bytes(self.processor, self.vocab_size, self.special_ids | unused)
+
+    @functools.cached_property
     def bytes_per_token_V(self) -> np.ndarray:
         """UTF-8 bytes of text of each id, int32 [V]."""
-        unused = {i for i in range(self.processor.vocab_size()) if self.processor.is_unused(i)}
-        return vocabularies.bytes_per_piece(self.processor, self.vocab_size, self.special_ids | unused)
+        return vocabularies.sizes(self.token_bytes)
 
     @functools.cached_property
     def control_ids(self) -> dict[str, int]:

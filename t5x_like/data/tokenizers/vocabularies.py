@@ -129,15 +129,21 @@ def textless_pieces(processor: SentencePieceProcessor) -> set[int]:
     return {i for i in range(processor.vocab_size()) if processor.is_control(i) or processor.is_unknown(i)}
 
 
-def bytes_per_piece(processor: SentencePieceProcessor, vocab_size: int, textless: Container[int]) -> np.ndarray:
-    """UTF-8 bytes of text of each id of a SentencePiece model, int32 [vocab_size]; 0 for ids in `textless`."""
-    sizes = np.zeros(vocab_size, np.int32)
+def piece_bytes(processor: SentencePieceProcessor, vocab_size: int, textless: Container[int]) -> list[bytes]:
+    """The bytes of text of each id of a SentencePiece model; none for ids in `textless` and above the pieces."""
+    texts = [b""] * vocab_size
     for i in range(processor.vocab_size()):
+        piece = processor.id_to_piece(i)
         if processor.is_byte(i):
-            sizes[i] = 1
+            texts[i] = bytes([int(piece[3:5], 16)])  # <0x0A>
         elif i not in textless:
-            sizes[i] = len(processor.id_to_piece(i).replace(SPACE_MARK, " ").encode("utf-8"))
-    return sizes
+            texts[i] = piece.replace(SPACE_MARK, " ").encode("utf-8")
+    return texts
+
+
+def sizes(texts: Sequence[bytes]) -> np.ndarray:
+    """The number of bytes of each text, int32 [V]."""
+    return np.array([len(text) for text in texts], np.int32)
 
 
 class T5Ids:
@@ -185,10 +191,14 @@ class ByteVocabulary(T5Ids):
         return f"bytes/{self.extra_ids}" + ("" if self.sentinel is None else f"/{self.sentinel}")
 
     @functools.cached_property
+    def token_bytes(self) -> list[bytes]:
+        """The byte of each id, none for other ids."""
+        return [b""] * 3 + [bytes([byte]) for byte in range(256)] + [b""] * self.extra_ids
+
+    @functools.cached_property
     def bytes_per_token_V(self) -> np.ndarray:
         """1 for bytes, 0 for other ids."""
-        ids = np.arange(self.vocab_size)
-        return ((ids >= 3) & (ids < FIRST_EXTRA)).astype(np.int32)
+        return sizes(self.token_bytes)
 
     @functools.cached_property
     def control_ids(self) -> dict[str, int]:
@@ -270,9 +280,14 @@ class SentencePieceVocabulary(T5Ids):
         return f"sentencepiece/{hashlib.sha256(self.model).hexdigest()[:16]}/{self.extra_ids}"
 
     @functools.cached_property
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of text of each id."""
+        return piece_bytes(self.processor, self.vocab_size, textless_pieces(self.processor))
+
+    @functools.cached_property
     def bytes_per_token_V(self) -> np.ndarray:
         """UTF-8 bytes of text of each id, int32 [V]."""
-        return bytes_per_piece(self.processor, self.vocab_size, textless_pieces(self.processor))
+        return sizes(self.token_bytes)
 
     @functools.cached_property
     def space_mark_ids(self) -> list[int]:

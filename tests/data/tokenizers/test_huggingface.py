@@ -100,7 +100,8 @@ def test_bytes_are_restored_and_counted(trained, tmp_path):
     for text in (text for text in TEXTS + VARIED if "<|" not in text):
         ids = vocabulary.encode(text)
         assert vocabulary.decode(ids) == text
-        assert vocabulary.bytes_per_token_V[ids].sum() == len(text.encode())
+        assert b"".join(vocabulary.token_bytes[i] for i in ids) == text.encode()
+    assert vocabulary.bytes_per_token_V.tolist() == [len(text) for text in vocabulary.token_bytes]
     special = vocabulary.encode("<|im_start|><|end|>")
     assert len(special) == 2 and not vocabulary.bytes_per_token_V[special].any()
     assert not set(special) & set(vocabularies.text_ids(vocabulary).tolist())
@@ -108,7 +109,8 @@ def test_bytes_are_restored_and_counted(trained, tmp_path):
 
 def test_bytes_of_the_other_kinds(trained, tmp_path):
     words, pieces = (read_folder(folder_of(tmp_path / k, trained[k])) for k in ("wordpiece", "unigram"))
-    assert words.bytes_per_token_V[words.encode("return while")].sum() == len("returnwhile")
+    assert b"".join(words.token_bytes[i] for i in words.encode("return while")) == b"returnwhile"
+    assert b"".join(pieces.token_bytes[i] for i in pieces.encode("return while")) == b" return while"
     assert pieces.bytes_per_token_V[pieces.encode("return while")].sum() == len(" return while")
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import sentencepiece
 
@@ -43,6 +44,18 @@ def test_ids_are_the_librarys_after_saving_and_exporting(folder, model, tmp_path
             assert vocabulary.decode(library.encode(text)) == library.decode(
                 [i for i in library.encode(text) if i != read.unk]
             )
+
+
+def test_token_bytes_are_those_of_the_text_after_a_space(folder, kind, model):
+    rng = np.random.default_rng(0)
+    alphabet = list("aeinst ") + (list("\n\té日🙂") if kind == "llama" else [])
+    vocabularies_of_kind = [read_folder(folder)] + [vocabularies.SentencePieceVocabulary(model)] * (kind == "t5")
+    for vocabulary in vocabularies_of_kind:
+        for text in ["".join(rng.choice(alphabet, rng.integers(1, 30))) for _ in range(100)]:
+            ids = vocabulary.encode(text, literal=True)
+            assert b"".join(vocabulary.token_bytes[i] for i in ids) == b" " + text.encode()
+        assert vocabulary.bytes_per_token_V.tolist() == [len(text) for text in vocabulary.token_bytes]
+        assert not any(vocabulary.token_bytes[i] for i in (vocabulary.eos, vocabulary.unk))
 
 
 def test_special_ids(folder, kind, model):

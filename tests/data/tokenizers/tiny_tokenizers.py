@@ -77,7 +77,7 @@ def unigram() -> Tokenizer:
     return tokenizer
 
 
-def sentencepiece_file(kind: str) -> bytes:
+def sentencepiece_file(kind: str, remove_extra_whitespaces: bool = False) -> bytes:
     """A SentencePiece model with the special ids of "t5" or "llama"."""
     import sentencepiece
 
@@ -91,7 +91,7 @@ def sentencepiece_file(kind: str) -> bytes:
         model_writer=model,
         vocab_size=420 if kind == "llama" else 120,
         normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
+        remove_extra_whitespaces=remove_extra_whitespaces,
         hard_vocab_limit=False,
         num_threads=1,
         minloglevel=2,
