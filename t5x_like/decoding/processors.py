@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from t5x_like.decoding.sampling import Number, check_all, per_row
+
 
 @struct.dataclass
 class History:
@@ -63,45 +65,57 @@ def from_prompts(batch: Mapping[str, jax.Array], max_new_tokens: int, stop_ids: 
 
 @dataclasses.dataclass(frozen=True)
 class RepetitionPenalty:
-    """Divides positive logits of tokens in the history by `penalty`, multiplies negative ones (CTRL, Keskar et al. 2019)."""
+    """Divides positive logits of tokens in the history by `penalty`, multiplies negative ones (CTRL, Keskar et al. 2019).
 
-    penalty: float
+    The penalty is a number, or one per row [B].
+    """
+
+    penalty: Number
 
     def __post_init__(self) -> None:
-        if not 0 < self.penalty < math.inf:
-            raise ValueError(f"RepetitionPenalty.penalty={self.penalty} must be positive and finite; 1 changes nothing")
+        need = "must be positive and finite; 1 changes nothing"
+        check_all("RepetitionPenalty.penalty", self.penalty, lambda x: (x > 0) & np.isfinite(x), need)
 
     def __call__(self, logits_BV: jax.Array, history: History) -> jax.Array:
         index_T = jnp.arange(history.tokens_BT.shape[1])
         counts_BV = count(history.tokens_BT, index_T < history.length_B[:, None], logits_BV.shape[1])
-        penalized_BV = jnp.where(logits_BV < 0, logits_BV * self.penalty, logits_BV / self.penalty)
+        penalty = per_row(self.penalty, len(logits_BV), "RepetitionPenalty.penalty")
+        penalized_BV = jnp.where(logits_BV < 0, logits_BV * penalty, logits_BV / penalty)
         return jnp.where(counts_BV > 0, penalized_BV, logits_BV)
 
 
 @dataclasses.dataclass(frozen=True)
 class FrequencyPenalty:
-    """Subtracts `penalty` from a token's logit for each time it was generated, as OpenAI's frequency_penalty does."""
+    """Subtracts `penalty` from a token's logit for each time it was generated, as OpenAI's frequency_penalty does.
 
-    penalty: float
+    The penalty is a number, or one per row [B]. A negative one makes repetitions likelier.
+    """
+
+    penalty: Number
 
     def __post_init__(self) -> None:
-        check_penalty("FrequencyPenalty", self.penalty)
+        check_all("FrequencyPenalty.penalty", self.penalty, np.isfinite, "must be finite; 0 changes nothing")
 
     def __call__(self, logits_BV: jax.Array, history: History) -> jax.Array:
-        return logits_BV - self.penalty * count_generated(history, logits_BV.shape[1])
+        penalty = per_row(self.penalty, len(logits_BV), "FrequencyPenalty.penalty")
+        return logits_BV - penalty * count_generated(history, logits_BV.shape[1])
 
 
 @dataclasses.dataclass(frozen=True)
 class PresencePenalty:
-    """Subtracts `penalty` from the logits of the tokens that were generated, as OpenAI's presence_penalty does."""
+    """Subtracts `penalty` from the logits of the tokens that were generated, as OpenAI's presence_penalty does.
 
-    penalty: float
+    The penalty is a number, or one per row [B]. A negative one makes repetitions likelier.
+    """
+
+    penalty: Number
 
     def __post_init__(self) -> None:
-        check_penalty("PresencePenalty", self.penalty)
+        check_all("PresencePenalty.penalty", self.penalty, np.isfinite, "must be finite; 0 changes nothing")
 
     def __call__(self, logits_BV: jax.Array, history: History) -> jax.Array:
-        return logits_BV - self.penalty * (count_generated(history, logits_BV.shape[1]) > 0)
+        penalty = per_row(self.penalty, len(logits_BV), "PresencePenalty.penalty")
+        return logits_BV - penalty * (count_generated(history, logits_BV.shape[1]) > 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,13 +183,12 @@ class ForcedTokens:
 
 @dataclasses.dataclass(frozen=True)
 class MinNewTokens:
-    """Excludes the stop ids from the first `count` new tokens."""
+    """Excludes the stop ids from the first `count` new tokens; the count is a number, or one per row [B]."""
 
-    count: int
+    count: int | jax.Array
 
     def __post_init__(self) -> None:
-        if self.count < 0:
-            raise ValueError(f"MinNewTokens.count={self.count} must be 0 or more")
+        check_all("MinNewTokens.count", self.count, lambda x: x >= 0, "must be 0 or more")
 
     def __call__(self, logits_BV: jax.Array, history: History) -> jax.Array:
         check_ids("stop_ids", history.stop_ids, logits_BV.shape[1])
@@ -208,12 +221,6 @@ def apply_mask(logits_BV: jax.Array, mask_BW: jax.Array) -> jax.Array:
     ids_V = jnp.arange(logits_BV.shape[1])
     bits_BV = mask_BW[:, ids_V // 32] >> (ids_V % 32).astype(jnp.uint32) & 1
     return jnp.where(bits_BV == 1, logits_BV, -jnp.inf)
-
-
-def check_penalty(name: str, penalty: float) -> None:
-    """Raises ValueError if a penalty is negative or not finite."""
-    if not 0 <= penalty < math.inf:
-        raise ValueError(f"{name}.penalty={penalty} must be 0 (no penalty) or more, and finite")
 
 
 def check_ids(name: str, ids: Sequence[int], vocab_size: int | None = None) -> None:

@@ -8,10 +8,14 @@ Tokens are ranked by logit (by distance from the entropy in `typical_p`); of equ
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+Number = float | jax.Array  # of all rows, or one per row [B]
 
 SMALLEST = float(jnp.finfo(jnp.float32).tiny)  # normal float32
 HIGHEST_BIT = np.uint32(1 << 31)
@@ -31,9 +35,9 @@ class Sample:
     """Samples from softmax(logits / temperature), restricted by `top_k`, `top_p`, `min_p` and `typical_p`.
 
     The restrictions apply after the temperature, in this order (that of Hugging Face), each to what the one before it left;
-    the defaults restrict nothing. The temperature is a number or one per row [B]. The smaller it is, the likelier is the
-    largest logit: temperatures below the smallest normal float32 (1.2e-38) always choose it. Temperatures that are traced
-    are not checked.
+    the defaults restrict nothing. Every number holds for all rows, or there is one per row [B]. The smaller the temperature, the
+    likelier is the largest logit: temperatures below the smallest normal float32 (1.2e-38) always choose it. Numbers that are
+    traced are not checked.
 
     Attributes:
       temperature: above 0.
@@ -44,27 +48,23 @@ class Sample:
         al. 2023).
     """
 
-    temperature: float | jax.Array = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    typical_p: float = 1.0
+    temperature: Number = 1.0
+    top_k: int | jax.Array = 0
+    top_p: Number = 1.0
+    min_p: Number = 0.0
+    typical_p: Number = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.temperature, jax.core.Tracer):
-            values = np.asarray(self.temperature)
-            if not np.all((values > 0) & np.isfinite(values)):
-                raise ValueError(
-                    f"temperature={self.temperature} must be positive and finite; use Greedy for the most likely token"
-                )
-        if self.top_k < 0:
-            raise ValueError(f"top_k={self.top_k} must be 0 (all tokens) or more")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p} must be in (0, 1]; 1 keeps every token")
-        if not 0 <= self.min_p <= 1:
-            raise ValueError(f"min_p={self.min_p} must be in [0, 1]; 0 keeps every token")
-        if not 0 < self.typical_p <= 1:
-            raise ValueError(f"typical_p={self.typical_p} must be in (0, 1]; 1 keeps every token")
+        check_all(
+            "temperature",
+            self.temperature,
+            lambda x: (x > 0) & np.isfinite(x),
+            "must be positive and finite; use Greedy for the most likely token",
+        )
+        check_all("top_k", self.top_k, lambda x: x >= 0, "must be 0 (all tokens) or more")
+        check_all("top_p", self.top_p, lambda x: (x > 0) & (x <= 1), "must be in (0, 1]; 1 keeps every token")
+        check_all("min_p", self.min_p, lambda x: (x >= 0) & (x <= 1), "must be in [0, 1]; 0 keeps every token")
+        check_all("typical_p", self.typical_p, lambda x: (x > 0) & (x <= 1), "must be in (0, 1]; 1 keeps every token")
 
     def __call__(self, keys_B: jax.Array, logits_BV: jax.Array) -> jax.Array:
         """Token ids, int32 [B].
@@ -77,13 +77,36 @@ class Sample:
     def restrict(self, logits_BV: jax.Array) -> jax.Array:
         """The logits of the distribution that is sampled from; -inf for tokens that are never chosen."""
         logits_BV = divide_by_temperature(without_nan(logits_BV), self.temperature)
-        if self.top_k:
-            logits_BV = top_k(logits_BV, self.top_k)
-        if self.top_p < 1:
-            logits_BV = top_p(logits_BV, self.top_p)
-        if self.min_p > 0:
-            logits_BV = min_p(logits_BV, self.min_p)
-        return typical_p(logits_BV, self.typical_p) if self.typical_p < 1 else logits_BV
+        logits_BV = restrict_rows(top_k, logits_BV, self.top_k, 0)
+        logits_BV = restrict_rows(top_p, logits_BV, self.top_p, 1.0)
+        logits_BV = restrict_rows(min_p, logits_BV, self.min_p, 0.0)
+        return restrict_rows(typical_p, logits_BV, self.typical_p, 1.0)
+
+
+def check_all(name: str, numbers: Any, valid: Callable[[np.ndarray], np.ndarray], need: str) -> None:
+    """Raises ValueError if one of the numbers is not valid; traced ones are not checked."""
+    if not isinstance(numbers, jax.core.Tracer) and not np.all(valid(np.asarray(numbers))):
+        raise ValueError(f"{name}={numbers} {need}")
+
+
+def restrict_rows(restriction: Callable, logits_BV: jax.Array, numbers: Any, neutral: float) -> jax.Array:
+    """`restriction(logits_BV, numbers)`, unless all numbers are `neutral`, which changes nothing."""
+    if isinstance(numbers, int | float):
+        return logits_BV if numbers == neutral else restriction(logits_BV, numbers)
+    changes = jnp.any(numbers != neutral)
+    return jax.lax.cond(changes, lambda x_BV: restriction(x_BV, numbers), lambda x_BV: x_BV, logits_BV)
+
+
+def per_row(number: Any, rows: int, name: str) -> Any:
+    """A number as it is, numbers per row as a column [B, 1].
+
+    Raises:
+      ValueError: there is neither one number nor one per row.
+    """
+    shape = np.shape(number)
+    if shape not in ((), (rows,)):
+        raise ValueError(f"{name} has shape {shape} for {rows} rows; give one number or one per row")
+    return number if shape == () else jnp.reshape(number, (rows, 1))
 
 
 def without_nan(logits_BV: jax.Array) -> jax.Array:
@@ -97,13 +120,11 @@ def divide_by_temperature(logits_BV: jax.Array, temperature: float | jax.Array) 
     Raises:
       ValueError: there is neither one temperature nor one per row.
     """
-    shape = np.shape(temperature)
-    if shape not in ((), logits_BV.shape[:1]):
-        raise ValueError(f"temperature has shape {shape} for {logits_BV.shape[0]} rows; give one number or one per row")
+    temperature = per_row(temperature, len(logits_BV), "temperature")
     # Both the temperature and its reciprocal, by which XLA may multiply, must be normal float32 numbers.
     clip = jnp.clip if isinstance(temperature, jax.Array) else np.clip
     temperature = jnp.asarray(clip(temperature, SMALLEST, 1 / SMALLEST), jnp.float32)
-    return below_largest(logits_BV) / temperature.reshape(-1, 1)
+    return below_largest(logits_BV) / temperature
 
 
 def below_largest(logits_BV: jax.Array) -> jax.Array:
@@ -113,36 +134,50 @@ def below_largest(logits_BV: jax.Array) -> jax.Array:
     return jnp.where(logits_BV == largest_B1, 0.0, logits_BV - largest_B1)
 
 
-def top_k(logits_BV: jax.Array, k: int) -> jax.Array:
-    """Keeps the k most likely tokens.
+def top_k(logits_BV: jax.Array, k: int | jax.Array) -> jax.Array:
+    """Keeps the k most likely tokens; 0 keeps all.
 
     Raises:
-      ValueError: k is larger than the vocabulary.
+      ValueError: k is a number larger than the vocabulary.
     """
-    if k > logits_BV.shape[-1]:
-        raise ValueError(f"top_k={k} is larger than the vocabulary of {logits_BV.shape[-1]} ids; lower it")
-    best_BK, ids_BK = jax.lax.top_k(positive_zeros(logits_BV), k)  # of equal logits the lower ids
-    rest_V = jnp.full(logits_BV.shape[-1], -jnp.inf)
+    vocab_size = logits_BV.shape[-1]
+    if not isinstance(k, int):
+        k_B1 = per_row(k, len(logits_BV), "top_k")
+        count = jnp.where(k_B1 == 0, vocab_size, k_B1)
+        return jnp.where(is_in_smallest_set(logits_BV, jnp.ones_like(logits_BV), count), logits_BV, -jnp.inf)
+    if k > vocab_size:
+        raise ValueError(f"top_k={k} is larger than the vocabulary of {vocab_size} ids; lower it")
+    best_BK, ids_BK = jax.lax.top_k(positive_zeros(logits_BV), k or vocab_size)  # of equal logits the lower ids
+    rest_V = jnp.full(vocab_size, -jnp.inf)
     return jax.vmap(lambda best_K, ids_K: rest_V.at[ids_K].set(best_K))(best_BK, ids_BK)
 
 
-def top_p(logits_BV: jax.Array, p: float) -> jax.Array:
-    """Keeps the smallest set of most likely tokens whose probability reaches p."""
-    kept_BV = is_in_smallest_set(logits_BV, jax.nn.softmax(logits_BV, axis=-1), p)
-    return jnp.where(kept_BV, logits_BV, -jnp.inf)
+def top_p(logits_BV: jax.Array, p: Number) -> jax.Array:
+    """Keeps the smallest set of most likely tokens whose probability reaches p; 1 keeps all."""
+    return keep_smallest_set(
+        logits_BV, logits_BV, jax.nn.softmax(logits_BV, axis=-1), per_row(p, len(logits_BV), "top_p")
+    )
 
 
-def min_p(logits_BV: jax.Array, p: float) -> jax.Array:
+def min_p(logits_BV: jax.Array, p: Number) -> jax.Array:
     """Keeps the tokens whose probability is at least p times the largest one."""
-    return jnp.where(below_largest(logits_BV) >= np.log(p), logits_BV, -jnp.inf)
+    least = jnp.log(per_row(p, len(logits_BV), "min_p"))
+    return jnp.where(below_largest(logits_BV) >= least, logits_BV, -jnp.inf)
 
 
-def typical_p(logits_BV: jax.Array, p: float) -> jax.Array:
-    """Keeps the smallest set of tokens with -log(probability) nearest to the entropy whose probability reaches p."""
+def typical_p(logits_BV: jax.Array, p: Number) -> jax.Array:
+    """Keeps the smallest set of tokens with -log(probability) nearest to the entropy whose probability reaches p; 1 keeps all."""
     log_probs_BV = jax.nn.log_softmax(logits_BV, axis=-1)
     probs_BV = jnp.exp(log_probs_BV)
     entropy_B1 = -jnp.sum(jnp.where(probs_BV > 0, probs_BV * log_probs_BV, 0.0), axis=-1, keepdims=True)
-    kept_BV = is_in_smallest_set(-jnp.abs(log_probs_BV + entropy_B1), probs_BV, p)
+    return keep_smallest_set(
+        logits_BV, -jnp.abs(log_probs_BV + entropy_B1), probs_BV, per_row(p, len(logits_BV), "typical_p")
+    )
+
+
+def keep_smallest_set(logits_BV: jax.Array, scores_BV: jax.Array, probs_BV: jax.Array, p: Number) -> jax.Array:
+    """The logits of the smallest set of tokens with the highest scores whose probability reaches p; 1 keeps all."""
+    kept_BV = is_in_smallest_set(scores_BV, probs_BV, p) | (jnp.asarray(p) >= 1)
     return jnp.where(kept_BV, logits_BV, -jnp.inf)
 
 
@@ -151,7 +186,7 @@ def positive_zeros(scores_BV: jax.Array) -> jax.Array:
     return jnp.where(scores_BV == 0, 0.0, scores_BV)
 
 
-def is_in_smallest_set(scores_BV: jax.Array, probs_BV: jax.Array, p: float) -> jax.Array:
+def is_in_smallest_set(scores_BV: jax.Array, probs_BV: jax.Array, p: Number) -> jax.Array:
     """Whether a token is in the smallest set of tokens with the highest scores whose probability reaches p, bool [B, V].
 
     It finds the lowest score of the set bit by bit, because sorting a large vocabulary takes many times as long.

@@ -3,7 +3,8 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+from t5x_like.decoding.grammars import Grammar
 
 TOP = 20  # the most alternatives of a token that are reported
 BIASES = 300  # the most tokens of a request that have a bias
@@ -41,7 +42,7 @@ class Settings:
       stop_ids: whether the vocabulary's stop ids end it.
       seed: with `sample`, determines the random numbers: the token at a position depends on these two and the prompt alone.
       top_log_probs: how many alternatives are reported for every token.
-      grammar: a `decoding.grammars.Grammar` that the completion obeys.
+      grammar: what the completion matches.
 
     Raises:
       ValueError: a number out of its range, or a stop text that is empty.
@@ -63,7 +64,7 @@ class Settings:
     seed: int = 0
     sample: int = 0
     top_log_probs: int = 0
-    grammar: Any = None
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         for name, (low, high) in LIMITS.items():

@@ -110,6 +110,19 @@ def test_the_temperature_may_differ_by_row():
     np.testing.assert_allclose(scaled, (LOGITS - LOGITS.max(1, keepdims=True)) / np.arange(1, 6)[:, None], rtol=1e-6)
 
 
+@pytest.mark.parametrize("logits", [LOGITS, TIES], ids=["distinct", "ties"])
+@pytest.mark.parametrize(
+    "name, values", [("top_k", (0, 3)), ("top_p", (1.0, 0.6)), ("min_p", (0.0, 0.3)), ("typical_p", (1.0, 0.5))]
+)
+def test_a_restriction_may_differ_by_row(name, values, logits):
+    per_row = jnp.resize(jnp.array(values), len(logits))
+    restricted = jax.jit(lambda numbers: Sample(**{name: numbers}).restrict(logits))(per_row)
+    for row, value in enumerate(per_row.tolist()):
+        np.testing.assert_array_equal(restricted[row], Sample(**{name: value}).restrict(logits)[row])
+    neutral = jnp.resize(jnp.array(values[:1]), len(logits))
+    np.testing.assert_array_equal(Sample(**{name: neutral}).restrict(logits), Sample().restrict(logits))
+
+
 def test_a_row_does_not_depend_on_the_others():
     sampler, keys = Sample(1.5, 9, 0.9, 0.01, 0.9), jax.random.split(jax.random.key(3), len(TIES))
     together = sampler(keys, TIES)

@@ -1,0 +1,298 @@
+"""An engine that continues many requests at once: rows of one batch, which requests enter and leave at any time.
+
+    engine = Engine(model, params, vocabulary)
+    print(engine.complete("def ", Settings(max_new_tokens=32)).text)
+
+Requests come from any thread. One thread of the engine's own runs the programs; it starts with the first request.
+"""
+
+import functools
+import itertools
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from t5x_like import inference, partitioning, prompt_batches
+from t5x_like.decoding.grammars import Matcher, TokenTable, tokenizer_of
+from t5x_like.serving.programs import Programs, Size
+from t5x_like.serving.requests import Completion, Delta, QueueFullError, Settings
+from t5x_like.serving.scheduler import FIRST_LENGTH, SHORTEST, Scheduler, Work
+from t5x_like.serving.text import TextStream
+from t5x_like.types import Model, Params, Vocabulary
+
+Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]  # a text, ids, or the messages of a chat
+GREEDY = Settings()
+
+
+class Ticket:
+    """A request that an engine has accepted."""
+
+    def __init__(self, work: Work) -> None:
+        self._work, self._done = work, threading.Event()
+
+    @property
+    def prompt_tokens(self) -> int:
+        """The length of the prompt."""
+        return len(self._work.ids)
+
+    @property
+    def cached_tokens(self) -> int:
+        """How many tokens of the prompt had been read for an earlier request."""
+        return self._work.cached
+
+    def cancel(self) -> None:
+        """Ends the request as soon as possible; its last `Delta` says "cancelled", unless it had ended."""
+        self._work.cancelled = True
+
+    def result(self, timeout: float | None = None) -> Completion:
+        """Waits for the completion.
+
+        Raises:
+          TimeoutError: it takes longer than `timeout` seconds.
+        """
+        if not self._done.wait(timeout):
+            raise TimeoutError(f"the completion takes longer than timeout={timeout} s")
+        return self._work.completion()
+
+
+class Engine:
+    """Continues requests with a model; see the module.
+
+    Attributes:
+      max_length: tokens of a prompt and its completion; of the completion alone if an encoder reads the prompt.
+      max_rows: how many requests are continued at once.
+      max_waiting: how many more may wait for a row.
+
+    Raises:
+      ValueError: a model without a decoder, a number below 1, or `max_length` beyond the position table.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        params: Params,
+        vocabulary: Vocabulary,
+        max_length: int = 2048,
+        max_rows: int = 16,
+        kept_rows: int = 4,
+        max_waiting: int = 1024,
+        chunk: int = 256,
+        prefix: bool = False,
+        mesh: Mesh | None = None,
+        rules: partitioning.Rules = partitioning.RULES,
+    ) -> None:
+        """Prepares an engine; nothing is compiled before the first request.
+
+        Args:
+          kept_rows: how many rows are copied when a new request needs them, so that later prompts may begin with their tokens.
+          chunk: the most tokens of prompts that are read between two tokens of a running request.
+          prefix: the model is a prefix LM: prompts are read with attention to both sides, and at once.
+        """
+        inference.check_generates(model)
+        check_at_least(2, max_length=max_length)
+        check_at_least(1, max_rows=max_rows, max_waiting=max_waiting, chunk=chunk)
+        check_at_least(0, kept_rows=kept_rows)
+        self.model, self.vocabulary, self.params = model, vocabulary, params
+        self.max_length, self.max_rows, self.max_waiting, self.prefix = max_length, max_rows, max_waiting, prefix
+        mesh = partitioning.make_mesh() if mesh is None else mesh
+        size = Size(1, min(FIRST_LENGTH, max_length), SHORTEST if model.encoder_decoder else 0)
+        shares = not (model.encoder_decoder or prefix)
+        programs = Programs(model, params, vocabulary, mesh, rules, prefix, size, kept_rows if shares else 0)
+        programs.shapes(Size(1, max_length, size.inputs))  # raises what a position table that is too short raises
+        self.scheduler = Scheduler(programs, vocabulary, max_rows, max_length, chunk)
+        self._incoming: list[Work] = []
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        self._orders = itertools.count()
+        self._seconds = 1.0  # of a request with a row, smoothed
+
+    @functools.cached_property
+    def token_table(self) -> TokenTable:
+        """The vocabulary's tokens, for grammars."""
+        return tokenizer_of(self.vocabulary, self.model.vocab_size)
+
+    def submit(
+        self,
+        prompt: Sequence[int],
+        settings: Settings = GREEDY,
+        on_delta: Callable[[Delta], None] | None = None,
+        key: np.ndarray | None = None,
+    ) -> Ticket:
+        """Accepts a request to continue the ids of a prompt.
+
+        `on_delta` is called in the engine's thread, which waits for it, with every piece; the last one has a finish_reason. `key`
+        is a random key (uint32 [2]) instead of that of `settings.seed` and `settings.sample`.
+
+        Raises:
+          ValueError: the prompt or the settings do not fit the model.
+          QueueFullError: `max_waiting` requests wait.
+          RuntimeError: the engine is closed.
+        """
+        most = self.check(prompt, settings)
+        matcher = None if settings.grammar is None else Matcher(self.token_table, settings.grammar)
+        key = make_key(settings.seed, settings.sample) if key is None else key
+        text = TextStream(self.vocabulary, settings.stop)
+        began = time.monotonic()
+
+        def receive(delta: Delta) -> None:
+            if delta.finish_reason is not None:
+                self._seconds += 0.1 * (time.monotonic() - began - self._seconds)
+                ticket._done.set()
+            if on_delta is not None:
+                on_delta(delta)
+
+        work = Work(list(prompt), settings, key, most, text, receive, matcher, next(self._orders))
+        ticket = Ticket(work)
+        with self._changed:
+            if self._closing:
+                raise RuntimeError("the engine is closed; it accepts no more requests")
+            waiting = len(self._incoming) + len(self.scheduler.waiting)
+            if waiting >= self.max_waiting:
+                raise QueueFullError(waiting, max(1.0, self._seconds * waiting / self.max_rows))
+            self._incoming.append(work)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+        return ticket
+
+    def check(self, prompt: Sequence[int], settings: Settings) -> int:
+        """The most new tokens of a request.
+
+        Raises:
+          ValueError: the prompt is empty, too long, or has ids outside the vocabulary; or so have the settings.
+        """
+        if not len(prompt):
+            raise ValueError("the prompt is empty; give at least one token")
+        size = self.model.vocab_size
+        for name, ids in {"the prompt": prompt, "logit_bias": settings.logit_bias}.items():
+            if wrong := sorted({id for id in ids if not 0 <= id < size}):
+                raise ValueError(
+                    f"{name} has the ids {wrong[:5]}; they must be in 0 .. {size - 1}, the ids of the vocabulary"
+                )
+        if settings.top_k > size:
+            raise ValueError(f"top_k={settings.top_k} is larger than the vocabulary of {size} ids; lower it")
+        used = 1 if self.model.encoder_decoder else len(prompt)
+        if used + settings.max_new_tokens > self.max_length:
+            raise ValueError(
+                f"{used} tokens of the prompt and max_new_tokens={settings.max_new_tokens} are more than the {self.max_length} "
+                "tokens that a row holds; shorten the prompt, ask for fewer tokens, or raise the engine's max_length"
+            )
+        if self.model.encoder_decoder and len(prompt) > self.max_length:
+            raise ValueError(f"the prompt has {len(prompt)} tokens, more than max_length={self.max_length}; shorten it")
+        return settings.max_new_tokens
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """The ids of a prompt: of a text with the special tokens that begin it, of a chat; ids as they are.
+
+        Names of control tokens in a text are read as tokens, in messages they are text.
+
+        Raises:
+          ValueError: an empty or invalid text, or messages that the template rejects.
+        """
+        ids = [] if isinstance(prompt, str) else [int(part) for part in prompt if not isinstance(part, Mapping)]
+        if ids:
+            return ids
+        record = {"prompt": prompt} if isinstance(prompt, str) else {"prompt": "", "messages": prompt}
+        return prompt_batches.prompt_ids(record, self.vocabulary, self.model.encoder_decoder)
+
+    def complete(self, prompt: Prompt, settings: Settings = GREEDY) -> Completion:
+        """The completion of a prompt; of a chat's messages, [{"role", "content"}, ...], the assistant's next one."""
+        return self.submit(self.encode(prompt), settings).result()
+
+    def stream(self, prompt: Prompt, settings: Settings = GREEDY) -> Iterator[Delta]:
+        """The pieces of a completion as they come; the request is cancelled when the iterator is closed."""
+        deltas: queue.SimpleQueue[Delta] = queue.SimpleQueue()
+        ticket = self.submit(self.encode(prompt), settings, deltas.put)
+        try:
+            while True:
+                delta = deltas.get()
+                yield delta
+                if delta.finish_reason is not None:
+                    return
+        finally:
+            ticket.cancel()
+
+    def generate(
+        self, prompts: Iterable[Prompt], settings: Settings = GREEDY, samples: int = 1
+    ) -> Iterator[list[Completion]]:
+        """Yields the completions of every prompt, `samples` of each, in the order of the prompts.
+
+        Prompt i, sample s have the random numbers of `inference.infer`. Prompts are taken as rows become free.
+        """
+        pending: list[list[Ticket]] = []
+        for index, prompt in enumerate(prompts):
+            if len(pending) * samples >= min(2 * self.max_rows, self.max_waiting):
+                yield [ticket.result() for ticket in pending.pop(0)]
+            ids, numbers = self.encode(prompt), range(samples)
+            keys = [make_key(settings.seed, index, *([s] if samples > 1 else [])) for s in numbers]
+            pending.append([self.submit(ids, settings, key=key) for key in keys])
+        for tickets in pending:
+            yield [ticket.result() for ticket in tickets]
+
+    def statistics(self) -> dict[str, float]:
+        """Numbers of rows and requests now, and totals since the start, whose names end with "_total"."""
+        waiting = len(self._incoming) + len(self.scheduler.waiting)
+        now = {"running": len(self.scheduler.active), "waiting": waiting, "slots": self.max_rows}
+        return {**now, **self.scheduler.counts}
+
+    def close(self, drain: bool = True) -> None:
+        """Accepts no more requests and waits for the accepted ones; without `drain` it cancels them."""
+        with self._changed:
+            self._closing = True
+            if not drain:
+                for work in [*self._incoming, *self.scheduler.waiting, *self.scheduler.active]:
+                    work.cancelled = True
+            self._changed.notify()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close(drain=error[0] is None)
+
+    def _run(self) -> None:
+        """Runs the programs until the engine is closed and all requests have ended."""
+        scheduler = self.scheduler
+        while True:
+            with self._changed:
+                while not (self._incoming or self._closing or scheduler.waiting or scheduler.active):
+                    self._changed.wait()
+                scheduler.waiting.extend(self._incoming)
+                self._incoming.clear()
+                if self._closing and not (scheduler.waiting or scheduler.active):
+                    return
+            try:
+                scheduler.tick()
+            except Exception as error:
+                logging.getLogger(__name__).exception("a program of the engine failed")
+                scheduler.fail(f"{type(error).__name__}: {error}")
+
+
+def check_at_least(least: int, **values: int) -> None:
+    """Raises ValueError if a value is not a whole number of at least `least`."""
+    for name, value in values.items():
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+
+
+@functools.lru_cache(maxsize=4096)
+def make_key(seed: int, *numbers: int) -> np.ndarray:
+    """The random key of a seed with numbers folded in, uint32 [2]."""
+    key = jax.random.PRNGKey(seed)
+    for number in numbers:
+        key = fold_in(key, np.uint32(number))
+    return np.asarray(key)
+
+
+fold_in = jax.jit(jax.random.fold_in)

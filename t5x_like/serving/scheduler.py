@@ -1,0 +1,329 @@
+"""Decides what an engine's programs do next: which requests get rows, which chunks are read, who chooses tokens.
+
+One `tick` admits waiting requests, reads one chunk of prompts, and lets the rows that have read theirs choose their next tokens.
+A prompt that begins as the tokens of another row (a shared system prompt, an earlier turn of the chat, another sample of the same
+prompt) goes on from a copy of that row. Everything here is plain Python on one thread; the order of calls alone determines what
+is computed.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from t5x_like.decoding.grammars import Matcher
+from t5x_like.serving.programs import BLOCK, Programs, Size, row_settings
+from t5x_like.serving.requests import Completion, Delta, Settings, Token
+from t5x_like.serving.text import TextStream
+from t5x_like.types import Vocabulary
+
+SHARED = 16  # a shorter common beginning is read again instead of copied
+SHORTEST = 16  # tokens of the smallest chunk
+FIRST_LENGTH = 128  # tokens per row of the first slots
+
+
+@dataclasses.dataclass(eq=False)
+class Work:
+    """A request and what has been done for it.
+
+    `ids` is its prompt, or the input of the encoder. `key` (uint32 [2]) and the position determine the random numbers.
+    """
+
+    ids: list[int]
+    settings: Settings
+    key: np.ndarray
+    most: int
+    text: TextStream
+    on_delta: Callable[[Delta], None]
+    matcher: Matcher | None = None
+    order: int = 0
+    cancelled: bool = False
+    read: int = 0
+    cached: int = 0
+    tokens: list[Token] = dataclasses.field(default_factory=list)
+    finish_reason: str | None = None
+    error: str | None = None
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether a part of the prompt is unread."""
+        return self.read < len(self.ids)
+
+    def completion(self) -> Completion:
+        """The result."""
+        return Completion(
+            self.text.text,
+            tuple(self.tokens),
+            self.finish_reason or "cancelled",
+            len(self.ids),
+            self.cached,
+            self.error,
+        )
+
+
+@dataclasses.dataclass(eq=False)
+class Row:
+    """What the host knows of a row: whose it is, the tokens in its cache, and when it was last used."""
+
+    work: Work | None = None
+    known: list[int] = dataclasses.field(default_factory=list)
+    used: int = 0
+
+
+class Scheduler:
+    """The requests of an engine, and the rows that they have; see the module.
+
+    Attributes:
+      waiting: requests without a row, the next one first.
+      counts: totals since the start, by name.
+    """
+
+    def __init__(self, programs: Programs, vocabulary: Vocabulary, most_rows: int, max_length: int, chunk: int) -> None:
+        self.programs, self.vocabulary = programs, vocabulary
+        self.most_rows, self.max_length, self.chunk = most_rows, max_length, chunk
+        self.encoder_decoder = programs.model.encoder_decoder
+        self.waiting: collections.deque[Work] = collections.deque()
+        self.rows = [Row() for _ in range(programs.size.rows)]
+        self.kept = [Row() for _ in range(programs.kept_rows)]
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.clock = 0
+
+    @property
+    def active(self) -> list[Work]:
+        """The requests that have rows, in the order of the rows."""
+        return [row.work for row in self.rows if row.work is not None]
+
+    def place(self, work: Work) -> int:
+        """The index of a request's row."""
+        return next(index for index, row in enumerate(self.rows) if row.work is work)
+
+    def tick(self) -> bool:
+        """Does the next piece of work; returns whether there was any."""
+        self.clock += 1
+        self.drop_cancelled()
+        self.admit()
+        reading = sorted((work for work in self.active if work.is_reading), key=lambda work: work.order)
+        if reading:
+            self.read(reading)
+        running = [work for work in self.active if not work.is_reading]
+        if running:
+            self.decode(running, more_to_read=any(work.is_reading for work in reading))
+        return bool(reading or running)
+
+    def drop_cancelled(self) -> None:
+        """Ends the requests that were cancelled."""
+        for work in [work for work in self.waiting if work.cancelled]:
+            self.waiting.remove(work)
+            self.finish(work, "cancelled")
+        for work in self.active:
+            if work.cancelled:
+                self.finish(work, "cancelled")
+
+    def fail(self, error: str) -> None:
+        """Ends all requests that have rows, and forgets the rows, because a program failed."""
+        for work in self.active:
+            self.finish(work, "error", error)
+        self.rows = [Row() for _ in self.rows]
+        self.kept = [Row() for _ in self.kept]
+        self.programs.clear()
+
+    def admit(self) -> None:
+        """Gives rows to waiting requests."""
+        for work in list(self.waiting):
+            if self.begins_as_one_that_is_read(work):
+                continue  # its beginning is copied when it is read
+            source, shared = self.find_source(work)
+            row = self.find_free(source)
+            if row is None:
+                return
+            self.waiting.remove(work)
+            self.occupy(work, row, source, shared)
+
+    @property
+    def shares(self) -> bool:
+        """Whether tokens are read alike whatever comes after them: no encoder, and no prefix with attention to both sides."""
+        return not (self.encoder_decoder or self.programs.prefix)
+
+    def find_source(self, work: Work) -> tuple[Row | None, int]:
+        """The row whose tokens begin most as the prompt does, and how many are common; (None, 0) if they are few."""
+        if not self.shares:
+            return None, 0
+        last = len(work.ids) - 1  # the last token is read in any case, for its logits
+        common = [(count_common(work.ids[:last], row.known), row) for row in [*self.rows, *self.kept]]
+        shared, row = max(common, key=lambda pair: (pair[0], pair[1].work is None))
+        return (row, shared) if shared >= SHARED else (None, 0)
+
+    def begins_as_one_that_is_read(self, work: Work) -> bool:
+        """Whether another request is about to read more of the prompt's beginning than all rows have."""
+        if not self.shares:
+            return False
+        least = max(SHARED, self.find_source(work)[1] + 1)
+        reading = [(other, count_common(work.ids[:-1], other.ids)) for other in self.active if other.is_reading]
+        return any(common >= least and common > other.read for other, common in reading)
+
+    def find_free(self, source: Row | None) -> Row | None:
+        """A row without a request: the source if it is one, else that which was used longest ago; None if there is none."""
+        free = [row for row in self.rows if row.work is None]
+        if source in free:
+            return source
+        if not free and len(self.rows) < self.most_rows:
+            self.resize(rows=next_size(len(self.rows) + 1, 1, 4, self.most_rows))
+            free = [row for row in self.rows if row.work is None]
+        return min(free, key=lambda row: (bool(row.known), row.used), default=None)
+
+    def occupy(self, work: Work, row: Row, source: Row | None, shared: int) -> None:
+        """Gives a row to a request, with the first `shared` tokens of the source."""
+        index = self.rows.index(row)
+        self.keep(row, shared if row is source else 0, source)
+        if source in self.kept:
+            self.programs.restore(self.kept.index(source), index)
+        elif source is not None and source is not row:
+            self.programs.copy(self.rows.index(source), index)
+        row.known = [] if source is None else source.known[:shared]
+        row.work, work.read, work.cached = work, shared, shared
+        for used in filter(None, (row, source)):
+            used.used = self.clock
+        self.counts["cached_prompt_tokens_total"] += shared
+
+    def keep(self, row: Row, shared: int, source: Row | None) -> None:
+        """Copies a row to the kept ones, but the source, if more than its first `shared` tokens would be lost."""
+        places = [place for place in self.kept if place is not source]
+        if not places or len(row.known) < shared + SHARED:
+            return
+        others = [other for other in [*self.rows, *self.kept] if other is not row]
+        if any(count_common(row.known, other.known) == len(row.known) for other in others):
+            return
+        place = min(places, key=lambda place: (bool(place.known), place.used))
+        self.programs.keep(self.rows.index(row), self.kept.index(place))
+        place.known, place.used = list(row.known), row.used
+
+    def resize(self, rows: int | None = None, length: int | None = None, inputs: int | None = None) -> None:
+        """Makes the slots larger."""
+        old = self.programs.size
+        new = Size(rows or old.rows, length or old.length, inputs or old.inputs)
+        index = [*range(old.rows), *[0] * (new.rows - old.rows)]
+        self.programs.resize(index, new)
+        self.rows += [Row() for _ in range(new.rows - old.rows)]
+
+    def require_length(self, length: int) -> None:
+        """Makes the rows long enough for `length` tokens."""
+        if length > self.programs.size.length:
+            self.resize(length=next_size(length, FIRST_LENGTH, 2, self.max_length))
+
+    def read(self, reading: Sequence[Work]) -> None:
+        """Reads the next chunk of the first of these prompts, and of as many more as fit."""
+        whole = not self.shares  # such prompts are read at once
+        first = len(reading[0].ids) - reading[0].read
+        width = next_size(first, SHORTEST, 4, None if whole else self.chunk)
+        works = reading[: max(1, self.chunk // width)]
+        if whole:
+            works = [work for work in works if len(work.ids) <= width]
+        count = next_size(len(works), 1, 4, max(1, self.chunk // width))
+        settings = row_settings([(work.settings, work.key, work.most) for work in works], count)
+        rows = [self.place(work) for work in works]
+        if self.encoder_decoder:
+            if width > self.programs.size.inputs:
+                self.resize(inputs=width)
+            self.programs.read_inputs(rows, [work.ids for work in works], settings, (count, width))
+        else:
+            ends = [min(len(work.ids), work.read + width) for work in works]
+            self.require_length(max(ends))
+            chunks = [work.ids[work.read : end] for work, end in zip(works, ends, strict=True)]
+            complete = [end == len(work.ids) for work, end in zip(works, ends, strict=True)]
+            starts = [work.read for work in works]
+            self.programs.read(rows, starts, chunks, complete, settings, (count, width))
+        for work in works:
+            chunk = work.ids[work.read : work.read + width]
+            work.read += len(chunk)
+            self.rows[self.place(work)].known += chunk
+            self.counts["prompt_tokens_total"] += len(chunk)
+
+    def decode(self, running: Sequence[Work], more_to_read: bool) -> None:
+        """Lets rows choose tokens: one if prompts wait to be read, if a row has none yet, or if a grammar needs to see it."""
+        grammars = any(work.matcher is not None for work in running)
+        one = more_to_read or grammars or any(not work.tokens for work in running)
+        steps = 1 if one else BLOCK
+        used = max((1 if self.encoder_decoder else len(work.ids)) + len(work.tokens) for work in running)
+        self.require_length(min(used + steps, self.max_length))
+        live_B = np.array([row.work in running for row in self.rows])
+        top = any(work.settings.top_log_probs for work in running)
+        decoded = self.programs.decode(live_B, steps, top, self.masks() if grammars else None)
+        for work in running:
+            self.receive(work, self.place(work), decoded)
+
+    def masks(self) -> np.ndarray:
+        """The bits of the ids that every row may choose next, uint32 [B, W]."""
+        words = -(-max(self.programs.model.vocab_size, self.vocabulary.vocab_size) // 32)
+        mask_BW = np.full((len(self.rows), words), 0xFFFFFFFF, np.uint32)
+        for index, row in enumerate(self.rows):
+            if row.work is not None and row.work.matcher is not None:
+                mask_BW[index] = row.work.matcher.mask()
+        return mask_BW
+
+    def receive(self, work: Work, index: int, decoded: Any) -> None:
+        """Adds the tokens that a row chose to its request, and ends that if it is complete."""
+        start, reason, error, pieces = len(work.tokens), None, None, []
+        count = int(decoded.counts_B[index])
+        for k in range(count):
+            token = read_token(decoded, index, k, work.settings.top_log_probs)
+            if np.isnan(token.log_prob):
+                reason, error = "error", NAN.format(len(work.tokens) + 1)
+                break
+            work.tokens.append(token)
+            pieces.append(work.text.push(token.id))
+            stops = work.settings.stop_ids and token.id in self.vocabulary.stop_ids
+            if work.matcher is not None:
+                work.matcher.consume(token.id)
+                error = work.matcher.error
+            if stops or work.text.stopped or (work.matcher is not None and work.matcher.is_finished):
+                reason = "error" if error else "stop"
+                break
+        live = bool(decoded.live_B[index])
+        if reason is None and not live:
+            reason = "length"
+        # The last token of a row that has ended is not in its cache.
+        self.rows[index].known += decoded.tokens_BK[index, : count if live else count - 1].tolist()
+        self.counts["generated_tokens_total"] += len(work.tokens) - start
+        if reason is None:
+            work.on_delta(Delta("".join(pieces), tuple(work.tokens[start:])))
+        else:
+            self.finish(work, reason, error, "".join(pieces), start)
+
+    def finish(
+        self, work: Work, reason: str, error: str | None = None, text: str = "", start: int | None = None
+    ) -> None:
+        """Ends a request: its row is free, and keeps its tokens until another one needs it."""
+        work.finish_reason, work.error = reason, error
+        for row in self.rows:
+            if row.work is work:
+                row.work, row.used, row.known = None, self.clock, [] if reason == "error" else row.known
+        self.counts[f"requests_{reason}_total"] += 1
+        new = tuple(work.tokens[start:]) if start is not None else ()
+        work.on_delta(Delta(text + work.text.finish(), new, reason, error))
+
+
+NAN = "the logits of new token {} are NaN; check the checkpoint's weights, or compute in float32"
+
+
+def read_token(decoded: Any, row: int, k: int, top: int) -> Token:
+    """Token k of a row."""
+    pairs = zip(decoded.top_ids_BKN[row, k, :top].tolist(), decoded.top_BKN[row, k, :top].tolist(), strict=True)
+    log_probs = float(decoded.log_probs_BK[row, k]), float(decoded.processed_BK[row, k])
+    return Token(int(decoded.tokens_BK[row, k]), *log_probs, tuple(pairs) if top else ())
+
+
+def count_common(ids: Sequence[int], others: Sequence[int]) -> int:
+    """The length of the longest common beginning."""
+    size = min(len(ids), len(others))
+    different = np.flatnonzero(np.asarray(ids[:size]) != np.asarray(others[:size]))
+    return int(different[0]) if len(different) else size
+
+
+def next_size(need: int, first: int, factor: int, most: int | None) -> int:
+    """The smallest of first, first * factor, first * factor^2, ... that is at least `need`; at most `most`."""
+    size = first
+    while size < need:
+        size *= factor
+    return size if most is None else min(size, most)

@@ -1,0 +1,350 @@
+"""The engine: whatever else it does at the time, a request is continued as it would be alone, by `loop.generate`."""
+
+import dataclasses
+import functools
+import random
+import re
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t5x_like import partitioning, prompt_batches
+from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
+from t5x_like.decoding.grammars import Grammar
+from t5x_like.decoding.loop import generate
+from t5x_like.decoding.processors import (
+    FrequencyPenalty,
+    LogitBias,
+    MinNewTokens,
+    PresencePenalty,
+    RepetitionPenalty,
+)
+from t5x_like.decoding.sampling import Greedy, Sample
+from t5x_like.models import positions
+from t5x_like.serving.engine import Engine, make_key
+from t5x_like.serving.requests import QueueFullError, Settings
+from tests import tiny
+
+VOCABULARY = ByteVocabulary()
+MODELS = {
+    "rope": lambda: tiny.decoder(),
+    "scanned": lambda: tiny.decoder(scan=True),
+    "learned": lambda: tiny.decoder(position=positions.Learned(256, table_init=jax.nn.initializers.normal(1.0))),
+    "relative": lambda: tiny.decoder(position=positions.RelativeBias(tiny.HEADS)),
+    "alibi": lambda: tiny.decoder(position=positions.Alibi(tiny.HEADS)),
+    "experts": lambda: tiny.decoder(experts=True),
+    "encoder-decoder": lambda: tiny.encoder_decoder(position=positions.RelativeBias(tiny.HEADS)),
+    "scanned encoder-decoder": lambda: tiny.encoder_decoder(scan=True),
+}
+LENGTHS = [1, 16, 17, 40, 70, 9]
+SAMPLED = {"temperature": 1.3, "top_k": 40, "top_p": 0.95, "min_p": 0.01}
+
+
+@functools.cache
+def build(name):
+    model = MODELS[name]()
+    return model, tiny.init(model, tiny.batch(sides=model.sides))
+
+
+def make_engine(name="rope", **options):
+    return Engine(
+        *build(name), VOCABULARY, **{"max_length": 200, "max_rows": 4, "chunk": 64, "kept_rows": 2, **options}
+    )
+
+
+def make_prompts(seed=0, lengths=LENGTHS):
+    draw = random.Random(seed)
+    return [draw.choices(range(3, tiny.VOCAB), k=length) for length in lengths]
+
+
+def shared_prompts(seed=0, count=12):
+    """Prompts that begin alike: the same 40 tokens, then others; some are another's beginning, or the same."""
+    draw = random.Random(seed)
+    common = draw.choices(range(3, tiny.VOCAB), k=40)
+    return [
+        common[: draw.choice([20, 40, 40])] + draw.choices(range(3, tiny.VOCAB), k=draw.randint(0, 30))
+        for _ in range(count)
+    ]
+
+
+@functools.cache
+def reference_program(name, settings, prefix):
+    model, _ = build(name)
+    sampler = Greedy()
+    if settings.temperature:
+        names = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+        sampler = Sample(*(getattr(settings, name) for name in names))
+    processors = [
+        RepetitionPenalty(settings.repetition_penalty),
+        FrequencyPenalty(settings.frequency_penalty),
+        PresencePenalty(settings.presence_penalty),
+        *([LogitBias(dict(settings.logit_bias))] if settings.logit_bias else []),
+        MinNewTokens(settings.min_new_tokens),
+    ]
+    stops = VOCABULARY.stop_ids if settings.stop_ids else ()
+    most = settings.max_new_tokens
+    return jax.jit(lambda p, b, k: generate(model, p, b, k, sampler, most, stops, processors))
+
+
+class Hashable(Settings):
+    """Settings by which programs are cached."""
+
+    __hash__ = object.__hash__
+
+
+def alone(name, prompts, settings, keys, prefix=False):
+    """(tokens, log-probabilities) of every prompt, by `loop.generate`."""
+    model, params = build(name)
+    batch = prompt_batches.make_prompt_batch(VOCABULARY, model.encoder_decoder, prefix, prompts)
+    found = jax.device_get(reference_program(name, settings, prefix)(params, batch, np.stack(keys)))
+    cut = lambda x_N, n: x_N[:n].tolist()  # noqa: E731
+    return [(cut(found.tokens_BN[i], n), cut(found.log_probs_BN[i], n)) for i, n in enumerate(found.lengths_B.tolist())]
+
+
+def check(completions, expected):
+    for completion, (tokens, log_probs) in zip(completions, expected, strict=True):
+        assert completion.error is None
+        assert completion.ids == tokens
+        np.testing.assert_allclose([token.log_prob for token in completion.tokens], log_probs, atol=2e-4)
+        ended = tokens[-1] in VOCABULARY.stop_ids
+        assert completion.finish_reason == ("stop" if ended else "length")
+        assert completion.text == VOCABULARY.decode(tokens)
+
+
+def check_generate(name, prompts, settings, **options):
+    with make_engine(name, **options) as engine:
+        found = [completions[0] for completions in engine.generate(prompts, settings)]
+        assert set(engine.scheduler.programs.traced.values()) == {1}
+    keys = [make_key(settings.seed, i) for i in range(len(prompts))]
+    check(found, alone(name, prompts, settings, keys, options.get("prefix", False)))
+    return found
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_prompts_of_many_lengths_continue_as_alone(name):
+    prompts = make_prompts(lengths=[1, 16, 9, 40, 17] if "encoder" in name else LENGTHS)
+    check_generate(name, prompts, Hashable(max_new_tokens=20))
+
+
+def test_chunks_of_several_prompts_are_read_at_once():
+    check_generate("rope", make_prompts(4, [1, 16, 17, 40, 70, 9, 3, 8]), Hashable(max_new_tokens=3), chunk=64)
+
+
+@pytest.mark.parametrize("name", ["rope", "encoder-decoder"])
+def test_samples_are_those_of_the_request_alone(name):
+    settings = Hashable(max_new_tokens=20, seed=7, **SAMPLED)
+    check_generate(name, make_prompts(), settings)
+    with make_engine(name) as engine:
+        several = [
+            c.ids for completions in engine.generate(make_prompts(1)[:3], settings, samples=3) for c in completions
+        ]
+    keys = [make_key(7, i, s) for i in range(3) for s in range(3)]
+    repeated = [prompt for prompt in make_prompts(1)[:3] for _ in range(3)]
+    assert several == [tokens for tokens, _ in alone(name, repeated, settings, keys)]
+
+
+def test_a_prefix_is_read_with_attention_to_both_sides():
+    prompts, settings = shared_prompts(), Hashable(max_new_tokens=10)
+    found = check_generate("rope", prompts, settings, prefix=True)
+    plain = check_generate("rope", prompts, settings)
+    assert [c.ids for c in found] != [c.ids for c in plain] and not any(c.cached_tokens for c in found)
+
+
+@pytest.mark.parametrize("name", ["rope", "scanned", "learned", "relative", "experts"])
+def test_common_beginnings_are_copied_and_change_nothing(name):
+    prompts = shared_prompts()
+    found = check_generate(name, prompts, Hashable(max_new_tokens=12))
+    # All but the first have at least 20 tokens in common with it.
+    assert all(completion.cached_tokens >= 19 for completion in found[1:])
+    assert all(completion.prompt_tokens == len(prompt) for completion, prompt in zip(found, prompts, strict=True))
+
+
+def test_samples_of_a_prompt_read_it_once():
+    prompt = make_prompts(lengths=[70])[0]
+    with make_engine(max_rows=8) as engine:
+        (found,) = engine.generate([prompt], Settings(max_new_tokens=5, temperature=1.0), samples=8)
+        assert engine.statistics()["prompt_tokens_total"] == 70 + 7
+    assert sorted(completion.cached_tokens for completion in found) == [0] + [69] * 7
+
+
+def test_a_turn_of_a_chat_goes_on_from_the_one_before():
+    first = make_prompts(lengths=[30])[0]
+    others = make_prompts(1, [30] * 3)
+    with make_engine(max_rows=1) as engine:
+        answer = engine.complete(first, Settings(max_new_tokens=20, stop_ids=False)).ids
+        for other in others[:2]:  # need the row, so that of the chat is kept elsewhere
+            engine.complete(other, Settings(max_new_tokens=3))
+        second = engine.complete([*first, *answer, 9, 8, 7], Settings(max_new_tokens=4))
+        # The last token of an answer is not in the cache.
+        assert second.cached_tokens == 30 + 19
+    with make_engine(max_rows=1, kept_rows=0) as engine:
+        assert engine.complete([*first, *answer, 9, 8, 7], Settings(max_new_tokens=4)).ids == second.ids
+
+
+def test_settings_of_each_request_are_its_own():
+    """All at once in one batch, each as `generate` continues it with these processors."""
+    prompts = make_prompts(3, [5, 30, 12, 8, 20, 9])
+    different = [
+        Hashable(max_new_tokens=25),
+        Hashable(max_new_tokens=12, repetition_penalty=1.8),
+        Hashable(max_new_tokens=18, frequency_penalty=0.7, presence_penalty=-0.4, temperature=0.8, seed=3),
+        Hashable(max_new_tokens=9, logit_bias={5: 4.0, 6: -np.inf, 63: 2.5}),
+        Hashable(max_new_tokens=25, min_new_tokens=15, logit_bias={1: 9.0}),
+        Hashable(max_new_tokens=30, temperature=2.0, typical_p=0.7, stop_ids=False, logit_bias={1: 3.0}),
+    ]
+    with make_engine(max_rows=6) as engine:
+        tickets = [engine.submit(prompt, settings) for prompt, settings in zip(prompts, different, strict=True)]
+        found = [ticket.result() for ticket in tickets]
+    for completion, prompt, settings in zip(found, prompts, different, strict=True):
+        tokens, _ = alone("rope", [prompt], settings, [make_key(settings.seed, 0)])[0]
+        assert completion.ids == tokens
+
+
+def test_log_probabilities_are_those_of_a_forward_pass():
+    model, params = build("rope")
+    prompt, settings = (
+        make_prompts(lengths=[20])[0],
+        Settings(max_new_tokens=10, top_log_probs=5, temperature=0.7, top_k=3),
+    )
+    with make_engine() as engine:
+        completion = engine.complete(prompt, settings)
+        assert engine.complete(prompt, Settings(max_new_tokens=3)).tokens[0].top == ()
+    batch = prompt_batches.pad_rows([[*prompt, *completion.ids]], 30, "decoder")
+    logits = np.asarray(jax.jit(model.apply)({"params": params}, batch)[0], np.float64)[19:29]
+    log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    for k, token in enumerate(completion.tokens):
+        np.testing.assert_allclose(token.log_prob, log_probs[k, token.id], atol=1e-4)
+        best = np.argsort(-log_probs[k])[:5]
+        assert [index for index, _ in token.top] == best.tolist()
+        np.testing.assert_allclose([value for _, value in token.top], log_probs[k, best], atol=1e-4)
+        kept = np.sort(logits[k] / 0.7)[-3:]
+        np.testing.assert_allclose(
+            token.processed_log_prob, logits[k, token.id] / 0.7 - np.log(np.exp(kept).sum()), atol=1e-4
+        )
+
+
+def test_random_arrivals_and_cancels_change_no_other_request():
+    prompts = make_prompts(5, [3, 40, 17, 64, 9, 25] * 4) + shared_prompts(6, 16)
+    settings = Hashable(max_new_tokens=15, seed=2, **SAMPLED)
+    expected = alone("rope", prompts, settings, [make_key(2, 0)] * len(prompts))
+    draw, found, cancelled = random.Random(0), {}, []
+    with make_engine(max_rows=5) as engine:
+
+        def client(number):
+            for index in range(number, len(prompts), 4):
+                ticket = engine.submit(prompts[index], settings)
+                if draw.random() < 0.3:
+                    threading.Event().wait(draw.random() * 0.05)
+                    ticket.cancel()
+                    cancelled.append((index, ticket))
+                else:
+                    found[index] = ticket.result(60)
+
+        clients = [threading.Thread(target=client, args=(number,)) for number in range(4)]
+        for thread in clients:
+            thread.start()
+        for thread in clients:
+            thread.join()
+        for index, ticket in cancelled:
+            completion = ticket.result(60)
+            assert completion.ids == expected[index][0][: len(completion.ids)]
+            assert completion.finish_reason in ("cancelled", "stop", "length")
+        assert engine.statistics()["running"] == engine.statistics()["waiting"] == 0
+        assert set(engine.scheduler.programs.traced.values()) == {1}
+    check([found[index] for index in sorted(found)], [expected[index] for index in sorted(found)])
+
+
+def test_the_result_does_not_depend_on_the_devices():
+    prompts, settings = make_prompts(), Settings(max_new_tokens=10, **SAMPLED)
+    meshes = [partitioning.make_mesh(devices=jax.devices()[:1]), partitioning.make_mesh(data=4, tensor=2)]
+    found = []
+    for mesh in meshes:
+        with make_engine(mesh=mesh, max_rows=8) as engine:
+            found.append([completions[0].ids for completions in engine.generate(prompts, settings)])
+    assert found[0] == found[1]
+
+
+def test_stop_texts_end_a_request_and_free_its_row():
+    with make_engine() as engine:
+        prompt = make_prompts(lengths=[10])[0]
+        plain = engine.complete(prompt, Settings(max_new_tokens=40, stop_ids=False))
+        stop = plain.text[8:10]
+        cut = engine.complete(prompt, Settings(max_new_tokens=40, stop_ids=False, stop=[stop]))
+        assert cut.finish_reason == "stop" and cut.text == plain.text[: plain.text.index(stop)]
+        assert cut.ids == plain.ids[: len(cut.ids)] and VOCABULARY.decode(cut.ids).endswith(stop)
+        pieces = list(engine.stream(prompt, Settings(max_new_tokens=40, stop_ids=False, stop=[stop])))
+        assert "".join(piece.text for piece in pieces) == cut.text
+        assert [token.id for piece in pieces for token in piece.tokens] == cut.ids
+        assert [piece.finish_reason for piece in pieces] == [None] * (len(pieces) - 1) + ["stop"]
+        assert engine.statistics()["running"] == 0
+
+
+def test_a_grammar_is_obeyed_beside_requests_without_one():
+    digits = Grammar.regex("[+-]{3}[,.]{2,4}")  # bytes whose ids are in the tiny vocabulary
+    settings = Hashable(max_new_tokens=20, temperature=3.0, seed=1)
+    with make_engine() as engine:
+        tickets = [
+            engine.submit([5 + i, 6, 7], dataclasses.replace(settings, grammar=digits if i % 2 else None, sample=i))
+            for i in range(8)
+        ]
+        found = [ticket.result() for ticket in tickets]
+    for i, completion in enumerate(found):
+        if i % 2:
+            assert re.fullmatch("[+-]{3}[,.]{2,4}", completion.text) and completion.finish_reason == "stop"
+        else:
+            assert completion.ids == alone("rope", [[5 + i, 6, 7]], settings, [make_key(1, i)])[0][0]
+    assert len({completion.text for completion in found}) > 5
+
+
+def test_bad_requests_are_refused_before_they_are_accepted():
+    with make_engine() as engine:
+        for prompt, settings, message in [
+            ([], {}, "the prompt is empty"),
+            ([5, 64], {}, r"the prompt has the ids \[64\]; they must be in 0 .. 63"),
+            ([-1], {}, r"the prompt has the ids \[-1\]"),
+            ([5], {"logit_bias": {64: 1.0}}, "logit_bias has the ids"),
+            ([5], {"top_k": 65}, "top_k=65 is larger than the vocabulary of 64"),
+            ([5] * 150, {"max_new_tokens": 51}, "150 tokens of the prompt and max_new_tokens=51 are more than the 200"),
+        ]:
+            with pytest.raises(ValueError, match=message):
+                engine.submit(prompt, Settings(**settings))
+        assert not engine.statistics().get("prompt_tokens_total")
+        assert len(engine.complete([5] * 150, Settings(max_new_tokens=50, stop_ids=False)).ids) == 50
+    with pytest.raises(ValueError, match=r"a length of 300 is longer than the position table, .*max_length=256"):
+        make_engine("learned", max_length=300)
+    with pytest.raises(ValueError, match="max_rows=0 must be a whole number of at least 1"):
+        make_engine(max_rows=0)
+
+
+def test_nan_logits_and_failing_programs_end_their_requests_alone(monkeypatch):
+    model, params = build("rope")
+    broken = jax.tree.map(lambda x: x * jnp.nan, params)
+    with Engine(model, broken, VOCABULARY, max_length=64) as engine:
+        completion = engine.complete([5, 6], Settings(max_new_tokens=4))
+        assert completion.finish_reason == "error" and "new token 1 are NaN" in completion.error
+    with make_engine() as engine:
+        good = engine.complete([5, 6], Settings(max_new_tokens=4))
+        read = engine.scheduler.programs.read
+        monkeypatch.setattr(engine.scheduler.programs, "read", lambda *_: 1 / 0)
+        assert "division by zero" in engine.complete([5, 6, 7], Settings(max_new_tokens=4)).error
+        monkeypatch.setattr(engine.scheduler.programs, "read", read)
+        assert engine.complete([5, 6], Settings(max_new_tokens=4)).ids == good.ids
+
+
+def test_closing_ends_what_was_accepted_and_refuses_more():
+    engine = make_engine(max_rows=1, max_waiting=3)
+    tickets = [engine.submit([5, 6, 7], Settings(max_new_tokens=30, stop_ids=False)) for _ in range(3)]
+    with pytest.raises(QueueFullError, match="requests are waiting"):
+        for _ in range(3):
+            tickets.append(engine.submit([5, 6, 7], Settings(max_new_tokens=30, stop_ids=False)))
+    engine.close()
+    assert all(len(ticket.result(0).ids) == 30 for ticket in tickets)
+    with pytest.raises(RuntimeError, match="the engine is closed"):
+        engine.submit([5])
+    engine = make_engine(max_rows=1)
+    tickets = [engine.submit([5, 6, 7], Settings(max_new_tokens=190, stop_ids=False)) for _ in range(3)]
+    engine.close(drain=False)
+    assert all(ticket.result(0).finish_reason == "cancelled" for ticket in tickets)
