@@ -82,6 +82,12 @@ def pad_rows(rows: Sequence[Sequence[int]], length: int, side: str) -> dict[str,
     return {f"{side}_input_tokens": tokens, f"{side}_positions": positions, f"{side}_segment_ids": segments}
 
 
+def add_prefix(batch: dict[str, np.ndarray], sizes: Sequence[int]) -> dict[str, np.ndarray]:
+    """Adds `decoder_prefix`: of each row the first tokens, `sizes` of them, are read bidirectionally."""
+    in_prefix_BL = batch["decoder_positions"] < np.array(sizes)[:, None]
+    return batch | {"decoder_prefix": ((batch["decoder_segment_ids"] > 0) & in_prefix_BL).astype(np.int32)}
+
+
 def round_up(value: int, unit: int) -> int:
     """The smallest multiple of `unit` that is at least `value`."""
     return -(-value // unit) * unit

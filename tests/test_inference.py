@@ -10,6 +10,7 @@ import pytest
 from t5x_like import inference, partitioning, prompt_batches
 from t5x_like.accounting import runtime_memory
 from t5x_like.cli import infer as command
+from t5x_like.cli import streams
 from t5x_like.cli.gin.runtime import ConfigError
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from t5x_like.decoding import beams, results
@@ -161,17 +162,17 @@ def test_failed_prompts_are_tried_again_and_the_exit_code_tells(tmp_path, capsys
     output = tmp_path / "out.jsonl"
     results = [{"id": 1, "prompt": "\ud800é", "error": "e"}]
     results += [{"id": i, "prompt": "", "completion": text} for i, text in ((0, "é"), (2, "b"))]
-    output.write_text("".join(f"{command.to_json(result)}\n" for result in results), encoding="utf-8")
+    output.write_text("".join(f"{streams.to_json(result)}\n" for result in results), encoding="utf-8")
     assert [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()] == results
     assert "é" in output.read_text(encoding="utf-8")
     assert command.find_finished([{"id": i} for i in range(4)], output) == ({0, 2}, 4)
-    assert command.report_failures([], 3) == 0
-    assert command.report_failures(["id=1: e"], 3) == 1
+    assert streams.report_failures([], 3, "prompts") == 0
+    assert streams.report_failures(["id=1: e"], 3, "prompts") == 1
     assert capsys.readouterr().err.splitlines()[0] == "t5x_like: id=1: e"
     with pytest.raises(
         ValueError, match="id=1: e .1 of 1 prompts failed; a run with the same --output tries them again"
     ):
-        command.report_failures(["id=1: e"], 1)
+        streams.report_failures(["id=1: e"], 1, "prompts")
 
 
 def test_messages_that_are_nested_too_deeply_are_an_error_of_their_row(pretrained):

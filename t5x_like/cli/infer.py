@@ -10,23 +10,14 @@ others go on: the exit code is 1, or 2 if all failed.
 """
 
 import argparse
-import collections
-import contextlib
-import json
-import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from t5x_like import interrupts, locks
-from t5x_like.cli import flags
+from t5x_like import interrupts
+from t5x_like.cli import flags, streams
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
-from t5x_like.files import lines
 from t5x_like.types import PathLike
-
-SHOWN = 20  # errors that are printed; all are in the output
 
 
 def main(argv: Sequence[str]) -> int:
@@ -54,17 +45,8 @@ def main(argv: Sequence[str]) -> int:
 
     setup.initialize(args)
     kept = f"stopped; the finished results are in {args.output}, and the same command continues" if args.output else ""
-    with hold_output(args.output), interrupts.explain(kept):
+    with streams.hold_output(args.output), interrupts.explain(kept):
         return infer(args)
-
-
-def hold_output(output: str | None) -> contextlib.AbstractContextManager[None]:
-    """Keeps other processes from appending to the same output file; the first of several processes holds its lock."""
-    import jax
-
-    if output is None or jax.process_index() != 0:
-        return contextlib.nullcontext()
-    return locks.hold(locks.beside(output), f"--output={output}")
 
 
 def infer(args: argparse.Namespace) -> int:
@@ -90,52 +72,20 @@ def infer(args: argparse.Namespace) -> int:
         sampler, args.max_new_tokens, batch_size, args.seed, args.prefix, processors, args.samples
     )
     run = setup.TrainedRun(args.run_dir, (), args.step)
+    inference.check_generates(run.model)
     vocabulary, params = run.require_vocabulary(), run.params(run.example_batch())
     results = inference.infer(run.model, params, vocabulary, read(), options, run.mesh, run.rules, finished)
-    with open_output(args.output) as out:
-        failed = []
-        for result in track(results, "infer", count - len(finished)):
-            print(to_json(result), file=out, flush=True)
-            if "error" in result:
-                failed.append(f"id={result['id']!a}: {result['error']}")
-    return report_failures(failed, count - len(finished))
+    left = count - len(finished)
+    failed = streams.write_results(track(results, "infer", left), args.output)
+    return streams.report_failures(failed, left, "prompts")
 
 
-def report_failures(failed: list[str], count: int) -> int:
-    """Prints the errors of the prompts that failed, and returns the exit code.
+def find_finished(prompts: Iterable[dict[str, Any]], output: PathLike | None) -> tuple[set[int], int]:
+    """(indices of the prompts whose completions are in the output file, number of prompts); see `streams.find_finished`.
 
-    Raises:
-      ConfigError: all failed.
+    The prompt of a chat is not compared, as it is not rendered yet.
     """
-    if not failed:
-        return 0
-    summary = f"{len(failed)} of {count} prompts failed; a run with the same --output tries them again"
-    if len(failed) == count:
-        raise ConfigError(f"{failed[0]} ({summary})")
-    for line in failed[:SHOWN]:
-        print(f"t5x_like: {line}", file=sys.stderr)
-    print(f"t5x_like: {summary}", file=sys.stderr)
-    return 1
-
-
-def to_json(result: dict[str, Any]) -> str:
-    """A result as JSON; what cannot be written as UTF-8 is escaped."""
-    text = json.dumps(result, ensure_ascii=False)
-    return text if text.isascii() or is_unicode(text) else json.dumps(result)
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a text has no half of a surrogate pair."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def open_output(path: str | None) -> contextlib.AbstractContextManager[IO[str]]:
-    """The stream of results: the output file or standard output; of several processes only the first writes them."""
-    import jax
-
-    if jax.process_index() != 0:
-        return open(os.devnull, "w")
-    return contextlib.nullcontext(sys.stdout) if path is None else lines.open_append(path)
+    return streams.find_finished(prompts, output, "infer", "completion", ["prompt"])
 
 
 def make_reader(args: argparse.Namespace) -> Callable[[], Iterator[dict[str, Any]]]:
@@ -149,36 +99,4 @@ def make_reader(args: argparse.Namespace) -> Callable[[], Iterator[dict[str, Any
     def render() -> Iterator[dict[str, Any]]:
         return (prompt_batches.to_chat(record, args.system) for record in read()) if args.chat else read()
 
-    if args.input and Path(args.input).exists() and not Path(args.input).is_file():
-        records = list(render())
-        return lambda: iter(records)
-    return render
-
-
-def find_finished(prompts: Iterable[dict[str, Any]], output: PathLike | None) -> tuple[set[int], int]:
-    """(indices of the prompts whose completions are in the output file, number of prompts).
-
-    If several prompts have the same id, as many of them are finished as results have it, the first ones.
-
-    Raises:
-      ConfigError: the output file has other records than results, or results of other prompts.
-    """
-    left = collections.defaultdict(list)
-    for result in lines.read_records(output) if output else ():
-        if "error" in result:
-            continue
-        if not {"id", "prompt", "completion"} <= result.keys():
-            raise ConfigError(f"--output={output} has records that are no results of infer; give another file")
-        left[json.dumps(result["id"])].append(result["prompt"])
-    finished, count = set(), 0
-    for record in prompts:
-        if done := left[json.dumps(record["id"])]:
-            old = done.pop(0)
-            if record.get("prompt", old) != old:  # the prompt of a chat is not rendered yet
-                raise ConfigError(
-                    f"--output={output} has a result of id={record['id']!a} for the prompt {old[:60]!a}, now the prompt is "
-                    f"{record['prompt'][:60]!a}; give another file"
-                )
-            finished.add(count)
-        count += 1
-    return finished, count
+    return streams.make_rereader(args.input, render)

@@ -103,7 +103,7 @@ def parameter_of(config: Config, name: str, default: Any) -> Any:
 def row_lengths(model: nn.Module, length: int | None, encoder_length: int | None) -> dict[str, int]:
     """The tokens per row of each side that the model has: {"encoder": L, "decoder": L}."""
     from t5x_like import batches
-    from t5x_like.accounting import flops
+    from t5x_like.scoring.rows import position_table
 
     sides = [side for side in batches.SIDES if getattr(model, side, None) is not None]
     if not sides:
@@ -114,8 +114,7 @@ def row_lengths(model: nn.Module, length: int | None, encoder_length: int | None
         raise ValueError(
             f"--encoder_length={encoder_length}: {type(model).__name__} is not an encoder-decoder; use --length"
         )
-    tables = [module.max_length for module in flops.submodules(model) if hasattr(module, "max_length")]
-    length = length or min([DEFAULT_LENGTH, *tables])
+    length = length or min(DEFAULT_LENGTH, position_table(model) or DEFAULT_LENGTH)
     return {side: encoder_length or length if side == "encoder" else length for side in sides}
 
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "train": "t5x_like.cli.train",
     "eval": "t5x_like.cli.evaluation.eval",
     "infer": "t5x_like.cli.infer",
+    "score": "t5x_like.cli.score",
     "cache": "t5x_like.cli.data.cache",
     "clean": "t5x_like.cli.data.clean",
     "info": "t5x_like.cli.info",

@@ -1,15 +1,16 @@
 """Set-up shared by commands: joining several processes, the compile cache, and opening a trained run."""
 
 import argparse
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from t5x_like import checkpoints, inference, parameters, partitioning, prompt_batches
+from t5x_like import checkpoints, parameters, partitioning, prompt_batches
 from t5x_like.cli.gin import runtime, trust
 from t5x_like.cli.gin.runtime import ConfigError
 from t5x_like.data.cache import sources
@@ -18,7 +19,7 @@ from t5x_like.decoding.beams import BeamSearch
 from t5x_like.decoding.processors import Processor
 from t5x_like.decoding.sampling import Greedy
 from t5x_like.run_dir import RunDir
-from t5x_like.types import Params, Sampler, Vocabulary
+from t5x_like.types import Params, Rows, Sampler, Vocabulary
 
 DECODING = ("CHOOSE", "PROCESSORS")  # macros of gin_configs/decoding
 
@@ -110,15 +111,30 @@ class TrainedRun:
         return self.vocabulary
 
     def example_batch(self) -> dict[str, np.ndarray]:
-        """A batch of one token with the inputs that the model has.
+        """A batch of one token with the inputs that the model has."""
+        sides = [prompt_batches.pad_rows([[0]], 1, side) for side in self.model.sides]
+        return {name: x for side in sides for name, x in side.items()}
 
-        Raises:
-          ValueError: the model has no decoder.
-        """
-        inference.check_generates(self.model)
-        if self.model.encoder_decoder:
-            return prompt_batches.encoder_batch([[0]], self.require_vocabulary())
-        return prompt_batches.decoder_batch([[0]])
+    @functools.cached_property
+    def rows(self) -> Rows | None:
+        """The rows that the run trains on, of whose data nothing is known: for their lengths and features. None if imported."""
+        for name in ("%ROWS", "trainer.train.train_rows"):
+            try:
+                found = self.config.evaluate(name)
+            except ConfigError:
+                continue
+            return found(cache=None) if name == "%ROWS" else found
+        return None
+
+    @property
+    def row_lengths(self) -> Mapping[str, int]:
+        """The tokens per row that the run trains on, by side; {} if unknown."""
+        return {} if self.rows is None else self.rows.lengths
+
+    @property
+    def is_prefix_lm(self) -> bool:
+        """Whether the run trains on rows with a bidirectional prefix."""
+        return self.rows is not None and "decoder_prefix" in self.rows.extra_features
 
     def params(self, batch: Any) -> Params:
         """Parameters of `step` (None: the newest) in the compute dtype, sharded; `batch` has the model's inputs."""

@@ -2,11 +2,11 @@
 
 import dataclasses
 import functools
+import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -18,8 +18,9 @@ from t5x_like.decoding.processors import Processor
 from t5x_like.decoding.sampling import Greedy
 from t5x_like.evaluation.examples import Continuation, Question, read_questions
 from t5x_like.evaluation.task_metrics import Answer, TaskMetrics
-from t5x_like.objectives.tokens import token_logps, token_sums
-from t5x_like.prompt_batches import BUCKET, pad_rows, round_up
+from t5x_like.prompt_batches import BUCKET, add_prefix, pad_rows, round_up
+from t5x_like.scoring.rows import Row, causal_row, seq2seq_row
+from t5x_like.scoring.scorer import Scorer
 from t5x_like.types import Model, Params, Sampler
 
 
@@ -103,7 +104,7 @@ class TaskEvaluator:
             model, self.vocabulary, evaluation.sampler, evaluation.max_new_tokens, evaluation.processors
         )
         self.decode = inference.ShardedFunction(decode_fn, evaluation.batch_size, mesh, rules)
-        self.score = inference.ShardedFunction(make_score_fn(model), evaluation.batch_size, mesh, rules)
+        self.score = Scorer(model, mesh, rules, evaluation.batch_size, prefix=prefix)
 
     def __call__(self, params: Params) -> list[Answer]:
         """Answers all questions; `params` have the compute dtype."""
@@ -144,68 +145,23 @@ class TaskEvaluator:
         if self.seq2seq:
             start = [[vocabularies.start_id(self.vocabulary)]] * len(questions)
             return pad_rows(contexts, length, "encoder") | pad_rows(start, 1, "decoder")
-        return self.add_prefix(pad_rows(contexts, length, "decoder"), questions)
+        batch = pad_rows(contexts, length, "decoder")
+        return add_prefix(batch, [question.prefix for question in questions]) if self.prefix else batch
 
     def log_likelihoods(self, params: Params) -> list[tuple[float, ...]]:
         """The log-likelihoods (nats) of the continuations of every question."""
-        jobs = [(question, continuation) for question in self.questions for continuation in question.continuations]
-        sizes = [(len(question.context), len(continuation.ids)) for question, continuation in jobs]
-        lengths = [max(side) for side in zip(*sizes, strict=True)] if self.seq2seq else [max(map(sum, sizes))]
-        lengths = [round_up(length, BUCKET) for length in lengths]
-        scores = [
-            float(value)
-            for chunk in split_chunks(jobs, self.score.size)
-            for value in self.score(params, self.continuation_batch(chunk, *lengths))
-        ]
-        self.warn_of_nan(int(np.isnan(scores).sum()), len(jobs), "log-likelihoods")
+        rows = [[self.row(question, each) for each in question.continuations] for question in self.questions]
+        scores = [score.log_prob for score in self.score(params, [row for part in rows for row in part])]
+        self.warn_of_nan(int(np.isnan(scores).sum()), len(scores), "log-likelihoods")
         values = iter(scores)
-        return [tuple(next(values) for _ in question.continuations) for question in self.questions]
+        return [tuple(next(values) for _ in part) for part in rows]
 
-    def continuation_batch(
-        self, pairs: Sequence[tuple[Question, Continuation]], *lengths: int
-    ) -> dict[str, np.ndarray]:
-        """A batch of contexts and continuations, with loss weight 1 on the continuations."""
+    def row(self, question: Question, continuation: Continuation) -> Row:
+        """The row of a continuation; a question that the model cannot read is an error, not truncated."""
         if self.seq2seq:
-            start = vocabularies.start_id(self.vocabulary)
-            batch = pad_rows([question.context for question, _ in pairs], lengths[0], "encoder")
-            return batch | target_batch([((start,), continuation.ids) for _, continuation in pairs], lengths[1])
-        rows = [(question.context, continuation.ids) for question, continuation in pairs]
-        return self.add_prefix(target_batch(rows, *lengths), [question for question, _ in pairs])
-
-    def add_prefix(self, batch: dict[str, np.ndarray], questions: Sequence[Question]) -> dict[str, np.ndarray]:
-        """Adds `decoder_prefix`, the positions read bidirectionally, if the model is a prefix LM."""
-        if not self.prefix:
-            return batch
-        prefix_B1 = np.array([question.prefix for question in questions])[:, None]
-        real_BL = batch["decoder_segment_ids"] > 0
-        return batch | {"decoder_prefix": (real_BL & (batch["decoder_positions"] < prefix_B1)).astype(np.int32)}
-
-
-def target_batch(rows: Sequence[tuple[Sequence[int], Sequence[int]]], length: int) -> dict[str, np.ndarray]:
-    """The decoder's training arrays [B, length] of (context, continuation) pairs of ids."""
-    # A row with an empty continuation keeps its last token as input, so that attention has one token to attend to.
-    batch = pad_rows([[*context, *ids[:-1]] for context, ids in rows], length, "decoder")
-    shifted = pad_rows([[*context[1:], *ids] for context, ids in rows], length, "decoder")
-    context_B1, size_B1 = (np.array([len(row[side]) for row in rows])[:, None] for side in (0, 1))
-    column_L = np.arange(length)
-    weighted_BL = (column_L >= context_B1 - 1) & (column_L < context_B1 - 1 + size_B1)
-    return batch | {
-        "decoder_target_tokens": shifted["decoder_input_tokens"],
-        "decoder_loss_weights": weighted_BL.astype(np.float32),
-    }
-
-
-def make_score_fn(model: Model) -> Callable[[Params, Mapping[str, Any]], jax.Array]:
-    """Returns a function (params, batch) -> sum of log p(target) per row [B], to be jitted."""
-
-    def score(params: Params, batch: Mapping[str, Any]) -> jax.Array:
-        def log_prob(logits_BLV: jax.Array, targets_BL: jax.Array) -> dict[str, jax.Array]:
-            return {"log_prob": token_logps(logits_BLV, targets_BL)[0]}
-
-        sums, _ = token_sums(model.apply, params, batch, None, "decoder", log_prob, BUCKET)
-        return sums["log_prob"]
-
-    return score
+            start, limits = vocabularies.start_id(self.vocabulary), dict.fromkeys(("encoder", "decoder"), sys.maxsize)
+            return seq2seq_row(question.context, continuation.ids, start, limits)
+        return causal_row(question.context, continuation.ids, sys.maxsize, question.prefix)
 
 
 def split_chunks(items: Sequence, size: int) -> Iterator[Sequence]:

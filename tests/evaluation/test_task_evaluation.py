@@ -69,9 +69,16 @@ def segments(packed):
 
 def scored_rows(evaluator):
     """Returns the same arrays of the rows that the evaluation scores."""
-    batch = evaluator.continuation_batch([(q, q.continuations[0]) for q in evaluator.questions], 128)
-    real = [ids > 0 for ids in batch["decoder_segment_ids"]]
-    examples = [{name: x[row][mask] for name, x in batch.items()} for row, mask in enumerate(real)]
+    rows = [evaluator.row(question, question.continuations[0]) for question in evaluator.questions]
+    batch = evaluator.score.make_batch(rows, (128, 16))
+    examples = []
+    for number, row in enumerate(rows):
+        size = len(row.inputs["decoder"])
+        one = {name: x[number][:size] for name, x in batch.items() if name.startswith("decoder")}
+        targets = np.append(one["decoder_input_tokens"][1:], row.targets[-1])
+        assert targets[list(row.positions)].tolist() == list(row.targets)
+        weights = np.isin(np.arange(size), row.positions).astype(float)
+        examples.append(one | {"decoder_target_tokens": targets, "decoder_loss_weights": weights})
     return sorted(examples, key=lambda one: one["decoder_target_tokens"].tolist())
 
 
@@ -106,7 +113,9 @@ def test_questions_have_the_tokens_of_training(tmp_path, kind, prefix):
 def test_an_encoder_reads_the_tokens_of_training(tmp_path):
     cache = tasks.write_pairs(tmp_path)
     evaluator = evaluator_of(cache, model_of(tiny.encoder_decoder))
-    batch = evaluator.continuation_batch([(q, q.continuations[0]) for q in evaluator.questions], 32, 32)
+    batch = evaluator.score.make_batch(
+        [evaluator.row(q, q.continuations[0]) for q in evaluator.questions], (32, 32, 32)
+    )
     packed = rows.PackedExamples(cache, 32, 32)
     theirs = [x["decoder_input_tokens"].tolist() for x in segments(packed)]
     assert sorted(theirs) == sorted(
@@ -133,11 +142,7 @@ def test_scores_equal_a_plain_forward_pass(tmp_path, kind):
     cache = tasks.write_pairs(tmp_path, metrics=[tasks.named(RANKS)], choices=choices)
     evaluator = evaluator_of(cache, model, batch_size=4)
     question = evaluator.questions[1]
-    params = (
-        tiny.init(model, evaluator.continuation_batch([(question, question.continuations[0])], 64, 64))
-        if evaluator.seq2seq
-        else (tiny.init(model, evaluator.prompt_batch([question], 64)))
-    )
+    params = tiny.init(model, evaluator.prompt_batch([question], 64))
     scores = evaluator.log_likelihoods(params)
     for one, score in zip(question.continuations, scores[1], strict=True):
         ids = tasks.ids_of(one.text)

@@ -10,7 +10,7 @@ from typing import Any, cast
 from rich.console import Console
 from rich.table import Column, Table
 
-from t5x_like import batches, checkpoints, inference
+from t5x_like import checkpoints, inference
 from t5x_like.cli import setup
 from t5x_like.cli.gin.runtime import Config, ConfigError
 from t5x_like.data.cache.token_cache import TokenCache
@@ -45,7 +45,7 @@ def evaluate(
     if step is None:
         raise FileNotFoundError(f"no checkpoint in {RunDir(run_dir).checkpoints}; train first")
     sampler, processors = setup.read_decoding(run.config) if args.gin_file else (Greedy(), ())
-    prefix = args.prefix or is_prefix_lm(run.config)
+    prefix = args.prefix or run.is_prefix_lm
     params = None
     for task in args.tasks.split(","):
         evaluation = TaskEvaluation(
@@ -82,15 +82,6 @@ def cache_of(config: Config, task: str, split: str, module: str | None) -> Token
         return config.bind("token_cache.TokenCache")(**options)
     except ConfigError:  # an imported model
         return TokenCache(**options)
-
-
-def is_prefix_lm(config: Config) -> bool:
-    """Whether the run was trained on rows with a bidirectional prefix."""
-    try:
-        rows = config.evaluate("trainer.train.evaluation").rows or config.evaluate("trainer.train.train_rows")
-    except ConfigError:  # an imported model
-        return False
-    return "decoder_prefix" in batches.abstract(rows, 1)
 
 
 def check_vocabulary(run: setup.TrainedRun, evaluation: TaskEvaluation) -> None:
