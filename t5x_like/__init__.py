@@ -4,10 +4,19 @@ The folders follow the data: `tasks` (examples), `data` (token caches, rows and 
 `optimizers`, `training`, `evaluation`, `decoding`. `cli` has one file per command.
 """
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 
 # An installed package contains models/, tasks/ and gin_configs/; in a checkout they are next to it.
 if not Path(__file__).with_name("models").exists():
     __path__.append(str(Path(__file__).parents[1]))
+
+
+def __getattr__(name: str) -> Any:
+    """`t5x_like.Engine`, imported when it is used: it takes seconds."""
+    if name == "Engine":
+        return importlib.import_module("t5x_like.cli.opening").Engine
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from t5x_like import checkpoints, parameters, partitioning, prompt_batches
 from t5x_like.cli.gin import runtime, trust
@@ -68,7 +69,7 @@ class TrainedRun:
     """A trained run, opened for reading: its configuration, model, vocabulary and parameters.
 
     The gin files of `extra_files` are read after the run's own. The run's own may name only parts of t5x_like that build
-    models and settings, and `allowed` modules; see `gin.trust`.
+    models and settings, and `allowed` modules; see `gin.trust`. `mesh` replaces the run's.
 
     Raises:
       FileNotFoundError: the directory has no config.gin.
@@ -83,6 +84,7 @@ class TrainedRun:
         extra_files: Sequence[str] = (),
         search_paths: Sequence[str] = (),
         allowed: Sequence[str] = (),
+        mesh: Mesh | None = None,
     ) -> None:
         config = RunDir(run_dir).newest_config
         if not config.exists():
@@ -91,7 +93,7 @@ class TrainedRun:
             )
         self.config = runtime.parse(extra_files, overrides, search_paths, DECODING, str(config), allowed)
         self.model = self.config.evaluate("trainer.train.model")
-        self.mesh = self.config.evaluate("trainer.train.mesh") or partitioning.make_mesh()
+        self.mesh = mesh or self.config.evaluate("trainer.train.mesh") or partitioning.make_mesh()
         self.rules = self.config.evaluate("trainer.train.rules")
         self.precision = self.config.evaluate("trainer.train.precision")
         folder = RunDir(run_dir).vocabulary

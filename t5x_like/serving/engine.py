@@ -6,6 +6,7 @@
 Requests come from any thread. One thread of the engine's own runs the programs; it starts with the first request.
 """
 
+import dataclasses
 import functools
 import itertools
 import logging
@@ -62,16 +63,44 @@ class Ticket:
         return self._work.completion()
 
 
-class Engine:
-    """Continues requests with a model; see the module.
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The sizes of an engine.
 
     Attributes:
-      max_length: tokens of a prompt and its completion; of the completion alone if an encoder reads the prompt.
+      max_length: tokens of a prompt and its completion; of each of them if an encoder reads the prompt.
       max_rows: how many requests are continued at once.
-      max_waiting: how many more may wait for a row.
+      kept_rows: how many rows are copied when a new request needs them, so that later prompts may go on from them.
+      max_waiting: how many requests may wait for a row.
+      chunk: the most tokens of prompts that are read between two tokens of a running request.
+      prefix: the model is a prefix LM: prompts are read with attention to both sides, and at once.
 
     Raises:
-      ValueError: a model without a decoder, a number below 1, or `max_length` beyond the position table.
+      ValueError: a number is too small.
+    """
+
+    max_length: int = 2048
+    max_rows: int = 16
+    kept_rows: int = 4
+    max_waiting: int = 1024
+    chunk: int = 256
+    prefix: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in {"max_length": 2, "max_rows": 1, "kept_rows": 0, "max_waiting": 1, "chunk": 1}.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+
+
+DEFAULT = Options()
+
+
+class Engine:
+    """Continues requests with a model; see the module. Nothing is compiled before the first request.
+
+    Raises:
+      ValueError: a model without a decoder, or `max_length` beyond the position table.
     """
 
     def __init__(
@@ -79,40 +108,29 @@ class Engine:
         model: Model,
         params: Params,
         vocabulary: Vocabulary,
-        max_length: int = 2048,
-        max_rows: int = 16,
-        kept_rows: int = 4,
-        max_waiting: int = 1024,
-        chunk: int = 256,
-        prefix: bool = False,
+        options: Options = DEFAULT,
         mesh: Mesh | None = None,
         rules: partitioning.Rules = partitioning.RULES,
     ) -> None:
-        """Prepares an engine; nothing is compiled before the first request.
-
-        Args:
-          kept_rows: how many rows are copied when a new request needs them, so that later prompts may begin with their tokens.
-          chunk: the most tokens of prompts that are read between two tokens of a running request.
-          prefix: the model is a prefix LM: prompts are read with attention to both sides, and at once.
-        """
         inference.check_generates(model)
-        check_at_least(2, max_length=max_length)
-        check_at_least(1, max_rows=max_rows, max_waiting=max_waiting, chunk=chunk)
-        check_at_least(0, kept_rows=kept_rows)
-        self.model, self.vocabulary, self.params = model, vocabulary, params
-        self.max_length, self.max_rows, self.max_waiting, self.prefix = max_length, max_rows, max_waiting, prefix
-        mesh = partitioning.make_mesh() if mesh is None else mesh
-        size = Size(1, min(FIRST_LENGTH, max_length), SHORTEST if model.encoder_decoder else 0)
-        shares = not (model.encoder_decoder or prefix)
-        programs = Programs(model, params, vocabulary, mesh, rules, prefix, size, kept_rows if shares else 0)
-        programs.shapes(Size(1, max_length, size.inputs))  # raises what a position table that is too short raises
-        self.scheduler = Scheduler(programs, vocabulary, max_rows, max_length, chunk)
+        self.model, self.vocabulary, self.params, self.options = model, vocabulary, params, options
+        self.mesh, self.rules = partitioning.make_mesh() if mesh is None else mesh, rules
+        size = Size(1, min(FIRST_LENGTH, options.max_length), SHORTEST if model.encoder_decoder else 0)
+        kept_rows = 0 if model.encoder_decoder or options.prefix else options.kept_rows
+        programs = Programs(model, params, vocabulary, self.mesh, rules, options.prefix, size, kept_rows)
+        programs.shapes(Size(1, options.max_length, size.inputs))  # raises what a short position table raises
+        self.scheduler = Scheduler(programs, vocabulary, options.max_rows, options.max_length, options.chunk)
         self._incoming: list[Work] = []
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closing = False
         self._orders = itertools.count()
         self._seconds = 1.0  # of a request with a row, smoothed
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a prompt and its completion; of each of them if an encoder reads the prompt."""
+        return self.options.max_length
 
     @functools.cached_property
     def token_table(self) -> TokenTable:
@@ -155,8 +173,8 @@ class Engine:
             if self._closing:
                 raise RuntimeError("the engine is closed; it accepts no more requests")
             waiting = len(self._incoming) + len(self.scheduler.waiting)
-            if waiting >= self.max_waiting:
-                raise QueueFullError(waiting, max(1.0, self._seconds * waiting / self.max_rows))
+            if waiting >= self.options.max_waiting:
+                raise QueueFullError(waiting, max(1.0, self._seconds * waiting / self.options.max_rows))
             self._incoming.append(work)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -180,14 +198,14 @@ class Engine:
                 )
         if settings.top_k > size:
             raise ValueError(f"top_k={settings.top_k} is larger than the vocabulary of {size} ids; lower it")
-        used = 1 if self.model.encoder_decoder else len(prompt)
-        if used + settings.max_new_tokens > self.max_length:
+        used, most = 1 if self.model.encoder_decoder else len(prompt), self.max_length
+        if used + settings.max_new_tokens > most:
             raise ValueError(
-                f"{used} tokens of the prompt and max_new_tokens={settings.max_new_tokens} are more than the {self.max_length} "
-                "tokens that a row holds; shorten the prompt, ask for fewer tokens, or raise the engine's max_length"
+                f"{used} tokens of the prompt and max_new_tokens={settings.max_new_tokens} are more than the {most} tokens "
+                "that a row holds; shorten the prompt, ask for fewer tokens, or raise the engine's max_length"
             )
-        if self.model.encoder_decoder and len(prompt) > self.max_length:
-            raise ValueError(f"the prompt has {len(prompt)} tokens, more than max_length={self.max_length}; shorten it")
+        if len(prompt) > most:
+            raise ValueError(f"the prompt has {len(prompt)} tokens, more than max_length={most}; shorten it")
         return settings.max_new_tokens
 
     def encode(self, prompt: Prompt) -> list[int]:
@@ -230,7 +248,7 @@ class Engine:
         """
         pending: list[list[Ticket]] = []
         for index, prompt in enumerate(prompts):
-            if len(pending) * samples >= min(2 * self.max_rows, self.max_waiting):
+            if len(pending) * samples >= min(2 * self.options.max_rows, self.options.max_waiting):
                 yield [ticket.result() for ticket in pending.pop(0)]
             ids, numbers = self.encode(prompt), range(samples)
             keys = [make_key(settings.seed, index, *([s] if samples > 1 else [])) for s in numbers]
@@ -241,7 +259,7 @@ class Engine:
     def statistics(self) -> dict[str, float]:
         """Numbers of rows and requests now, and totals since the start, whose names end with "_total"."""
         waiting = len(self._incoming) + len(self.scheduler.waiting)
-        now = {"running": len(self.scheduler.active), "waiting": waiting, "slots": self.max_rows}
+        now = {"running": len(self.scheduler.active), "waiting": waiting, "slots": self.options.max_rows}
         return {**now, **self.scheduler.counts}
 
     def close(self, drain: bool = True) -> None:
@@ -277,13 +295,6 @@ class Engine:
             except Exception as error:
                 logging.getLogger(__name__).exception("a program of the engine failed")
                 scheduler.fail(f"{type(error).__name__}: {error}")
-
-
-def check_at_least(least: int, **values: int) -> None:
-    """Raises ValueError if a value is not a whole number of at least `least`."""
-    for name, value in values.items():
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
 
 
 @functools.lru_cache(maxsize=4096)

@@ -24,7 +24,7 @@ from t5x_like.decoding.processors import (
 )
 from t5x_like.decoding.sampling import Greedy, Sample
 from t5x_like.models import positions
-from t5x_like.serving.engine import Engine, make_key
+from t5x_like.serving.engine import Engine, Options, make_key
 from t5x_like.serving.requests import QueueFullError, Settings
 from tests import tiny
 
@@ -322,7 +322,7 @@ def test_bad_requests_are_refused_before_they_are_accepted():
 def test_nan_logits_and_failing_programs_end_their_requests_alone(monkeypatch):
     model, params = build("rope")
     broken = jax.tree.map(lambda x: x * jnp.nan, params)
-    with Engine(model, broken, VOCABULARY, max_length=64) as engine:
+    with Engine(model, broken, VOCABULARY, Options(max_length=64)) as engine:
         completion = engine.complete([5, 6], Settings(max_new_tokens=4))
         assert completion.finish_reason == "error" and "new token 1 are NaN" in completion.error
     with make_engine() as engine:
