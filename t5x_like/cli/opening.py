@@ -53,10 +53,8 @@ class Engine(engine.Engine):
             raise FileNotFoundError(
                 f"{source} does not exist; give a run directory, a folder with config.json, or a .gguf file"
             )
-        mesh = partitioning.make_mesh() if mesh is None else mesh
-        model, params, _, vocabulary = (from_gguf if folder.is_file() else from_folder)(
-            folder, {"mesh": mesh, "dtype": dtype or jnp.float32}
-        )
+        mesh, read = mesh or partitioning.make_mesh(), from_gguf if folder.is_file() else from_folder
+        model, params, _, vocabulary = read(folder, {"mesh": mesh, "dtype": dtype or jnp.float32})
         if vocabulary is None:
             raise FileNotFoundError(
                 f"{source} has no tokenizer; put tokenizer.json or a SentencePiece model next to config.json"

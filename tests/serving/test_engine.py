@@ -49,10 +49,11 @@ def build(name):
     return model, tiny.init(model, tiny.batch(sides=model.sides))
 
 
-def make_engine(name="rope", **options):
-    return Engine(
-        *build(name), VOCABULARY, **{"max_length": 200, "max_rows": 4, "chunk": 64, "kept_rows": 2, **options}
-    )
+def make_engine(name="rope", mesh=None, **options):
+    """A small engine on one device, which compiles few programs."""
+    mesh = mesh or partitioning.make_mesh(devices=jax.devices()[:1])
+    sizes = {"max_length": 200, "max_rows": 4, "chunk": 16, "kept_rows": 2}
+    return Engine(*build(name), VOCABULARY, Options(**sizes | options), mesh)
 
 
 def make_prompts(seed=0, lengths=LENGTHS):
