@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 
 from t5x_like import inference, partitioning, prompt_batches
 from t5x_like.decoding.grammars import Matcher, TokenTable, tokenizer_of
+from t5x_like.scoring.rows import DEFAULT_LENGTH, position_table
 from t5x_like.serving.programs import Programs, Size
 from t5x_like.serving.requests import Completion, Delta, QueueFullError, Settings
 from t5x_like.serving.scheduler import FIRST_LENGTH, SHORTEST, Scheduler, Work
@@ -68,7 +69,8 @@ class Options:
     """The sizes of an engine.
 
     Attributes:
-      max_length: tokens of a prompt and its completion; of each of them if an encoder reads the prompt.
+      max_length: tokens of a prompt and its completion; of each of them if an encoder reads the prompt. None is 2048, or the
+        model's position table if it is shorter.
       max_rows: how many requests are continued at once.
       kept_rows: how many rows are copied when a new request needs them, so that later prompts may go on from them.
       max_waiting: how many requests may wait for a row.
@@ -79,7 +81,7 @@ class Options:
       ValueError: a number is too small.
     """
 
-    max_length: int = 2048
+    max_length: int | None = None
     max_rows: int = 16
     kept_rows: int = 4
     max_waiting: int = 1024
@@ -89,6 +91,8 @@ class Options:
     def __post_init__(self) -> None:
         for name, least in {"max_length": 2, "max_rows": 1, "kept_rows": 0, "max_waiting": 1, "chunk": 1}.items():
             value = getattr(self, name)
+            if name == "max_length" and value is None:
+                continue
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
 
@@ -98,6 +102,8 @@ DEFAULT = Options()
 
 class Engine:
     """Continues requests with a model; see the module. Nothing is compiled before the first request.
+
+    `max_length` is the one of the options, or the model's.
 
     Raises:
       ValueError: a model without a decoder, or `max_length` beyond the position table.
@@ -115,22 +121,18 @@ class Engine:
         inference.check_generates(model)
         self.model, self.vocabulary, self.params, self.options = model, vocabulary, params, options
         self.mesh, self.rules = partitioning.make_mesh() if mesh is None else mesh, rules
-        size = Size(1, min(FIRST_LENGTH, options.max_length), SHORTEST if model.encoder_decoder else 0)
+        self.max_length = options.max_length or min(DEFAULT_LENGTH, position_table(model) or DEFAULT_LENGTH)
+        size = Size(1, min(FIRST_LENGTH, self.max_length), SHORTEST if model.encoder_decoder else 0)
         kept_rows = 0 if model.encoder_decoder or options.prefix else options.kept_rows
         programs = Programs(model, params, vocabulary, self.mesh, rules, options.prefix, size, kept_rows)
-        programs.shapes(Size(1, options.max_length, size.inputs))  # raises what a short position table raises
-        self.scheduler = Scheduler(programs, vocabulary, options.max_rows, options.max_length, options.chunk)
+        programs.shapes(Size(1, self.max_length, size.inputs))  # raises what a short position table raises
+        self.scheduler = Scheduler(programs, vocabulary, options.max_rows, self.max_length, options.chunk)
         self._incoming: list[Work] = []
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closing = False
         self._orders = itertools.count()
         self._seconds = 1.0  # of a request with a row, smoothed
-
-    @property
-    def max_length(self) -> int:
-        """Tokens of a prompt and its completion; of each of them if an encoder reads the prompt."""
-        return self.options.max_length
 
     @functools.cached_property
     def token_table(self) -> TokenTable:

@@ -320,6 +320,11 @@ def test_bad_requests_are_refused_before_they_are_accepted():
         make_engine(max_rows=0)
 
 
+def test_the_length_is_that_of_the_model_unless_it_is_given():
+    for name, length in [("learned", 256), ("rope", 2048)]:
+        assert Engine(*build(name), VOCABULARY).max_length == length
+
+
 def test_nan_logits_and_failing_programs_end_their_requests_alone(monkeypatch):
     model, params = build("rope")
     broken = jax.tree.map(lambda x: x * jnp.nan, params)
