@@ -30,6 +30,8 @@ REMOTE = ["fsspec[http]>=2024.2"]
 BEAM = ["apache-beam>=2.77,<2.78", "google-crc32c>=1.6"]
 # Decoding under a JSON schema, a regular expression or a grammar.
 GRAMMARS = ["llguidance>=1.9"]
+# jax.export serializes programs with it; TensorFlow brings it along.
+EXPORT = ["flatbuffers>=24.3"]
 # Reads checkpoints of llama.cpp.
 GGUF = ["gguf>=0.17"]
 
@@ -57,6 +59,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10"],
         "gpu": ["jax[cuda13]>=0.10"],
+        "export": EXPORT,
         "gguf": GGUF,
         "grammars": GRAMMARS,
         "metrics": METRICS,
@@ -75,6 +78,7 @@ setup(
             "ruff==0.17.5",
             "mypy==2.4.1",
             *NOTEBOOKS,
+            *EXPORT,
             *GGUF,
             *GRAMMARS,
             "jsonschema>=4",

@@ -11,4 +11,5 @@ synthetic/              tasks over generated examples: lists, numbers, words, a 
 benchmarks/             GLUE, SuperGLUE, SQuAD, MMLU, WMT and others
 instructions/           registers instruction tasks: templates, few-shot prompts, chats, held-out groups
 caching/                builds token caches of tasks
+exporting/              exported runs as SavedModels
 """

@@ -26,6 +26,7 @@ COMMANDS = {
     "eval": "t5x_like.cli.evaluation.eval",
     "infer": "t5x_like.cli.infer",
     "score": "t5x_like.cli.score",
+    "export": "t5x_like.cli.export",
     "cache": "t5x_like.cli.data.cache",
     "clean": "t5x_like.cli.data.clean",
     "info": "t5x_like.cli.info",

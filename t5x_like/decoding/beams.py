@@ -171,13 +171,14 @@ def compete(state: State, log_probs_BKV: jax.Array, beam_search: BeamSearch, sto
     """The state after one more token; `origin_BK` are the beams that the running ones continue."""
     count, penalty, n = beam_search.beams, beam_search.penalty, state["n"]
     running, ended = state["running"], state["ended"]
-    most, vocabulary = running["tokens_BKN"].shape[2], log_probs_BKV.shape[2]
+    rows, _, vocabulary = log_probs_BKV.shape
+    most = running["tokens_BKN"].shape[2]
     sums_BKV = running["sums_BK"][..., None] + log_probs_BKV
     # Of each beam len(stop_ids) continuations may end, so that K are left in any case.
     candidates = min((1 + max(len(stop_ids), 1)) * count, count * vocabulary)
-    sums_BC, index_BC = jax.lax.top_k(sums_BKV.reshape(len(sums_BKV), -1), candidates)
+    sums_BC, index_BC = jax.lax.top_k(sums_BKV.reshape(rows, -1), candidates)
     origin_BC, token_BC = index_BC // vocabulary, index_BC % vocabulary
-    log_prob_BC = jnp.take_along_axis(log_probs_BKV.reshape(len(sums_BKV), -1), index_BC, axis=1)
+    log_prob_BC = jnp.take_along_axis(log_probs_BKV.reshape(rows, -1), index_BC, axis=1)
     tokens_BCN = choose(running["tokens_BKN"], origin_BC).at[:, :, n].set(token_BC)
     log_probs_BCN = choose(running["log_probs_BKN"], origin_BC).at[:, :, n].set(log_prob_BC)
 

@@ -1,0 +1,1 @@
+"""Exported runs for TensorFlow."""
