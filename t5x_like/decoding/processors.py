@@ -79,7 +79,7 @@ class RepetitionPenalty:
     def __call__(self, logits_BV: jax.Array, history: History) -> jax.Array:
         index_T = jnp.arange(history.tokens_BT.shape[1])
         counts_BV = count(history.tokens_BT, index_T < history.length_B[:, None], logits_BV.shape[1])
-        penalty = per_row(self.penalty, len(logits_BV), "RepetitionPenalty.penalty")
+        penalty = per_row(self.penalty, logits_BV.shape[0], "RepetitionPenalty.penalty")
         penalized_BV = jnp.where(logits_BV < 0, logits_BV * penalty, logits_BV / penalty)
         return jnp.where(counts_BV > 0, penalized_BV, logits_BV)
 
@@ -97,7 +97,7 @@ class FrequencyPenalty:
         check_all("FrequencyPenalty.penalty", self.penalty, np.isfinite, "must be finite; 0 changes nothing")
 
     def __call__(self, logits_BV: jax.Array, history: History) -> jax.Array:
-        penalty = per_row(self.penalty, len(logits_BV), "FrequencyPenalty.penalty")
+        penalty = per_row(self.penalty, logits_BV.shape[0], "FrequencyPenalty.penalty")
         return logits_BV - penalty * count_generated(history, logits_BV.shape[1])
 
 
@@ -114,7 +114,7 @@ class PresencePenalty:
         check_all("PresencePenalty.penalty", self.penalty, np.isfinite, "must be finite; 0 changes nothing")
 
     def __call__(self, logits_BV: jax.Array, history: History) -> jax.Array:
-        penalty = per_row(self.penalty, len(logits_BV), "PresencePenalty.penalty")
+        penalty = per_row(self.penalty, logits_BV.shape[0], "PresencePenalty.penalty")
         return logits_BV - penalty * (count_generated(history, logits_BV.shape[1]) > 0)
 
 

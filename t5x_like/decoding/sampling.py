@@ -120,7 +120,7 @@ def divide_by_temperature(logits_BV: jax.Array, temperature: float | jax.Array) 
     Raises:
       ValueError: there is neither one temperature nor one per row.
     """
-    temperature = per_row(temperature, len(logits_BV), "temperature")
+    temperature = per_row(temperature, logits_BV.shape[0], "temperature")
     # Both the temperature and its reciprocal, by which XLA may multiply, must be normal float32 numbers.
     clip = jnp.clip if isinstance(temperature, jax.Array) else np.clip
     temperature = jnp.asarray(clip(temperature, SMALLEST, 1 / SMALLEST), jnp.float32)
@@ -142,7 +142,7 @@ def top_k(logits_BV: jax.Array, k: int | jax.Array) -> jax.Array:
     """
     vocab_size = logits_BV.shape[-1]
     if not isinstance(k, int):
-        k_B1 = per_row(k, len(logits_BV), "top_k")
+        k_B1 = per_row(k, logits_BV.shape[0], "top_k")
         count = jnp.where(k_B1 == 0, vocab_size, k_B1)
         return jnp.where(is_in_smallest_set(logits_BV, jnp.ones_like(logits_BV), count), logits_BV, -jnp.inf)
     if k > vocab_size:
@@ -155,13 +155,13 @@ def top_k(logits_BV: jax.Array, k: int | jax.Array) -> jax.Array:
 def top_p(logits_BV: jax.Array, p: Number) -> jax.Array:
     """Keeps the smallest set of most likely tokens whose probability reaches p; 1 keeps all."""
     return keep_smallest_set(
-        logits_BV, logits_BV, jax.nn.softmax(logits_BV, axis=-1), per_row(p, len(logits_BV), "top_p")
+        logits_BV, logits_BV, jax.nn.softmax(logits_BV, axis=-1), per_row(p, logits_BV.shape[0], "top_p")
     )
 
 
 def min_p(logits_BV: jax.Array, p: Number) -> jax.Array:
     """Keeps the tokens whose probability is at least p times the largest one."""
-    least = jnp.log(per_row(p, len(logits_BV), "min_p"))
+    least = jnp.log(per_row(p, logits_BV.shape[0], "min_p"))
     return jnp.where(below_largest(logits_BV) >= least, logits_BV, -jnp.inf)
 
 
@@ -171,7 +171,7 @@ def typical_p(logits_BV: jax.Array, p: Number) -> jax.Array:
     probs_BV = jnp.exp(log_probs_BV)
     entropy_B1 = -jnp.sum(jnp.where(probs_BV > 0, probs_BV * log_probs_BV, 0.0), axis=-1, keepdims=True)
     return keep_smallest_set(
-        logits_BV, -jnp.abs(log_probs_BV + entropy_B1), probs_BV, per_row(p, len(logits_BV), "typical_p")
+        logits_BV, -jnp.abs(log_probs_BV + entropy_B1), probs_BV, per_row(p, logits_BV.shape[0], "typical_p")
     )
 
 

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from t5x_like import inference
-from t5x_like.accounting import flops
 from t5x_like.data.tokenizers import vocabularies
 from t5x_like.decoding.beams import BeamSearch
 from t5x_like.decoding.processors import Processor
 from t5x_like.objectives.tokens import token_logps
+from t5x_like.scoring.rows import position_table
 from t5x_like.types import Model, Params, Sampler, Vocabulary
 
 BATCH, LENGTH, TARGET_LENGTH = "batch", "length", "target_length"
@@ -219,12 +219,8 @@ def features(side: str, tokens_BL: jax.Array, length_B: jax.Array) -> dict[str, 
 
 def position_tables(model: Model) -> dict[str, int]:
     """{side: the most positions that its tables hold}, for the sides that have tables."""
-    tables = {}
-    for side in model.sides:
-        sizes = [part.max_length for part in flops.submodules(getattr(model, side)) if hasattr(part, "max_length")]
-        if sizes:
-            tables[side] = min(sizes)
-    return tables
+    tables = {side: position_table(getattr(model, side)) for side in model.sides}
+    return {side: table for side, table in tables.items() if table is not None}
 
 
 def by_dim(sizes: Mapping[str, int], dims: Mapping[str, str]) -> dict[str, int]:

@@ -11,7 +11,8 @@ from t5x_like import inference, prompt_batches
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.data.tokenizers.sentencepiece import SentencePieceModel
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary, SentencePieceVocabulary
-from t5x_like.decoding.sampling import Greedy
+from t5x_like.decoding import processors
+from t5x_like.decoding.sampling import Greedy, Sample
 from t5x_like.exporting import artifact, lowering, programs, run
 from t5x_like.models import moe
 from tests import tiny
@@ -89,3 +90,28 @@ def test_a_position_table_without_room_for_any_length_is_refused():
     program = programs.Program("score", "", lambda params, tokens: {}, {"tokens": ("batch", "length")}, {"length": 1})
     with pytest.raises(ValueError, match="length=2 is longer than the 1 tokens"):
         lowering.lower(program, {}, ANY, ["cpu"])
+
+
+CHANGES = [
+    processors.RepetitionPenalty(1.2),
+    processors.FrequencyPenalty(0.1),
+    processors.PresencePenalty(0.1),
+    processors.NoRepeatNGram(2),
+    processors.BadWords([[3, 4], [5]]),
+    processors.ForcedTokens([7]),
+    processors.MinNewTokens(2),
+    processors.LogitBias({3: 1.0}),
+]
+
+
+def test_every_sampler_and_processor_takes_any_number_of_rows():
+    def choose(logits_BV, tokens_BT, length_B, keys_B):
+        history = processors.History(tokens_BT, length_B, length_B)
+        for change in CHANGES:
+            logits_BV = change(logits_BV, history)
+        return Sample(0.7, 5, 0.9, 0.1, 0.9)(keys_B, logits_BV)
+
+    (rows,) = jax.export.symbolic_shape("rows")
+    shapes = [((rows, 64), "float32"), ((rows, 8), "int32"), ((rows,), "int32"), ((rows, 2), "uint32")]
+    exported = jax.export.export(jax.jit(choose))(*(jax.ShapeDtypeStruct(*shape) for shape in shapes))
+    assert [str(size) for size in exported.out_avals[0].shape] == ["rows"]
