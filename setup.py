@@ -35,6 +35,9 @@ EXPORT = ["flatbuffers>=24.3"]
 # Reads checkpoints of llama.cpp.
 GGUF = ["gguf>=0.17"]
 
+# lm-evaluation-harness, without torch; it brings datasets, pandas and scikit-learn.
+LM_EVAL = ["lm-eval>=0.4.13"]
+
 # Runs the notebooks.
 NOTEBOOKS = ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"]
 # Top-level folders that are installed inside the package t5x_like.
@@ -71,6 +74,7 @@ setup(
         "slurm": ["submitit>=1.5"],
         "ray": ["ray>=2.9"],
         "html": ["trafilatura>=2"],
+        "lm_eval": LM_EVAL,
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3",
@@ -85,6 +89,7 @@ setup(
             *METRICS,
             *REMOTE,
             *CLEANING,
+            *LM_EVAL,
         ],
     },
     entry_points={"console_scripts": ["t5x_like = t5x_like.__main__:start"]},

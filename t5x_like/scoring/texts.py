@@ -111,14 +111,22 @@ class TextScorer:
           ValueError: the continuation is longer than the model reads.
         """
         context, continuation = move_spaces(context, continuation)
+        ids = self.context_ids(context)
         if self.seq2seq:
-            return self.rows(self.vocabulary.encode_special(context), self.vocabulary.encode(continuation))
-        ids, whole = self.vocabulary.encode(context), self.vocabulary.encode(context + continuation)
-        if not self.masked and (self.vocabulary.add_bos or not ids):
-            if whole[:1] != [self.start]:
-                ids, whole = [self.start, *ids], [self.start, *whole]
-            ids = ids or [self.start]
+            return self.rows(ids, self.vocabulary.encode(continuation))
+        whole = self.vocabulary.encode(context + continuation)
+        if not self.masked and ids[0] == self.start and whole[:1] != [self.start]:
+            whole = [self.start, *whole]
         return self.rows(ids, whole[len(ids) :])
+
+    def context_ids(self, context: str) -> list[int]:
+        """The ids of a context: a decoder's begin with bos if the vocabulary adds it, and are not empty."""
+        if self.seq2seq:
+            return self.vocabulary.encode_special(context)
+        ids = self.vocabulary.encode(context)
+        if self.masked or ids[:1] == [self.start] or (ids and not self.vocabulary.add_bos):
+            return ids
+        return [self.start, *ids]
 
     def document(self, text: str) -> list[Row]:
         """The rows of a document, in which names of control tokens are text: windows that fill the model's length."""

@@ -1,9 +1,10 @@
-"""Evaluates a trained run on any split: loss, perplexity and bits per byte, or the metrics of --tasks.
+"""Evaluates a trained run on any split: loss, perplexity and bits per byte, or the metrics of --tasks or --lm_eval.
 
 Prints one JSON object. The task, lengths and objective are the run's own unless --gin.NAME=value changes them
 (--gin.TASK=python_docs_bytes, --gin.LENGTH=128). With --tasks=A,B prints a table of the tasks' own metrics with 95%
 intervals; with --against=RUN_DIR also the differences from another run on the same examples. Every question and answer is
-written to RUN_DIR/evaluations/TASK/STEP.json, which later calls reuse.
+written to RUN_DIR/evaluations/TASK/STEP.json, which later calls reuse. With --lm_eval=A,B prints the table of
+lm-evaluation-harness for its tasks, or those of --lm_eval_tasks_dir, and writes RUN_DIR/evaluations/lm_eval/TASK/STEP.json.
 """
 
 import argparse
@@ -14,8 +15,10 @@ from t5x_like.cli import flags
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
 
-# Flags that only --tasks reads.
-OPTIONS = ("examples", "max_new_tokens", "num_samples", "stop", "inputs_length", "seed", "prefix", "out", "against")
+# Flags that only --tasks reads, only --lm_eval, and both.
+OF_TASKS = ("examples", "max_new_tokens", "num_samples", "stop", "inputs_length", "against")
+OF_LM_EVAL = ("lm_eval_tasks_dir", "num_fewshot", "limit", "max_length", "chat")
+OF_BOTH = ("seed", "prefix", "out")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -27,21 +30,57 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--batch_size", type=flags.positive, help="rows per batch (default: the run's)")
     runtime.add_flags(parser)
     add_task_flags(parser)
+    add_harness_flags(parser)
     flags.add_machine(parser)
     args = runtime.parse_args(parser, argv)
-    parser.check_needless(args, OPTIONS, "tasks")
-    parser.check_needless(args, ["against_step"], "against")
-    if args.tasks and args.batches:
-        parser.error(f"--batches={args.batches} does not apply to --tasks; --examples limits those")
+    check_flags(parser, args)
     from t5x_like.cli import setup
-    from t5x_like.cli.evaluation import tasks
+    from t5x_like.cli.evaluation import harness, tasks
 
     setup.initialize(args)
-    if args.tasks is not None:
+    if args.lm_eval is not None:
+        harness.run(args)
+    elif args.tasks is not None:
         tasks.run(args)
-        return 0
-    print(json.dumps(evaluate(args)))
+    else:
+        print(json.dumps(evaluate(args)))
     return 0
+
+
+def check_flags(parser: flags.Parser, args: argparse.Namespace) -> None:
+    """Raises ConfigError if a flag is given that nothing reads."""
+    parser.check_needless(args, OF_TASKS, "tasks")
+    parser.check_needless(args, OF_LM_EVAL, "lm_eval")
+    parser.check_needless(args, ["against_step"], "against")
+    if not args.lm_eval:
+        parser.check_needless(args, OF_BOTH, "tasks")
+    if args.tasks and args.batches:
+        parser.error(f"--batches={args.batches} does not apply to --tasks; --examples limits those")
+    for name in ("tasks", "batches", "split", "module"):
+        if args.lm_eval and (value := getattr(args, name)) != parser.get_default(name):
+            parser.error(
+                f"--{name}={value} does not apply to --lm_eval; its tasks say what they read, --limit how much"
+            )
+
+
+def add_harness_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of lm-evaluation-harness."""
+    group = parser.add_argument_group("lm-evaluation-harness (needs the extra lm_eval; --out, --json, ... apply too)")
+    group.add_argument("--lm_eval", metavar="A,B", help="evaluate these tasks of the harness instead")
+    group.add_argument(
+        "--lm_eval_tasks_dir",
+        metavar="FOLDER",
+        help="read tasks from the YAML files of this folder, which may run code",
+    )
+    group.add_argument("--num_fewshot", type=flags.count, metavar="N", help="examples per prompt (default: the task's)")
+    group.add_argument("--limit", type=flags.positive, metavar="N", help="documents per task (default: all)")
+    group.add_argument(
+        "--max_length",
+        type=flags.length,
+        metavar="N",
+        help="tokens that the model reads (default: the position table, or the run's training rows)",
+    )
+    group.add_argument("--chat", action="store_true", help="render prompts with the chat template")
 
 
 def add_task_flags(parser: argparse.ArgumentParser) -> None:
