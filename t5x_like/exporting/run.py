@@ -28,6 +28,7 @@ def load(folder: Path | str = HERE) -> dict[str, Callable[..., dict[str, jax.Arr
       ValueError: another version of the format, a jax that cannot read it, or a damaged file.
     """
     manifest = read_manifest(folder)
+    check_jax(folder, manifest["jax"])
     for name, expected in manifest["files"].items():
         if hashlib.sha256((Path(folder) / name).read_bytes()).hexdigest() != expected:
             raise ValueError(f"{Path(folder) / name} is damaged; copy the folder again")
@@ -36,26 +37,28 @@ def load(folder: Path | str = HERE) -> dict[str, Callable[..., dict[str, jax.Arr
 
 
 def read_manifest(folder: Path | str) -> dict[str, Any]:
-    """manifest.json, if this program and this jax can read the folder."""
+    """manifest.json, if this program reads its version of the format."""
     manifest = json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))
     if manifest.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"{folder}/manifest.json has format_version={manifest.get('format_version')}, this run.py reads {FORMAT_VERSION}; "
             "use the run.py that was exported with it"
         )
-    version = manifest["jax"]["calling_convention_version"]
+    return manifest
+
+
+def check_jax(folder: Path | str, needed: Mapping[str, Any]) -> None:
+    """Raises ValueError if this jax cannot call the programs of a folder; warns if it is older than the one that wrote them."""
+    version, minimum = needed["calling_convention_version"], needed["minimum_version"]
     low, high = export.minimum_supported_calling_convention_version, export.maximum_supported_calling_convention_version
     if not low <= version <= high:
         raise ValueError(
             f"{folder} has programs of calling convention {version}, jax {jax.__version__} reads {low} to {high}; "
-            f"install jax {manifest['jax']['minimum_version']} or later, or export the run again"
+            f"install jax {minimum} or later, or export the run again"
         )
-    if jax.__version_info__ < tuple(map(int, manifest["jax"]["minimum_version"].split(".")[:3])):
-        warnings.warn(
-            f"{folder} was exported with jax {manifest['jax']['minimum_version']}; the older {jax.__version__} may not read it",
-            stacklevel=2,
-        )
-    return manifest
+    if jax.__version_info__ < tuple(map(int, minimum.split(".")[:3])):
+        text = f"{folder} was exported with jax {minimum}; the older {jax.__version__} may not read it"
+        warnings.warn(text, stacklevel=3)
 
 
 def read_parameters(folder: Path | str, manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -324,7 +324,7 @@ def test_an_older_jax_is_warned_of(copied):
     manifest["jax"]["minimum_version"] = "99.0.1"
     (copied / "manifest.json").write_text(json.dumps(manifest))
     with pytest.warns(UserWarning, match="exported with jax 99.0.1"):
-        run.read_manifest(copied)
+        run.load(copied)
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,7 @@ def test_the_loader_reads_and_writes_text_as_the_vocabulary(kind, vocabulary, se
     vocabulary.save(tmp_path / "vocabulary")
     described = artifact.describe_vocabulary(vocabulary, tmp_path, seq2seq)
     assert described["kind"] == kind
-    versions = {"minimum_version": "0.1.0", "calling_convention_version": 10}
-    manifest = {"format_version": run.FORMAT_VERSION, "jax": versions, "vocabulary": described}
+    manifest = {"format_version": run.FORMAT_VERSION, "vocabulary": described}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     for text in TEXTS:
         ids = run.encode(text, tmp_path)
