@@ -34,6 +34,10 @@ GRAMMARS = ["llguidance>=1.9"]
 EXPORT = ["flatbuffers>=24.3"]
 # Reads checkpoints of llama.cpp.
 GGUF = ["gguf>=0.17"]
+# The HTTP server; it constrains answers to JSON schemas and grammars.
+SERVE = ["starlette>=1.10", "uvicorn>=0.54", "pydantic>=2.14", "prometheus-client>=0.26", *GRAMMARS]
+# Clients that the tests talk to it with.
+CLIENTS = ["openai>=3", "httpx>=0.28", "langchain-openai>=1.7", "lm-eval[api]>=0.4.13"]
 
 # lm-evaluation-harness, without torch; it brings datasets, pandas and scikit-learn.
 LM_EVAL = ["lm-eval>=0.4.13"]
@@ -57,7 +61,7 @@ setup(
         *(f"t5x_like.{name}" for top in INSIDE for name in find_namespace_packages(include=[top, f"{top}.*"])),
     ],
     package_dir={f"t5x_like.{top}": top for top in INSIDE},
-    package_data={"": ["*.gin"]},
+    package_data={"": ["*.gin", "*.html"]},
     install_requires=LEAN + TASKS,
     extras_require={
         "tpu": ["jax[tpu]>=0.10"],
@@ -65,6 +69,7 @@ setup(
         "export": EXPORT,
         "gguf": GGUF,
         "grammars": GRAMMARS,
+        "serve": SERVE,
         "metrics": METRICS,
         "remote": REMOTE,
         "beam": BEAM,
@@ -84,7 +89,8 @@ setup(
             *NOTEBOOKS,
             *EXPORT,
             *GGUF,
-            *GRAMMARS,
+            *SERVE,
+            *CLIENTS,
             "jsonschema>=4",
             *METRICS,
             *REMOTE,

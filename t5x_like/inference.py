@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from t5x_like import partitioning
 from t5x_like.accounting import runtime_memory
-from t5x_like.data.tokenizers import chat
+from t5x_like.data.tokenizers import chat, vocabularies
 from t5x_like.decoding import beams
 from t5x_like.decoding.beams import Beams, BeamSearch
 from t5x_like.decoding.loop import Generated, generate
@@ -261,24 +261,47 @@ def embed(
 ) -> np.ndarray:
     """Returns unit vectors of texts, float32 [N, D]: the mean of the encoder's last hidden states over a text's tokens.
 
-    For sentence encoders such as all-MiniLM. The dot product of two vectors is the cosine similarity of their texts.
+    For sentence encoders such as all-MiniLM. The dot product of two vectors is the cosine similarity of their texts. Names of
+    control tokens are text.
 
     Raises:
       ValueError: a text that is longer than the model's position table.
     """
+    function = ShardedFunction(make_embed_fn(model), batch_size, partitioning.make_mesh())
+    return embed_rows(function, params, vocabulary, texts)
 
-    @jax.jit
+
+def make_embed_fn(model: Model) -> Callable[[Params, dict[str, Any]], jax.Array]:
+    """Returns a function (params, batch) -> unit vectors, float32 [B, D], to be jitted."""
+
     def mean_pool(params: Params, batch: dict[str, Any]) -> jax.Array:
         x_BLD = model.apply({"params": params}, batch, method="hidden").astype(jnp.float32)
         real_BL1 = (batch["encoder_segment_ids"] > 0)[..., None]
         x_BD = jnp.sum(x_BLD * real_BL1, axis=1)
         return x_BD / jnp.linalg.norm(x_BD, axis=-1, keepdims=True)
 
-    ids = [vocabulary.encode_special(text) for text in texts]
-    parts = [ids[i : i + batch_size] for i in range(0, len(ids), batch_size)]
+    return mean_pool
+
+
+def embed_rows(
+    function: "ShardedFunction",
+    params: Params,
+    vocabulary: Vocabulary,
+    texts: Sequence[str],
+    max_length: int | None = None,
+) -> np.ndarray:
+    """`embed` by a function of `make_embed_fn`. Lengths are rounded up, but not beyond `max_length`.
+
+    Raises:
+      ValueError: a text that is longer.
+    """
+    rows = [vocabularies.encode_special(vocabulary, text) for text in texts]
+    longest = max(map(len, rows))
+    if max_length is not None and longest > max_length:
+        raise ValueError(f"a text has {longest} tokens, more than the {max_length} that the model reads; shorten it")
     vectors = []
-    for part in parts:
-        length = round_up(max(len(row) for row in part), BUCKET)
-        full = part + part[:1] * (batch_size - len(part))
-        vectors.append(np.asarray(mean_pool(params, pad_rows(full, length, "encoder")))[: len(part)])
+    for begin in range(0, len(rows), function.size):
+        part = rows[begin : begin + function.size]
+        length = round_up(max(map(len, part)), BUCKET)
+        vectors.append(function(params, pad_rows(part, min(length, max_length or length), "encoder")))
     return np.concatenate(vectors)

@@ -20,8 +20,10 @@ def render_prompt(record: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str
     return {**record, **rendered}
 
 
-def prompt_ids(record: Mapping[str, Any], vocabulary: Vocabulary, seq2seq: bool) -> list[int]:
+def prompt_ids(record: Mapping[str, Any], vocabulary: Vocabulary, seq2seq: bool, literal: bool = False) -> list[int]:
     """Token ids of a prompt, with bos or eos as the model expects. A chat template writes its own bos.
+
+    With `literal` the names of control tokens in a prompt are text, as they always are in the messages of a chat.
 
     Raises:
       ValueError: a prompt that is not UTF-8 text, or an empty prompt if the vocabulary has no bos.
@@ -35,8 +37,8 @@ def prompt_ids(record: Mapping[str, Any], vocabulary: Vocabulary, seq2seq: bool)
             "Unicode text; remove it"
         ) from error
     if seq2seq and not is_chat:
-        return vocabulary.encode_special(text)
-    ids = chat.prompt_ids(vocabulary, record["messages"]) if is_chat else vocabulary.encode(text)
+        return vocabularies.encode_special(vocabulary, text) if literal else vocabulary.encode_special(text)
+    ids = chat.prompt_ids(vocabulary, record["messages"]) if is_chat else vocabulary.encode(text, literal)
     if seq2seq:
         return [*ids, vocabularies.end_id(vocabulary)]
     # The decoder needs at least one token: an empty prompt gets bos even if the vocabulary does not add it to prompts.

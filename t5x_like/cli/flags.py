@@ -22,21 +22,16 @@ class Parser(argparse.ArgumentParser):
             self.error(f"--{given[0]}={getattr(args, given[0])} applies to --{needed}, which is not given")
 
 
-def add_run(parser: argparse.ArgumentParser) -> None:
+def add_run(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Adds the flags of a command that opens a run."""
-    parser.add_argument("--run_dir", required=True, help="directory of a run made by `t5x_like train`")
+    parser.add_argument("--run_dir", required=required, help="directory of a run made by `t5x_like train`")
     parser.add_argument("--step", type=count, help="checkpoint to read (default: the newest)")
 
 
 def add_machine(parser: argparse.ArgumentParser) -> None:
     """Adds the flags for the machine: processes and compile cache."""
     group = parser.add_argument_group("machine")
-    group.add_argument(
-        "--compile_cache",
-        default=str(default_root() / "xla"),
-        metavar="FOLDER",
-        help="folder that caches compiled programs between runs, '' for none (default: %(default)s)",
-    )
+    add_compile_cache(group)
     group.add_argument(
         "--distributed",
         action="store_true",
@@ -45,6 +40,16 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--coordinator", metavar="HOST:PORT", help="with --distributed: address of process 0")
     group.add_argument("--process_count", type=positive, metavar="N", help="with --coordinator: number of processes")
     group.add_argument("--process_index", type=count, metavar="I", help="with --coordinator: index of this process")
+
+
+def add_compile_cache(parser: argparse._ActionsContainer) -> None:
+    """Adds the flag for the compile cache."""
+    parser.add_argument(
+        "--compile_cache",
+        default=str(default_root() / "xla"),
+        metavar="FOLDER",
+        help="folder that caches compiled programs between runs, '' for none (default: %(default)s)",
+    )
 
 
 def whole(text: str, low: int, high: int | None = None) -> int:
@@ -75,6 +80,11 @@ def count(text: str) -> int:
 def length(text: str) -> int:
     """Parses a number of tokens, which devices count with 32 bits."""
     return whole(text, 1, 2**31 - 1)
+
+
+def port(text: str) -> int:
+    """Parses a TCP port; 0 is a free one."""
+    return whole(text, 0, 65535)
 
 
 def seed(text: str) -> int:

@@ -27,6 +27,7 @@ COMMANDS = {
     "infer": "t5x_like.cli.infer",
     "score": "t5x_like.cli.score",
     "export": "t5x_like.cli.export",
+    "serve": "t5x_like.cli.serve",
     "cache": "t5x_like.cli.data.cache",
     "clean": "t5x_like.cli.data.clean",
     "info": "t5x_like.cli.info",

@@ -5,7 +5,7 @@ print(engine.complete("def ").text)
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,20 +43,41 @@ class Engine(engine.Engine):
           FileNotFoundError: there is no such model, or it has no tokenizer.
           ValueError: the model has no decoder, or cannot be opened for a reason that the message gives.
         """
-        folder = Path(source).expanduser()
-        if RunDir(folder).newest_config.exists():
-            run = setup.TrainedRun(str(folder), step=step, mesh=mesh)
-            params = run.params(run.example_batch())
-            params = params if dtype is None else jax.tree.map(lambda x: x.astype(dtype), params)
-            return cls(run.model, params, run.require_vocabulary(), options, run.mesh, run.rules)
-        if not folder.exists():
-            raise FileNotFoundError(
-                f"{source} does not exist; give a run directory, a folder with config.json, or a .gguf file"
-            )
-        mesh, read = mesh or partitioning.make_mesh(), from_gguf if folder.is_file() else from_folder
-        model, params, _, vocabulary = read(folder, {"mesh": mesh, "dtype": dtype or jnp.float32})
-        if vocabulary is None:
-            raise FileNotFoundError(
-                f"{source} has no tokenizer; put tokenizer.json or a SentencePiece model next to config.json"
-            )
-        return cls(model, params, vocabulary, options, mesh)
+        opened = open_model(source, step, mesh, dtype)
+        return cls(opened.model, opened.params, opened.vocabulary, options, opened.mesh, opened.rules)
+
+
+class Opened(NamedTuple):
+    """A model that was opened, with what it needs to run."""
+
+    model: types.Model
+    params: types.Params
+    vocabulary: types.Vocabulary
+    mesh: Mesh
+    rules: partitioning.Rules
+
+
+def open_model(source: types.PathLike, step: int | None = None, mesh: Mesh | None = None, dtype: Any = None) -> Opened:
+    """Opens a model of any kind; see `Engine.from_run`.
+
+    Raises:
+      FileNotFoundError: there is no such model, or it has no tokenizer.
+      ValueError: it cannot be opened.
+    """
+    folder = Path(source).expanduser()
+    if RunDir(folder).newest_config.exists():
+        run = setup.TrainedRun(str(folder), step=step, mesh=mesh)
+        params = run.params(run.example_batch())
+        params = params if dtype is None else jax.tree.map(lambda x: x.astype(dtype), params)
+        return Opened(run.model, params, run.require_vocabulary(), run.mesh, run.rules)
+    if not folder.exists():
+        raise FileNotFoundError(
+            f"{source} does not exist; give a run directory, a folder with config.json, or a .gguf file"
+        )
+    mesh, read = mesh or partitioning.make_mesh(), from_gguf if folder.is_file() else from_folder
+    model, params, _, vocabulary = read(folder, {"mesh": mesh, "dtype": dtype or jnp.float32})
+    if vocabulary is None:
+        raise FileNotFoundError(
+            f"{source} has no tokenizer; put tokenizer.json or a SentencePiece model next to config.json"
+        )
+    return Opened(model, params, vocabulary, mesh, partitioning.RULES)

@@ -46,12 +46,18 @@ def initialize(args: argparse.Namespace) -> None:
         # A CPU runs programs concurrently, and Gloo confuses their messages; other devices run programs in order.
         jax.config.update("jax_cpu_enable_async_dispatch", False)
         jax.distributed.initialize(args.coordinator, args.process_count, args.process_index)
-    if args.compile_cache:
-        Path(args.compile_cache).mkdir(parents=True, exist_ok=True)
-        jax.config.update("jax_compilation_cache_dir", args.compile_cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-        # Silences XLA's warnings about the CPU features of cached programs.
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    use_compile_cache(args.compile_cache)
+
+
+def use_compile_cache(folder: str) -> None:
+    """Keeps compiled programs in a folder; "" for none."""
+    if not folder:
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    # Silences XLA's warnings about the CPU features of cached programs.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def read_decoding(config: runtime.Config) -> tuple[Sampler | BeamSearch, Sequence[Processor]]:

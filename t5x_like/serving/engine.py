@@ -24,7 +24,8 @@ from t5x_like import inference, partitioning, prompt_batches
 from t5x_like.decoding.grammars import Matcher, TokenTable, tokenizer_of
 from t5x_like.scoring.rows import DEFAULT_LENGTH, position_table
 from t5x_like.serving.programs import Programs, Size
-from t5x_like.serving.requests import Completion, Delta, QueueFullError, Settings
+from t5x_like.serving.reading import PromptScorer
+from t5x_like.serving.requests import Completion, Delta, QueueFullError, Settings, Token
 from t5x_like.serving.scheduler import FIRST_LENGTH, SHORTEST, Scheduler, Work
 from t5x_like.serving.text import TextStream
 from t5x_like.types import Model, Params, Vocabulary
@@ -257,6 +258,27 @@ class Engine:
             pending.append([self.submit(ids, settings, key=key) for key in keys])
         for tickets in pending:
             yield [ticket.result() for ticket in tickets]
+
+    @functools.cached_property
+    def scorer(self) -> PromptScorer:
+        """Computes `score`."""
+        return PromptScorer(self.model, self.params, self.mesh, self.rules)
+
+    def score(self, rows: Sequence[Sequence[int]], top: int = 0) -> list[list[Token]]:
+        """The tokens of every row of ids but its first, with their log-probabilities and `top` alternatives.
+
+        Raises:
+          ValueError: an encoder reads prompts, or a logit is not finite.
+        """
+        return self.scorer(rows, top)
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Refuses texts, which an encoder embeds: `reading.TextEncoder`.
+
+        Raises:
+          ValueError: always.
+        """
+        raise ValueError("this model has a decoder, so it has no embeddings of texts; use a sentence encoder")
 
     def statistics(self) -> dict[str, float]:
         """Numbers of rows and requests now, and totals since the start, whose names end with "_total"."""

@@ -90,6 +90,14 @@ def encode_documents(vocabulary: Vocabulary, texts: Sequence[str]) -> Sequence[S
     return encode_all(texts) if encode_all else [vocabulary.encode(text, literal=True) for text in texts]
 
 
+def encode_special(vocabulary: Vocabulary, text: str) -> list[int]:
+    """The ids an encoder reads, `vocabulary.encode_special`, but of literal text."""
+    probe = vocabulary.encode("a", literal=True)
+    around = vocabulary.encode_special("a")
+    begin = next(i for i in range(len(around)) if around[i : i + len(probe)] == probe)
+    return [*around[:begin], *vocabulary.encode(text, literal=True), *around[begin + len(probe) :]]
+
+
 def encode_around(
     pattern: re.Pattern[str], ids: Mapping[str, int], text: str, encode_part: Callable[[str, bool], list[int]]
 ) -> list[int]:
