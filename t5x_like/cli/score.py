@@ -56,6 +56,9 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--batch_size", type=flags.positive, default=32, help="rows per batch (default: %(default)s)")
     parser.add_argument("--prefix", action="store_true", help="read contexts bidirectionally: an imported prefix LM")
+    parser.add_argument(
+        "--word_l2r", action="store_true", help="masked models: mask the rest of a word with each of its tokens"
+    )
     flags.add_machine(parser)
     args = runtime.parse_args(parser, argv)
     if bool(args.continuation) != (args.context is not None):
@@ -86,7 +89,7 @@ def score(args: argparse.Namespace) -> int:
     run = setup.TrainedRun(args.run_dir, (), args.step)
     limits = rows.length_limits(run.model, args.max_length, run.row_lengths)
     options = texts.ScoringOptions(
-        limits, args.batch_size, args.overlap, args.prefix or run.is_prefix_lm, args.tokens, args.top
+        limits, args.batch_size, args.overlap, args.prefix or run.is_prefix_lm, args.word_l2r, args.tokens, args.top
     )
     vocabulary, params = run.require_vocabulary(), run.params(run.example_batch())
     results = texts.score(run.model, params, vocabulary, read(), options, run.mesh, run.rules, finished)

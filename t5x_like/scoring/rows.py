@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from t5x_like.accounting import flops
 from t5x_like.types import Model
 
@@ -85,11 +87,17 @@ def seq2seq_row(context: Sequence[int], targets: Sequence[int], start: int, limi
 
 
 def masked_rows(
-    context: Sequence[int], targets: Sequence[int], around: tuple[Sequence[int], Sequence[int]], mask: int, limit: int
+    context: Sequence[int],
+    targets: Sequence[int],
+    around: tuple[Sequence[int], Sequence[int]],
+    mask: int,
+    limit: int,
+    starts_V: np.ndarray | None = None,
 ) -> list[Row]:
-    """The rows of a pseudo-log-likelihood (Salazar et al. 2020): one per target, which alone is masked and predicted.
+    """The rows of a pseudo-log-likelihood (Salazar et al. 2020): one per target, which is masked and predicted.
 
     `around` are the ids before the context and after the targets. Rows longer than `limit` lose the left of their context.
+    With `starts_V`, which ids begin a word, the rest of the target's word is masked too (Kauf & Ivanova 2023).
 
     Raises:
       ValueError: the targets do not fit into `limit`.
@@ -99,11 +107,17 @@ def masked_rows(
     check_length(targets, room)
     dropped = max(0, len(context) + len(targets) - room)
     ids = [*before, *context[dropped:], *targets, *after]
-    first = len(before) + len(context) - dropped
-    return [
-        Row({"encoder": [*ids[:i], mask, *ids[i + 1 :]]}, [i], [ids[i]], dropped=dropped * (i == first))
-        for i in range(first, first + len(targets))
-    ]
+    stop = len(ids) - len(after)
+    first = stop - len(targets)
+
+    def hide(i: int) -> list[int]:
+        """The ids with the target at i masked."""
+        end = i + 1
+        while starts_V is not None and end < stop and not starts_V[ids[end]]:
+            end += 1
+        return [*ids[:i], *[mask] * (end - i), *ids[end:]]
+
+    return [Row({"encoder": hide(i)}, [i], [ids[i]], dropped=dropped * (i == first)) for i in range(first, stop)]
 
 
 def check_length(targets: Sequence[int], limit: int) -> None:

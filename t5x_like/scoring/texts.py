@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from t5x_like import partitioning
+from t5x_like.data.noise.words import find_word_starts
 from t5x_like.data.tokenizers import vocabularies
 from t5x_like.scoring.rows import Row, causal_row, check_overlap, masked_rows, rolling_windows, seq2seq_row
 from t5x_like.scoring.scorer import Scorer, Scores
@@ -32,6 +33,7 @@ class ScoringOptions:
       batch_size: rows per batch; a masked text has one row per token.
       overlap: the ids of a document that a window reads again, as the context of the next ones.
       prefix: whether the model is a prefix LM, which reads contexts bidirectionally.
+      word_l2r: whether the rest of a word is masked with each of its tokens, which are then predicted from left to right.
       tokens: whether records have every token with its log-probability.
       top: how many of the most likely tokens records have for every token.
 
@@ -43,6 +45,7 @@ class ScoringOptions:
     batch_size: int = 32
     overlap: int = 1
     prefix: bool = False
+    word_l2r: bool = False
     tokens: bool = False
     top: int = 0
 
@@ -55,11 +58,12 @@ class TextScorer:
     """Scores texts with one model.
 
     A decoder-only model reads context and continuation, an encoder-decoder reads the context with its encoder. An encoder gives
-    pseudo-log-likelihoods: every token is predicted from all others, and masked alone (Salazar et al. 2020).
+    pseudo-log-likelihoods: every token is predicted from all others, and masked alone (Salazar et al. 2020) or, with
+    `word_l2r`, with the rest of its word (Kauf & Ivanova 2023: a word is not given away by its last tokens).
 
     Raises:
-      ValueError: the model does not predict tokens, the vocabulary of an encoder has no mask, or the overlap of windows is
-        not below their length.
+      ValueError: the model does not predict tokens, the overlap is longer than a window, the vocabulary of an encoder has no
+        mask, or `word_l2r` with another model or with tokens that do not tell where words begin.
     """
 
     def __init__(
@@ -75,6 +79,9 @@ class TextScorer:
         self.vocabulary, self.limits, self.options = vocabulary, options.limits, options
         self.seq2seq, self.masked = model.encoder_decoder, "decoder" not in model.sides
         self.mask = vocabularies.mask_id(vocabulary) if self.masked else None
+        if options.word_l2r and not self.masked:
+            raise ValueError("word_l2r=True applies to masked language models; leave it out")
+        self.starts_V = find_word_starts(vocabulary) if options.word_l2r else None
         check_overlap(options.overlap, self.window)
 
     def __call__(self, params: Params, records: Sequence[Mapping[str, Any]]) -> list[Scores | ValueError]:
@@ -138,7 +145,7 @@ class TextScorer:
     def rows(self, context: Sequence[int], targets: Sequence[int]) -> list[Row]:
         """The rows of ids, by the model's architecture."""
         if self.mask is not None:
-            return masked_rows(context, targets, self.around, self.mask, self.limits["encoder"])
+            return masked_rows(context, targets, self.around, self.mask, self.limits["encoder"], self.starts_V)
         if self.seq2seq:
             return [seq2seq_row(context, targets, self.start, self.limits)]
         return [causal_row(context, targets, self.limits["decoder"], len(context) * self.options.prefix)]

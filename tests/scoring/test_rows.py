@@ -57,6 +57,18 @@ def test_masked_rows_hide_one_target_each():
     assert [row.dropped for row in cut] == [1, 0]
 
 
+def test_the_rest_of_a_word_is_masked_with_each_of_its_tokens():
+    starts_V = np.array([True, True, True, True, False, False, True, True])
+    read = [row.inputs["encoder"] for row in rows.masked_rows([1], [2, 4, 5, 6, 4], ([7], [7]), 0, 9, starts_V)]
+    assert read == [
+        [7, 1, 0, 0, 0, 6, 4, 7],
+        [7, 1, 2, 0, 0, 6, 4, 7],
+        [7, 1, 2, 4, 0, 6, 4, 7],
+        [7, 1, 2, 4, 5, 0, 0, 7],
+        [7, 1, 2, 4, 5, 6, 0, 7],
+    ]
+
+
 def test_the_length_is_given_or_that_of_the_position_table_or_of_training():
     table, rope = tiny.decoder(position=positions.Learned(70)), tiny.decoder()
     assert rows.length_limits(table) == {"decoder": 70}

@@ -1,5 +1,6 @@
 """Texts become the ids that lm-evaluation-harness scores; records are complete, in order, and the same after an interruption."""
 
+import itertools
 import json
 import math
 
@@ -224,6 +225,19 @@ def test_masked_texts_are_scored_in_windows_that_the_model_reads():
     assert all(len(row.inputs["encoder"]) == min(len(whole), 8) for row in rows)
     (scores,) = scorer(params_of(model), [{"text": text}])
     assert len(scores.log_probs_N) == len(ids) and math.isfinite(scores.log_prob)
+
+
+def test_tokens_of_a_word_are_predicted_from_left_to_right():
+    vocabulary = TokenizerVocabulary(tiny_tokenizers.wordpiece().to_str(), 256, pad=0, unk=1, mask=4)
+    rows = scorer_of(sized(tiny.encoder(), vocabulary), vocabulary, word_l2r=True).document("quickbrown fox")
+    tokens = [vocabulary.token(row.targets[0]) for row in rows]
+    assert any(token.startswith("##") for token in tokens)
+    for i, row in enumerate(rows):
+        hidden = [j for j, index in enumerate(row.inputs["encoder"][1:-1]) if index == 4]
+        more = itertools.takewhile(lambda j: tokens[j].startswith("##"), range(i + 1, len(tokens)))
+        assert hidden == [i, *more]
+    with pytest.raises(ValueError, match="word_l2r=True applies to masked"):
+        scorer_of(sized(tiny.decoder(), vocabulary), vocabulary, word_l2r=True)
 
 
 def test_an_encoder_without_a_mask_is_refused():
