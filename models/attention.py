@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from t5x_like.models import kernels, masks
-from t5x_like.models.context import Context, write_rows
+from t5x_like.models.context import Context
 from t5x_like.models.linear import DEFAULT_INIT, Dense, Initializer, constrain
 from t5x_like.models.positions import rotate
 
@@ -131,11 +131,23 @@ class SelfAttention(Attention):
         return q_BLHK, ctx.bias_AHLM
 
     def update_cache(self, name: str, new_BLGK: jax.Array, length: int, index_BL: jax.Array) -> jax.Array:
-        """Writes `new_BLGK` at `index_BL` of a cache of `length` tokens; returns the whole cache."""
+        """Writes `new_BLGK` at `index_BL` of a cache of `length` tokens; returns the whole cache [B, M, G, K].
+
+        It is stored as the products of `kernels.reference` read it, [B, G, M, K], so that no step transposes it.
+        """
         rows, _, groups, depth = new_BLGK.shape
-        cache = self.variable("cache", name, jnp.zeros, (rows, length, groups, depth), new_BLGK.dtype)
-        cache.value = write_rows(cache.value, new_BLGK, index_BL)
-        return cache.value
+        cache = self.variable("cache", name, jnp.zeros, (rows, groups, length, depth), new_BLGK.dtype)
+        cache.value = write_heads(cache.value, new_BLGK, index_BL)
+        return jnp.swapaxes(cache.value, 1, 2)
+
+
+def write_heads(cache_BGMK: jax.Array, new_BLGK: jax.Array, index_BL: jax.Array) -> jax.Array:
+    """Writes new[b, i, g] to cache[b, g, index_BL[b, i]]; an index beyond the end is left out."""
+
+    def write(row_GMK: jax.Array, new_LGK: jax.Array, index_L: jax.Array) -> jax.Array:
+        return row_GMK.at[:, index_L].set(jnp.swapaxes(new_LGK, 0, 1), mode="drop")
+
+    return jax.vmap(write)(cache_BGMK, new_BLGK, index_BL)
 
 
 class CrossAttention(Attention):
@@ -152,10 +164,12 @@ class CrossAttention(Attention):
 
     def memory_keys_values(self, ctx: Context) -> tuple[jax.Array, jax.Array]:
         """Returns keys and values of the encoder's output: computed once, then read from the cache in decoding."""
+        names = "key_cache", "value_cache"
         if ctx.memory_BMD is None:
-            return self.get_variable("cache", "key_cache"), self.get_variable("cache", "value_cache")
+            k_BGMK, v_BGMK = (self.get_variable("cache", name) for name in names)
+            return jnp.swapaxes(k_BGMK, 1, 2), jnp.swapaxes(v_BGMK, 1, 2)
         k_BMGK, v_BMGK = self.project_keys_values(ctx.memory_BMD)
         if ctx.decode:
-            self.put_variable("cache", "key_cache", k_BMGK)
-            self.put_variable("cache", "value_cache", v_BMGK)
+            for name, x_BMGK in zip(names, (k_BMGK, v_BMGK), strict=True):
+                self.put_variable("cache", name, jnp.swapaxes(x_BMGK, 1, 2))
         return k_BMGK, v_BMGK
