@@ -166,8 +166,8 @@ class CrossAttention(Attention):
         """Returns keys and values of the encoder's output: computed once, then read from the cache in decoding."""
         names = "key_cache", "value_cache"
         if ctx.memory_BMD is None:
-            k_BGMK, v_BGMK = (self.get_variable("cache", name) for name in names)
-            return jnp.swapaxes(k_BGMK, 1, 2), jnp.swapaxes(v_BGMK, 1, 2)
+            stored: list[jax.Array] = [self.get_variable("cache", name) for name in names]
+            return jnp.swapaxes(stored[0], 1, 2), jnp.swapaxes(stored[1], 1, 2)
         k_BMGK, v_BMGK = self.project_keys_values(ctx.memory_BMD)
         if ctx.decode:
             for name, x_BMGK in zip(names, (k_BMGK, v_BMGK), strict=True):

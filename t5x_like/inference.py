@@ -252,56 +252,55 @@ def row_keys(seed: int, *numbers: Sequence[int]) -> np.ndarray:
     return np.asarray(keys)
 
 
-def embed(
-    model: Model,
-    params: Params,
-    vocabulary: Vocabulary,
-    texts: Sequence[str],
-    batch_size: int = 32,
-) -> np.ndarray:
-    """Returns unit vectors of texts, float32 [N, D]: the mean of the encoder's last hidden states over a text's tokens.
+class Embedder:
+    """Computes unit vectors of texts: the mean of the last hidden states over a text's tokens.
 
-    For sentence encoders such as all-MiniLM. The dot product of two vectors is the cosine similarity of their texts. Names of
-    control tokens are text.
-
-    Raises:
-      ValueError: a text that is longer than the model's position table.
+    The states are the encoder's, or those of a decoder-only model. For sentence encoders such as all-MiniLM the dot product of
+    two vectors is the cosine similarity of their texts. Names of control tokens are text. A length is compiled once, at its first
+    use; lengths are rounded up, but not beyond `max_length`.
     """
-    function = ShardedFunction(make_embed_fn(model), batch_size, partitioning.make_mesh())
-    return embed_rows(function, params, vocabulary, texts)
 
+    def __init__(
+        self,
+        model: Model,
+        vocabulary: Vocabulary,
+        batch_size: int = 32,
+        mesh: Mesh | None = None,
+        rules: partitioning.Rules = partitioning.RULES,
+        max_length: int | None = None,
+    ) -> None:
+        self.model, self.vocabulary, self.side = model, vocabulary, model.sides[0]
+        self.max_length = max_length
+        mesh = partitioning.make_mesh() if mesh is None else mesh
+        self.function = ShardedFunction(self.mean_pool, batch_size, mesh, rules)
 
-def make_embed_fn(model: Model) -> Callable[[Params, dict[str, Any]], jax.Array]:
-    """Returns a function (params, batch) -> unit vectors, float32 [B, D], to be jitted."""
-
-    def mean_pool(params: Params, batch: dict[str, Any]) -> jax.Array:
-        x_BLD = model.apply({"params": params}, batch, method="hidden").astype(jnp.float32)
-        real_BL1 = (batch["encoder_segment_ids"] > 0)[..., None]
-        x_BD = jnp.sum(x_BLD * real_BL1, axis=1)
+    def mean_pool(self, params: Params, batch: dict[str, Any]) -> jax.Array:
+        """The vectors of rows, float32 [B, D]."""
+        if self.model.encoder_decoder:
+            x_BLD, _ = self.model.apply({"params": params}, batch, False, None, method="encode")
+        else:
+            x_BLD = self.model.apply({"params": params}, batch, method="hidden")
+        real_BL1 = (batch[f"{self.side}_segment_ids"] > 0)[..., None]
+        x_BD = jnp.sum(x_BLD.astype(jnp.float32) * real_BL1, axis=1)
         return x_BD / jnp.linalg.norm(x_BD, axis=-1, keepdims=True)
 
-    return mean_pool
+    def __call__(self, params: Params, texts: Sequence[str]) -> np.ndarray:
+        """Vectors, float32 [N, D].
 
-
-def embed_rows(
-    function: "ShardedFunction",
-    params: Params,
-    vocabulary: Vocabulary,
-    texts: Sequence[str],
-    max_length: int | None = None,
-) -> np.ndarray:
-    """`embed` by a function of `make_embed_fn`. Lengths are rounded up, but not beyond `max_length`.
-
-    Raises:
-      ValueError: a text that is longer.
-    """
-    rows = [vocabularies.encode_special(vocabulary, text) for text in texts]
-    longest = max(map(len, rows))
-    if max_length is not None and longest > max_length:
-        raise ValueError(f"a text has {longest} tokens, more than the {max_length} that the model reads; shorten it")
-    vectors = []
-    for begin in range(0, len(rows), function.size):
-        part = rows[begin : begin + function.size]
-        length = round_up(max(map(len, part)), BUCKET)
-        vectors.append(function(params, pad_rows(part, min(length, max_length or length), "encoder")))
-    return np.concatenate(vectors)
+        Raises:
+          ValueError: a text without tokens, or longer than `max_length` or the model's position table.
+        """
+        ids = [vocabularies.encode_special(self.vocabulary, text) for text in texts]
+        if [] in ids:
+            raise ValueError(f"text {ids.index([])} has no tokens, so it has no vector; give texts that are not empty")
+        longest, most = max(map(len, ids), default=0), self.max_length
+        if most is not None and longest > most:
+            raise ValueError(f"a text has {longest} tokens, more than the {most} that the model reads; shorten it")
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)  # what is too long fails at once
+        vectors: dict[int, np.ndarray] = {}
+        for begin in range(0, len(order), self.function.size):
+            chunk = order[begin : begin + self.function.size]
+            length = round_up(len(ids[chunk[0]]), BUCKET)
+            batch = pad_rows([ids[i] for i in chunk], min(length, most or length), self.side)
+            vectors.update(zip(chunk, self.function(params, batch), strict=True))
+        return np.stack([vectors[i] for i in range(len(ids))]) if ids else np.zeros((0, 0), np.float32)

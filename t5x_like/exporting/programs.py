@@ -180,7 +180,7 @@ def score_targets(model: Model, vocabulary: Vocabulary | None) -> Program:
 
 
 def encode(model: Model) -> Program:
-    """The program (tokens, lengths) -> states, float32 [B, L, D], and the embedding of `inference.embed`, [B, D].
+    """The program (tokens, lengths) -> states, float32 [B, L, D], and the embedding of `inference.Embedder`, [B, D].
 
     Raises:
       ValueError: the model is no encoder.

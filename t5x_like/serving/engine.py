@@ -24,7 +24,7 @@ from t5x_like import inference, partitioning, prompt_batches
 from t5x_like.decoding.grammars import Matcher, TokenTable, tokenizer_of
 from t5x_like.scoring.rows import DEFAULT_LENGTH, position_table
 from t5x_like.serving.programs import Programs, Size
-from t5x_like.serving.reading import PromptScorer
+from t5x_like.serving.reading import ROWS, PromptScorer
 from t5x_like.serving.requests import Completion, Delta, QueueFullError, Settings, Token
 from t5x_like.serving.scheduler import FIRST_LENGTH, SHORTEST, Scheduler, Work
 from t5x_like.serving.text import TextStream
@@ -128,6 +128,7 @@ class Engine:
         programs = Programs(model, params, vocabulary, self.mesh, rules, options.prefix, size, kept_rows)
         programs.shapes(Size(1, self.max_length, size.inputs))  # raises what a short position table raises
         self.scheduler = Scheduler(programs, vocabulary, options.max_rows, self.max_length, options.chunk)
+        self._lock = threading.Lock()  # of `embed`, which runs in the caller's thread
         self._incoming: list[Work] = []
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -157,7 +158,7 @@ class Engine:
           QueueFullError: `max_waiting` requests wait.
           RuntimeError: the engine is closed.
         """
-        most = self.check(prompt, settings)
+        self.check(prompt, settings)
         matcher = None if settings.grammar is None else Matcher(self.token_table, settings.grammar)
         key = make_key(settings.seed, settings.sample) if key is None else key
         text = TextStream(self.vocabulary, settings.stop)
@@ -170,7 +171,7 @@ class Engine:
             if on_delta is not None:
                 on_delta(delta)
 
-        work = Work(list(prompt), settings, key, most, text, receive, matcher, next(self._orders))
+        work = Work(list(prompt), settings, key, text, receive, matcher, next(self._orders))
         ticket = Ticket(work)
         with self._changed:
             if self._closing:
@@ -185,31 +186,41 @@ class Engine:
             self._changed.notify()
         return ticket
 
-    def check(self, prompt: Sequence[int], settings: Settings) -> int:
-        """The most new tokens of a request.
+    def check(self, prompt: Sequence[int], settings: Settings) -> None:
+        """Checks a request.
 
         Raises:
-          ValueError: the prompt is empty, too long, or has ids outside the vocabulary; or so have the settings.
+          ValueError: the prompt or the settings do not fit the model.
         """
+        self.check_prompt(prompt)
+        self.check_ids("logit_bias", settings.logit_bias)
+        if settings.top_k > self.model.vocab_size:
+            raise ValueError(
+                f"top_k={settings.top_k} is larger than the vocabulary of {self.model.vocab_size} ids; lower it"
+            )
+        used = 1 if self.model.encoder_decoder else len(prompt)
+        if used + settings.max_new_tokens > self.max_length:
+            raise ValueError(
+                f"{used} tokens of the prompt and max_new_tokens={settings.max_new_tokens} are more than the "
+                f"{self.max_length} tokens that a row holds; shorten the prompt, ask for fewer tokens, or raise the engine's "
+                "max_length"
+            )
+
+    def check_prompt(self, prompt: Sequence[int]) -> None:
+        """Raises ValueError if a prompt is empty, too long, or has ids outside the vocabulary."""
         if not len(prompt):
             raise ValueError("the prompt is empty; give at least one token")
+        self.check_ids("the prompt", prompt)
+        if len(prompt) > self.max_length:
+            raise ValueError(f"the prompt has {len(prompt)} tokens, more than max_length={self.max_length}; shorten it")
+
+    def check_ids(self, name: str, ids: Iterable[int]) -> None:
+        """Raises ValueError if there are ids outside the vocabulary."""
         size = self.model.vocab_size
-        for name, ids in {"the prompt": prompt, "logit_bias": settings.logit_bias}.items():
-            if wrong := sorted({id for id in ids if not 0 <= id < size}):
-                raise ValueError(
-                    f"{name} has the ids {wrong[:5]}; they must be in 0 .. {size - 1}, the ids of the vocabulary"
-                )
-        if settings.top_k > size:
-            raise ValueError(f"top_k={settings.top_k} is larger than the vocabulary of {size} ids; lower it")
-        used, most = 1 if self.model.encoder_decoder else len(prompt), self.max_length
-        if used + settings.max_new_tokens > most:
+        if wrong := sorted({id for id in ids if not 0 <= id < size}):
             raise ValueError(
-                f"{used} tokens of the prompt and max_new_tokens={settings.max_new_tokens} are more than the {most} tokens "
-                "that a row holds; shorten the prompt, ask for fewer tokens, or raise the engine's max_length"
+                f"{name} has the ids {wrong[:5]}; they must be in 0 .. {size - 1}, the ids of the vocabulary"
             )
-        if len(prompt) > most:
-            raise ValueError(f"the prompt has {len(prompt)} tokens, more than max_length={most}; shorten it")
-        return settings.max_new_tokens
 
     def encode(self, prompt: Prompt) -> list[int]:
         """The ids of a prompt: of a text with the special tokens that begin it, of a chat; ids as they are.
@@ -259,26 +270,31 @@ class Engine:
         for tickets in pending:
             yield [ticket.result() for ticket in tickets]
 
+    def score(self, prompts: Sequence[Prompt], top: int = 0) -> list[list[Token]]:
+        """The tokens of every prompt but the first, each with its log-probability after those before it.
+
+        `top` alternatives are reported per token. A prompt of one token gives [].
+
+        Raises:
+          ValueError: an encoder reads prompts, a prompt is longer than `max_length`, `top` is above 20, or a logit is NaN.
+        """
+        ids = [self.encode(prompt) for prompt in prompts]
+        for row in ids:
+            self.check_prompt(row)
+        return self._scorer(ids, top)
+
     @functools.cached_property
-    def scorer(self) -> PromptScorer:
-        """Computes `score`."""
+    def _scorer(self) -> PromptScorer:
         return PromptScorer(self.model, self.params, self.mesh, self.rules)
 
-    def score(self, rows: Sequence[Sequence[int]], top: int = 0) -> list[list[Token]]:
-        """The tokens of every row of ids but its first, with their log-probabilities and `top` alternatives.
-
-        Raises:
-          ValueError: an encoder reads prompts, or a logit is not finite.
-        """
-        return self.scorer(rows, top)
-
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Refuses texts, which an encoder embeds: `reading.TextEncoder`.
+        """Unit vectors of texts, float32 [N, D], see `inference.Embedder`."""
+        with self._lock:
+            return self._embedder(self.params, texts)
 
-        Raises:
-          ValueError: always.
-        """
-        raise ValueError("this model has a decoder, so it has no embeddings of texts; use a sentence encoder")
+    @functools.cached_property
+    def _embedder(self) -> inference.Embedder:
+        return inference.Embedder(self.model, self.vocabulary, ROWS, self.mesh, self.rules, self.max_length)
 
     def statistics(self) -> dict[str, float]:
         """Numbers of rows and requests now, and totals since the start, whose names end with "_total"."""

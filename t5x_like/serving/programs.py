@@ -224,19 +224,19 @@ def pad(
     return batch | ({f"{side}_positions": np.arange(shape[1], dtype=np.int32) * segments} if positions else {})
 
 
-def row_settings(rows: Sequence[tuple[Settings, np.ndarray, int]], count: int) -> slots.RowSettings:
-    """The settings of rows as arrays, from their settings, keys and numbers of new tokens; of `count` rows in all."""
+def row_settings(rows: Sequence[tuple[Settings, np.ndarray]], count: int) -> slots.RowSettings:
+    """The settings and keys of rows as arrays of `count` rows."""
     rows = [*rows, *[rows[0]] * (count - len(rows))]
 
     def column(name: str, kind: Any) -> np.ndarray:
-        return np.array([getattr(settings, name) for settings, _, _ in rows], kind)
+        return np.array([getattr(settings, name) for settings, _ in rows], kind)
 
     bias_ids, bias = np.zeros((count, BIASES), np.int32), np.zeros((count, BIASES), np.float32)
-    for i, (settings, _, _) in enumerate(rows):
+    for i, (settings, _) in enumerate(rows):
         bias_ids[i, : len(settings.logit_bias)] = list(settings.logit_bias)
         bias[i, : len(settings.logit_bias)] = list(settings.logit_bias.values())
     return slots.RowSettings(
-        keys_B2=np.stack([key for _, key, _ in rows]),
+        keys_B2=np.stack([key for _, key in rows]),
         temperature_B=column("temperature", np.float32),
         top_k_B=column("top_k", np.int32),
         top_p_B=column("top_p", np.float32),
@@ -246,7 +246,7 @@ def row_settings(rows: Sequence[tuple[Settings, np.ndarray, int]], count: int) -
         frequency_B=column("frequency_penalty", np.float32),
         presence_B=column("presence_penalty", np.float32),
         min_new_B=column("min_new_tokens", np.int32),
-        most_B=np.array([most for _, _, most in rows], np.int32),
+        most_B=column("max_new_tokens", np.int32),
         stops_B=column("stop_ids", bool),
         bias_ids_BJ=bias_ids,
         bias_BJ=bias,

@@ -39,10 +39,12 @@ class PromptScorer:
         """The tokens of every row but its first, with `top` alternatives.
 
         Raises:
-          ValueError: a logit is NaN.
+          ValueError: `top` is not in 0 .. 20, or a logit is NaN.
         """
+        if not 0 <= top <= TOP:
+            raise ValueError(f"top={top} must be 0 to {TOP}")
         read = [causal_row(row[:1], row[1:], len(row)) for row in rows]
-        most = next(size for size in (1, 5, TOP) if size >= top)
+        most = next(size for size in (0, 5, TOP) if size >= top)
         with self.lock:  # the memory of one batch is enough
             scores = self.scorer(min(most, self.model.vocab_size))(self.params, read)
         if not all(np.isfinite(one.log_probs_N).all() for one in scores):
@@ -70,18 +72,18 @@ class TextEncoder:
     ) -> None:
         self.model, self.params, self.vocabulary = model, params, vocabulary
         self.max_length = min(DEFAULT_LENGTH, position_table(model) or DEFAULT_LENGTH)
-        self.embed_fn = inference.ShardedFunction(inference.make_embed_fn(model), ROWS, mesh, rules)
+        self.embedder = inference.Embedder(model, vocabulary, ROWS, mesh, rules, self.max_length)
         self.lock, self.texts = threading.Lock(), 0
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors of texts, float32 [N, D]; see `inference.embed`.
+        """Unit vectors of texts, float32 [N, D]; see `inference.Embedder`.
 
         Raises:
           ValueError: a text that is too long.
         """
         with self.lock:
             self.texts += len(texts)
-            return inference.embed_rows(self.embed_fn, self.params, self.vocabulary, texts, self.max_length)
+            return self.embedder(self.params, texts)
 
     def submit(self, prompt: Sequence[int], settings: Settings, on_delta: object = None) -> NoReturn:
         """Refuses a request.

@@ -34,7 +34,6 @@ class Work:
     ids: list[int]
     settings: Settings
     key: np.ndarray
-    most: int
     text: TextStream
     on_delta: Callable[[Delta], None]
     matcher: Matcher | None = None
@@ -221,7 +220,7 @@ class Scheduler:
         if whole:
             works = [work for work in works if len(work.ids) <= width]
         count = next_size(len(works), 1, 4, max(1, self.chunk // width))
-        settings = row_settings([(work.settings, work.key, work.most) for work in works], count)
+        settings = row_settings([(work.settings, work.key) for work in works], count)
         rows = [self.place(work) for work in works]
         if self.encoder_decoder:
             if width > self.programs.size.inputs:

@@ -224,7 +224,7 @@ def test_an_encoder_is_exported(runs, tmp_path):
         **{"encode/0": {"tokens": tokens, "lengths": lengths}},
         **{"score/0": {"tokens": masked, "lengths": lengths, "targets": tokens}},
     )
-    embeddings = inference.embed(model, params, VOCABULARY, BATCHES[1], batch_size=3)
+    embeddings = inference.Embedder(model, VOCABULARY, batch_size=3)(params, BATCHES[1])
     np.testing.assert_allclose(results["encode/0"]["embedding"], embeddings, rtol=0, atol=1e-5)
     real_BL = np.arange(tokens.shape[1]) < lengths[:, None]
     batch = prompt_batches.pad_rows([row[:length] for row, length in zip(masked, lengths, strict=True)], 64, "encoder")

