@@ -105,8 +105,13 @@ def test_what_the_engine_refuses_is_a_bad_request(client):
     for wrong in ({"prompt": [5, 384]}, {"logit_bias": {"384": 1}}, {"extra_body": {"top_k": 385}}):
         with pytest.raises(openai.BadRequestError):
             client.completions.create(**{"model": MODEL, "prompt": "x"} | wrong)
-    with pytest.raises(openai.BadRequestError, match="embeddings"):
-        client.embeddings.create(model=MODEL, input="a")
+    with pytest.raises(openai.BadRequestError, match="has .* tokens, more than"):
+        client.embeddings.create(model=MODEL, input="a" * 5000)
+
+
+def test_a_decoder_embeds(client, engine):
+    vectors = [one.embedding for one in client.embeddings.create(model=MODEL, input=["a", "bcd"]).data]
+    np.testing.assert_allclose(vectors, engine.embed(["a", "bcd"]), atol=1e-6)
 
 
 def test_a_sentence_encoder_embeds_and_does_nothing_else():
