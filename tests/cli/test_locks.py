@@ -15,10 +15,11 @@ TRAIN += ["--gin_file=runs/pretrain.gin", "--gin.TASK=unknown", "--gin.LENGTH=16
     [
         ["train", "--compile_cache=", *TRAIN],
         ["infer", "--compile_cache=", "--run_dir=none", "--prompt=a", "--output=OUT"],
+        ["score", "--compile_cache=", "--run_dir=none", "--text=a", "--output=OUT"],
         ["clean", "--gin_file=cleaning/c4.gin", "--input=none", "--out=OUT"],
         ["clean", "--train_classifier", "a=none", "b=none", "--out=OUT"],
     ],
-    ids=["train", "infer", "clean", "classifier"],
+    ids=["train", "infer", "score", "clean", "classifier"],
 )
 def test_a_second_process_is_refused(flags, tmp_path, capsys):
     out = tmp_path / "out"
