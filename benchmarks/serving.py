@@ -28,7 +28,7 @@ from hand_written import random_batch
 import report
 from t5x_like import interrupts
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
-from t5x_like.serving.engine import Engine
+from t5x_like.serving.engine import Engine, Options
 from t5x_like.serving.http.limits import Limits
 from t5x_like.serving.http.server import Server
 from t5x_like.serving.http.service import Service
@@ -46,7 +46,7 @@ def build_engine(size: str, **options) -> Engine:
     model = train_step.build_model(SIZES[size])
     model = model.clone(embed=model.embed.clone(vocab_size=VOCABULARY.vocab_size))
     params = nn.unbox(jax.jit(model.init)(jax.random.key(0), random_batch(1, 8))["params"])
-    return Engine(model, params, VOCABULARY, max_length=512, **options)
+    return Engine(model, params, VOCABULARY, Options(max_length=512, **options))
 
 
 def serve(engine: Engine) -> Server:
