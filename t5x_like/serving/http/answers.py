@@ -189,8 +189,8 @@ class ChatChoice:
 
 
 def call_id() -> str:
-    """A new name of a call."""
-    return f"call_{secrets.token_hex(12)}"
+    """A new name of a call: nine letters and digits, because templates of Mistral refuse others."""
+    return secrets.token_hex(5)[:9]
 
 
 def token_text(vocabulary: Vocabulary, index: int) -> tuple[str, list[int] | None]:
