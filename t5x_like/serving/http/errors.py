@@ -1,5 +1,6 @@
 """Errors of requests, in the format of OpenAI's API."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,7 +36,7 @@ class ApiError(Exception):
         self.status, self.message, self.code, self.parameter = status, message, code, parameter
         self.headers = {}
         if retry_after is not None:
-            self.headers["retry-after"] = str(max(1, round(retry_after + 0.5)))
+            self.headers["retry-after"] = str(max(1, math.ceil(retry_after)))
         if close:
             self.headers["connection"] = "close"
 

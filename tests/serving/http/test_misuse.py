@@ -159,6 +159,18 @@ def test_a_client_that_does_not_read_is_dropped():
         assert b"[DONE]" not in received and not received.endswith(b"0\r\n\r\n")
 
 
+def test_a_client_that_does_not_read_a_whole_answer_is_dropped():
+    engine = scripted.ScriptedEngine(max_length=10**6)
+    with servers.serve(engine, Limits(idle_seconds=1)) as server, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", server.port))
+        body = COMPLETION | {"prompt": "x" * 200_000, "echo": True, "n": 50, "max_tokens": 1}
+        connection.sendall(post("/v1/completions", body))
+        wait_until(lambda: server.uvicorn.server_state.total_requests == 1, 30)
+        assert server.service.active == 0 and len(server.uvicorn.server_state.connections) == 1
+        wait_until(lambda: not server.uvicorn.server_state.connections)
+
+
 def test_a_full_queue_answers_429_with_a_time():
     engine = scripted.ScriptedEngine(tick=0.05, slots=1, max_waiting=1)
     with servers.serve(engine) as server, servers.client(server) as client:
