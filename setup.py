@@ -36,6 +36,8 @@ EXPORT = ["flatbuffers>=24.3"]
 GGUF = ["gguf>=0.17"]
 # The HTTP server; it constrains answers to JSON schemas and grammars.
 SERVE = ["starlette>=1.10", "uvicorn>=0.54", "pydantic>=2.14", "prometheus-client>=0.26", *GRAMMARS]
+# Edits the lines of `t5x_like chat` in a terminal.
+CHAT = ["prompt_toolkit>=3.0.53"]
 # Clients that the tests talk to it with.
 CLIENTS = ["openai>=3", "httpx>=0.28", "langchain-openai>=1.7", "lm-eval[api]>=0.4.13"]
 
@@ -70,6 +72,7 @@ setup(
         "gguf": GGUF,
         "grammars": GRAMMARS,
         "serve": SERVE,
+        "chat": CHAT,
         "metrics": METRICS,
         "remote": REMOTE,
         "beam": BEAM,
@@ -90,6 +93,7 @@ setup(
             *EXPORT,
             *GGUF,
             *SERVE,
+            *CHAT,
             *CLIENTS,
             "jsonschema>=4",
             *METRICS,

@@ -108,6 +108,27 @@ def program() -> Iterator[None]:
         os.close(reader)
 
 
+@contextlib.contextmanager
+def each() -> Iterator[None]:
+    """Raises `Interrupted` for every Ctrl-C and SIGTERM, also inside of `program`: for a dialog, which goes on after a Ctrl-C.
+
+    Does nothing outside the main thread, which alone receives signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    watched = signal.set_wakeup_fd(-1)
+    try:
+        with handlers(handle):
+            yield
+    finally:
+        signal.set_wakeup_fd(watched, warn_on_full_buffer=False)
+
+
 def retry(number: int, alarm: int, frame: FrameType | None) -> None:
     """Gives an earlier signal to its handler of now, which may be another one by the time an import ends."""
     handler = signal.getsignal(number)

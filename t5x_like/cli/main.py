@@ -28,6 +28,7 @@ COMMANDS = {
     "score": "t5x_like.cli.score",
     "export": "t5x_like.cli.export",
     "serve": "t5x_like.cli.serve",
+    "chat": "t5x_like.cli.dialog.chat",
     "cache": "t5x_like.cli.data.cache",
     "clean": "t5x_like.cli.data.clean",
     "info": "t5x_like.cli.info",

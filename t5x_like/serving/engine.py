@@ -13,7 +13,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -240,7 +240,7 @@ class Engine:
         """The completion of a prompt; of a chat's messages, [{"role", "content"}, ...], the assistant's next one."""
         return self.submit(self.encode(prompt), settings).result()
 
-    def stream(self, prompt: Prompt, settings: Settings = GREEDY) -> Iterator[Delta]:
+    def stream(self, prompt: Prompt, settings: Settings = GREEDY) -> Generator[Delta, None, None]:
         """The pieces of a completion as they come; the request is cancelled when the iterator is closed."""
         deltas: queue.SimpleQueue[Delta] = queue.SimpleQueue()
         ticket = self.submit(self.encode(prompt), settings, deltas.put)

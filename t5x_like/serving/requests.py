@@ -75,7 +75,19 @@ class Settings:
             if not low <= value <= high or (value == 0 and name in POSITIVE):
                 least = f"above {low}" if name in POSITIVE else f"{low} or more"
                 raise ValueError(f"{name}={value} must be {least}{f' and at most {high}' * (high < math.inf)}")
-        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
+        if not isinstance(self.stop_ids, bool):
+            raise ValueError(f"stop_ids={self.stop_ids!r} must be True or False")
+        if not isinstance(self.grammar, Grammar | None):
+            raise ValueError(
+                f"grammar={self.grammar!r} is not a Grammar; make one by Grammar.regex or Grammar.json_schema"
+            )
+        if not isinstance(self.logit_bias, Mapping):
+            raise ValueError(f"logit_bias={self.logit_bias!r} must be a dict of token ids and numbers")
+        if (
+            isinstance(self.stop, str)
+            or not isinstance(self.stop, Sequence)
+            or not all(isinstance(text, str) and text for text in self.stop)
+        ):
             raise ValueError(f"stop={self.stop!r} must be a list of texts, none of them empty")
         if len(self.logit_bias) > BIASES:
             raise ValueError(f"logit_bias has {len(self.logit_bias)} tokens; give at most {BIASES}")

@@ -348,6 +348,16 @@ def find_span(chat: Chat, count: int, text: str, turn: int) -> tuple[int, int]:
     return begin, end
 
 
+def untemplated_prompt_ids(vocabulary: Vocabulary, messages: Sequence[Message]) -> list[int]:
+    """`prompt_ids` for a vocabulary without a template: how `conversation_ids` begins if the next turn is the assistant's.
+
+    Raises:
+      ValueError: a message is invalid.
+    """
+    check_messages(messages)
+    return untemplated_ids(vocabulary, [*messages, {"role": "assistant", "content": ""}])[0][:-1]
+
+
 def untemplated_ids(vocabulary: Vocabulary, messages: Sequence[Message]) -> Masked:
     """`conversation_ids` of a vocabulary without a template."""
     ids: list[int] = []

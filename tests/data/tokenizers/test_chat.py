@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from t5x_like.data.tokenizers import rendering
-from t5x_like.data.tokenizers.chat import prompt_ids, render_chat
+from t5x_like.data.tokenizers.chat import conversation_ids, prompt_ids, render_chat, untemplated_prompt_ids
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from tests.data.tokenizers import tiny_tokenizers
@@ -199,3 +199,14 @@ def test_messages_that_are_not_json_or_have_every_noncharacter_are_refused(vocab
     with pytest.raises(ValueError, match="contain Unicode's noncharacters"):
         render_chat(vocabulary, [{"role": "user", "content": everything}])
     assert everything[:9] in render_chat(vocabulary, [{"role": "user", "content": everything[:9]}])
+
+
+def test_a_prompt_without_a_template_is_the_beginning_of_the_conversation_that_is_trained():
+    vocabulary, answer = ByteVocabulary(), {"role": "assistant", "content": "Yes </s>."}
+    messages = [*CHAT, answer, {"role": "user", "content": "Why? <pad>"}]
+    for count in (1, 2, 4):
+        ids, mask = conversation_ids(vocabulary, [*messages[:count], answer])
+        prompt = untemplated_prompt_ids(vocabulary, messages[:count])
+        assert prompt == ids[: len(prompt)] and all(mask[len(prompt) :]) and not mask[len(prompt) - 1]
+    with pytest.raises(ValueError, match=r"messages=\[\] is empty"):
+        untemplated_prompt_ids(vocabulary, [])

@@ -1,0 +1,1 @@
+"""Models used by hand: a chat in the terminal."""
