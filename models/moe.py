@@ -1,7 +1,7 @@
 """Mixture-of-experts MLPs: a router, experts stored as one stacked MLP, and functions that dispatch tokens to experts.
 
 A dispatch function maps (experts, x_BLD, routing) to (y_BLD, the share of dropped choices [B]). `dense` and `dropless` never
-drop a token and give the same numbers; `Capacity` drops what exceeds an expert's capacity.
+drop a token and give the same numbers; `Capacity` drops what exceeds an expert's capacity, but nothing in decoding.
 """
 
 import dataclasses
@@ -86,6 +86,14 @@ def assign_capacity(routing: Routing, capacity: int) -> jax.Array:
     return jax.nn.one_hot(place_BLSE, capacity) * choice_BLSE[..., None]
 
 
+def without_drops(dispatch: Callable, routing: Routing | Choices) -> Callable:
+    """The dispatch function of decoding, where results must not depend on padding or on the tokens that share a call."""
+    if not isinstance(dispatch, Capacity) or not isinstance(routing, Routing):
+        return dispatch
+    _, length, top_k = routing.experts_BLS.shape
+    return dense if length * top_k <= routing.num_experts else dropless  # for few tokens `dense` does no more work
+
+
 def expert_choice(experts: Callable, x_BLD: jax.Array, choices: Choices) -> tuple[jax.Array, jax.Array]:
     """Applies every expert to the C tokens of a row that it chose (`routers.ExpertChoice`); tokens without expert are dropped."""
     tokens_BEC, weights_BEC = choices.tokens_BEC, choices.weights_BEC
@@ -133,7 +141,8 @@ class Moe(nn.Module):
                 h *= product(x, w_EDF["up"].astype(x.dtype))
             return product(h, w_EFD.astype(x.dtype))
 
-        y_BLD, dropped_B = self.dispatch(experts, x_BLD, routing)
+        dispatch = without_drops(self.dispatch, routing) if ctx.decode else self.dispatch
+        y_BLD, dropped_B = dispatch(experts, x_BLD, routing)
         self.sow("metrics", "dropped", dropped_B)
         if self.shared is not None:
             shared_BLD = self.shared(x_BLD, ctx)

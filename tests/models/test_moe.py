@@ -125,3 +125,17 @@ def test_parameters_are_named_and_scaled_by_their_fan_in():
     assert np.std(params["up"].value) == pytest.approx(32**-0.5, rel=0.05)
     assert np.std(params["down"].value) == pytest.approx(64**-0.5, rel=0.05)
     assert np.any(params["up"].value[0] != params["up"].value[1])
+
+
+@pytest.mark.parametrize("length", [1, 6])
+def test_nothing_is_dropped_in_decoding(length):
+    """Experts with room for one token of a row: a result must not depend on the tokens that are computed with it."""
+    x, params = array(B, length, D), {"params": params_of(True)}
+    decoding = context(SEGMENTS[:, :length], cache_index_BL=jnp.zeros((B, length), jnp.int32))
+    tight, exact = layer(moe.Capacity(tokens=1)), layer(moe.dense)
+    y, sown = tight.apply(params, x, decoding, mutable=["metrics"])
+    np.testing.assert_allclose(y, exact.apply(params, x, context(SEGMENTS[:, :length])), atol=1e-5)
+    assert not sown["metrics"]["dropped"][0].any()
+    if length > 1:
+        dropped = tight.apply(params, x, context(SEGMENTS[:, :length]))
+        assert not np.allclose(y, dropped, atol=1e-2)
