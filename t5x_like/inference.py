@@ -18,8 +18,10 @@ from t5x_like.decoding import beams
 from t5x_like.decoding.beams import Beams, BeamSearch
 from t5x_like.decoding.loop import Generated, generate
 from t5x_like.decoding.processors import Processor
+from t5x_like.decoding.proposers import Draft
 from t5x_like.decoding.results import completion
 from t5x_like.decoding.sampling import Greedy
+from t5x_like.decoding.speculative import Proposer, Speculated, speculate
 from t5x_like.prompt_batches import BUCKET, make_prompt_batch, pad_rows, prompt_ids, render_prompt, round_up
 from t5x_like.types import Model, Params, Sampler, Vocabulary
 
@@ -29,10 +31,11 @@ class DecodingOptions:
     """How `infer` generates completions.
 
     `batch_size` is prompts per batch; every prompt is read once and continued `samples` times. `processors` change the logits
-    before the sampler does. `prefix` makes a prefix language model read prompts bidirectionally.
+    before the sampler does. `prefix` makes a prefix language model read prompts bidirectionally. `proposer` guesses tokens,
+    which the model verifies (`decoding.speculative`); completions have the same distribution.
 
     Raises:
-      ValueError: a count below 1, several samples by beam search, or a seed that is not in 0 .. 2^63 - 1.
+      ValueError: a count below 1, several samples or a proposer with beam search, or a seed that is not in 0 .. 2^63 - 1.
     """
 
     sampler: Sampler | BeamSearch = Greedy()  # noqa: RUF009 - frozen
@@ -42,6 +45,7 @@ class DecodingOptions:
     prefix: bool = False
     processors: Sequence[Processor] = ()
     samples: int = 1
+    proposer: Proposer | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "batch_size", "samples"):
@@ -49,6 +53,10 @@ class DecodingOptions:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.samples > 1 and isinstance(self.sampler, BeamSearch):
             raise ValueError(f"samples={self.samples} needs a sampler; a beam search has BeamSearch.returned instead")
+        if self.proposer is not None and isinstance(self.sampler, BeamSearch):
+            raise ValueError(
+                f"proposer={type(self.proposer).__name__} needs a sampler; a beam search has no speculative decoding"
+            )
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed} is not in 0 .. 2^63 - 1")
 
@@ -65,8 +73,8 @@ def infer(
 ) -> Iterator[dict[str, Any]]:
     """Yields the completion of every prompt, in order: {"id", "prompt", "completion", "tokens", "log_prob", "finished"}.
 
-    Several samples or beams add what `results.completion` says. A prompt is a text, {"prompt": text, "id": anything}, or a
-    chat {"messages": [{"role", "content"}, ...]}, which the vocabulary's template renders as text. Decoder-only models
+    Several samples, beams and a proposer add what `results.completion` says. A prompt is a text, {"prompt": text, "id": any},
+    or a chat {"messages": [{"role", "content"}, ...]}, which the vocabulary's template renders as text. Decoder-only models
     continue the prompt; encoder-decoder models read it with the encoder. A result depends on the prompt, its index and the
     seed, not on the batch size or the other prompts. The prompts whose indices are in `finished` are left out, without
     changing the batches of the others.
@@ -81,10 +89,13 @@ def infer(
     """
     check_generates(model)
     mesh = partitioning.make_mesh() if mesh is None else mesh
+    sampler, proposer = options.sampler, options.proposer
     decode_fn = make_decode_fn(
-        model, vocabulary, options.sampler, options.max_new_tokens, options.processors, options.samples
+        model, vocabulary, sampler, options.max_new_tokens, options.processors, options.samples, proposer
     )
     decode = ShardedFunction(decode_fn, options.batch_size, mesh, rules)
+    if isinstance(proposer, Draft):
+        params = {"model": params, "draft": proposer.params}
     make_batch = functools.partial(make_prompt_batch, vocabulary, model.encoder_decoder, options.prefix)
     indexed = enumerate({"prompt": prompt} if isinstance(prompt, str) else prompt for prompt in prompts)
     while chunk := list(itertools.islice(indexed, decode.size)):
@@ -229,16 +240,27 @@ def make_decode_fn(
     max_new_tokens: int,
     processors: Sequence[Processor] = (),
     samples: int = 1,
-) -> Callable[[Params, dict[str, Any]], Generated | Beams]:
-    """Returns a function (params, batch with random `keys` [B]) -> `Generated`, or `Beams` by beam search, to be jitted."""
+    proposer: Proposer | None = None,
+) -> Callable[[Params, dict[str, Any]], Generated | Beams | Speculated]:
+    """Returns a function (params, batch with random `keys` [B]) -> `Generated`, to be jitted.
 
-    def decode(params: Params, batch: dict[str, Any]) -> Generated | Beams:
+    It returns `Beams` by beam search, and `Speculated` with a proposer. With a draft model, params are {"model", "draft"}: the
+    parameters of both.
+    """
+
+    def decode(params: Params, batch: dict[str, Any]) -> Generated | Beams | Speculated:
         prompts = {name: x for name, x in batch.items() if name != "keys"}
         stops = vocabulary.stop_ids
         if isinstance(sampler, BeamSearch):
             found = beams.search(model, params, prompts, sampler, max_new_tokens, stops, processors)
             return jax.tree.map(lambda x_BK: x_BK[:, : sampler.returned], found)
-        return generate(model, params, prompts, batch["keys"], sampler, max_new_tokens, stops, processors, samples)
+        keys = batch["keys"]
+        if proposer is None:
+            return generate(model, params, prompts, keys, sampler, max_new_tokens, stops, processors, samples)
+        guesser = proposer
+        if isinstance(proposer, Draft):
+            params, guesser = params["model"], dataclasses.replace(proposer, params=params["draft"])
+        return speculate(model, params, prompts, keys, sampler, max_new_tokens, stops, guesser, processors, samples)
 
     return decode
 

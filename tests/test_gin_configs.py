@@ -11,6 +11,7 @@ from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
 from t5x_like.decoding.beams import BeamSearch
 from t5x_like.decoding.processors import NoRepeatNGram, RepetitionPenalty
+from t5x_like.decoding.proposers import PromptLookup
 from t5x_like.decoding.sampling import Sample
 from tests.gin_models import CONFIGS, TINY, family_of
 from tests.training.test_monitor import write_reference
@@ -142,7 +143,9 @@ def test_encoder_decoders_mix_spans_and_instructions(tiny_root):
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (CONFIGS / "decoding").glob("*.gin")))
 def test_every_decoding_file_builds(name):
-    sampler, processors = setup.read_decoding(runtime.parse([f"decoding/{name}"], read=setup.DECODING))
+    config = runtime.parse([f"decoding/{name}"], read=setup.DECODING)
+    sampler, processors, proposer = setup.read_speculative(config)
+    assert (proposer == PromptLookup(8)) == (proposer is not None) == (name == "prompt_lookup.gin")
     assert callable(sampler) or isinstance(sampler, BeamSearch)
     assert all(map(callable, processors)) and bool(processors) == (name == "penalties.gin")
 
@@ -151,6 +154,10 @@ def test_processors_are_chosen_beside_any_sampler():
     files, overrides = ["decoding/penalties.gin", "decoding/min_p.gin"], ["--gin.NO_REPEAT_NGRAM=3", "--gin.MIN_P=0.2"]
     config = runtime.parse(files, overrides, read=setup.DECODING)
     assert setup.read_decoding(config) == (Sample(min_p=0.2), [RepetitionPenalty(1.2), NoRepeatNGram(3)])
+    with pytest.raises(
+        ConfigError, match="PROPOSE=PromptLookup.*: only infer has speculative decoding; leave out the gin"
+    ):
+        setup.read_decoding(runtime.parse(["decoding/prompt_lookup.gin"], read=setup.DECODING))
     with pytest.raises(ConfigError, match="no gin file sets CHOOSE"):
         setup.read_decoding(runtime.parse(["meshes/fsdp.gin"], read=setup.DECODING))
     with pytest.raises(ConfigError, match="TEMPERATURE='hot': sampling.Sample.temperature must be"):

@@ -16,6 +16,7 @@ from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from t5x_like.decoding import beams, results
 from t5x_like.decoding.loop import Generated
 from t5x_like.decoding.processors import BadWords, FrequencyPenalty, NoRepeatNGram
+from t5x_like.decoding.proposers import Draft, PromptLookup
 from t5x_like.decoding.sampling import Greedy, Sample
 from t5x_like.models import positions
 from tests import tiny
@@ -244,3 +245,17 @@ def test_samples_are_in_the_results_and_the_first_is_the_completion():
     assert {key: alone[key] for key in alone["samples"][0]} == alone["samples"][0]
     with pytest.raises(ValueError, match=r"samples=2 needs a sampler.*BeamSearch.returned"):
         dataclasses.replace(options, sampler=beams.BeamSearch(), samples=2)
+
+
+def test_guesses_are_counted_in_the_results_on_any_mesh(model_and_params):
+    model, params = model_and_params
+    plain = infer(model_and_params)
+    for proposer in (PromptLookup(3), Draft(model, params, 2)):
+        for mesh in (None, partitioning.make_mesh(data=2, fsdp=2, tensor=2)):
+            results = infer(model_and_params, proposer=proposer, batch_size=3, mesh=mesh)
+            for result, expected in zip(results, plain, strict=True):
+                assert result["tokens"] == expected["tokens"] and 0 <= result["accepted"] <= result["proposed"]
+    sampled = infer(model_and_params, Sample(), proposer=proposer, samples=2)
+    assert all(len(result["samples"]) == 2 and result["accepted"] == result["proposed"] > 0 for result in sampled)
+    with pytest.raises(ValueError, match="proposer=Draft needs a sampler"):
+        inference.DecodingOptions(beams.BeamSearch(), proposer=proposer)

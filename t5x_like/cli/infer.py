@@ -4,12 +4,17 @@ Give prompts with --prompt (repeatable) or --input FILE (.jsonl with "prompt" or
 line). A gin file chooses how tokens are chosen: --gin_file=decoding/greedy.gin (default), temperature, top_k, top_p, min_p,
 typical or beam. Another one, such as --gin_file=decoding/penalties.gin, chooses processors of the logits.
 
+Speculative decoding: --gin_file=decoding/prompt_lookup.gin guesses tokens by copying from the prompt and the completion,
+--draft_run=DIR by a smaller model with the same vocabulary, and the model verifies several of them per step. Greedy completions
+stay the same, samples have the same distribution, and results tell how many tokens were "proposed" and "accepted".
+
 Names of control tokens (</s>, <extra_id_0>) in a prompt are read as tokens; in the messages of a chat they are text. A prompt
 that cannot be continued (too long for the model, not Unicode, ...) gives a result with "error" instead of "completion", and the
 others go on: the exit code is 1, or 2 if all failed.
 """
 
 import argparse
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -32,6 +37,15 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--samples", type=flags.positive, default=1, help="completions per prompt (default: %(default)s)"
     )
+    parser.add_argument(
+        "--draft_run", metavar="DIR", help="speculative decoding: the run of a smaller model that guesses"
+    )
+    parser.add_argument(
+        "--draft_tokens",
+        type=flags.positive,
+        default=4,
+        help="with --draft_run: guesses per step (default: %(default)s)",
+    )
     parser.add_argument("--seed", type=flags.seed, default=0, help="seed of the sampler (default: %(default)s)")
     parser.add_argument("--prefix", action="store_true", help="the run is a prefix LM: read prompts bidirectionally")
     parser.add_argument(
@@ -41,6 +55,7 @@ def main(argv: Sequence[str]) -> int:
     runtime.add_flags(parser)
     flags.add_machine(parser)
     args = runtime.parse_args(parser, argv)
+    parser.check_needless(args, ["draft_tokens"], "draft_run")
     from t5x_like.cli import setup
 
     setup.initialize(args)
@@ -53,7 +68,7 @@ def infer(args: argparse.Namespace) -> int:
     """Generates the completions and prints them to the output file or standard output; returns 1 if some prompts failed.
 
     Raises:
-      ConfigError: there is no prompt, all prompts failed, or --system without --chat.
+      ConfigError: there is no prompt, all prompts failed, --system without --chat, or a draft that does not fit.
     """
     from t5x_like import inference
     from t5x_like.cli import setup
@@ -66,14 +81,20 @@ def infer(args: argparse.Namespace) -> int:
     if not count:
         raise ConfigError("there are no prompts; give --prompt=TEXT or --input=FILE")
     default = [] if args.gin_file else ["decoding/greedy.gin"]
-    sampler, processors = setup.read_decoding(runtime.from_flags(args, setup.DECODING, default))
+    sampler, processors, proposer = setup.read_speculative(runtime.from_flags(args, setup.DECODING, default))
+    if proposer is not None and args.draft_run:
+        raise ConfigError(
+            f"--draft_run={args.draft_run} and PROPOSE of a gin file both propose tokens; give one of them"
+        )
     batch_size = min(args.batch_size, count)  # more rows would be computed for nothing
     options = inference.DecodingOptions(
-        sampler, args.max_new_tokens, batch_size, args.seed, args.prefix, processors, args.samples
+        sampler, args.max_new_tokens, batch_size, args.seed, args.prefix, processors, args.samples, proposer
     )
     run = setup.TrainedRun(args.run_dir, (), args.step)
     inference.check_generates(run.model)
     vocabulary, params = run.require_vocabulary(), run.params(run.example_batch())
+    if args.draft_run:
+        options = dataclasses.replace(options, proposer=setup.open_draft(args.draft_run, args.draft_tokens, run))
     results = inference.infer(run.model, params, vocabulary, read(), options, run.mesh, run.rules, finished)
     left = count - len(finished)
     failed = streams.write_results(track(results, "infer", left), args.output)

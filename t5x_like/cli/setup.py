@@ -18,11 +18,13 @@ from t5x_like.data.cache import sources
 from t5x_like.data.tokenizers import loading
 from t5x_like.decoding.beams import BeamSearch
 from t5x_like.decoding.processors import Processor
+from t5x_like.decoding.proposers import Draft
 from t5x_like.decoding.sampling import Greedy
+from t5x_like.decoding.speculative import Proposer
 from t5x_like.run_dir import RunDir
 from t5x_like.types import Params, Rows, Sampler, Vocabulary
 
-DECODING = ("CHOOSE", "PROCESSORS")  # macros of gin_configs/decoding
+DECODING = ("CHOOSE", "PROCESSORS", "PROPOSE")  # macros of gin_configs/decoding
 
 
 def initialize(args: argparse.Namespace) -> None:
@@ -64,11 +66,43 @@ def read_decoding(config: runtime.Config) -> tuple[Sampler | BeamSearch, Sequenc
     """The sampler or beam search CHOOSE (default: greedy) and the PROCESSORS (default: none) of gin files.
 
     Raises:
-      ConfigError: the files set neither.
+      ConfigError: the files set nothing of decoding, or a proposer.
     """
-    bound = {binding.macro for binding in config.bindings}
-    sampler = Greedy() if "PROCESSORS" in bound and "CHOOSE" not in bound else config.evaluate("%CHOOSE")
-    return sampler, config.evaluate("%PROCESSORS") if "PROCESSORS" in bound else ()
+    sampler, processors, proposer = read_speculative(config)
+    if proposer is not None:
+        raise ConfigError(
+            f"PROPOSE={proposer}: only infer has speculative decoding; leave out the gin file that sets it"
+        )
+    return sampler, processors
+
+
+def read_speculative(config: runtime.Config) -> tuple[Sampler | BeamSearch, Sequence[Processor], Proposer | None]:
+    """The results of `read_decoding`, and the proposer PROPOSE of speculative decoding (default: none)."""
+    bound = {binding.macro for binding in config.bindings} & set(DECODING)
+    sampler = Greedy() if bound and "CHOOSE" not in bound else config.evaluate("%CHOOSE")
+    processors = config.evaluate("%PROCESSORS") if "PROCESSORS" in bound else ()
+    return sampler, processors, config.evaluate("%PROPOSE") if "PROPOSE" in bound else None
+
+
+def open_draft(run_dir: str, tokens: int, run: "TrainedRun") -> Draft:
+    """The model of another run, on the mesh of `run`, as the draft of its speculative decoding.
+
+    Raises:
+      ConfigError: the runs have different vocabularies, or only one has an encoder.
+    """
+    draft = TrainedRun(run_dir, mesh=run.mesh)
+    fingerprints = [each.require_vocabulary().fingerprint for each in (draft, run)]
+    if fingerprints[0] != fingerprints[1]:
+        raise ConfigError(
+            f"--draft_run={run_dir} has another vocabulary (fingerprint {fingerprints[0][:12]}) than --run_dir={run.run_dir} "
+            f"({fingerprints[1][:12]}); give a run that was trained with the same one"
+        )
+    if draft.model.sides != run.model.sides:
+        raise ConfigError(
+            f"--draft_run={run_dir} has a model with the sides {draft.model.sides}, and --run_dir={run.run_dir} one with "
+            f"{run.model.sides}; give a run with a model of the same kind"
+        )
+    return Draft(draft.model, draft.params(draft.example_batch()), tokens)
 
 
 class TrainedRun:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from t5x_like.decoding.processors import Processor, from_prompts
-from t5x_like.decoding.state import decode_step, prefill, row_axes, take
+from t5x_like.decoding.state import decode_step, prefill_samples
 from t5x_like.types import Model, Params, Sampler
 
 State = dict[str, Any]  # of the loop, and the cache
@@ -93,10 +93,8 @@ def generate(
         "lengths_B": jnp.zeros(rows, jnp.int32),
         "history": from_prompts(batch, max_new_tokens, stop_ids).take(prompt_A) if processors else None,
     }
-    logits_BV, cache = prefill(model, params, batch, prompt + max_new_tokens)
-    if samples > 1:
-        cache = take(row_axes(model, params, batch, prompt + max_new_tokens), cache, prompt_A)
-    first = write(empty, *choose(logits_BV[prompt_A], length_B, empty)) | {"cache": cache}
+    logits_BV, cache = prefill_samples(model, params, batch, prompt + max_new_tokens, samples)
+    first = write(empty, *choose(logits_BV, length_B, empty)) | {"cache": cache}
     final = jax.lax.while_loop(lambda s: (s["n"] < max_new_tokens) & ~jnp.all(s["ended_B"]), step, first)
     generated = Generated(final["tokens_BN"], final["log_probs_BN"], final["lengths_B"])
     if samples == 1:

@@ -42,17 +42,25 @@ class History:
 
     def append(self, token_B: jax.Array, ended_B: jax.Array) -> "History":
         """The history with one more generated token in every row that has not ended."""
-        index_B = jnp.where(ended_B, self.tokens_BT.shape[1], self.length_B)  # an index behind the end is dropped
-        tokens_BT = jax.vmap(lambda row_T, i, token: row_T.at[i].set(token, mode="drop"))(
-            self.tokens_BT, index_B, token_B
-        )
-        return History(tokens_BT, self.length_B + ~ended_B, self.generated_B + ~ended_B, self.stop_ids)
+        return self.extend(token_B[:, None], (~ended_B).astype(jnp.int32))
+
+    def extend(self, tokens_BL: jax.Array, count_B: jax.Array) -> "History":
+        """The history with the first `count_B` of `tokens_BL` as generated tokens behind it."""
+        tokens_BT = write(self.tokens_BT, self.length_B, tokens_BL, count_B)
+        return History(tokens_BT, self.length_B + count_B, self.generated_B + count_B, self.stop_ids)
 
 
 class Processor(Protocol):
     """Changes the logits of the next tokens."""
 
     def __call__(self, logits_BV: jax.Array, history: History) -> jax.Array: ...
+
+
+def write(x_BT: jax.Array, start_B: jax.Array, new_BL: jax.Array, count_B: jax.Array) -> jax.Array:
+    """x_BT with the first `count_B` of `new_BL` written from `start_B` on; what is behind the end is left out."""
+    index_L = jnp.arange(new_BL.shape[1])
+    index_BL = jnp.where(index_L < count_B[:, None], start_B[:, None] + index_L, x_BT.shape[1])
+    return jax.vmap(lambda x_T, index_L, new_L: x_T.at[index_L].set(new_L, mode="drop"))(x_BT, index_BL, new_BL)
 
 
 def from_prompts(batch: Mapping[str, jax.Array], max_new_tokens: int, stop_ids: tuple[int, ...]) -> History:

@@ -6,15 +6,21 @@ import numpy as np
 
 from t5x_like.decoding.beams import Beams
 from t5x_like.decoding.loop import Generated
+from t5x_like.decoding.speculative import Speculated
 from t5x_like.types import Vocabulary
 
 
-def completion(vocabulary: Vocabulary, generated: Generated | Beams, row: int) -> dict[str, Any]:
+def completion(vocabulary: Vocabulary, generated: Generated | Beams | Speculated, row: int) -> dict[str, Any]:
     """The completion of one row, ready for JSON; an "error" if the model's logits were NaN.
 
     Several samples are in "samples", the first one in the record itself. A beam search adds its "score", and "beams", all that
-    it returns with the best first, if they are several.
+    it returns with the best first, if they are several. Speculative decoding adds how many tokens were "proposed", and how many
+    of them "accepted", in all samples.
     """
+    if isinstance(generated, Speculated):
+        record = completion(vocabulary, generated.generated, row)
+        counts = {"proposed": generated.proposed_B[row], "accepted": generated.accepted_B[row]}
+        return record if "error" in record else record | {name: int(x.sum()) for name, x in counts.items()}
     if isinstance(generated, Generated):
         arrays = generated.tokens_BN[row], generated.log_probs_BN[row], generated.lengths_B[row]
         if arrays[0].ndim == 1:

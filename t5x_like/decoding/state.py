@@ -28,12 +28,35 @@ def prefill(
     Returns:
       (float32 logits [B, V] after the last token of each row, the cache).
     """
-    variables = {"params": params} if cache is None else {"params": params, "cache": cache}
-    x_BLD, updated = model.apply(variables, batch, decode_length=length, mutable=["cache"], method="hidden")
+    x_BLD, cache = hidden(model, params, batch, length, cache)
     real_BL = batch["decoder_segment_ids"] > 0
     last_B = jnp.max(jnp.where(real_BL, jnp.arange(real_BL.shape[1]), 0), axis=1)
     x_B1D = jnp.take_along_axis(x_BLD, last_B[:, None, None], axis=1)
-    return model.apply({"params": params}, x_B1D, method="logits")[:, 0], updated["cache"]
+    return model.apply({"params": params}, x_B1D, method="logits")[:, 0], cache
+
+
+def prefill_samples(model: Model, params: Params, batch: Batch, length: int, samples: int) -> tuple[jax.Array, Cache]:
+    """Prefills an empty cache, and copies each row `samples` times; the copies of a row are neighbours.
+
+    Returns:
+      (float32 logits [B * samples, V] after the last token of each row, the cache).
+    """
+    logits_BV, cache = prefill(model, params, batch, length)
+    if samples == 1:
+        return logits_BV, cache
+    index_A = jnp.repeat(jnp.arange(len(logits_BV)), samples)
+    return logits_BV[index_A], take(row_axes(model, params, batch, length), cache, index_A)
+
+
+def append(
+    model: Model, params: Params, cache: Cache, tokens_BL: jax.Array, count_B: jax.Array
+) -> tuple[jax.Array, Cache]:
+    """Appends the first `count_B` of `tokens_BL` to each row; where these are none, the row's logits are meaningless.
+
+    Returns:
+      (float32 logits [B, V] after the last token of each row, the cache).
+    """
+    return prefill(model, params, next_batch(cache, tokens_BL, count_B), cache["segments"].shape[1], cache)
 
 
 def decode_step(
@@ -44,12 +67,42 @@ def decode_step(
     Returns:
       (float32 logits [B, V] after the token, the cache).
     """
-    batch = {
-        "decoder_input_tokens": token_B[:, None],
-        "decoder_positions": cache["lengths"][:, None],
-        "decoder_segment_ids": jnp.ones_like(token_B)[:, None] if live_B is None else live_B[:, None].astype(jnp.int32),
+    count_B = jnp.ones_like(token_B) if live_B is None else live_B.astype(jnp.int32)
+    return append(model, params, cache, token_B[:, None], count_B)
+
+
+def verify(
+    model: Model, params: Params, cache: Cache, tokens_BL: jax.Array, count_B: jax.Array
+) -> tuple[jax.Array, Cache]:
+    """As `append`, with the logits after every token, which tell which of the tokens the model would have chosen itself.
+
+    Returns:
+      (float32 logits [B, L, V], meaningless from `count_B` on, the cache).
+    """
+    x_BLD, cache = hidden(model, params, next_batch(cache, tokens_BL, count_B), cache["segments"].shape[1], cache)
+    return model.apply({"params": params}, x_BLD, method="logits"), cache
+
+
+def next_batch(cache: Cache, tokens_BL: jax.Array, count_B: jax.Array) -> Batch:
+    """The batch of the first `count_B` of `tokens_BL` at the positions behind the rows of the cache."""
+    index_L = jnp.arange(tokens_BL.shape[1], dtype=jnp.int32)
+    return {
+        "decoder_input_tokens": tokens_BL,
+        "decoder_positions": cache["lengths"][:, None] + index_L,
+        "decoder_segment_ids": (index_L < count_B[:, None]).astype(jnp.int32),
     }
-    return prefill(model, params, batch, cache["segments"].shape[1], cache)
+
+
+def hidden(model: Model, params: Params, batch: Batch, length: int, cache: Cache | None) -> tuple[jax.Array, Cache]:
+    """The input [B, L, D] of the model's head at every token of a batch, which is appended to the cache; see `prefill`."""
+    variables = {"params": params} if cache is None else {"params": params, "cache": cache}
+    x_BLD, updated = model.apply(variables, batch, decode_length=length, mutable=["cache"], method="hidden")
+    return x_BLD, updated["cache"]
+
+
+def lengths(cache: Cache) -> jax.Array:
+    """The number of tokens of each row, int32 [B]."""
+    return cache["lengths"]
 
 
 def rollback(cache: Cache, length_B: jax.Array) -> Cache:

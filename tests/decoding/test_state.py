@@ -111,3 +111,16 @@ def test_a_row_that_is_not_live_stays_as_it_is(name):
         cache = case.step(cache, jnp.full(3, 9), jnp.array([False, False, False]))[1]
     cache = case.step(cache, case.batch["decoder_input_tokens"][range(3), PROMPTS], jnp.array([True, False, True]))[1]
     case.check(cache, [8, 2, 6])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_several_tokens_are_verified_as_the_full_forward_pass_computes_them(name):
+    case, counts = Case(name), np.array([3, 0, 2])  # tokens per row; those behind are not appended
+    cache = case.prefill(case.prompts(PROMPTS))[1]
+    index = PROMPTS[:, None] + np.arange(4)
+    tokens = np.take_along_axis(case.batch["decoder_input_tokens"], index, axis=1)
+    logits, cache = jax.jit(functools.partial(state.verify, case.model, case.params))(cache, tokens, counts)
+    for row, count in enumerate(counts):
+        np.testing.assert_allclose(logits[row, :count], case.full[row, index[row, :count]], atol=2e-5)
+    np.testing.assert_array_equal(state.lengths(cache), PROMPTS + counts)
+    case.check(cache, PROMPTS + counts, 1)
