@@ -1,13 +1,14 @@
 """The HTTP server: what it costs beside the engine alone, and clients of whom many misbehave. Random weights, bytes as tokens.
 
-With 64 requests at once, the tokens per second of the engine alone, and of the server with whole answers and with streams, are
-measured in turns; the clients run in a process of their own, on the same cores. Then 64 clients ask a narrow model for a minute,
-of whom many go, do not read, or send what is no request, and a SIGTERM ends the server under that load. Every answer must be the
-one that the request gets alone, nothing may be left open, and every request that the engine finished must be answered.
+64 clients ask 2 requests each, one after the other: of the engine in its process, and of the server for whole answers and for
+streams from a process of their own, on the same cores; in turns. Then 64 clients ask a narrow model for a minute, of whom many go,
+do not read, or send what is no request, and a SIGTERM ends the server under that load. Every answer must be the one that the
+request gets alone, nothing may be left open, and every request that the engine finished must be answered.
 """
 
 import argparse
 import asyncio
+import concurrent.futures
 import json
 import os
 import signal
@@ -34,7 +35,8 @@ from t5x_like.serving.http.server import Server
 from t5x_like.serving.http.service import Service
 from t5x_like.serving.requests import Settings
 
-CLIENTS, PROMPT, NEW = 64, 64, 64
+CLIENTS, REQUESTS, PROMPT, NEW = 64, 2, 64, 64
+TOKENS = CLIENTS * REQUESTS * NEW
 MODEL, PATH = "random", "/v1/completions"
 VOCABULARY = ByteVocabulary()
 SIZES = {"20M": train_step.SIZES["20M"], "narrow": train_step.Size(width=64, layers=2, heads=1, mlp_dim=128)}
@@ -65,18 +67,33 @@ def request(number: int, stream: bool) -> dict:
 
 
 async def ask_all(port: int, stream: bool) -> int:
-    """Asks all requests at once; returns the bytes of the answers."""
+    """Asks as CLIENTS clients; returns the bytes of the answers."""
 
-    async def ask(number: int) -> int:
+    async def ask(client: int) -> int:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(http_load.request(PATH, request(number, stream)))
-        status, headers = await http_load.read_head(reader)
-        assert status == 200, status
-        size = len(await http_load.read_body(reader, headers))
+        size = 0
+        for number in range(client, CLIENTS * REQUESTS, CLIENTS):
+            writer.write(http_load.request(PATH, request(number, stream)))
+            status, headers = await http_load.read_head(reader)
+            assert status == 200, status
+            size += len(await http_load.read_body(reader, headers))
         writer.close()
         return size
 
     return sum(await asyncio.gather(*map(ask, range(CLIENTS))))
+
+
+def ask_engine(engine: Engine) -> None:
+    """Asks the engine as CLIENTS clients, in threads."""
+
+    def ask(client: int) -> None:
+        for number in range(client, CLIENTS * REQUESTS, CLIENTS):
+            ids = VOCABULARY.encode(request(number, False)["prompt"], literal=True)
+            ticket = engine.submit([VOCABULARY.bos, *ids], Settings(max_new_tokens=NEW, stop_ids=False))
+            assert len(ticket.result().tokens) == NEW
+
+    with concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
+        list(pool.map(ask, range(CLIENTS)))
 
 
 def run_client() -> None:
@@ -90,21 +107,19 @@ def measure_cost(rounds: int) -> dict[str, float]:
     """Tokens per second of the engine alone, and of the server with whole answers and with streams."""
     engine = build_engine("20M", max_rows=CLIENTS)
     server = serve(engine)
-    settings = Settings(max_new_tokens=NEW, stop_ids=False)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     client = subprocess.Popen([sys.executable, __file__, "--client"], **pipes)
-
-    def alone() -> None:
-        prompts = [VOCABULARY.encode(request(number, False)["prompt"], literal=True) for number in range(CLIENTS)]
-        tickets = [engine.submit([VOCABULARY.bos, *ids], settings) for ids in prompts]
-        assert all(len(ticket.result().tokens) == NEW for ticket in tickets)
 
     def over_http(stream: int) -> None:
         client.stdin.write(f"{server.port} {stream}\n")
         client.stdin.flush()
-        assert int(client.stdout.readline()) > CLIENTS * NEW / 2
+        assert int(client.stdout.readline()) > TOKENS / 2
 
-    sides = {"engine alone": alone, "whole answers": lambda: over_http(0), "streams": lambda: over_http(1)}
+    sides = {
+        "engine alone": lambda: ask_engine(engine),
+        "whole answers": lambda: over_http(0),
+        "streams": lambda: over_http(1),
+    }
     seconds = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name in list(sides)[:: 1 if number % 2 else -1]:
@@ -116,7 +131,7 @@ def measure_cost(rounds: int) -> dict[str, float]:
     client.wait()
     server.stop()
     engine.close()
-    rates = {name: CLIENTS * NEW / statistics.median(values) for name, values in seconds.items()}
+    rates = {name: TOKENS / statistics.median(values) for name, values in seconds.items()}
     for name, rate in rates.items():
         print(f"{name:>14}: {rate:7.0f} tokens per second ({rate / rates['engine alone']:.3f} of the engine alone)")
     return rates
@@ -230,7 +245,7 @@ def end_under_load(process: subprocess.Popen, port: int, asked: list[http_load.Q
 def main() -> None:
     """Runs the benchmark and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=60, help="of the load")
     parser.add_argument("--client", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--server", action="store_true", help=argparse.SUPPRESS)
@@ -239,7 +254,7 @@ def main() -> None:
         return run_client()
     if args.server:
         sys.exit(run_server())
-    print(f"{report.describe_machine()}; {CLIENTS} requests at once of {PROMPT} + {NEW} tokens, 20M decoder")
+    print(f"{report.describe_machine()}; {CLIENTS} clients, {PROMPT} + {NEW} tokens, 20M decoder")
     rates = measure_cost(args.rounds)
     states = run_load(args.seconds)
     print(json.dumps({"tokens_per_second": rates, "load": states}))
