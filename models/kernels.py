@@ -58,7 +58,7 @@ def reference(
         weights_BHLM = drop(weights_BHLM)
     weights_BGNM = weights_BHLM.reshape(rows, groups, shared * length, key_length)
     y_BGNK = jnp.einsum("BGNM,BGMK->BGNK", weights_BGNM, v_BGMK)
-    y_BHLK = y_BGNK.reshape(rows, heads, length, depth) / sum_BHL1.astype(v_BMGK.dtype)
+    y_BHLK = y_BGNK.reshape(rows, heads, length, v_BGMK.shape[-1]) / sum_BHL1.astype(v_BMGK.dtype)
     return jnp.swapaxes(y_BHLK, 1, 2)
 
 

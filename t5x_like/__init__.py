@@ -16,7 +16,8 @@ if not Path(__file__).with_name("models").exists():
 
 
 def __getattr__(name: str) -> Any:
-    """`t5x_like.Engine`, imported when it is used: it takes seconds."""
-    if name == "Engine":
-        return importlib.import_module("t5x_like.cli.opening").Engine
+    """`t5x_like.Engine` and `t5x_like.InteractiveModel`, imported when they are used: it takes seconds."""
+    modules = {"Engine": "t5x_like.cli.opening", "InteractiveModel": "t5x_like.cli.dialog.model"}
+    if name in modules:
+        return getattr(importlib.import_module(modules[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

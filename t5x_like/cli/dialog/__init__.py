@@ -1,1 +1,1 @@
-"""Models used by hand: a chat in the terminal."""
+"""Models used by hand: a chat in the terminal, and a model in a notebook."""
