@@ -1,8 +1,8 @@
 """The HTTP server: what it costs beside the engine alone, and clients of whom many misbehave. Random weights, bytes as tokens.
 
 64 clients ask 2 requests each, one after the other: of the engine in its process, and of the server for whole answers and for
-streams from a process of their own, on the same cores; in turns. Then 64 clients ask a narrow model for a minute, of whom many go,
-do not read, or send what is no request, and a SIGTERM ends the server under that load. Every answer must be the one that the
+streams from a process of their own, on the same cores; in turns. Then 64 clients ask a narrow model for a minute, of whom many
+go, do not read, or send what is no request, and a SIGTERM ends the server under that load. Every answer must be the one that the
 request gets alone, nothing may be left open, and every request that the engine finished must be answered.
 """
 
