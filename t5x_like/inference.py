@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from t5x_like import partitioning
+from t5x_like import parameters, partitioning
 from t5x_like.accounting import runtime_memory
 from t5x_like.data.tokenizers import chat, vocabularies
 from t5x_like.decoding import beams
@@ -89,7 +89,11 @@ def infer(
     """
     check_generates(model)
     mesh = partitioning.make_mesh() if mesh is None else mesh
+    model, params = parameters.unroll(model, params)
     sampler, proposer = options.sampler, options.proposer
+    if isinstance(proposer, Draft):
+        draft_model, draft_params = parameters.unroll(proposer.model, proposer.params)
+        proposer = dataclasses.replace(proposer, model=draft_model, params=draft_params)
     decode_fn = make_decode_fn(
         model, vocabulary, sampler, options.max_new_tokens, options.processors, options.samples, proposer
     )

@@ -5,9 +5,10 @@ them back; the optimizer, gradients, norms and checkpoints see `params` alone.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from t5x_like import partitioning
+from t5x_like.models import stack
 from t5x_like.precision import Precision
 from t5x_like.types import Model, Params
 
@@ -126,3 +128,27 @@ def init_abstract(
 
     with partitioning.on(mesh, rules):
         return jax.eval_shape(make, jax.eval_shape(jax.random.PRNGKey, 0))
+
+
+def unroll(model: Model, params: Params) -> tuple[Model, Params]:
+    """The same model with its layers unrolled, for decoding: (model, parameters).
+
+    A decoding step of scanned layers copies the weights of each, as much memory traffic as the step itself; unrolled layers
+    take longer to compile. Layers that share their parameters stay scanned.
+    """
+    for name, tower in list(vars(model).items()):
+        if isinstance(tower, stack.Stack) and tower.scan and not tower.shared:
+            model = dataclasses.replace(cast(Any, model), **{name: tower.clone(scan=False)})
+            layers = jax.jit(functools.partial(unstack, tower.repeats))(params[name]["layers"])
+            others = {key: x for key, x in params[name].items() if key != "layers"}
+            params = {**params, name: others | {f"layer_{i}": layer for i, layer in enumerate(layers)}}
+    return model, params
+
+
+def unstack(count: int, layers: Params) -> list[Params]:
+    """The parameters of each layer, of layers that are stacked along axis 0."""
+
+    def take(index: int) -> Params:
+        return jax.tree.map(lambda x: x[index], layers)
+
+    return [take(index) for index in range(count)]

@@ -1,10 +1,11 @@
-"""Freezing parameters: splitting and merging are inverse, and patterns without effect are refused."""
+"""Freezing parameters: splitting and merging are inverse, and patterns without effect are refused. Unrolled layers."""
 
 import jax
 import numpy as np
 import pytest
 
-from t5x_like.parameters import Freeze, map_paths
+from t5x_like.models import architectures, attention, blocks, heads, linear, mlp, stack
+from t5x_like.parameters import Freeze, map_paths, unroll
 from tests import tiny
 
 
@@ -54,3 +55,32 @@ def test_gradients_reach_only_the_trained_parameters():
     every = jax.grad(lambda p: model.apply({"params": p}, batch).mean())(jax.tree.map(lambda x: x, whole))
     expected, _ = transform.split(jax.tree.map(lambda x: x, every), jax.random.key(0))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8), alone, expected)
+
+
+def make_pattern():
+    """A decoder whose two repeated layers are a pattern, with a tail."""
+    layers = [blocks.Block(attention.SelfAttention(tiny.HEADS, tiny.HEAD_DIM), mlp.Mlp(width)) for width in (32, 48)]
+    tower = stack.Stack(blocks.Pattern(layers), repeats=2, tail=layers[0], scan=True)
+    return architectures.DecoderOnly(linear.Embed(tiny.VOCAB, tiny.WIDTH), tower, heads.Tied())
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: tiny.decoder(scan=True), lambda: tiny.encoder_decoder(scan=True), make_pattern]
+)
+def test_unrolled_layers_compute_the_same(make):
+    model = make()
+    batch = tiny.batch(sides=model.sides)
+    params = tiny.init(model, batch)
+    unrolled, layers = unroll(model, params)
+    assert not unrolled.decoder.scan and "layers" not in layers["decoder"] and "layers" in params["decoder"]
+    np.testing.assert_allclose(
+        jax.jit(unrolled.apply)({"params": layers}, batch), jax.jit(model.apply)({"params": params}, batch), atol=1e-5
+    )
+    assert unroll(unrolled, layers) == (unrolled, layers)
+
+
+def test_shared_layers_stay_scanned():
+    model = tiny.decoder(scan=True)
+    model = model.clone(decoder=model.decoder.clone(shared=True))
+    params = tiny.init(model, tiny.batch())
+    assert unroll(model, params)[0] is model

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from t5x_like import inference, partitioning, prompt_batches
+from t5x_like import inference, parameters, partitioning, prompt_batches
 from t5x_like.decoding.grammars import Matcher, TokenTable, tokenizer_of
 from t5x_like.scoring.rows import DEFAULT_LENGTH, position_table
 from t5x_like.serving.programs import Programs, Size
@@ -120,12 +120,13 @@ class Engine:
         rules: partitioning.Rules = partitioning.RULES,
     ) -> None:
         inference.check_generates(model)
-        self.model, self.vocabulary, self.params, self.options = model, vocabulary, params, options
+        self.model, self.params = parameters.unroll(model, params)
+        self.vocabulary, self.options = vocabulary, options
         self.mesh, self.rules = partitioning.make_mesh() if mesh is None else mesh, rules
         self.max_length = options.max_length or min(DEFAULT_LENGTH, position_table(model) or DEFAULT_LENGTH)
         size = Size(1, min(FIRST_LENGTH, self.max_length), SHORTEST if model.encoder_decoder else 0)
         kept_rows = 0 if model.encoder_decoder or options.prefix else options.kept_rows
-        programs = Programs(model, params, vocabulary, self.mesh, rules, options.prefix, size, kept_rows)
+        programs = Programs(self.model, self.params, vocabulary, self.mesh, rules, options.prefix, size, kept_rows)
         programs.shapes(Size(1, self.max_length, size.inputs))  # raises what a short position table raises
         self.scheduler = Scheduler(programs, vocabulary, options.max_rows, self.max_length, options.chunk)
         self._lock = threading.Lock()  # of `embed`, which runs in the caller's thread
