@@ -2,7 +2,7 @@
 
 Give prompts with --prompt (repeatable) or --input FILE (.jsonl with "prompt" or "messages" fields, otherwise one prompt per
 line). A gin file chooses how tokens are chosen: --gin_file=decoding/greedy.gin (default), temperature, top_k, top_p, min_p,
-typical or beam. Another one, such as --gin_file=decoding/penalties.gin, chooses processors of the logits.
+typical, eta, beam or diverse_beam. Another one, such as --gin_file=decoding/penalties.gin, chooses processors of the logits.
 
 Speculative decoding: --gin_file=decoding/prompt_lookup.gin guesses tokens by copying from the prompt and the completion,
 --draft_run=DIR by a smaller model with the same vocabulary, and the model verifies several of them per step. Greedy completions
@@ -46,6 +46,17 @@ def main(argv: Sequence[str]) -> int:
         default=4,
         help="with --draft_run: guesses per step (default: %(default)s)",
     )
+    parser.add_argument(
+        "--amateur_run",
+        metavar="DIR",
+        help="contrastive decoding: the run of a smaller model; log-probabilities are of the contrast",
+    )
+    parser.add_argument(
+        "--alpha",
+        type=flags.number,
+        default=0.1,
+        help="with --amateur_run: the least share of the largest probability (default: %(default)s)",
+    )
     parser.add_argument("--seed", type=flags.seed, default=0, help="seed of the sampler (default: %(default)s)")
     parser.add_argument("--prefix", action="store_true", help="the run is a prefix LM: read prompts bidirectionally")
     parser.add_argument(
@@ -56,6 +67,7 @@ def main(argv: Sequence[str]) -> int:
     flags.add_machine(parser)
     args = runtime.parse_args(parser, argv)
     parser.check_needless(args, ["draft_tokens"], "draft_run")
+    parser.check_needless(args, ["alpha"], "amateur_run")
     from t5x_like.cli import setup
 
     setup.initialize(args)
@@ -68,7 +80,7 @@ def infer(args: argparse.Namespace) -> int:
     """Generates the completions and prints them to the output file or standard output; returns 1 if some prompts failed.
 
     Raises:
-      ConfigError: there is no prompt, all prompts failed, --system without --chat, or a draft that does not fit.
+      ConfigError: there is no prompt, all prompts failed, --system without --chat, or a draft or amateur that does not fit.
     """
     from t5x_like import inference
     from t5x_like.cli import setup
@@ -92,10 +104,14 @@ def infer(args: argparse.Namespace) -> int:
     )
     run = setup.TrainedRun(args.run_dir, (), args.step)
     inference.check_generates(run.model)
-    vocabulary, params = run.require_vocabulary(), run.params(run.example_batch())
+    vocabulary, model = run.require_vocabulary(), run.model
+    if args.amateur_run:
+        model, params = setup.open_contrast(args.amateur_run, args.alpha, run)
+    else:
+        params = run.params(run.example_batch())
     if args.draft_run:
         options = dataclasses.replace(options, proposer=setup.open_draft(args.draft_run, args.draft_tokens, run))
-    results = inference.infer(run.model, params, vocabulary, read(), options, run.mesh, run.rules, finished)
+    results = inference.infer(model, params, vocabulary, read(), options, run.mesh, run.rules, finished)
     left = count - len(finished)
     failed = streams.write_results(track(results, "infer", left), args.output)
     return streams.report_failures(failed, left, "prompts")

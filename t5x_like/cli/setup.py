@@ -17,6 +17,7 @@ from t5x_like.cli.gin.runtime import ConfigError
 from t5x_like.data.cache import sources
 from t5x_like.data.tokenizers import loading
 from t5x_like.decoding.beams import BeamSearch
+from t5x_like.decoding.contrastive import Contrast
 from t5x_like.decoding.processors import Processor
 from t5x_like.decoding.proposers import Draft
 from t5x_like.decoding.sampling import Greedy
@@ -90,19 +91,44 @@ def open_draft(run_dir: str, tokens: int, run: "TrainedRun") -> Draft:
     Raises:
       ConfigError: the runs have different vocabularies, or only one has an encoder.
     """
-    draft = TrainedRun(run_dir, mesh=run.mesh)
-    fingerprints = [each.require_vocabulary().fingerprint for each in (draft, run)]
+    draft = open_beside("draft_run", run_dir, run)
+    return Draft(draft.model, draft.params(draft.example_batch()), tokens)
+
+
+def open_contrast(run_dir: str, alpha: float, run: "TrainedRun") -> tuple[Contrast, Params]:
+    """The contrast of a run's model with an amateur, that of another run, on its mesh: (model, parameters).
+
+    Raises:
+      ConfigError: the runs have different vocabularies, only one has an encoder, or alpha is out of range.
+    """
+    amateur = open_beside("amateur_run", run_dir, run)
+    opened = [parameters.unroll(each.model, each.params(each.example_batch())) for each in (run, amateur)]
+    try:
+        model = Contrast(opened[0][0], opened[1][0], alpha)
+    except ValueError as error:
+        raise ConfigError(f"--amateur_run={run_dir} --alpha={alpha}: {error}") from error
+    return model, {"expert": opened[0][1], "amateur": opened[1][1]}
+
+
+def open_beside(flag: str, run_dir: str, run: "TrainedRun") -> "TrainedRun":
+    """Another run, named by a flag, whose model reads the batches of `run`, on its mesh.
+
+    Raises:
+      ConfigError: the runs have different vocabularies, or only one has an encoder.
+    """
+    other = TrainedRun(run_dir, mesh=run.mesh)
+    fingerprints = [each.require_vocabulary().fingerprint for each in (other, run)]
     if fingerprints[0] != fingerprints[1]:
         raise ConfigError(
-            f"--draft_run={run_dir} has another vocabulary (fingerprint {fingerprints[0][:12]}) than --run_dir={run.run_dir} "
+            f"--{flag}={run_dir} has another vocabulary (fingerprint {fingerprints[0][:12]}) than --run_dir={run.run_dir} "
             f"({fingerprints[1][:12]}); give a run that was trained with the same one"
         )
-    if draft.model.sides != run.model.sides:
+    if other.model.sides != run.model.sides:
         raise ConfigError(
-            f"--draft_run={run_dir} has a model with the sides {draft.model.sides}, and --run_dir={run.run_dir} one with "
+            f"--{flag}={run_dir} has a model with the sides {other.model.sides}, and --run_dir={run.run_dir} one with "
             f"{run.model.sides}; give a run with a model of the same kind"
         )
-    return Draft(draft.model, draft.params(draft.example_batch()), tokens)
+    return other
 
 
 class TrainedRun:

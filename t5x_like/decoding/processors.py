@@ -190,6 +190,24 @@ class ForcedTokens:
 
 
 @dataclasses.dataclass(frozen=True)
+class ForcedLastToken:
+    """Makes `id` the new token number `count`: with the most new tokens as count, Hugging Face's `forced_eos_token_id`."""
+
+    id: int
+    count: int
+
+    def __post_init__(self) -> None:
+        check_ids("ForcedLastToken.id", [self.id])
+        if self.count < 1:
+            raise ValueError(f"ForcedLastToken.count={self.count} must be at least 1: the number of new tokens")
+
+    def __call__(self, logits_BV: jax.Array, history: History) -> jax.Array:
+        check_ids("ForcedLastToken.id", [self.id], logits_BV.shape[1])
+        forced_V = jnp.where(jnp.arange(logits_BV.shape[1]) == self.id, 0.0, -jnp.inf)
+        return jnp.where((history.generated_B == self.count - 1)[:, None], forced_V, logits_BV)
+
+
+@dataclasses.dataclass(frozen=True)
 class MinNewTokens:
     """Excludes the stop ids from the first `count` new tokens; the count is a number, or one per row [B]."""
 

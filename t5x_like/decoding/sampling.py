@@ -3,8 +3,8 @@
 A NaN logit counts as -inf, so that its token is never chosen; a row of NaN alone gives any id. The log-probability of a token
 chosen from such a row is NaN: `inference.infer` reports the row as failed, and evaluations warn.
 
-`top_k`, `top_p`, `min_p` and `typical_p` set the logits of the tokens that they exclude to -inf. They need logits without NaN.
-Tokens are ranked by logit (by distance from the entropy in `typical_p`); of equal ones the lower id comes first.
+`top_k`, `top_p`, `min_p`, `typical_p` and `eta` set the logits of the tokens that they exclude to -inf, and need logits without
+NaN. Tokens are ranked by logit (by distance from the entropy in `typical_p`); of equal ones the lower id comes first.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class Greedy:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """Samples from softmax(logits / temperature), restricted by `top_k`, `top_p`, `min_p` and `typical_p`.
+    """Samples from softmax(logits / temperature), restricted by `top_k`, `top_p`, `min_p`, `typical_p` and `eta`.
 
     The restrictions apply after the temperature, in this order (that of Hugging Face), each to what the one before it left;
     the defaults restrict nothing. Every number holds for all rows, or there is one per row [B]. The smaller the temperature, the
@@ -46,6 +46,7 @@ class Sample:
       min_p: tokens with at least this share of the largest probability (Nguyen et al. 2024).
       typical_p: the smallest set with this total probability of the tokens whose -log p is nearest to the entropy (Meister et
         al. 2023).
+      eta: tokens with a probability of min(eta, sqrt(eta) exp(-entropy)), and the most likely one (Hewitt et al. 2022).
     """
 
     temperature: Number = 1.0
@@ -53,6 +54,7 @@ class Sample:
     top_p: Number = 1.0
     min_p: Number = 0.0
     typical_p: Number = 1.0
+    eta: Number = 0.0
 
     def __post_init__(self) -> None:
         check_all(
@@ -65,6 +67,7 @@ class Sample:
         check_all("top_p", self.top_p, lambda x: (x > 0) & (x <= 1), "must be in (0, 1]; 1 keeps every token")
         check_all("min_p", self.min_p, lambda x: (x >= 0) & (x <= 1), "must be in [0, 1]; 0 keeps every token")
         check_all("typical_p", self.typical_p, lambda x: (x > 0) & (x <= 1), "must be in (0, 1]; 1 keeps every token")
+        check_all("eta", self.eta, lambda x: (x >= 0) & (x < 1), "must be in [0, 1); 0 keeps every token")
 
     def __call__(self, keys_B: jax.Array, logits_BV: jax.Array) -> jax.Array:
         """Token ids, int32 [B].
@@ -80,7 +83,8 @@ class Sample:
         logits_BV = restrict_rows(top_k, logits_BV, self.top_k, 0)
         logits_BV = restrict_rows(top_p, logits_BV, self.top_p, 1.0)
         logits_BV = restrict_rows(min_p, logits_BV, self.min_p, 0.0)
-        return restrict_rows(typical_p, logits_BV, self.typical_p, 1.0)
+        logits_BV = restrict_rows(typical_p, logits_BV, self.typical_p, 1.0)
+        return restrict_rows(eta, logits_BV, self.eta, 0.0)
 
 
 def check_all(name: str, numbers: Any, valid: Callable[[np.ndarray], np.ndarray], need: str) -> None:
@@ -168,11 +172,24 @@ def min_p(logits_BV: jax.Array, p: Number) -> jax.Array:
 def typical_p(logits_BV: jax.Array, p: Number) -> jax.Array:
     """Keeps the smallest set of tokens with -log(probability) nearest to the entropy whose probability reaches p; 1 keeps all."""
     log_probs_BV = jax.nn.log_softmax(logits_BV, axis=-1)
-    probs_BV = jnp.exp(log_probs_BV)
-    entropy_B1 = -jnp.sum(jnp.where(probs_BV > 0, probs_BV * log_probs_BV, 0.0), axis=-1, keepdims=True)
+    distance_BV = jnp.abs(log_probs_BV + entropy(log_probs_BV))
     return keep_smallest_set(
-        logits_BV, -jnp.abs(log_probs_BV + entropy_B1), probs_BV, per_row(p, logits_BV.shape[0], "typical_p")
+        logits_BV, -distance_BV, jnp.exp(log_probs_BV), per_row(p, logits_BV.shape[0], "typical_p")
     )
+
+
+def eta(logits_BV: jax.Array, epsilon: Number) -> jax.Array:
+    """Keeps the tokens whose probability is at least min(epsilon, sqrt(epsilon) exp(-entropy)), and the most likely."""
+    epsilon = per_row(epsilon, logits_BV.shape[0], "eta")
+    log_probs_BV = jax.nn.log_softmax(logits_BV, axis=-1)
+    log_least_B1 = jnp.minimum(jnp.log(epsilon), jnp.log(epsilon) / 2 - entropy(log_probs_BV))
+    kept_BV = (log_probs_BV >= log_least_B1) | (below_largest(logits_BV) == 0)
+    return jnp.where(kept_BV, logits_BV, -jnp.inf)
+
+
+def entropy(log_probs_BV: jax.Array) -> jax.Array:
+    """The entropy of each row in nats, [B, 1]."""
+    return -jnp.sum(jnp.where(log_probs_BV > -jnp.inf, jnp.exp(log_probs_BV) * log_probs_BV, 0.0), -1, keepdims=True)
 
 
 def keep_smallest_set(logits_BV: jax.Array, scores_BV: jax.Array, probs_BV: jax.Array, p: Number) -> jax.Array:

@@ -31,8 +31,9 @@ def prefill(
     x_BLD, cache = hidden(model, params, batch, length, cache)
     real_BL = batch["decoder_segment_ids"] > 0
     last_B = jnp.max(jnp.where(real_BL, jnp.arange(real_BL.shape[1]), 0), axis=1)
-    x_B1D = jnp.take_along_axis(x_BLD, last_B[:, None, None], axis=1)
-    return model.apply({"params": params}, x_B1D, method="logits")[:, 0], cache
+    # Two models in one have a hidden state each.
+    last = jax.tree.map(lambda x_BLD: jnp.take_along_axis(x_BLD, last_B[:, None, None], axis=1), x_BLD)
+    return model.apply({"params": params}, last, method="logits")[:, 0], cache
 
 
 def prefill_samples(model: Model, params: Params, batch: Batch, length: int, samples: int) -> tuple[jax.Array, Cache]:

@@ -1,4 +1,6 @@
-"""`t5x_like infer` with speculative decoding: the same completions, with counts of guesses; runs that do not fit are refused."""
+"""`t5x_like infer` with a second model: speculative decoding gives the same completions, with counts of guesses; contrastive
+decoding with an amateur; runs that do not fit are refused.
+"""
 
 import json
 import shutil
@@ -38,6 +40,16 @@ def test_speculative_completions_are_the_greedy_ones(llama, capsys):
     assert all(record["accepted"] == record["proposed"] == 3 for record in records)  # of 6, 1 + (2 + 1) + (1 + 1)
 
 
+def test_an_amateur_chooses_among_the_plausible_tokens_alone(llama, capsys):
+    _, plain = infer(capsys, f"--run_dir={llama}")
+    _, records = infer(capsys, f"--run_dir={llama}", f"--amateur_run={llama}", "--alpha=1")
+    assert records == [record | {"log_prob": 0.0} for record in plain]  # only the most likely token is plausible
+    _, records = infer(capsys, f"--run_dir={llama}", f"--amateur_run={llama}", "--alpha=0.001")
+    assert all(one["tokens"] != other["tokens"] for one, other in zip(records, plain, strict=True))
+    _, guessed = infer(capsys, f"--run_dir={llama}", f"--amateur_run={llama}", "--alpha=0.001", f"--draft_run={llama}")
+    assert [record["tokens"] for record in guessed] == [record["tokens"] for record in records]
+
+
 def test_a_draft_that_does_not_fit_is_refused(llama, tmp_path, capsys):
     t5 = import_run("t5", tmp_path)
     other = tmp_path / "other"
@@ -52,6 +64,9 @@ def test_a_draft_that_does_not_fit_is_refused(llama, tmp_path, capsys):
         (["--draft_tokens=2"], "--draft_tokens=2 applies to --draft_run, which is not given"),
         ([lookup, "--gin_file=decoding/beam.gin"], "proposer=PromptLookup needs a sampler"),
         ([f"--draft_run={tmp_path}"], "config.gin does not exist"),
+        ([f"--amateur_run={other}"], "--amateur_run="),
+        ([f"--amateur_run={llama}", "--alpha=0"], "alpha=0"),
+        (["--alpha=0.5"], "--alpha=0.5 applies to --amateur_run, which is not given"),
         ([lookup, "--gin.LOOKUP_TOKENS=0"], "PromptLookup.tokens=0 must be at least 1"),
     ):
         code, errors = infer(capsys, f"--run_dir={llama}", *flags)

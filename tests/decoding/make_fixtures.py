@@ -33,6 +33,7 @@ PROCESSORS = {
     "top_p": lambda skip: logits_process.TopPLogitsWarper(0.8),
     "min_p": lambda skip: logits_process.MinPLogitsWarper(0.15),
     "typical": lambda skip: logits_process.TypicalLogitsWarper(0.6),
+    "eta": lambda skip: logits_process.EtaLogitsWarper(0.1),
 }
 
 FOLDER = Path(__file__).parent / "fixtures"

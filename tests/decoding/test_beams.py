@@ -1,5 +1,6 @@
 """Beam search finds the sequences of `transformers` and of an exhaustive search, and one row does not depend on the others."""
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -14,53 +15,79 @@ from t5x_like import hf
 from t5x_like.decoding import beams
 from t5x_like.decoding.beams import BeamSearch, Gnmt, Power
 from t5x_like.decoding.loop import generate
-from t5x_like.decoding.processors import MinNewTokens, NoRepeatNGram
+from t5x_like.decoding.processors import ForcedLastToken, ForcedTokens, MinNewTokens, NoRepeatNGram
 from t5x_like.decoding.sampling import Greedy
 from tests import tiny
 from tests.hf import folders
 from tests.models import decoder_checks
 
-EXPECTED = json.loads((Path(__file__).parent / "beams.json").read_text())
+EXPECTED, EXPECTED_GROUPS = (
+    json.loads((Path(__file__).parent / name).read_text()) for name in ("beams.json", "beam_groups.json")
+)
+NEW = 8  # as in make_beams.py
 STOPS = {False: beams.WhenWorse(), True: beams.WhenFull(), "never": beams.WhenHopeless()}
 
 
-def search(model, params, batch, setting, new, stops, processors=()):
-    options = {"beam_search": setting, "max_new_tokens": new, "stop_ids": stops, "processors": processors}
+def search(model, params, batch, setting, new, stops):
+    options = {"beam_search": setting, "max_new_tokens": new, "stop_ids": stops}
     find = jax.jit(functools.partial(beams.search, model, **options))
     return jax.device_get(find(params, batch))
 
 
-def grouped(searches):
-    """(settings, the searches with them)."""
+def by_settings(searches):
+    """(settings of transformers but the length penalty, the searches with them)."""
     result = {}
     for one in searches:
-        names = ("length_penalty", "early_stopping", "no_repeat_ngram_size", "min_new_tokens")
-        result.setdefault(tuple(one.get(name, 0) for name in names), []).append(one)
-    return result.items()
+        settings = {key: x for key, x in one.items() if key not in ("row", "tokens", "scores", "length_penalty")}
+        result.setdefault(json.dumps(settings), (settings, []))[1].append(one)
+    return result.values()
 
 
+def ours(settings):
+    """(beam search, processors) of settings of transformers."""
+    names = {"num_beams": "beams", "num_beam_groups": "groups", "diversity_penalty": "diversity"}
+    fields = {ours: settings[theirs] for theirs, ours in names.items() if theirs in settings}
+    processors = {
+        "no_repeat_ngram_size": NoRepeatNGram,
+        "min_new_tokens": MinNewTokens,
+        "min_length": lambda least: MinNewTokens(least - 1),  # the start token counts
+        "forced_bos_token_id": lambda id: ForcedTokens([id]),
+        "forced_eos_token_id": lambda id: ForcedLastToken(id, NEW),
+    }
+    return (
+        BeamSearch(stop=STOPS[settings["early_stopping"]], **fields),
+        tuple(make(settings[name]) for name, make in processors.items() if name in settings),
+    )
+
+
+@pytest.mark.parametrize("expected", [EXPECTED, EXPECTED_GROUPS], ids=["beams", "groups"])
 @pytest.mark.parametrize("name", EXPECTED)
-def test_sequences_and_scores_are_those_of_transformers(name):
+def test_sequences_and_scores_are_those_of_transformers(name, expected):
+    if name not in expected:
+        pytest.skip("has no fixture of groups")
     model, params = hf.load(folders.FIXTURES / name)
-    reference, wanted = folders.expected(name), EXPECTED[name]
+    reference, wanted = folders.expected(name), expected[name]
     prompts = {key: reference[key] for key in ("tokens", "mask")}
     if model.encoder_decoder:
         prompts["decoder_tokens"] = np.full((len(prompts["tokens"]), 1), reference["decoder_tokens"][0, 0])
     batch = folders.batch(prompts, ("encoder", "decoder") if model.encoder_decoder else ("decoder",))
-    new = 8  # as in make_beams.py
-    for settings, rows in grouped(wanted["searches"]):
-        exponent, early, ngram, least = settings
-        setting = BeamSearch(4, Power(exponent), STOPS[early])
-        processors = (NoRepeatNGram(ngram), MinNewTokens(least)) if ngram else ()
-        found = search(model, params, batch, setting, new, tuple(wanted["stops"]), processors)
+    for settings, rows in by_settings(wanted["searches"]):
+        beam_search, processors = ours(settings)
+
+        @jax.jit
+        def find(params, batch, exponent, setting=beam_search, processors=processors):
+            setting = dataclasses.replace(setting, penalty=Power(exponent))
+            return beams.search(model, params, batch, setting, NEW, tuple(wanted["stops"]), processors)
+
         for one in rows:
-            row = one["row"]
+            row, exponent = one["row"], one["length_penalty"]
+            found = jax.device_get(find(params, batch, exponent))
             np.testing.assert_allclose(found.scores_BK[row], one["scores"], atol=2e-4)
             for beam, tokens in enumerate(one["tokens"]):
-                ours = found.tokens_BKN[row, beam, : found.lengths_BK[row, beam]].tolist()
-                assert ours == tokens
+                ids = found.tokens_BKN[row, beam, : found.lengths_BK[row, beam]].tolist()
+                assert ids == tokens
                 total = found.log_probs_BKN[row, beam].sum()
-                np.testing.assert_allclose(total / len(ours) ** exponent, one["scores"][beam], atol=2e-4)
+                np.testing.assert_allclose(total / len(ids) ** exponent, one["scores"][beam], atol=2e-4)
 
 
 def every_continuation(model, params, prompt, new, stop):
@@ -127,7 +154,14 @@ def test_penalties():
     np.testing.assert_allclose(Power(2.0)(jnp.arange(1, 4)), [1, 4, 9])
 
 
-@pytest.mark.parametrize("bad", [{"beams": 0}, {"beams": 2.5}, {"beams": 2, "returned": 3}, {"returned": 0}])
+BAD = [
+    *({"beams": 0}, {"beams": 2.5}, {"beams": 2, "returned": 3}, {"returned": 0}),
+    *({"groups": 3, "diversity": 1.0}, {"groups": 0}, {"groups": 2}, {"diversity": 0.5}),
+    *({"groups": 2, "diversity": -1.0}, {"groups": 2, "diversity": float("inf")}),
+]
+
+
+@pytest.mark.parametrize("bad", BAD)
 def test_bad_numbers_are_refused(bad):
-    with pytest.raises(ValueError, match=r"BeamSearch\.(beams|returned)="):
+    with pytest.raises(ValueError, match=r"BeamSearch\.(beams|returned|groups|diversity)="):
         BeamSearch(**bad)

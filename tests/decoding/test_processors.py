@@ -88,6 +88,7 @@ def test_the_forced_first_token_equals_that_of_transformers(reference):
         ("top_p", sampling.top_p, 0.8),
         ("min_p", sampling.min_p, 0.15),
         ("typical", sampling.typical_p, 0.6),
+        ("eta", sampling.eta, 0.1),
     ],
 )
 def test_restrictions_equal_those_of_transformers(name, function, value, reference):

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_like.decoding.sampling import Greedy, Sample, divide_by_temperature, min_p, top_k, top_p, typical_p
+from t5x_like.decoding.sampling import Greedy, Sample, divide_by_temperature, eta, min_p, top_k, top_p, typical_p
 
 LOGITS = jax.random.normal(jax.random.key(0), (5, 12)) * 2
 TIES = jnp.concatenate(
     [jnp.round(LOGITS), jnp.zeros((1, 12)), jnp.where(LOGITS[:1] > 0, 1.0, -jnp.inf)]
 )  # equal logits
-NAMES = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "typical_p": typical_p}
+NAMES = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "typical_p": typical_p, "eta": eta}
 
 
 def support(logits_BV):
@@ -24,6 +24,10 @@ def slow(name, logits_V, value):
     probs /= probs.sum()
     if name == "min_p":
         kept = np.flatnonzero(probs >= value * probs.max() * (1 - 1e-6))
+    elif name == "eta":
+        entropy = sum(-p * np.log(p) for p in probs if p)
+        least = min(value, value**0.5 * np.exp(-entropy))
+        kept = np.flatnonzero((probs >= least) | (probs == probs.max()))
     else:
         information = np.array([-np.log(p) if p else np.inf for p in probs])
         entropy = sum(p * i for p, i in zip(probs, information, strict=True) if p)
@@ -57,6 +61,7 @@ def test_greedy_takes_the_most_likely_token():
         ("top_p", (1e-6, 0.05, 0.47, 0.7, 0.9, 0.999)),
         ("min_p", (1e-6, 0.13, 0.45, 1.0)),
         ("typical_p", (1e-6, 0.21, 0.47, 0.9, 0.999)),
+        ("eta", (1e-6, 0.003, 0.02, 0.11, 0.6, 0.99)),
     ],
 )
 def test_a_restriction_keeps_exactly_the_tokens_of_its_definition(name, values, logits):
@@ -81,7 +86,8 @@ def test_ties_are_cut_by_rank():
         dict(top_p=0.7),
         dict(min_p=0.1),
         dict(typical_p=0.6),
-        dict(temperature=2.0, top_k=9, top_p=0.9, min_p=0.2, typical_p=0.8),
+        dict(eta=0.3),
+        dict(temperature=2.0, top_k=9, top_p=0.95, min_p=0.02, typical_p=0.9, eta=0.4),
     ],
 )
 @pytest.mark.parametrize("row", [0, 3])
@@ -112,7 +118,8 @@ def test_the_temperature_may_differ_by_row():
 
 @pytest.mark.parametrize("logits", [LOGITS, TIES], ids=["distinct", "ties"])
 @pytest.mark.parametrize(
-    "name, values", [("top_k", (0, 3)), ("top_p", (1.0, 0.6)), ("min_p", (0.0, 0.3)), ("typical_p", (1.0, 0.5))]
+    "name, values",
+    [("top_k", (0, 3)), ("top_p", (1.0, 0.6)), ("min_p", (0.0, 0.3)), ("typical_p", (1.0, 0.5)), ("eta", (0.0, 0.4))],
 )
 def test_a_restriction_may_differ_by_row(name, values, logits):
     per_row = jnp.resize(jnp.array(values), len(logits))
@@ -143,6 +150,8 @@ def test_a_row_does_not_depend_on_the_others():
         (dict(min_p=-0.1), "min_p=-0.1"),
         (dict(typical_p=0.0), r"typical_p=0.0 must be in \(0, 1\]"),
         (dict(typical_p=float("nan")), "typical_p=nan"),
+        (dict(eta=1.0), r"eta=1.0 must be in \[0, 1\)"),
+        (dict(eta=float("nan")), "eta=nan"),
         (dict(temperature=jnp.array([1.0, 0.0])), r"temperature=\[1. 0.\] must be positive"),
     ],
 )
@@ -162,7 +171,9 @@ def test_temperatures_of_another_number_of_rows_raise():
 
 
 @pytest.mark.parametrize("temperature", [1e-45, 1e-40, 1e-38, 1e-30])
-@pytest.mark.parametrize("options", [dict(), dict(top_k=3), dict(top_p=0.5), dict(min_p=0.1), dict(typical_p=0.5)])
+@pytest.mark.parametrize(
+    "options", [dict(), dict(top_k=3), dict(top_p=0.5), dict(min_p=0.1), dict(typical_p=0.5), dict(eta=0.1)]
+)
 def test_the_limit_of_small_temperatures_is_greedy(temperature, options):
     sampler, keys = Sample(temperature, **options), jax.random.split(jax.random.key(0), 5)
     for logits in (LOGITS, LOGITS - 1e4, jnp.where(LOGITS > 0, LOGITS, -jnp.inf)):
