@@ -151,8 +151,9 @@ class Engine:
     ) -> Ticket:
         """Accepts a request to continue the ids of a prompt.
 
-        `on_delta` is called in the engine's thread, which waits for it, with every piece; the last one has a finish_reason. `key`
-        is a random key (uint32 [2]) instead of that of `settings.seed` and `settings.sample`.
+        `on_delta` is called in the engine's thread, which waits for it, with every piece; the last one has a finish_reason. An
+        exception in it is logged, and cancels the request. `key` is a random key (uint32 [2]) instead of that of `settings.seed`
+        and `settings.sample`.
 
         Raises:
           ValueError: the prompt or the settings do not fit the model.
@@ -169,8 +170,12 @@ class Engine:
             if delta.finish_reason is not None:
                 self._seconds += 0.1 * (time.monotonic() - began - self._seconds)
                 ticket._done.set()
-            if on_delta is not None:
-                on_delta(delta)
+            try:
+                if on_delta is not None:
+                    on_delta(delta)
+            except Exception:  # of this request alone
+                logging.getLogger(__name__).exception("on_delta failed; its request is cancelled")
+                work.cancelled = True
 
         work = Work(list(prompt), settings, key, text, receive, matcher, next(self._orders))
         ticket = Ticket(work)

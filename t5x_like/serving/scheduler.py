@@ -21,6 +21,7 @@ from t5x_like.types import Vocabulary
 
 SHARED = 16  # a shorter common beginning is read again instead of copied
 SHORTEST = 16  # tokens of the smallest chunk
+PATIENCE = 32  # ticks with rows to spare before they are removed
 FIRST_LENGTH = 128  # tokens per row of the first slots
 
 
@@ -88,6 +89,7 @@ class Scheduler:
         self.kept = [Row() for _ in range(programs.kept_rows)]
         self.counts: collections.Counter[str] = collections.Counter()
         self.clock = 0
+        self.spare_ticks = 0
 
     @property
     def active(self) -> list[Work]:
@@ -102,6 +104,7 @@ class Scheduler:
         """Does the next piece of work; returns whether there was any."""
         self.clock += 1
         self.drop_cancelled()
+        self.shrink()
         self.admit()
         reading = sorted((work for work in self.active if work.is_reading), key=lambda work: work.order)
         if reading:
@@ -197,6 +200,20 @@ class Scheduler:
         place = min(places, key=lambda place: (bool(place.known), place.used))
         self.programs.keep(self.rows.index(row), self.kept.index(place))
         place.known, place.used = list(row.known), row.used
+
+    def shrink(self) -> None:
+        """Removes rows that nobody has needed for a while, or that nobody needs now that all are free: they cost time."""
+        wanted = len(self.active) + len(self.waiting)
+        count = next_size(max(wanted, 1), 1, 4, self.most_rows)
+        self.spare_ticks = self.spare_ticks + 1 if count < len(self.rows) else 0
+        if not self.spare_ticks or (self.active and self.spare_ticks < PATIENCE):
+            return
+        order = sorted(range(len(self.rows)), key=lambda i: (self.rows[i].work is None, -self.rows[i].used))
+        for index in order[: count - 1 : -1]:
+            self.keep(self.rows[index], 0, None)
+        self.programs.resize(order[:count], dataclasses.replace(self.programs.size, rows=count))
+        self.rows = [self.rows[index] for index in order[:count]]
+        self.spare_ticks = 0
 
     def resize(self, rows: int | None = None, length: int | None = None, inputs: int | None = None) -> None:
         """Makes the slots larger."""

@@ -294,6 +294,34 @@ def test_the_result_does_not_depend_on_the_devices():
     assert found[0] == found[1]
 
 
+def test_rows_come_and_go_with_the_requests():
+    prompts, settings = make_prompts(9, [20] * 4), Hashable(max_new_tokens=12, stop_ids=False)
+    expected = [tokens for tokens, _ in alone("rope", prompts, settings, [make_key(0, 0)] * 4)]
+    with make_engine() as engine:
+        for _ in range(2):
+            tickets = [engine.submit(prompt, settings) for prompt in prompts]
+            assert [ticket.result().ids for ticket in tickets] == expected
+            assert engine.scheduler.programs.size.rows == len(engine.scheduler.rows) == 4
+            again = engine.complete(prompts[2], settings)
+            assert again.ids == expected[2] and again.cached_tokens == 19
+            assert engine.scheduler.programs.size.rows == len(engine.scheduler.rows) == 1
+        engine.scheduler.spare_ticks = -1000  # the rows stay while one of them is used
+        long = engine.submit(prompts[0], Settings(max_new_tokens=150, stop_ids=False))
+        for ticket in [engine.submit(prompt, settings) for prompt in prompts[1:]]:
+            ticket.result()
+        engine.scheduler.spare_ticks = 31
+        assert long.result().ids[:12] == expected[0]
+        assert len(engine.scheduler.rows) == 1
+        assert set(engine.scheduler.programs.traced.values()) == {1}
+
+
+def test_an_error_of_a_callback_cancels_its_request_alone():
+    with make_engine() as engine:
+        other = engine.submit([5, 6, 7], Settings(max_new_tokens=30, stop_ids=False))
+        failing = engine.submit([5, 6, 8], Settings(max_new_tokens=30, stop_ids=False), lambda delta: 1 / 0)
+        assert failing.result().finish_reason == "cancelled" and len(other.result().ids) == 30
+
+
 def test_stop_texts_end_a_request_and_free_its_row():
     with make_engine() as engine:
         prompt = make_prompts(lengths=[10])[0]
