@@ -25,11 +25,25 @@ def batch_to_documents(batch: Any) -> Iterator[Document | Dropped]:
 
 
 def column_to_values(name: str, column: Any) -> list:
-    """The values of a pyarrow array. Times outside Python's range, resolution or zones become text, others a Dropped."""
+    """The values of a pyarrow array. Times outside Python's range or zones, or of nanoseconds, become text, others a Dropped."""
+    column = column.cast(without_nanoseconds(column.type))
     try:
         return column.to_pylist()
     except UNREADABLE:
         return [scalar_to_value(name, scalar) for scalar in column]
+
+
+def without_nanoseconds(kind: Any) -> Any:
+    """A type with text for times of nanoseconds, which pyarrow would give as pandas' if that is installed, else not at all."""
+    import pyarrow
+
+    if pyarrow.types.is_timestamp(kind) or pyarrow.types.is_time64(kind):
+        return pyarrow.string() if kind.unit == "ns" else kind
+    if pyarrow.types.is_list(kind):
+        return pyarrow.list_(without_nanoseconds(kind.value_type))
+    if pyarrow.types.is_struct(kind):
+        return pyarrow.struct([field.with_type(without_nanoseconds(field.type)) for field in kind])
+    return kind
 
 
 def scalar_to_value(name: str, scalar: Any) -> Any:

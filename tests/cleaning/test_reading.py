@@ -118,7 +118,11 @@ def test_values_of_parquet_that_python_cannot_hold_lose_at_most_their_row(tmp_pa
     assert [each["text"] for each in found] == ["a", "b", "c", "d"]
     assert found[0]["nanoseconds"] == "1970-01-01 00:00:00.000000001" and found[2]["late"] is None
     assert found[1]["zoned"] == "1970-01-01 00:00:00.000001Z"
-    nested = pyarrow.array([[1], [1000], None, [2**62]], pyarrow.list_(pyarrow.timestamp("ns")))
+    assert found[1]["nanoseconds"] == "1970-01-01 00:00:00.000001000"
+    listed = pyarrow.array([[1], [1000], None, []], pyarrow.list_(pyarrow.timestamp("ns")))
+    parquet.write_table(pyarrow.table(columns | {"listed": listed}), path)
+    assert [each["listed"] for each in read(path)][1:] == [["1970-01-01 00:00:00.000001000"], None, []]
+    nested = pyarrow.array([[1], [1000], None, [2**62]], pyarrow.list_(pyarrow.timestamp("us")))
     parquet.write_table(pyarrow.table(columns | {"nested": nested}), path)
     found = list(read(path))
     lost = [n for n, each in enumerate(found) if rule(each) == "reading.invalid_value"]
