@@ -250,7 +250,7 @@ def test_samples_are_in_the_results_and_the_first_is_the_completion():
 def test_guesses_are_counted_in_the_results_on_any_mesh(model_and_params):
     model, params = model_and_params
     plain = infer(model_and_params)
-    for proposer in (PromptLookup(3), Draft(model, params, 2)):
+    for proposer in (PromptLookup(3, 3, 1), Draft(model, params, 2)):
         for mesh in (None, partitioning.make_mesh(data=2, fsdp=2, tensor=2)):
             results = infer(model_and_params, proposer=proposer, batch_size=3, mesh=mesh)
             for result, expected in zip(results, plain, strict=True):

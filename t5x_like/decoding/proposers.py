@@ -21,8 +21,9 @@ class PromptLookup:
     """
 
     tokens: int = 8
-    longest: int = 3
-    shortest: int = 1
+    longest: int = 4
+    shortest: int = 2
+    always = False
 
     def __post_init__(self) -> None:
         check_tokens("PromptLookup", self.tokens)
@@ -51,7 +52,7 @@ class PromptLookup:
 
 
 def lookup(
-    tokens_BT: jax.Array, length_B: jax.Array, count: int, longest: int, shortest: int = 1
+    tokens_BT: jax.Array, length_B: jax.Array, count: int, longest: int, shortest: int
 ) -> tuple[jax.Array, jax.Array]:
     """The `count` (G) tokens that followed a row's last tokens where they occurred before.
 
@@ -91,6 +92,7 @@ class Draft:
     model: Model
     params: Params = dataclasses.field(repr=False)
     tokens: int = 4
+    always = True
 
     def __post_init__(self) -> None:
         check_tokens("Draft", self.tokens)

@@ -77,10 +77,18 @@ class Choice:
 
 
 class Proposer(Protocol):
-    """Proposes the next tokens of each row, up to `tokens` (G) at a time."""
+    """Proposes the next tokens of each row.
+
+    Attributes:
+      tokens: the most guesses at a time (G).
+      always: whether there are guesses for every row that can use one.
+    """
 
     @property
     def tokens(self) -> int: ...
+
+    @property
+    def always(self) -> bool: ...
 
     def start(self, batch: Batch, length: int, samples: int) -> Any:
         """The proposer's state for a batch of prompts that are continued up to `length` tokens, `samples` times each."""
@@ -138,19 +146,32 @@ def speculate(
     choice = Choice(sampler, processors, model.vocab_size)
 
     def step(state: State) -> State:
-        """Appends the guesses that the model accepts, and one token of its own."""
+        """Asks for guesses and verifies them."""
         history, ended_B = state["history"], state["ended_B"]
         most_B = jnp.where(ended_B, 0, jnp.minimum(proposer.tokens, max_new_tokens - 1 - history.generated_B))
         keys_BL3 = position_keys(keys_A, history.length_B, proposer.tokens + 1)
         proposal, proposer_state = proposer.propose(state["proposer"], history, most_B, keys_BL3[:, :-1, 2], choice)
         proposal = dataclasses.replace(proposal, count_B=jnp.minimum(proposal.count_B, most_B))
-        tokens_BL = jnp.concatenate([last_tokens(history, 1), proposal.tokens_BG], axis=1)
-        count_B = jnp.where(ended_B, 0, 1 + proposal.count_B)
+        state |= {"proposer": proposer_state}
+        if proposer.always:
+            return verify_guesses(state, proposal, keys_BL3[:, :, :2])
+        # Without a guess in any row, one token per row takes less time.
+        return jax.lax.cond(
+            jnp.any(proposal.count_B > 0),
+            lambda: verify_guesses(state, proposal, keys_BL3[:, :, :2]),
+            lambda: verify_guesses(state, no_guess, keys_BL3[:, :1, :2]),
+        )
+
+    def verify_guesses(state: State, proposal: Proposal, keys_BL2: jax.Array) -> State:
+        """Appends the guesses that the model accepts, and the token behind them."""
+        tokens_BL = jnp.concatenate([last_tokens(state["history"], 1), proposal.tokens_BG], axis=1)
+        count_B = jnp.where(state["ended_B"], 0, 1 + proposal.count_B)
         logits_BLV, cache = verify(model, params, state["cache"], tokens_BL, count_B)
-        state = advance(state, proposal, logits_BLV, keys_BL3[:, :, :2], choice, max_new_tokens)
-        return state | {"cache": rollback(cache, state["history"].length_B - 1), "proposer": proposer_state}
+        state = advance(state, proposal, logits_BLV, keys_BL2, choice, max_new_tokens)
+        return state | {"cache": rollback(cache, state["history"].length_B - 1)}
 
     none_B = jnp.zeros(rows, jnp.int32)
+    no_guess = Proposal(jnp.zeros((rows, 0), jnp.int32), none_B)
     empty: State = {
         "history": from_prompts(batch, max_new_tokens, stop_ids).take(prompt_A),
         "log_probs_BN": jnp.zeros((rows, max_new_tokens)),
@@ -159,7 +180,6 @@ def speculate(
         "accepted_B": none_B,
     }
     logits_BV, cache = prefill_samples(model, params, batch, length, samples)
-    no_guess = Proposal(jnp.zeros((rows, 0), jnp.int32), none_B)
     keys_B13 = position_keys(keys_A, empty["history"].length_B, 1)
     first = advance(empty, no_guess, logits_BV[:, None], keys_B13[:, :, :2], choice, max_new_tokens)
     first |= {"cache": cache, "proposer": proposer.start(batch, length, samples)}

@@ -42,7 +42,7 @@ def test_the_inputs_of_an_encoder_are_searched_before_the_decoders_tokens():
     batch = prompt_batches.encoder_batch(inputs, ByteVocabulary())
     new = np.array([[5, 6], [9, 9], [3, 6]])
     history = from_prompts(batch, 6, (1,)).extend(new, np.array([2, 1, 2]))
-    proposer = PromptLookup(3, longest=2)
+    proposer = PromptLookup(3, longest=2, shortest=1)
     state = proposer.start(batch, 7, samples=1)
     proposal, _ = proposer.propose(state, history, None, None, None)
     assert proposal.count_B.tolist() == [3, 3, 3]
@@ -55,7 +55,7 @@ def test_the_inputs_of_an_encoder_are_searched_before_the_decoders_tokens():
     [
         (lambda: PromptLookup(0), "PromptLookup.tokens=0 must be at least 1"),
         (lambda: PromptLookup(longest=2, shortest=3), "shortest=3 is not in 1 .. longest=2"),
-        (lambda: PromptLookup(shortest=0), "shortest=0 is not in 1 .. longest=3"),
+        (lambda: PromptLookup(shortest=0), "shortest=0 is not in 1 .. longest=4"),
         (lambda: Draft(None, {}, -1), "Draft.tokens=-1 must be at least 1"),
     ],
 )

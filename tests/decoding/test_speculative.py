@@ -13,6 +13,7 @@ from scipy import stats
 from t5x_like import prompt_batches
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from t5x_like.decoding import speculative
+from t5x_like.decoding.contrastive import Contrast
 from t5x_like.decoding.loop import generate
 from t5x_like.decoding.processors import ForcedTokens, FrequencyPenalty, MinNewTokens, NoRepeatNGram
 from t5x_like.decoding.proposers import Draft, PromptLookup
@@ -31,6 +32,7 @@ class Known:
 
     tokens_BN: jax.Array
     tokens: int = 4
+    always = True
 
     def start(self, batch, length, samples):
         return None
@@ -65,6 +67,9 @@ MODELS = {
     "window": windowed,
     "experts": lambda: tiny.decoder(repeats=1, experts=True),
     "capacity": capacity,
+    "contrast": lambda: Contrast(
+        tiny.decoder(repeats=1), tiny.decoder(repeats=1, position=positions.Alibi(tiny.HEADS))
+    ),
     "encoder-decoder": lambda: tiny.encoder_decoder(position=positions.RelativeBias(tiny.HEADS), scan=True),
 }
 
@@ -141,7 +146,7 @@ def test_greedy_tokens_do_not_depend_on_the_guesses(name):
 def test_greedy_tokens_of_each_proposer_are_those_of_plain_greedy_decoding(name):
     model, small, params, batch = make(name)
     plain = plain_greedy(name)
-    for propose in (lambda _: PromptLookup(5, 3), lambda params: Draft(small, params, 3)):
+    for propose in (lambda _: PromptLookup(5, 3, 1), lambda params: Draft(small, params, 3)):
         result = run(model, params, batch, propose=propose)
         assert_same(result, plain)
         assert result.proposed_B.all() and (result.accepted_B <= result.proposed_B).all()
@@ -169,7 +174,7 @@ def test_a_row_ends_at_a_stop_id_among_accepted_tokens():
     stops = tuple(tokens_BN[range(3), [2, 3, 5]].tolist())  # guesses are 1 .. 4, then comes a token of the model's own
     expected = run(model, params, batch, stops=stops)
     assert (expected.lengths_B <= [3, 4, 6]).all()
-    for propose in (lambda _: PromptLookup(5), lambda _: Known(jnp.asarray(tokens_BN))):
+    for propose in (lambda _: PromptLookup(5, 3, 1), lambda _: Known(jnp.asarray(tokens_BN))):
         assert_same(run(model, params, batch, stops=stops, propose=propose), expected)
 
 
@@ -179,7 +184,7 @@ def test_processors_see_the_history_of_each_position():
     decode = functools.partial(run, model, params, batch, processors=processors)
     plain = decode()
     assert plain.tokens_BN[:, :3].tolist() == [[20, 10, 20]] * 3
-    for propose in (lambda _: PromptLookup(5), lambda params: Draft(small, params, 3)):
+    for propose in (lambda _: PromptLookup(5, 3, 1), lambda params: Draft(small, params, 3)):
         assert_same(decode(propose=propose), plain)
 
 
@@ -199,7 +204,7 @@ def test_samples_of_a_prompt_are_those_of_its_copies():
 def test_a_row_depends_neither_on_the_batch_nor_on_padding(kind):
     model, small, params, batch = make("rope")
     propose, sampler = {
-        "lookup": (lambda _: PromptLookup(4), Sample(0.8, top_k=4)),
+        "lookup": (lambda _: PromptLookup(4, 3, 1), Sample(0.8, top_k=4)),
         "draft": (lambda params: Draft(small, params, 3), Sample(3.0)),
     }[kind]
     together = run(model, params, batch, sampler, propose=propose)
@@ -263,7 +268,7 @@ def test_samples_have_the_joint_distribution_of_the_model(kind, sampler):
     model = tiny.decoder(repeats=1)
     model = model.clone(embed=linear.Embed(ids, tiny.WIDTH))
     params = tiny.init(model, tiny.batch(), 0), tiny.init(model, tiny.batch(), 1)
-    propose = {"lookup": lambda _: PromptLookup(2), "draft": lambda params: Draft(model, params, 2)}[kind]
+    propose = {"lookup": lambda _: PromptLookup(2, 3, 1), "draft": lambda params: Draft(model, params, 2)}[kind]
     result = run(model, params, prompt_batch(model, [prompt] * rows), sampler, 5, (ids,), propose)
     assert result.accepted_B.mean() > 0.5 and (result.accepted_B < result.proposed_B).mean() > 0.5
 
