@@ -306,9 +306,7 @@ class Embedder:
             x_BLD, _ = self.model.apply({"params": params}, batch, False, None, method="encode")
         else:
             x_BLD = self.model.apply({"params": params}, batch, method="hidden")
-        real_BL1 = (batch[f"{self.side}_segment_ids"] > 0)[..., None]
-        x_BD = jnp.sum(x_BLD.astype(jnp.float32) * real_BL1, axis=1)
-        return x_BD / jnp.linalg.norm(x_BD, axis=-1, keepdims=True)
+        return unit_mean(x_BLD, batch[f"{self.side}_segment_ids"])
 
     def __call__(self, params: Params, texts: Sequence[str]) -> np.ndarray:
         """Vectors, float32 [N, D].
@@ -330,3 +328,9 @@ class Embedder:
             batch = pad_rows([ids[i] for i in chunk], min(length, most or length), self.side)
             vectors.update(zip(chunk, self.function(params, batch), strict=True))
         return np.stack([vectors[i] for i in range(len(ids))]) if ids else np.zeros((0, 0), np.float32)
+
+
+def unit_mean(x_BLD: jax.Array, segments_BL: jax.Array) -> jax.Array:
+    """The mean of each row over the tokens whose segment is not 0, scaled to length 1: float32 [B, D]."""
+    x_BD = jnp.sum(x_BLD.astype(jnp.float32) * (segments_BL > 0)[..., None], axis=1)
+    return x_BD / jnp.linalg.norm(x_BD, axis=-1, keepdims=True)

@@ -90,6 +90,12 @@ def add_prefix(batch: dict[str, np.ndarray], sizes: Sequence[int]) -> dict[str, 
     return batch | {"decoder_prefix": ((batch["decoder_segment_ids"] > 0) & in_prefix_BL).astype(np.int32)}
 
 
+def one_token(sides: Sequence[str]) -> dict[str, np.ndarray]:
+    """A batch of one token on each of a model's `sides`, for its shapes."""
+    batches = [pad_rows([[0]], 1, side) for side in sides]
+    return {name: x for batch in batches for name, x in batch.items()}
+
+
 def round_up(value: int, unit: int) -> int:
     """The smallest multiple of `unit` that is at least `value`."""
     return -(-value // unit) * unit

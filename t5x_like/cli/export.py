@@ -85,7 +85,7 @@ def export(args: argparse.Namespace) -> None:
     sizes = {programs.BATCH: args.batch_size, programs.LENGTH: args.length, programs.TARGET_LENGTH: args.length}
     for program in chosen:
         lowering.check_lengths(program, sizes)
-    params = programs.flat(run.params(example_batch(run.model)))
+    params = programs.flat(run.params(run.example_batch()))
     lowered = [lowering.lower(program, params, sizes, platforms) for program in chosen]
     facts["step"] = run.step
     with atomic.new_folder(out) as partial:
@@ -156,11 +156,3 @@ def saved_model_writer() -> Callable[..., None]:
     from t5x_like.tasks.exporting import saved_model
 
     return saved_model.write
-
-
-def example_batch(model: Any) -> dict[str, Any]:
-    """A batch of one token with the inputs that the model has."""
-    from t5x_like import prompt_batches
-
-    sides = (prompt_batches.pad_rows([[0]], 1, side) for side in model.sides)
-    return {name: x for side in sides for name, x in side.items()}

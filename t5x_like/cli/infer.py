@@ -18,7 +18,6 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from t5x_like import interrupts
 from t5x_like.cli import flags, streams
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
@@ -71,8 +70,7 @@ def main(argv: Sequence[str]) -> int:
     from t5x_like.cli import setup
 
     setup.initialize(args)
-    kept = f"stopped; the finished results are in {args.output}, and the same command continues" if args.output else ""
-    with streams.hold_output(args.output), interrupts.explain(kept):
+    with streams.hold_output(args.output):
         return infer(args)
 
 

@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from t5x_like import interrupts
 from t5x_like.cli import flags, streams
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
@@ -66,13 +65,12 @@ def main(argv: Sequence[str]) -> int:
     from t5x_like.cli import setup
 
     setup.initialize(args)
-    kept = f"stopped; the finished results are in {args.output}, and the same command continues" if args.output else ""
-    with streams.hold_output(args.output), interrupts.explain(kept):
+    with streams.hold_output(args.output):
         return score(args)
 
 
 def score(args: argparse.Namespace) -> int:
-    """Scores the texts and prints the results to the output file or standard output; returns 1 if some failed.
+    """Writes the scores to the output file or standard output, and a summary to standard error; returns 1 if some texts failed.
 
     Raises:
       ConfigError: there is no text, or all failed.

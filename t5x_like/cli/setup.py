@@ -180,8 +180,7 @@ class TrainedRun:
 
     def example_batch(self) -> dict[str, np.ndarray]:
         """A batch of one token with the inputs that the model has."""
-        sides = [prompt_batches.pad_rows([[0]], 1, side) for side in self.model.sides]
-        return {name: x for side in sides for name, x in side.items()}
+        return prompt_batches.one_token(self.model.sides)
 
     @functools.cached_property
     def rows(self) -> Rows | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from t5x_like import locks
+from t5x_like import interrupts, locks
 from t5x_like.cli.gin.runtime import ConfigError
 from t5x_like.files import lines
 from t5x_like.types import PathLike
@@ -21,13 +21,20 @@ START = 60  # characters of a text in a message
 Records = Iterator[dict[str, Any]]
 
 
-def hold_output(output: str | None) -> contextlib.AbstractContextManager[None]:
-    """Keeps other processes from appending to the same output file; the first of several processes holds its lock."""
+@contextlib.contextmanager
+def hold_output(output: str | None) -> Iterator[None]:
+    """Keeps other processes from appending to the same output file, and tells who interrupts what is in it.
+
+    The first of several processes holds the file's lock.
+    """
     import jax
 
-    if output is None or jax.process_index() != 0:
-        return contextlib.nullcontext()
-    return locks.hold(locks.beside(output), f"--output={output}")
+    kept = f"stopped; the finished results are in {output}, and the same command continues" if output else ""
+    with contextlib.ExitStack() as stack:
+        if output is not None and jax.process_index() == 0:
+            stack.enter_context(locks.hold(locks.beside(output), f"--output={output}"))
+        stack.enter_context(interrupts.explain(kept))
+        yield
 
 
 def open_output(path: str | None) -> contextlib.AbstractContextManager[IO[str]]:

@@ -20,6 +20,7 @@ from t5x_like.decoding.processors import (
     PresencePenalty,
     RepetitionPenalty,
     apply_mask,
+    write,
 )
 from t5x_like.decoding.sampling import Sample, without_nan
 from t5x_like.types import Model, Params
@@ -122,15 +123,6 @@ def int_shape(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.int32)
 
 
-def row_axes(few: Slots, many: Slots) -> Slots:
-    """The axis that counts rows of every leaf, from the shapes of slots that differ in their number alone."""
-
-    def differing(a: jax.ShapeDtypeStruct, b: jax.ShapeDtypeStruct) -> int:
-        return next(i for i, (x, y) in enumerate(zip(a.shape, b.shape, strict=True)) if x != y)
-
-    return jax.tree.map(differing, few, many)
-
-
 def empty(like: Slots) -> Slots:
     """Idle rows of these shapes."""
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
@@ -168,7 +160,7 @@ def read(
     batch = {**batch, "decoder_positions": start_R[:, None] + jnp.arange(segments_RP.shape[1], dtype=jnp.int32)}
     cache = state.rollback(rows.cache, start_R)
     logits_RV, cache = state.prefill(model, params, batch, cache["segments"].shape[1], cache)
-    history = extend(rows.history, start_R, batch["decoder_input_tokens"], segments_RP)
+    history = with_prompt(rows.history, start_R, batch["decoder_input_tokens"], segments_RP)
     return state.insert(axes, slots, slot_R, Slots(cache, logits_RV, history, complete_R, settings))
 
 
@@ -185,21 +177,18 @@ def read_inputs(
     like = jax.eval_shape(lambda slots: state.take(axes, slots, slot_R), slots)
     logits_RV, cache = state.prefill(model, params, batch, like.history.tokens_BT.shape[1])
     tokens_R1, segments_R1 = batch["decoder_input_tokens"], batch["decoder_segment_ids"]
-    history = extend(jax.tree.map(jnp.zeros_like, like.history), jnp.zeros_like(slot_R), tokens_R1, segments_R1)
+    history = jax.tree.map(jnp.zeros_like, like.history)
+    history = with_prompt(history, jnp.zeros_like(slot_R), tokens_R1, segments_R1)
     rows = Slots(cache, logits_RV, history, jnp.ones_like(slot_R, bool), settings)
     # The encoder may have read fewer tokens than the slots hold.
     return state.insert(axes, slots, slot_R, jax.tree.map(fit, rows, like))
 
 
-def extend(history: History, start_R: jax.Array, tokens_RP: jax.Array, segments_RP: jax.Array) -> History:
+def with_prompt(history: History, start_R: jax.Array, tokens_RP: jax.Array, segments_RP: jax.Array) -> History:
     """The history of prompts: the first `start_R` tokens, and then the tokens whose segment is not 0."""
-    length = history.tokens_BT.shape[1]
-    real_RP = segments_RP > 0
-    index_RP = jnp.where(real_RP, start_R[:, None] + jnp.arange(tokens_RP.shape[1]), length)
-    write = jax.vmap(lambda row_T, index_P, new_P: row_T.at[index_P].set(new_P, mode="drop"))
-    tokens_RT = write(history.tokens_BT, index_RP, tokens_RP)
-    length_R = start_R + jnp.sum(real_RP, axis=1, dtype=jnp.int32)
-    return History(tokens_RT, length_R, jnp.zeros_like(start_R), history.stop_ids)
+    count_R = jnp.sum(segments_RP > 0, axis=1, dtype=jnp.int32)
+    tokens_RT = write(history.tokens_BT, start_R, tokens_RP, count_R)
+    return History(tokens_RT, start_R + count_R, jnp.zeros_like(start_R), history.stop_ids)
 
 
 def decode(

@@ -120,11 +120,17 @@ def row_axes(model: Model, params: Params, batch: Batch, length: int) -> Cache:
         of_rows = {name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for name, x in batch.items()}
         return jax.eval_shape(lambda params, batch: prefill(model, params, batch, length)[1], params, of_rows)
 
+    return differing_axes(shapes(1), shapes(2))
+
+
+def differing_axes(few: Cache, many: Cache) -> Cache:
+    """The axis of every leaf whose size differs between two trees of shapes, in each of which it is one."""
+
     def differing(few: jax.ShapeDtypeStruct, many: jax.ShapeDtypeStruct) -> int:
         (axis,) = (i for i, (a, b) in enumerate(zip(few.shape, many.shape, strict=True)) if a != b)
         return axis
 
-    return jax.tree.map(differing, shapes(1), shapes(2))
+    return jax.tree.map(differing, few, many)
 
 
 def take(axes: Cache, cache: Cache, index_N: jax.Array) -> Cache:

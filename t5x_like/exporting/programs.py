@@ -191,9 +191,9 @@ def encode(model: Model) -> Program:
     def function(params: Params, tokens_BL: jax.Array, length_B: jax.Array) -> dict[str, jax.Array]:
         batch = features("encoder", tokens_BL, length_B)
         x_BLD = model.apply({"params": nested(params)}, batch, method="hidden").astype(jnp.float32)
-        x_BLD *= (batch["encoder_segment_ids"] > 0)[..., None]
-        x_BD = jnp.sum(x_BLD, axis=1)
-        return {"states": x_BLD, "embedding": x_BD / jnp.linalg.norm(x_BD, axis=-1, keepdims=True)}
+        segments_BL = batch["encoder_segment_ids"]
+        states_BLD = x_BLD * (segments_BL > 0)[..., None]
+        return {"states": states_BLD, "embedding": inference.unit_mean(x_BLD, segments_BL)}
 
     return Program("encode", ENCODE, function, ROWS, by_dim(position_tables(model), {"encoder": LENGTH}))
 

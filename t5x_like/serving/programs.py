@@ -53,8 +53,9 @@ class Programs:
         self.traced: collections.Counter[tuple] = collections.Counter()
         self._jitted: dict[tuple, Callable] = {}
         self._shapes: dict[Size, slots.Slots] = {}
+        self._shardings: dict[int, slots.Slots] = {}
         one, two = (self.shapes(dataclasses.replace(size, rows=rows)) for rows in (1, 2))
-        self.axes = slots.row_axes(one, two)
+        self.axes = state.differing_axes(one, two)
         self.clear()
 
     def clear(self) -> None:
@@ -77,10 +78,14 @@ class Programs:
 
     def shardings(self, size: Size) -> slots.Slots:
         """Rows are split over the mesh axes of batches if these divide their number."""
-        rows = partitioning.batch_sharding(self.mesh, self.rules)
-        parts = self.mesh.size // rows.shard_shape((self.mesh.size,))[0]
-        split = rows.spec[0] if size.rows % parts == 0 else None
-        return jax.tree.map(lambda axis: NamedSharding(self.mesh, PartitionSpec(*[None] * axis, split)), self.axes)
+        if size.rows not in self._shardings:
+            rows = partitioning.batch_sharding(self.mesh, self.rules)
+            parts = self.mesh.size // rows.shard_shape((self.mesh.size,))[0]
+            split = rows.spec[0] if size.rows % parts == 0 else None
+            self._shardings[size.rows] = jax.tree.map(
+                lambda axis: NamedSharding(self.mesh, PartitionSpec(*[None] * axis, split)), self.axes
+            )
+        return self._shardings[size.rows]
 
     def call(self, key: tuple, function: Callable, out: Any, *arguments: Any, donated: int | None = None) -> Any:
         """`function(*arguments)` on the mesh, compiled once for every key; `out` are the shardings of its result."""

