@@ -11,6 +11,8 @@ from t5x_like.models.context import Context
 from t5x_like.models.linear import DEFAULT_INIT, Dense, Initializer, constrain
 from t5x_like.models.positions import rotate
 
+CACHES = ("key_cache", "value_cache")  # [B, G, M, K]
+
 
 class Attention(nn.Module):
     """The base of self- and cross-attention: four projections and the attention kernel.
@@ -116,8 +118,8 @@ class SelfAttention(Attention):
             q_BLHK, k_BMGK = rotate(q_BLHK, ctx.rotary), rotate(k_BMGK, ctx.rotary)
         if ctx.cache_index_BL is not None:
             length = ctx.keys.positions_BL.shape[1]
-            k_BMGK = self.update_cache("key_cache", k_BMGK, length, ctx.cache_index_BL)
-            v_BMGK = self.update_cache("value_cache", v_BMGK, length, ctx.cache_index_BL)
+            k_BMGK = self.update_cache(CACHES[0], k_BMGK, length, ctx.cache_index_BL)
+            v_BMGK = self.update_cache(CACHES[1], v_BMGK, length, ctx.cache_index_BL)
         mask_ALM = self.mask(ctx.queries, ctx.keys) & masks.same_segment(ctx.queries, ctx.keys)
         q_BLHK, bias_AHLM = self.add_position_bias(q_BLHK, ctx, x_BLD.shape[-1])
         aligned = not ctx.decode and q_BLHK.shape[1] == k_BMGK.shape[1]
@@ -164,12 +166,11 @@ class CrossAttention(Attention):
 
     def memory_keys_values(self, ctx: Context) -> tuple[jax.Array, jax.Array]:
         """Returns keys and values of the encoder's output: computed once, then read from the cache in decoding."""
-        names = "key_cache", "value_cache"
         if ctx.memory_BMD is None:
-            stored: list[jax.Array] = [self.get_variable("cache", name) for name in names]
+            stored: list[jax.Array] = [self.get_variable("cache", name) for name in CACHES]
             return jnp.swapaxes(stored[0], 1, 2), jnp.swapaxes(stored[1], 1, 2)
         k_BMGK, v_BMGK = self.project_keys_values(ctx.memory_BMD)
         if ctx.decode:
-            for name, x_BMGK in zip(names, (k_BMGK, v_BMGK), strict=True):
+            for name, x_BMGK in zip(CACHES, (k_BMGK, v_BMGK), strict=True):
                 self.put_variable("cache", name, jnp.swapaxes(x_BMGK, 1, 2))
         return k_BMGK, v_BMGK

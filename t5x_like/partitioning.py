@@ -119,6 +119,12 @@ def shardings(boxed: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
     return jax.tree_util.tree_map_with_path(place, boxed, is_leaf=is_boxed)
 
 
+def fitting(shape: Sequence[int], axes: Sequence[str | None], mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
+    """The sharding of an array with these logical axes; a dimension that its mesh axes do not divide stays whole."""
+    parts = zip(shape, spec(axes, rules), strict=True)
+    return NamedSharding(mesh, PartitionSpec(*(None if size % _parts(mesh, names) else names for size, names in parts)))
+
+
 def _parts(mesh: Mesh, axes: str | Sequence[str] | None) -> int:
     names = (axes,) if isinstance(axes, str) else axes or ()
     return math.prod(mesh.shape[name] for name in names)

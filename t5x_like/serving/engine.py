@@ -243,8 +243,16 @@ class Engine:
         return prompt_batches.prompt_ids(record, self.vocabulary, self.model.encoder_decoder)
 
     def complete(self, prompt: Prompt, settings: Settings = GREEDY) -> Completion:
-        """The completion of a prompt; of a chat's messages, [{"role", "content"}, ...], the assistant's next one."""
+        """The completion of a prompt; see `encode`."""
         return self.submit(self.encode(prompt), settings).result()
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], settings: Settings = GREEDY) -> Completion:
+        """The assistant's next message in a chat, [{"role", "content"}, ...], as the vocabulary's template renders it.
+
+        Raises:
+          ValueError: there is no template, or it rejects the messages.
+        """
+        return self.complete(messages, settings)
 
     def stream(self, prompt: Prompt, settings: Settings = GREEDY) -> Generator[Delta, None, None]:
         """The pieces of a completion as they come; the request is cancelled when the iterator is closed."""

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from t5x_like import partitioning
 from t5x_like.data.tokenizers import vocabularies
 from t5x_like.decoding import slots, state
+from t5x_like.models import attention
 from t5x_like.serving.requests import BIASES, TOP, Settings
 from t5x_like.types import Model, Params, Vocabulary
 
@@ -77,14 +78,17 @@ class Programs:
         return self._shapes[size]
 
     def shardings(self, size: Size) -> slots.Slots:
-        """Rows are split over the mesh axes of batches if these divide their number."""
+        """Rows are split over the mesh axes of batches, key-value heads over theirs, if these divide their number."""
         if size.rows not in self._shardings:
-            rows = partitioning.batch_sharding(self.mesh, self.rules)
-            parts = self.mesh.size // rows.shard_shape((self.mesh.size,))[0]
-            split = rows.spec[0] if size.rows % parts == 0 else None
-            self._shardings[size.rows] = jax.tree.map(
-                lambda axis: NamedSharding(self.mesh, PartitionSpec(*[None] * axis, split)), self.axes
-            )
+
+            def place(path: Any, axis: int, x: jax.ShapeDtypeStruct) -> NamedSharding:
+                names: list[str | None] = [None] * x.ndim
+                names[axis] = "batch"
+                if getattr(path[-1], "key", None) in attention.CACHES:
+                    names[axis + 1] = "kv_heads"
+                return partitioning.fitting(x.shape, names, self.mesh, self.rules)
+
+            self._shardings[size.rows] = jax.tree_util.tree_map_with_path(place, self.axes, self.shapes(size))
         return self._shardings[size.rows]
 
     def call(self, key: tuple, function: Callable, out: Any, *arguments: Any, donated: int | None = None) -> Any:

@@ -13,6 +13,7 @@ import pytest
 from t5x_like import partitioning, prompt_batches
 from t5x_like.decoding.grammars import Grammar
 from t5x_like.serving.engine import Engine, Options, make_key
+from t5x_like.serving.programs import Size
 from t5x_like.serving.requests import QueueFullError, Settings
 from tests.serving.tiny_engine import (
     LENGTHS,
@@ -197,6 +198,9 @@ def test_the_result_does_not_depend_on_the_devices():
     for mesh in meshes:
         with make_engine(mesh=mesh, max_rows=8) as engine:
             found.append([completions[0].ids for completions in engine.generate(prompts, settings)])
+            cache = engine.scheduler.programs.make_empty(Size(8, 128)).cache
+            keys = [x for path, x in jax.tree.leaves_with_path(cache) if path[-1].key == "key_cache"]
+            assert keys and all(x.nbytes == mesh.size * x.addressable_shards[0].data.nbytes for x in keys)
     assert found[0] == found[1]
 
 
