@@ -1,4 +1,4 @@
-"""llama.cpp's side of llama_cpp.py: greedy decoding of several rows in one batch, by the library's C functions."""
+"""llama.cpp's side of decode_gguf.py: greedy decoding of several rows in one batch, by the library's C functions."""
 
 import argparse
 import ctypes

