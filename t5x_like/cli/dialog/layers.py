@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from t5x_like.models import kernels
-from t5x_like.models.attention import Attention
+from t5x_like.models.attention import Attention, CrossAttention
 from t5x_like.models.blocks import Block
 from t5x_like.types import Model, Params
 
@@ -25,15 +25,20 @@ class Lens(NamedTuple):
     log_probs_NLK: np.ndarray
 
 
-def attention_maps(model: Model, params: Params, batch: Mapping[str, Any]) -> np.ndarray:
+def attention_maps(model: Model, params: Params, batch: Mapping[str, Any], part: str) -> np.ndarray:
     """The attention probabilities of the first row, float32 [N, H, L, M], in the order of the layers.
 
+    `part` is "encoder" or "decoder", whose attention to itself is meant, or "cross", the decoder's to the encoder.
+
     Raises:
-      ValueError: the model has no attention.
+      ValueError: the model has no such attention.
     """
+    tower = "decoder" if part == "cross" else part
 
     def observe(module: nn.Module, method: str, args: tuple, _: Any) -> jax.Array | None:
-        if not isinstance(module, Attention) or method != "attend":
+        if not isinstance(module, Attention) or method != "attend" or module.path[0] != tower:
+            return None
+        if isinstance(module, CrossAttention) != (part == "cross"):
             return None
         q_BLHK, k_BMGK, _, bias_AHLM, mask_ALM, *_ = args
         scale = module.head_dim**-0.5 if module.scale is None else module.scale
@@ -45,15 +50,19 @@ def attention_maps(model: Model, params: Params, batch: Mapping[str, Any]) -> np
 
     maps = layer_values(model, params, batch, observe, 4)
     if not maps:
-        raise ValueError(f"{type(model).__name__} has no attention")
+        raise ValueError(f"{type(model).__name__} has no attention of part={part!r}; its sides are {model.sides}")
     return np.stack([np.asarray(x_BHLM[0], np.float32) for x_BHLM in maps])
 
 
 def logit_lens(model: Model, params: Params, batch: Mapping[str, Any], top: int) -> Lens:
-    """The tokens that the last norm and the head predict from each block's output in the first row (nostalgebraist 2020)."""
+    """The tokens that the last norm and the head predict from each block's output in the first row (nostalgebraist 2020).
+
+    The blocks are the decoder's, or those of a model that has only an encoder.
+    """
 
     def observe(module: nn.Module, method: str, _: tuple, result: Any) -> jax.Array | None:
-        return result if isinstance(module, Block) and method == "__call__" else None
+        is_block = isinstance(module, Block) and method == "__call__"
+        return result if is_block and module.path[0] == model.sides[-1] else None
 
     def read_out(model: Any, x_BLD: jax.Array) -> jax.Array:
         stack = getattr(model, model.sides[-1])

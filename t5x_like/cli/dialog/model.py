@@ -160,40 +160,49 @@ class InteractiveModel:
             row_L[: len(ids)] = ids
         return arrays.build_decoder(tokens_BL, sizes, start)
 
-    def attention(self, text: str) -> np.ndarray:
+    def attention(self, text: str, target: str | None = None, part: str | None = None) -> np.ndarray:
         """The attention probabilities of a text, float32 [N, H, L, M]: layers, heads, queries, keys.
 
-        Raises:
-          ValueError: the model has both an encoder and a decoder, or no attention.
-        """
-        with partitioning.on(self.mesh, self.rules):
-            return layers.attention_maps(self.model, self.params, self.read(text))
+        An encoder-decoder reads `target` with its decoder. `part` is "encoder" or "decoder", whose attention to itself is
+        meant, or "cross", the decoder's to the encoder, which is the default if there are both.
 
-    def logit_lens(self, text: str, top: int = 5) -> layers.Lens:
+        Raises:
+          ValueError: the model has no such attention, or `target` does not fit it.
+        """
+        part = part or ("cross" if self.model.encoder_decoder else self.model.sides[0])
+        with partitioning.on(self.mesh, self.rules):
+            return layers.attention_maps(self.model, self.params, self.read(text, target), part)
+
+    def logit_lens(self, text: str, top: int = 5, target: str | None = None) -> layers.Lens:
         """The `top` tokens that each layer would predict at each position of a text, with their log-probabilities.
 
+        An encoder-decoder reads `target` with its decoder, whose layers and positions are meant.
+
         Raises:
-          ValueError: the model has both an encoder and a decoder, or `top` is not in 1 .. the size of the vocabulary.
+          ValueError: `target` does not fit the model, or `top` is not in 1 .. the size of the vocabulary.
         """
         if not 1 <= top <= self.model.vocab_size:
             raise ValueError(f"top={top} is not in 1 .. {self.model.vocab_size}, the size of the vocabulary")
         with partitioning.on(self.mesh, self.rules):
-            return layers.logit_lens(self.model, self.params, self.read(text), top)
+            return layers.logit_lens(self.model, self.params, self.read(text, target), top)
 
-    def read(self, text: str) -> dict[str, np.ndarray]:
-        """The batch of one row, without padding, that the model reads a text from.
+    def read(self, text: str, target: str | None = None) -> dict[str, np.ndarray]:
+        """The batch of one row, without padding, that the model reads a text from, and an encoder-decoder its target.
 
         Raises:
-          ValueError: the model has both an encoder and a decoder.
+          ValueError: an encoder-decoder has no target, or another model has one.
         """
-        if len(self.model.sides) != 1:
-            raise ValueError(
-                f"{type(self.model).__name__} has an encoder and a decoder; only models with one are shown"
-            )
-        (side,) = self.model.sides
-        is_encoder = side == "encoder"
-        ids = prompt_batches.prompt_ids({"prompt": text}, self.vocabulary, is_encoder)
-        return prompt_batches.pad_rows([ids], len(ids), side)
+        seq2seq = self.model.encoder_decoder
+        if seq2seq == (target is None):
+            need = "needs a target" if seq2seq else "has no target"
+            raise ValueError(f"target={target!r}: {type(self.model).__name__} {need}, a text for the decoder of two")
+        side = self.model.sides[0]
+        ids = prompt_batches.prompt_ids({"prompt": text}, self.vocabulary, side == "encoder")
+        batch = prompt_batches.pad_rows([ids], len(ids), side)
+        if target is None:
+            return batch
+        ids = [vocabularies.start_id(self.vocabulary), *self.vocabulary.encode(target, literal=True)]
+        return batch | prompt_batches.pad_rows([ids], len(ids), "decoder")
 
     def __str__(self) -> str:
         counts = flops.count_parameters(self.model, self._boxed)

@@ -68,6 +68,22 @@ def test_attention_maps_are_probabilities_of_visible_keys_and_the_last_lens_is_t
     assert np.abs(lens.log_probs_NLK[0] - lens.log_probs_NLK[-1]).max() > 1e-3
 
 
+@pytest.mark.parametrize("scan", [False, True])
+def test_an_encoder_decoder_shows_the_attention_of_three_parts_and_the_lens_of_its_decoder(scan):
+    it = make(tiny.encoder_decoder(scan=scan))
+    batch = it.read(TEXT, "a dog")
+    sizes = {side: batch[f"{side}_input_tokens"].shape[1] for side in it.model.sides}
+    for part, queries, keys in [("encoder",) * 3, ("decoder",) * 3, ("cross", "decoder", "encoder")]:
+        maps = it.attention(TEXT, "a dog", part)
+        assert maps.shape == (2, tiny.HEADS, sizes[queries], sizes[keys])
+        np.testing.assert_allclose(maps.sum(-1), 1, atol=1e-5)
+    np.testing.assert_array_equal(maps, it.attention(TEXT, "a dog"))
+    lens = it.logit_lens(TEXT, top=3, target="a dog")
+    logits_LV = jax.jit(it.model.apply)({"params": it.params}, batch)[0]
+    np.testing.assert_allclose(lens.log_probs_NLK[-1], jax.lax.top_k(jax.nn.log_softmax(logits_LV), 3)[0], atol=1e-4)
+    assert lens.ids_NLK.shape == (2, sizes["decoder"], 3)
+
+
 def test_the_layers_of_a_scan_come_in_the_order_of_the_unrolled_ones():
     scanned, unrolled = make(tiny.decoder(scan=True)), make(tiny.decoder())
     layers = scanned.params["decoder"]["layers"]
@@ -167,7 +183,11 @@ def test_what_does_not_fit_is_named():
         make(tiny.decoder()).train_step([TEXT])
     with pytest.raises(ValueError, match="top=0 is not in 1 .. 384"):
         make(tiny.decoder()).logit_lens(TEXT, top=0)
-    with pytest.raises(ValueError, match="has an encoder and a decoder"):
+    with pytest.raises(ValueError, match="target=None: EncoderDecoder needs a target"):
         make(tiny.encoder_decoder()).attention(TEXT)
+    with pytest.raises(ValueError, match="target='x': DecoderOnly has no target"):
+        make(tiny.decoder()).logit_lens(TEXT, target="x")
+    with pytest.raises(ValueError, match="has no attention of part='cross'"):
+        make(tiny.decoder()).attention(TEXT, part="cross")
     with pytest.raises(ValueError, match="must be a list of at least one text"):
         make(tiny.decoder(), core.sgd(0.1)).train_step(TEXT)
