@@ -2,7 +2,8 @@
 
 `hidden` and `logits` are the two halves of `__call__`, so that a loss may apply the head to one chunk of the sequence at a
 time. With `decode_length` a decoder appends its tokens to the `cache` collection, which holds that many per row and has a length
-per row: padding (segment 0) is not appended. The first call takes the prompts and alone reads `encoder_*`.
+per row: padding (segment 0) is not appended. The first call takes the prompts and alone reads `encoder_*`. `cache_format` is how
+keys and values are stored there: as they are, or as what a function such as `quantized.vectors_to_int8` returns for them.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,13 +19,15 @@ from t5x_like.models.linear import Initializer, with_axes
 Batch = Mapping[str, jax.Array]
 
 
-def make_decoder_context(module: nn.Module, batch: Batch, decode_length: int | None, train: bool) -> Context:
+def make_decoder_context(
+    module: nn.Module, batch: Batch, decode_length: int | None, train: bool, cache_format: Callable | None
+) -> Context:
     """Returns the decoder's context; its keys are the batch's own tokens, or in decoding those of the cache."""
     queries = token_info(batch, "decoder")
     if decode_length is None:
         return Context(queries, queries, train=train)
     keys, index_BL = append_to_cache(module, queries, decode_length)
-    return Context(queries, keys, cache_index_BL=index_BL, train=train)
+    return Context(queries, keys, cache_index_BL=index_BL, train=train, cache_format=cache_format)
 
 
 class DecoderOnly(nn.Module):
@@ -33,6 +36,7 @@ class DecoderOnly(nn.Module):
     embed: nn.Module
     decoder: nn.Module
     head: nn.Module
+    cache_format: Callable | None = None
     encoder_decoder = False
     sides = ("decoder",)
     outputs = ("tokens",)
@@ -49,7 +53,7 @@ class DecoderOnly(nn.Module):
     @nn.compact
     def hidden(self, batch: Batch, train: bool = False, decode_length: int | None = None) -> jax.Array:
         """Returns the decoder's output [B, L, D]."""
-        ctx = make_decoder_context(self, batch, decode_length, train)
+        ctx = make_decoder_context(self, batch, decode_length, train, self.cache_format)
         return self.decoder(self.embed(batch["decoder_input_tokens"]), ctx)
 
     def logits(self, x_BLD: jax.Array) -> jax.Array:
@@ -183,6 +187,7 @@ class EncoderDecoder(nn.Module):
     encoder: nn.Module
     decoder: nn.Module
     head: nn.Module
+    cache_format: Callable | None = None
     encoder_decoder = True
     sides = ("encoder", "decoder")
     outputs = ("tokens",)
@@ -200,7 +205,8 @@ class EncoderDecoder(nn.Module):
     def hidden(self, batch: Batch, train: bool = False, decode_length: int | None = None) -> jax.Array:
         """Returns the decoder's output [B, L, D]."""
         memory_BMD, memory = self.encode(batch, train, decode_length)
-        ctx = make_decoder_context(self, batch, decode_length, train).replace(memory_BMD=memory_BMD, memory=memory)
+        ctx = make_decoder_context(self, batch, decode_length, train, self.cache_format)
+        ctx = ctx.replace(memory_BMD=memory_BMD, memory=memory)
         return self.decoder(self.embed(batch["decoder_input_tokens"]), ctx)
 
     def encode(self, batch: Batch, train: bool, decode_length: int | None) -> tuple[jax.Array | None, TokenInfo]:

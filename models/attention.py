@@ -10,8 +10,9 @@ from t5x_like.models import kernels, masks
 from t5x_like.models.context import Context
 from t5x_like.models.linear import DEFAULT_INIT, Dense, Initializer, constrain
 from t5x_like.models.positions import rotate
+from t5x_like.models.quantized import dequantize
 
-CACHES = ("key_cache", "value_cache")  # [B, G, M, K]
+CACHES = ("key_cache", "value_cache")  # [B, G, M, K], or a tree of such arrays
 
 
 class Attention(nn.Module):
@@ -118,8 +119,8 @@ class SelfAttention(Attention):
             q_BLHK, k_BMGK = rotate(q_BLHK, ctx.rotary), rotate(k_BMGK, ctx.rotary)
         if ctx.cache_index_BL is not None:
             length = ctx.keys.positions_BL.shape[1]
-            k_BMGK = self.update_cache(CACHES[0], k_BMGK, length, ctx.cache_index_BL)
-            v_BMGK = self.update_cache(CACHES[1], v_BMGK, length, ctx.cache_index_BL)
+            k_BMGK = self.update_cache(CACHES[0], k_BMGK, length, ctx.cache_index_BL, ctx.cache_format)
+            v_BMGK = self.update_cache(CACHES[1], v_BMGK, length, ctx.cache_index_BL, ctx.cache_format)
         mask_ALM = self.mask(ctx.queries, ctx.keys) & masks.same_segment(ctx.queries, ctx.keys)
         q_BLHK, bias_AHLM = self.add_position_bias(q_BLHK, ctx, x_BLD.shape[-1])
         aligned = not ctx.decode and q_BLHK.shape[1] == k_BMGK.shape[1]
@@ -132,15 +133,23 @@ class SelfAttention(Attention):
         """Returns (queries, bias_AHLM added to the scores); `width` is the model's."""
         return q_BLHK, ctx.bias_AHLM
 
-    def update_cache(self, name: str, new_BLGK: jax.Array, length: int, index_BL: jax.Array) -> jax.Array:
+    def update_cache(
+        self, name: str, new_BLGK: jax.Array, length: int, index_BL: jax.Array, cache_format: Callable | None
+    ) -> jax.Array:
         """Writes `new_BLGK` at `index_BL` of a cache of `length` tokens; returns the whole cache [B, M, G, K].
 
-        It is stored as the products of `kernels.reference` read it, [B, G, M, K], so that no step transposes it.
+        It is stored as the products of `kernels.reference` read it, [B, G, M, K], so that no step transposes it. A scale of
+        `cache_format` is stored as a vector of one number.
         """
-        rows, _, groups, depth = new_BLGK.shape
-        cache = self.variable("cache", name, jnp.zeros, (rows, groups, length, depth), new_BLGK.dtype)
-        cache.value = write_heads(cache.value, new_BLGK, index_BL)
-        return jnp.swapaxes(cache.value, 1, 2)
+        new = new_BLGK if cache_format is None else cache_format(new_BLGK)
+
+        def zeros(x_BLGK: jax.Array) -> jax.Array:
+            rows, _, groups, depth = x_BLGK.shape
+            return jnp.zeros((rows, groups, length, depth), x_BLGK.dtype)
+
+        cache = self.variable("cache", name, lambda: jax.tree.map(zeros, new))
+        cache.value = jax.tree.map(lambda x, new: write_heads(x, new, index_BL), cache.value, new)
+        return jnp.swapaxes(dequantize(cache.value), 1, 2)
 
 
 def write_heads(cache_BGMK: jax.Array, new_BLGK: jax.Array, index_BL: jax.Array) -> jax.Array:
@@ -167,10 +176,14 @@ class CrossAttention(Attention):
     def memory_keys_values(self, ctx: Context) -> tuple[jax.Array, jax.Array]:
         """Returns keys and values of the encoder's output: computed once, then read from the cache in decoding."""
         if ctx.memory_BMD is None:
-            stored: list[jax.Array] = [self.get_variable("cache", name) for name in CACHES]
-            return jnp.swapaxes(stored[0], 1, 2), jnp.swapaxes(stored[1], 1, 2)
+            k_BGMK, v_BGMK = (dequantize(self.get_variable("cache", name)) for name in CACHES)
+            return jnp.swapaxes(k_BGMK, 1, 2), jnp.swapaxes(v_BGMK, 1, 2)
         k_BMGK, v_BMGK = self.project_keys_values(ctx.memory_BMD)
-        if ctx.decode:
-            for name, x_BMGK in zip(CACHES, (k_BMGK, v_BMGK), strict=True):
-                self.put_variable("cache", name, jnp.swapaxes(x_BMGK, 1, 2))
-        return k_BMGK, v_BMGK
+        if not ctx.decode:
+            return k_BMGK, v_BMGK
+        new = k_BMGK, v_BMGK
+        if ctx.cache_format is not None:
+            new = ctx.cache_format(k_BMGK), ctx.cache_format(v_BMGK)
+        for name, x in zip(CACHES, new, strict=True):
+            self.put_variable("cache", name, jax.tree.map(lambda x_BMGK: jnp.swapaxes(x_BMGK, 1, 2), x))
+        return dequantize(new[0]), dequantize(new[1])

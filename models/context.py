@@ -6,7 +6,7 @@ is not 0: prompts of different lengths are padded on the right. A recurrence res
 is 0, the first token of a segment.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,7 @@ class Context(struct.PyTreeNode):
     rotary: tuple[jax.Array, jax.Array] | None = None  # cos_BLK, sin_BLK of the queries, K = half the rotated width
     cache_index_BL: jax.Array | None = None  # where in the cache each token is written; None outside decoding
     train: bool = struct.field(pytree_node=False, default=False)
+    cache_format: Callable | None = struct.field(pytree_node=False, default=None)  # see `architectures`
 
     @property
     def decode(self) -> bool:

@@ -13,13 +13,20 @@ from flax import linen as nn
 from t5x_like.models.linear import DEFAULT_INIT, Dense, Initializer, add_shared, constrain, merge_dims, with_axes
 from t5x_like.models.mlp import gelu
 from t5x_like.models.norms import LayerNorm
+from t5x_like.models.quantized import Int8, by_blocks
 
 NORMAL = nn.initializers.normal(0.02)
 
 
-def product(x_BLD: jax.Array, table_VD: jax.Array) -> jax.Array:
+def product(x_BLD: jax.Array, table_VD: jax.Array | Int8) -> jax.Array:
     """Returns x times the transposed table, in x's dtype and accumulated in float32: [B, L, V]."""
-    return constrain(merge_dims(lambda x: _logits(x, table_VD), x_BLD), "batch", "length", "vocab")
+
+    def multiply(x: jax.Array) -> jax.Array:
+        if isinstance(table_VD, Int8):
+            return by_blocks(lambda block_VD: _logits(x, block_VD), table_VD, x.dtype, 0)
+        return _logits(x, table_VD)
+
+    return constrain(merge_dims(multiply, x_BLD), "batch", "length", "vocab")
 
 
 @jax.custom_vjp

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from t5x_like.models.quantized import dequantize, tensordot
+
 Initializer = Callable[..., jax.Array]
 DEFAULT_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
@@ -114,8 +116,8 @@ class Dense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         features = tuple(self.features)
         shape = (*x.shape[-self.inputs :], *features)
-        kernel = self.param("kernel", matrix_init(self.kernel_init, self.inputs, self.axes), shape).astype(x.dtype)
-        y = merge_dims(lambda x: jnp.tensordot(x, kernel, self.inputs), x, self.inputs)
+        kernel = self.param("kernel", matrix_init(self.kernel_init, self.inputs, self.axes), shape)
+        y = merge_dims(lambda x: tensordot(x, kernel, self.inputs), x, self.inputs)
         if self.use_bias:
             zeros = with_axes(nn.initializers.zeros, self.axes[self.inputs :])
             y = add_shared(y, self.param("bias", zeros, features).astype(x.dtype))
@@ -139,7 +141,10 @@ class Embed(nn.Module):
 
     def __call__(self, tokens_BL: jax.Array) -> jax.Array:
         # Gathered over `embed` first: a lookup in a table sharded over it cannot be sharded by rows of the batch.
-        x_BLD = jnp.take(constrain(self.table_VD, "vocab", None), tokens_BL, axis=0)
+        def take(table_VD: jax.Array) -> jax.Array:
+            return jnp.take(constrain(table_VD, "vocab", None), tokens_BL, axis=0)
+
+        x_BLD = dequantize(jax.tree.map(take, self.table_VD))
         scale = self.width**0.5 if self.scale is None else self.scale
         return constrain(x_BLD if scale == 1.0 else x_BLD * scale, "batch", "length", "embed")
 

@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from t5x_like.cli.gin.source import ConfigError
 from t5x_like.data.cache.sources import default_root
+from t5x_like.quantization import formats
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,6 +27,14 @@ def add_run(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Adds the flags of a command that opens a run."""
     parser.add_argument("--run_dir", required=required, help="directory of a run made by `t5x_like train`")
     parser.add_argument("--step", type=count, help="checkpoint to read (default: the newest)")
+
+
+def add_quantization(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags for the formats of weights, and of the cache, in decoding."""
+    parser.add_argument("--quantization", choices=formats.WEIGHTS, help="format of the weights (default: the run's)")
+    parser.add_argument(
+        "--kv_cache_dtype", choices=formats.CACHE, help="format of cached keys and values (default: the run's)"
+    )
 
 
 def add_machine(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,8 @@ Speculative decoding: --gin_file=decoding/prompt_lookup.gin guesses tokens by co
 --draft_run=DIR by a smaller model with the same vocabulary, and the model verifies several of them per step. Greedy completions
 stay the same, samples have the same distribution, and results tell how many tokens were "proposed" and "accepted".
 
+--quantization=int8 stores the weights of all models of the command in 8 bits, --kv_cache_dtype=int8 the cached keys and values.
+
 Names of control tokens (</s>, <extra_id_0>) in a prompt are read as tokens; in the messages of a chat they are text. A prompt
 that cannot be continued (too long for the model, not Unicode, ...) gives a result with "error" instead of "completion", and the
 others go on: the exit code is 1, or 2 if all failed.
@@ -62,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
         "--chat", action="store_true", help="render each prompt as a user message with the chat template"
     )
     parser.add_argument("--system", metavar="TEXT", help="with --chat: system message before the prompt")
+    flags.add_quantization(parser)
     runtime.add_flags(parser)
     flags.add_machine(parser)
     args = runtime.parse_args(parser, argv)
@@ -100,7 +103,9 @@ def infer(args: argparse.Namespace) -> int:
     options = inference.DecodingOptions(
         sampler, args.max_new_tokens, batch_size, args.seed, args.prefix, processors, args.samples, proposer
     )
-    run = setup.TrainedRun(args.run_dir, (), args.step)
+    run = setup.TrainedRun(
+        args.run_dir, (), args.step, quantization=args.quantization, kv_cache_dtype=args.kv_cache_dtype
+    )
     inference.check_generates(run.model)
     vocabulary, model = run.require_vocabulary(), run.model
     if args.amateur_run:

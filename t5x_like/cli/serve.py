@@ -57,6 +57,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--trust_prompts", action="store_true", help="read names of control tokens in prompts as tokens"
     )
+    flags.add_quantization(parser)
     keys = parser.add_argument_group("who may ask")
     keys.add_argument("--api_keys_file", metavar="FILE", help="hashes of the keys, one of which every request needs")
     keys.add_argument(
@@ -190,7 +191,14 @@ def open_engine(args: argparse.Namespace) -> "Engine | TextEncoder":
     from t5x_like.serving.engine import Engine, Options
     from t5x_like.serving.reading import TextEncoder
 
-    options = Options(args.max_length, args.slots, max_waiting=args.max_waiting, prefix=args.prefix)
+    options = Options(
+        args.max_length,
+        args.slots,
+        max_waiting=args.max_waiting,
+        prefix=args.prefix,
+        quantization=args.quantization,
+        kv_cache_dtype=args.kv_cache_dtype,
+    )
     model, params, vocabulary, mesh, rules = open_model(args.run_dir, args.step)
     if "decoder" not in model.sides:
         return TextEncoder(model, params, vocabulary, mesh, rules)

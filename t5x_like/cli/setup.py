@@ -22,6 +22,7 @@ from t5x_like.decoding.processors import Processor
 from t5x_like.decoding.proposers import Draft
 from t5x_like.decoding.sampling import Greedy
 from t5x_like.decoding.speculative import Proposer
+from t5x_like.quantization import cache, weights
 from t5x_like.run_dir import RunDir
 from t5x_like.types import Params, Rows, Sampler, Vocabulary
 
@@ -111,12 +112,12 @@ def open_contrast(run_dir: str, alpha: float, run: "TrainedRun") -> tuple[Contra
 
 
 def open_beside(flag: str, run_dir: str, run: "TrainedRun") -> "TrainedRun":
-    """Another run, named by a flag, whose model reads the batches of `run`, on its mesh.
+    """Another run, named by a flag, whose model reads the batches of `run`, on its mesh and quantized as it is.
 
     Raises:
       ConfigError: the runs have different vocabularies, or only one has an encoder.
     """
-    other = TrainedRun(run_dir, mesh=run.mesh)
+    other = TrainedRun(run_dir, mesh=run.mesh, quantization=run.quantization, kv_cache_dtype=run.kv_cache_dtype)
     fingerprints = [each.require_vocabulary().fingerprint for each in (other, run)]
     if fingerprints[0] != fingerprints[1]:
         raise ConfigError(
@@ -135,7 +136,8 @@ class TrainedRun:
     """A trained run, opened for reading: its configuration, model, vocabulary and parameters.
 
     The gin files of `extra_files` are read after the run's own. The run's own may name only parts of t5x_like that build
-    models and settings, and `allowed` modules; see `gin.trust`. `mesh` replaces the run's.
+    models and settings, and `allowed` modules; see `gin.trust`. `mesh` replaces the run's. `quantization` and `kv_cache_dtype`
+    are those of `serving.engine.Options`.
 
     Raises:
       FileNotFoundError: the directory has no config.gin.
@@ -151,6 +153,8 @@ class TrainedRun:
         search_paths: Sequence[str] = (),
         allowed: Sequence[str] = (),
         mesh: Mesh | None = None,
+        quantization: str | None = None,
+        kv_cache_dtype: str | None = None,
     ) -> None:
         config = RunDir(run_dir).newest_config
         if not config.exists():
@@ -159,12 +163,15 @@ class TrainedRun:
             )
         self.config = runtime.parse(extra_files, overrides, search_paths, DECODING, str(config), allowed)
         self.model = self.config.evaluate("trainer.train.model")
+        if kv_cache_dtype is not None:
+            self.model = cache.quantize(self.model, kv_cache_dtype)
         self.mesh = mesh or self.config.evaluate("trainer.train.mesh") or partitioning.make_mesh()
         self.rules = self.config.evaluate("trainer.train.rules")
         self.precision = self.config.evaluate("trainer.train.precision")
         folder = RunDir(run_dir).vocabulary
         self.vocabulary: Vocabulary | None = loading.load(folder) if folder.exists() else None
         self.run_dir, self.step = run_dir, step
+        self.quantization, self.kv_cache_dtype = quantization, kv_cache_dtype
 
     def require_vocabulary(self) -> Vocabulary:
         """The vocabulary of the run.
@@ -204,8 +211,9 @@ class TrainedRun:
         return self.rows is not None and "decoder_prefix" in self.rows.extra_features
 
     def params(self, batch: Any) -> Params:
-        """Parameters of `step` (None: the newest) in the compute dtype, sharded; `batch` has the model's inputs."""
-        return self.precision.to_compute_dtype(self._restore(batch, keep_dtypes=False))
+        """Parameters of `step` (None: the newest) in the compute dtype, or quantized, sharded; `batch` has the model's inputs."""
+        params = self.precision.to_compute_dtype(self._restore(batch, keep_dtypes=False))
+        return params if self.quantization is None else weights.quantize(self.model, params, self.quantization)
 
     def stored_params(self, batch: Any) -> Params:
         """Parameters of `step` in the dtypes of the checkpoint."""

@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 
 from t5x_like import inference, parameters, partitioning, prompt_batches
 from t5x_like.decoding.grammars import Matcher, TokenTable, tokenizer_of
+from t5x_like.quantization import cache, formats, weights
 from t5x_like.scoring.rows import DEFAULT_LENGTH, position_table
 from t5x_like.serving.programs import Programs, Size
 from t5x_like.serving.reading import ROWS, PromptScorer
@@ -77,9 +78,11 @@ class Options:
       max_waiting: how many requests may wait for a row.
       chunk: the most tokens of prompts that are read between two tokens of a running request.
       prefix: the model is a prefix LM: prompts are read with attention to both sides, and at once.
+      quantization: the format of the weights, "int8"; None leaves them as they are.
+      kv_cache_dtype: the format of the cached keys and values, "int8"; None is the dtype in which the model computes.
 
     Raises:
-      ValueError: a number is too small.
+      ValueError: a number is too small, or a format is unknown.
     """
 
     max_length: int | None = None
@@ -88,8 +91,12 @@ class Options:
     max_waiting: int = 1024
     chunk: int = 256
     prefix: bool = False
+    quantization: str | None = None
+    kv_cache_dtype: str | None = None
 
     def __post_init__(self) -> None:
+        formats.check("quantization", self.quantization, formats.WEIGHTS)
+        formats.check("kv_cache_dtype", self.kv_cache_dtype, formats.CACHE)
         for name, least in {"max_length": 2, "max_rows": 1, "kept_rows": 0, "max_waiting": 1, "chunk": 1}.items():
             value = getattr(self, name)
             if name == "max_length" and value is None:
@@ -121,13 +128,21 @@ class Engine:
     ) -> None:
         inference.check_generates(model)
         self.model, self.params = parameters.unroll(model, params)
+        if options.kv_cache_dtype is not None:
+            self.model = cache.quantize(self.model, options.kv_cache_dtype)
+        if options.quantization is not None:
+            self.params = weights.quantize(self.model, self.params, options.quantization)
         self.vocabulary, self.options = vocabulary, options
         self.mesh, self.rules = partitioning.make_mesh() if mesh is None else mesh, rules
         self.max_length = options.max_length or min(DEFAULT_LENGTH, position_table(model) or DEFAULT_LENGTH)
         size = Size(1, min(FIRST_LENGTH, self.max_length), SHORTEST if model.encoder_decoder else 0)
         kept_rows = 0 if model.encoder_decoder or options.prefix else options.kept_rows
         programs = Programs(self.model, self.params, vocabulary, self.mesh, rules, options.prefix, size, kept_rows)
-        programs.shapes(Size(1, self.max_length, size.inputs))  # raises what a short position table raises
+        row = programs.shapes(Size(1, self.max_length, size.inputs))  # raises what a short position table raises
+        self.bytes = {
+            "parameter_bytes": weights.size_in_bytes(self.params),
+            "cache_bytes_per_token": weights.size_in_bytes(row.cache) / self.max_length,
+        }
         self.scheduler = Scheduler(programs, vocabulary, options.max_rows, self.max_length, options.chunk)
         self._lock = threading.Lock()  # of `embed`, which runs in the caller's thread
         self._incoming: list[Work] = []
@@ -311,10 +326,13 @@ class Engine:
         return inference.Embedder(self.model, self.vocabulary, ROWS, self.mesh, self.rules, self.max_length)
 
     def statistics(self) -> dict[str, float]:
-        """Numbers of rows and requests now, and totals since the start, whose names end with "_total"."""
+        """Numbers of rows and requests now, bytes, and totals since the start, whose names end with "_total".
+
+        The bytes are those of all devices; of the cache those of a row of `max_length` tokens, per token.
+        """
         waiting = len(self._incoming) + len(self.scheduler.waiting)
         now = {"running": len(self.scheduler.active), "waiting": waiting, "slots": self.options.max_rows}
-        return {**now, **self.scheduler.counts}
+        return {**now, **self.bytes, **self.scheduler.counts}
 
     def close(self, drain: bool = True) -> None:
         """Accepts no more requests and waits for the accepted ones; without `drain` it cancels them."""

@@ -84,7 +84,7 @@ class Programs:
             def place(path: Any, axis: int, x: jax.ShapeDtypeStruct) -> NamedSharding:
                 names: list[str | None] = [None] * x.ndim
                 names[axis] = "batch"
-                if getattr(path[-1], "key", None) in attention.CACHES:
+                if any(getattr(key, "key", None) in attention.CACHES for key in path):
                     names[axis + 1] = "kv_heads"
                 return partitioning.fitting(x.shape, names, self.mesh, self.rules)
 

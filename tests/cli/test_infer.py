@@ -50,6 +50,18 @@ def test_an_amateur_chooses_among_the_plausible_tokens_alone(llama, capsys):
     assert [record["tokens"] for record in guessed] == [record["tokens"] for record in records]
 
 
+def test_all_models_of_a_command_are_quantized(llama, capsys):
+    int8 = ["--quantization=int8", "--kv_cache_dtype=int8"]
+    (_, plain), (_, quantized) = infer(capsys, f"--run_dir={llama}"), infer(capsys, f"--run_dir={llama}", *int8)
+    for record, exact in zip(quantized, plain, strict=True):
+        assert record["log_prob"] != exact["log_prob"] and record["prompt"] == exact["prompt"]
+    _, records = infer(capsys, f"--run_dir={llama}", f"--amateur_run={llama}", "--alpha=1", *int8)
+    assert records == [record | {"log_prob": 0.0} for record in quantized]
+    for name in ("quantization", "kv_cache_dtype"):
+        code, errors = infer(capsys, f"--run_dir={llama}", f"--{name}=int3")
+        assert code == 2 and f"--{name}: invalid choice: 'int3' (choose from 'int8')" in errors
+
+
 def test_a_draft_that_does_not_fit_is_refused(llama, tmp_path, capsys):
     t5 = import_run("t5", tmp_path)
     other = tmp_path / "other"

@@ -18,6 +18,7 @@ from t5x_like.decoding.processors import (
 )
 from t5x_like.decoding.sampling import Greedy, Sample
 from t5x_like.models import positions
+from t5x_like.quantization import cache, weights
 from t5x_like.serving.engine import Engine, Options, make_key
 from t5x_like.serving.requests import Settings
 from tests import tiny
@@ -37,10 +38,15 @@ LENGTHS = [1, 16, 17, 40, 70, 9]
 SAMPLED = {"temperature": 1.3, "top_k": 40, "top_p": 0.95, "min_p": 0.01}
 
 
+INT8 = {"quantization": "int8", "kv_cache_dtype": "int8"}
+
+
 @functools.cache
 def build(name):
-    model = MODELS[name]()
-    return model, tiny.init(model, tiny.batch(sides=model.sides))
+    """(model, parameters); of "int8 NAME" both are quantized."""
+    model = MODELS[name.removeprefix("int8 ")]()
+    params = tiny.init(model, tiny.batch(sides=model.sides))
+    return (cache.quantize(model), weights.quantize(model, params)) if name.startswith("int8 ") else (model, params)
 
 
 def make_engine(name="rope", mesh=None, **options):

@@ -48,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
         help="tokens of a chat with its next answer (default: 2048, or the position table if it is shorter)",
     )
     parser.add_argument("--prefix", action="store_true", help="the run is a prefix LM: read prompts bidirectionally")
+    flags.add_quantization(parser)
     flags.add_compile_cache(parser)
     args = parser.parse_args(argv)
     read = make_reader()
@@ -62,7 +63,14 @@ def main(argv: Sequence[str]) -> int:
     if args.system:
         conversation.system(args.system)
     setup.use_compile_cache(args.compile_cache)
-    options = Options(args.max_length, max_rows=1, kept_rows=0, prefix=args.prefix)
+    options = Options(
+        args.max_length,
+        max_rows=1,
+        kept_rows=0,
+        prefix=args.prefix,
+        quantization=args.quantization,
+        kv_cache_dtype=args.kv_cache_dtype,
+    )
     with Engine.from_run(args.run_dir, options, args.step) as engine, interrupts.each():
         notify(f"{args.run_dir}: rows of {engine.max_length} tokens. /help lists the commands, Ctrl-D ends.")
         if engine.vocabulary.chat_template is None:
