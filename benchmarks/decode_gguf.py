@@ -28,7 +28,8 @@ TYPES = ("float32", "int8")
 
 def serve_ours(model: str, kind: str, rows: int, new: int) -> None:
     """Serves generations by an engine."""
-    options = Options(max_length=PROMPT + NEW, max_rows=rows, kept_rows=0, chunk=4096)
+    quantization = None if kind == "float32" else kind
+    options = Options(max_length=PROMPT + NEW, max_rows=rows, kept_rows=0, chunk=4096, quantization=quantization)
     engine, random = Engine.from_run(model, options), np.random.default_rng(0)
     settings = Settings(max_new_tokens=new, stop_ids=False)
 
