@@ -15,7 +15,7 @@ from t5x_like.cli.gin.runtime import ConfigError
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from t5x_like.decoding import beams, results
 from t5x_like.decoding.loop import Generated
-from t5x_like.decoding.processors import BadWords, FrequencyPenalty, NoRepeatNGram
+from t5x_like.decoding.processors import BadWords, FrequencyPenalty, LogitBias, NoRepeatNGram
 from t5x_like.decoding.proposers import Draft, PromptLookup
 from t5x_like.decoding.sampling import Greedy, Sample
 from t5x_like.models import positions
@@ -191,7 +191,8 @@ def test_nan_logits_are_an_error_of_their_row():
     generated = Generated(np.full((2, 3), 100), log_probs, np.array([2, 2]))
     damaged, whole = (results.completion(ByteVocabulary(), generated, row) for row in range(2))
     assert list(damaged) == ["error"] and damaged["error"].startswith("the logits of new token 2 are NaN")
-    assert whole == {"completion": "aa", "tokens": [100, 100], "log_prob": -3.0, "finished": False}
+    expected = {"completion": "aa", "tokens": [100, 100], "log_prob": -3.0, "finished": False}
+    assert whole == expected | {"finish_reason": "length"}
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +216,49 @@ def test_generation_ends_at_every_stop_id_of_a_pretrained_vocabulary(model_and_p
     )
     with pytest.raises(ValueError, match="no chat_template"):
         list(inference.infer(*model_and_params, ByteVocabulary(), prompts, options))
+
+
+def test_stop_texts_end_a_completion_and_tokens_have_log_probs(model_and_params):
+    model, params = model_and_params
+    letters = LogitBias({id: 30.0 for id in ByteVocabulary().encode("abc")})  # so that there is text
+    options = {"sampler": Sample(), "processors": [letters], "max_new_tokens": 12, "samples": 2}
+    plain = infer(model_and_params, **options)
+    stop = plain[0]["completion"][3:5]
+    cut = infer(model_and_params, **options, stop=[stop, "never"], log_probs=3)
+    for before, after in zip(plain, cut, strict=True):
+        for one, other in zip(before["samples"], after["samples"], strict=True):
+            text, found, _ = one["completion"].partition(stop)
+            assert other["completion"] == text and other["tokens"] == one["tokens"][: len(text + found)]
+            assert other["finished"] is bool(found) and other["finish_reason"] == ("stop" if found else "length")
+    assert cut[0]["finished"] and not cut[0]["completion"].endswith(stop)
+    record = cut[0]
+    prompt = prompt_batches.prompt_ids({"prompt": record["prompt"]}, ByteVocabulary(), seq2seq=False)
+    batch = prompt_batches.pad_rows([[*prompt, *record["tokens"]]], 64, "decoder")
+    logits = np.asarray(jax.jit(model.apply)({"params": params}, batch)[0][len(prompt) - 1 :])
+    for token, id, logits_V in zip(record["token_log_probs"], record["tokens"], logits, strict=False):
+        log_probs, processed = (np.asarray(jax.nn.log_softmax(x)) for x in (logits_V, letters(logits_V[None], None)[0]))
+        assert token["id"] == id and bytes(token["bytes"]) == ByteVocabulary().token_bytes[id]
+        np.testing.assert_allclose(token["log_prob"], log_probs[id], atol=1e-4)
+        np.testing.assert_allclose(token["processed_log_prob"], processed[id], atol=1e-4)
+        best = np.argsort(-log_probs)[:3]
+        assert [one["id"] for one in token["top"]] == best.tolist()
+        np.testing.assert_allclose([one["log_prob"] for one in token["top"]], log_probs[best], atol=1e-4)
+    assert record["log_prob"] == pytest.approx(sum(token["log_prob"] for token in record["token_log_probs"]))
+    json.dumps(cut)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"stop": ["a"], "sampler": beams.BeamSearch()}, r"stop=\['a'\] needs a sampler without a proposer"),
+        ({"log_probs": 0, "proposer": PromptLookup()}, "log_probs=0 needs a sampler without a proposer"),
+        ({"log_probs": 21}, "log_probs=21 must be 0 to 20"),
+        ({"stop": ["a", ""]}, "must be a list of texts, none of them empty"),
+    ],
+)
+def test_stops_and_log_probs_that_cannot_be_had_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        inference.DecodingOptions(**options)
 
 
 def test_beams_are_in_the_results_and_the_best_is_the_completion():

@@ -25,12 +25,17 @@ def free_port() -> int:
 
 
 def start(root, run_dir, steps, processes, devices):
-    """Starts `t5x_like train` in several processes with several devices each."""
+    """Starts `t5x_like train` in several processes."""
     flags = dict(TASK="tiny", VOCAB_SIZE=384, LENGTH=32, STEPS=steps, WARMUP_STEPS=2, RUN_DIR=run_dir)
     flags |= {"EVAL_TASKS": "('asked',)", "EVAL_NEW_TOKENS": 3}
     flags |= {"schedules.cosine.steps": 20, "trainer.train.log_every": 1, "trainer.Checkpointing.every": 1}
-    command = [sys.executable, "-m", "t5x_like", "train", *(f"--gin_file={name}.gin" for name in FILES)]
-    command += [f"--gin.{name}={value}" for name, value in flags.items()]
+    command = ["train", *(f"--gin_file={name}.gin" for name in FILES)]
+    return launch(root, [*command, *(f"--gin.{name}={value}" for name, value in flags.items())], processes, devices)
+
+
+def launch(root, command, processes, devices):
+    """Starts a command of t5x_like in several processes with several devices each."""
+    command = [sys.executable, "-m", "t5x_like", *command]
     environment = os.environ | {"T5X_LIKE_CACHE": str(root), "PYTHONPATH": str(REPOSITORY)}
     environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     started, port = [], free_port()
@@ -62,6 +67,23 @@ def answers(run_dir, step):
     return [one["predictions"][0]["text"] for one in record["examples"]]
 
 
+def infer(root, run_dir, processes, devices):
+    """The completions of prompts of several lengths, two samples of each; only the first process writes them."""
+    output = Path(run_dir) / "infer.jsonl"
+    prompts = ["ab", "a longer prompt, which is read in another piece", "x", "ab", "some more", "and", "the last"]
+    flags = [
+        f"--run_dir={run_dir}",
+        f"--output={output}",
+        "--gin_file=decoding/temperature.gin",
+        "--gin.TEMPERATURE=1.0",
+    ]
+    flags += ["--max_new_tokens=12", "--batch_size=3", "--samples=2", "--stop=e", "--log_probs=1"]
+    flags += [f"--prompt={prompt}" for prompt in prompts]
+    finish(launch(root, ["infer", *flags], processes, devices))
+    records = list(map(json.loads, output.read_text().splitlines()))
+    return [(one["prompt"], [(s["tokens"], s["completion"]) for s in one["samples"]]) for one in records]
+
+
 def harm_file_of_second_process(checkpoint):
     """Overwrites a file that the second process wrote; all files have checksums."""
     content = json.loads((checkpoint / "manifest.json").read_text())
@@ -88,3 +110,6 @@ def test_two_processes_train_stop_save_answer_and_resume_like_one(tiny_root, tmp
     assert list(two) == list(range(1, steps + 1))
     np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=1e-5)
     assert answers(tmp_path / "two", steps) == answers(tmp_path / "one", steps)
+    found = infer(tiny_root, tmp_path / "two", processes=2, devices=1)
+    (tmp_path / "two/infer.jsonl").unlink()
+    assert len(found) == 7 and found == infer(tiny_root, tmp_path / "two", processes=1, devices=1)

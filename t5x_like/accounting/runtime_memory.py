@@ -42,9 +42,14 @@ def check_fits(product: int) -> None:
     Raises:
       MemoryError: they do not.
     """
-    needed, free = 2 * product, free_bytes()
+    check_free(2 * product, "a product of matrices")
+
+
+def check_free(needed: int, what: str) -> None:
+    """Raises MemoryError if `what` needs more bytes of memory than are free."""
+    free = free_bytes()
     if free is not None and needed > free:
-        raise MemoryError(f"a product of matrices needs {needed:,} bytes of memory, {free:,} are free")
+        raise MemoryError(f"{what} needs {needed:,} bytes of memory, {free:,} are free")
 
 
 def return_free_pages() -> None:

@@ -96,6 +96,11 @@ def port(text: str) -> int:
     return whole(text, 0, 65535)
 
 
+def alternatives(text: str) -> int:
+    """Parses a number of alternatives of a token."""
+    return whole(text, 0, 20)
+
+
 def seed(text: str) -> int:
     """Parses a seed."""
     return whole(text, 0, 2**63 - 1)

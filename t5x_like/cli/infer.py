@@ -8,6 +8,11 @@ Speculative decoding: --gin_file=decoding/prompt_lookup.gin guesses tokens by co
 --draft_run=DIR by a smaller model with the same vocabulary, and the model verifies several of them per step. Greedy completions
 stay the same, samples have the same distribution, and results tell how many tokens were "proposed" and "accepted".
 
+A result has the "completion", its "tokens", their "log_prob", "finished", and "finish_reason": "stop" (an id that ends text, or a
+text of --stop, which is no part of the completion) or "length". --log_probs=N adds "token_log_probs": each token with its
+log-probability under the model and among the tokens that were sampled from, and the N most likely tokens. A beam search and
+speculative decoding have neither --stop nor --log_probs.
+
 --quantization=int8 stores the weights of all models of the command in 8 bits, --kv_cache_dtype=int8 the cached keys and values.
 
 Names of control tokens (</s>, <extra_id_0>) in a prompt are read as tokens; in the messages of a chat they are text. A prompt
@@ -25,6 +30,11 @@ from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
 from t5x_like.types import PathLike
 
+BATCH_SIZE = (
+    "rows that are continued at once, a completion in each; with a beam search or speculative decoding, prompts that are "
+    "(default: %(default)s)"
+)
+
 
 def main(argv: Sequence[str]) -> int:
     """Runs `t5x_like infer`."""
@@ -34,9 +44,15 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--input", metavar="FILE", help="a file of prompts")
     parser.add_argument("--output", metavar="FILE", help="append results to this file and skip the ids already in it")
     parser.add_argument("--max_new_tokens", type=flags.length, default=128, help="(default: %(default)s)")
-    parser.add_argument("--batch_size", type=flags.positive, default=8, help="prompts per batch (default: %(default)s)")
+    parser.add_argument("--batch_size", type=flags.positive, default=8, help=BATCH_SIZE)
     parser.add_argument(
         "--samples", type=flags.positive, default=1, help="completions per prompt (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="text that ends a completion (repeatable)"
+    )
+    parser.add_argument(
+        "--log_probs", type=flags.alternatives, metavar="N", help="add every token's log-probability and N alternatives"
     )
     parser.add_argument(
         "--draft_run", metavar="DIR", help="speculative decoding: the run of a smaller model that guesses"
@@ -84,6 +100,7 @@ def infer(args: argparse.Namespace) -> int:
       ConfigError: there is no prompt, all prompts failed, --system without --chat, or a draft or amateur that does not fit.
     """
     from t5x_like import inference
+    from t5x_like.batching import generation
     from t5x_like.cli import setup
     from t5x_like.progress import track
 
@@ -95,18 +112,28 @@ def infer(args: argparse.Namespace) -> int:
         raise ConfigError("there are no prompts; give --prompt=TEXT or --input=FILE")
     default = [] if args.gin_file else ["decoding/greedy.gin"]
     sampler, processors, proposer = setup.read_speculative(runtime.from_flags(args, setup.DECODING, default))
+    if args.draft_run and (args.stop or args.log_probs is not None):
+        raise ConfigError("speculative decoding has neither --stop nor --log_probs; leave them or --draft_run out")
     if proposer is not None and args.draft_run:
         raise ConfigError(
             f"--draft_run={args.draft_run} and PROPOSE of a gin file both propose tokens; give one of them"
         )
-    batch_size = min(args.batch_size, count)  # more rows would be computed for nothing
     options = inference.DecodingOptions(
-        sampler, args.max_new_tokens, batch_size, args.seed, args.prefix, processors, args.samples, proposer
+        sampler,
+        args.max_new_tokens,
+        args.batch_size,
+        args.seed,
+        args.prefix,
+        processors,
+        args.samples,
+        proposer,
+        args.stop,
+        args.log_probs,
     )
     run = setup.TrainedRun(
         args.run_dir, (), args.step, quantization=args.quantization, kv_cache_dtype=args.kv_cache_dtype
     )
-    inference.check_generates(run.model)
+    generation.check_generates(run.model)
     vocabulary, model = run.require_vocabulary(), run.model
     if args.amateur_run:
         model, params = setup.open_contrast(args.amateur_run, args.alpha, run)
@@ -114,6 +141,8 @@ def infer(args: argparse.Namespace) -> int:
         params = run.params(run.example_batch())
     if args.draft_run:
         options = dataclasses.replace(options, proposer=setup.open_draft(args.draft_run, args.draft_tokens, run))
+    rows = count if options.in_batches else count * args.samples  # more would be computed for nothing
+    options = dataclasses.replace(options, batch_size=min(args.batch_size, rows))
     results = inference.infer(model, params, vocabulary, read(), options, run.mesh, run.rules, finished)
     left = count - len(finished)
     failed = streams.write_results(track(results, "infer", left), args.output)

@@ -46,9 +46,11 @@ def describe(vocabulary: Vocabulary, tokens_N: Any, log_probs_N: Any, length: An
         return {
             "error": f"the logits of new token {first + 1} are NaN; check the checkpoint's weights, or compute in float32"
         }
+    finished = bool(tokens and tokens[-1] in vocabulary.stop_ids)
     return {
         "completion": vocabulary.decode(tokens),
         "tokens": tokens,
         "log_prob": float(log_probs_N.sum()),
-        "finished": bool(tokens and tokens[-1] in vocabulary.stop_ids),
+        "finished": finished,
+        "finish_reason": "stop" if finished else "length",
     }

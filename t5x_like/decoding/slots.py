@@ -5,6 +5,7 @@ its logits and appends them to the cache. A row's result depends on its own toke
 sizes (rows, tokens per row) are those of the arrays, and `resize` changes them.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,12 +19,13 @@ from t5x_like.decoding.processors import (
     History,
     MinNewTokens,
     PresencePenalty,
+    Processor,
     RepetitionPenalty,
     apply_mask,
     write,
 )
 from t5x_like.decoding.sampling import Sample, without_nan
-from t5x_like.types import Model, Params
+from t5x_like.types import Model, Params, Sampler
 
 Array = Any  # on a device or, of settings, on the host; or the shape of one
 
@@ -53,6 +55,14 @@ class RowSettings(struct.PyTreeNode):
     stops_B: Array
     bias_ids_BJ: Array
     bias_BJ: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Strategy:
+    """How all rows choose tokens, in place of what their settings say of it: `processors` in their order, then the sampler."""
+
+    sampler: Sampler
+    processors: Sequence[Processor] = ()
 
 
 class Slots(struct.PyTreeNode):
@@ -200,11 +210,12 @@ def decode(
     most: int,
     top: int,
     mask_BW: jax.Array | None = None,
+    strategy: Strategy | None = None,
 ) -> tuple[Slots, Decoded]:
     """Chooses up to `steps` (at most `most`, K) tokens of every live row that is also `live_B`; the other rows become idle.
 
     `top` (N) alternatives are reported per token. `mask_BW` has a bit for each id that may be the next token, so it needs
-    steps = 1.
+    steps = 1. Tokens are chosen by the `strategy`; by None as the settings of each row say.
     """
     rows = len(live_B)
     none_BK, none_BKN = jnp.zeros((rows, most)), jnp.zeros((rows, most, top))
@@ -221,7 +232,7 @@ def decode(
 
     def step(carry: tuple[jax.Array, Slots, Decoded]) -> tuple[jax.Array, Slots, Decoded]:
         k, slots, decoded = carry
-        chosen = choose(slots, top, mask_BW)
+        chosen = choose(slots, top, mask_BW, strategy)
         token_B, was_live_B = chosen["tokens_BK"], slots.live_B
         history = slots.history.append(token_B, ~was_live_B)
         stops_B = jnp.isin(token_B, jnp.array(history.stop_ids, jnp.int32)) & slots.settings.stops_B
@@ -244,26 +255,22 @@ def write_column(into_BK: jax.Array, k: jax.Array, new_B: jax.Array, live_B: jax
     return into_BK.at[:, k].set(jnp.where(live_B, new_B, 0))
 
 
-def choose(slots: Slots, top: int, mask_BW: jax.Array | None) -> dict[str, jax.Array]:
+def choose(slots: Slots, top: int, mask_BW: jax.Array | None, strategy: Strategy | None) -> dict[str, jax.Array]:
     """The next token of every row, as the fields of `Decoded` without K."""
-    settings, logits_BV = slots.settings, slots.logits_BV
-    processed_BV = process(logits_BV, slots.history, settings)
+    logits_BV = processed_BV = slots.logits_BV
+    if strategy is None:
+        processed_BV = process(logits_BV, slots.history, slots.settings)
+    for processor in () if strategy is None else strategy.processors:
+        processed_BV = processor(processed_BV, slots.history)
     if mask_BW is not None:
         processed_BV = apply_mask(processed_BV, mask_BW)
-    most_likely_B = jnp.argmax(without_nan(processed_BV), axis=-1).astype(jnp.int32)
-    samples_B = settings.temperature_B > 0
-
-    def sample() -> tuple[jax.Array, jax.Array]:
-        temperature_B = jnp.where(samples_B, settings.temperature_B, 1.0)
-        sampler = Sample(temperature_B, settings.top_k_B, settings.top_p_B, settings.min_p_B, settings.typical_p_B)
-        restricted_BV = jnp.where(samples_B[:, None], sampler.restrict(processed_BV), processed_BV)
-        keys_B2 = jax.vmap(jax.random.fold_in)(settings.keys_B2, slots.history.length_B)
-        sampled_B = jax.vmap(jax.random.categorical)(keys_B2, restricted_BV).astype(jnp.int32)
-        return jnp.where(samples_B, sampled_B, most_likely_B), restricted_BV
-
-    token_B, restricted_BV = jax.lax.cond(
-        jnp.any(samples_B & slots.live_B), sample, lambda: (most_likely_B, processed_BV)
-    )
+    keys_B2 = jax.vmap(jax.random.fold_in)(slots.settings.keys_B2, slots.history.length_B)
+    if strategy is None:
+        token_B, restricted_BV = sample_by_row(slots, processed_BV, keys_B2)
+    else:
+        token_B = strategy.sampler(keys_B2, processed_BV)
+        sampler = strategy.sampler
+        restricted_BV = sampler.restrict(processed_BV) if isinstance(sampler, Sample) else processed_BV
     log_probs_BV = jax.nn.log_softmax(logits_BV)
     top_BN, top_ids_BN = jax.lax.top_k(log_probs_BV, top)
     return {
@@ -273,6 +280,22 @@ def choose(slots: Slots, top: int, mask_BW: jax.Array | None) -> dict[str, jax.A
         "top_ids_BKN": top_ids_BN,
         "top_BKN": top_BN,
     }
+
+
+def sample_by_row(slots: Slots, processed_BV: jax.Array, keys_B2: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The next token of every row as its settings say, and the logits [B, V] that it is chosen by."""
+    settings = slots.settings
+    most_likely_B = jnp.argmax(without_nan(processed_BV), axis=-1).astype(jnp.int32)
+    samples_B = settings.temperature_B > 0
+
+    def sample() -> tuple[jax.Array, jax.Array]:
+        temperature_B = jnp.where(samples_B, settings.temperature_B, 1.0)
+        sampler = Sample(temperature_B, settings.top_k_B, settings.top_p_B, settings.min_p_B, settings.typical_p_B)
+        restricted_BV = jnp.where(samples_B[:, None], sampler.restrict(processed_BV), processed_BV)
+        sampled_B = jax.vmap(jax.random.categorical)(keys_B2, restricted_BV).astype(jnp.int32)
+        return jnp.where(samples_B, sampled_B, most_likely_B), restricted_BV
+
+    return jax.lax.cond(jnp.any(samples_B & slots.live_B), sample, lambda: (most_likely_B, processed_BV))
 
 
 def pick(x_BV: jax.Array, index_B: jax.Array) -> jax.Array:

@@ -13,7 +13,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.models.utils import normalize_gen_kwargs
 
-from t5x_like import inference, partitioning
+from t5x_like import partitioning
+from t5x_like.batching import generation, sharded
 from t5x_like.data.tokenizers import chat
 from t5x_like.decoding.sampling import Greedy, Sample
 from t5x_like.progress import track
@@ -56,7 +57,7 @@ class HarnessModel(LM):
         Raises:
           ValueError: the model has no decoder, a setting is unknown or out of range, or there is no room for a context.
         """
-        inference.check_generates(self.scorer.scorer.model)
+        generation.check_generates(self.scorer.scorer.model)
         groups = defaultdict(list)
         for number, request in enumerate(requests):
             groups[read_settings(request.args[1])].append(number)
@@ -149,14 +150,14 @@ class Generator:
     ) -> list[str]:
         """The completions of contexts; a sampled one depends on its number and the seed."""
         vocabulary = self.scorer.vocabulary
-        decode_fn = inference.make_decode_fn(self.model, vocabulary, sampler, new_tokens)
-        decode = inference.ShardedFunction(decode_fn, self.scorer.options.batch_size, self.mesh, self.rules)
+        decode_fn = generation.make_decode_fn(self.model, vocabulary, sampler, new_tokens)
+        decode = sharded.ShardedFunction(decode_fn, self.scorer.options.batch_size, self.mesh, self.rules)
         order = sorted(range(len(contexts)), key=lambda i: len(contexts[i]), reverse=True)
         chunks = [order[begin : begin + decode.size] for begin in range(0, len(order), decode.size)]
         texts, damaged = {}, 0
         for chunk in track(chunks, "lm_eval", len(chunks)):
             batch = self.make_batch([contexts[i] for i in chunk], new_tokens)
-            made = decode(self.params, batch | {"keys": inference.row_keys(self.seed, [numbers[i] for i in chunk])})
+            made = decode(self.params, batch | {"keys": generation.row_keys(self.seed, [numbers[i] for i in chunk])})
             for i, tokens_N, count in zip(chunk, made.tokens_BN, made.lengths_B, strict=True):
                 texts[i] = vocabulary.decode(tokens_N[:count].tolist())
             damaged += int(np.isnan(made.log_probs_BN).any(axis=1).sum())

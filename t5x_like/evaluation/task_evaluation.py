@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from t5x_like import inference, partitioning
+from t5x_like import partitioning
+from t5x_like.batching import generation, sharded
 from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.data.tokenizers import vocabularies
 from t5x_like.decoding.beams import Beams, BeamSearch
@@ -95,15 +96,15 @@ class TaskEvaluator:
         rules: partitioning.Rules = partitioning.RULES,
         prefix: bool = False,
     ) -> None:
-        inference.check_generates(model)
+        generation.check_generates(model)
         self.evaluation, self.seq2seq, self.prefix = evaluation, model.encoder_decoder, prefix
         self.task, self.metrics, self.vocabulary = evaluation.task, evaluation.metrics, evaluation.cache.vocabulary
         self.settings = evaluation.settings(prefix)
         self.questions = read_questions(evaluation.cache, self.seq2seq, evaluation.examples, evaluation.inputs_length)
-        decode_fn = inference.make_decode_fn(
+        decode_fn = generation.make_decode_fn(
             model, self.vocabulary, evaluation.sampler, evaluation.max_new_tokens, evaluation.processors
         )
-        self.decode = inference.ShardedFunction(decode_fn, evaluation.batch_size, mesh, rules)
+        self.decode = sharded.ShardedFunction(decode_fn, evaluation.batch_size, mesh, rules)
         self.score = Scorer(model, mesh, rules, evaluation.batch_size, prefix=prefix)
 
     def __call__(self, params: Params) -> list[Answer]:
@@ -126,7 +127,7 @@ class TaskEvaluator:
         for chunk in split_chunks(jobs, self.decode.size):
             batch = self.prompt_batch([question for question, _ in chunk], length)
             numbers = [question.number for question, _ in chunk], [sample for _, sample in chunk]
-            generated = self.decode(params, batch | {"keys": inference.row_keys(self.evaluation.seed, *numbers)})
+            generated = self.decode(params, batch | {"keys": generation.row_keys(self.evaluation.seed, *numbers)})
             generated = generated.best() if isinstance(generated, Beams) else generated
             rows = zip(generated.tokens_BN, generated.lengths_B, strict=True)
             ids += [tuple(tokens_N[:count].tolist()) for tokens_N, count in rows]

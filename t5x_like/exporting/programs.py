@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from t5x_like import inference
+from t5x_like.batching import embedding, generation
 from t5x_like.data.tokenizers import vocabularies
 from t5x_like.decoding.beams import BeamSearch
 from t5x_like.decoding.processors import Processor
@@ -85,7 +85,7 @@ def predict(
     Raises:
       ValueError: a model without a decoder, or whose position table does not hold a prompt and N tokens.
     """
-    inference.check_generates(model)
+    generation.check_generates(model)
     tables = position_tables(model)
     room = {side: table - max_new_tokens if side == "decoder" else table for side, table in tables.items()}
     # An encoder-decoder's prompt is one start token.
@@ -94,7 +94,7 @@ def predict(
             f"max_new_tokens={max_new_tokens} leaves no room for a prompt: the model's position table has {tables['decoder']} "
             f"rows; give at most {tables['decoder'] - 1}"
         )
-    decode = inference.make_decode_fn(model, vocabulary, sampler, max_new_tokens, processors)
+    decode = generation.make_decode_fn(model, vocabulary, sampler, max_new_tokens, processors)
 
     def function(params: Params, tokens_BL: jax.Array, length_B: jax.Array, seed: jax.Array) -> dict[str, jax.Array]:
         batch = features(model.sides[0], tokens_BL, length_B)
@@ -180,7 +180,7 @@ def score_targets(model: Model, vocabulary: Vocabulary | None) -> Program:
 
 
 def encode(model: Model) -> Program:
-    """The program (tokens, lengths) -> states, float32 [B, L, D], and the embedding of `inference.Embedder`, [B, D].
+    """The program (tokens, lengths) -> states, float32 [B, L, D], and the embedding of `embedding.Embedder`, [B, D].
 
     Raises:
       ValueError: the model is no encoder.
@@ -193,7 +193,7 @@ def encode(model: Model) -> Program:
         x_BLD = model.apply({"params": nested(params)}, batch, method="hidden").astype(jnp.float32)
         segments_BL = batch["encoder_segment_ids"]
         states_BLD = x_BLD * (segments_BL > 0)[..., None]
-        return {"states": states_BLD, "embedding": inference.unit_mean(x_BLD, segments_BL)}
+        return {"states": states_BLD, "embedding": embedding.unit_mean(x_BLD, segments_BL)}
 
     return Program("encode", ENCODE, function, ROWS, by_dim(position_tables(model), {"encoder": LENGTH}))
 

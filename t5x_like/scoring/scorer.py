@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from t5x_like import inference, partitioning
+from t5x_like import partitioning
+from t5x_like.batching import sharded
 from t5x_like.objectives.tokens import is_largest, split_chunks, token_logps
 from t5x_like.prompt_batches import add_prefix, pad_rows
 from t5x_like.scoring.rows import Row, position_table
@@ -89,7 +90,7 @@ class Scorer:
             raise ValueError(f"top={top} must be 0 to {model.vocab_size}, the size of the vocabulary")
         self.model, self.top, self.prefix = model, top, prefix
         self.table = position_table(model)
-        self.function = inference.ShardedFunction(make_score_fn(model, top), batch_size, mesh, rules)
+        self.function = sharded.ShardedFunction(make_score_fn(model, top), batch_size, mesh, rules)
 
     def __call__(self, params: Params, rows: Sequence[Row]) -> list[Scores]:
         """The scores of all rows; `params` have the compute dtype."""

@@ -20,7 +20,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from t5x_like import inference, parameters, partitioning, prompt_batches
+from t5x_like import parameters, partitioning, prompt_batches
+from t5x_like.batching import embedding, generation
 from t5x_like.decoding.grammars import Matcher, TokenTable, tokenizer_of
 from t5x_like.quantization import cache, formats, weights
 from t5x_like.scoring.rows import DEFAULT_LENGTH, position_table
@@ -126,7 +127,7 @@ class Engine:
         mesh: Mesh | None = None,
         rules: partitioning.Rules = partitioning.RULES,
     ) -> None:
-        inference.check_generates(model)
+        generation.check_generates(model)
         self.model, self.params = parameters.unroll(model, params)
         if options.kv_cache_dtype is not None:
             self.model = cache.quantize(self.model, options.kv_cache_dtype)
@@ -317,13 +318,13 @@ class Engine:
         return PromptScorer(self.model, self.params, self.mesh, self.rules)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors of texts, float32 [N, D], see `inference.Embedder`."""
+        """Unit vectors of texts, float32 [N, D], see `embedding.Embedder`."""
         with self._lock:
             return self._embedder(self.params, texts)
 
     @functools.cached_property
-    def _embedder(self) -> inference.Embedder:
-        return inference.Embedder(self.model, self.vocabulary, ROWS, self.mesh, self.rules, self.max_length)
+    def _embedder(self) -> embedding.Embedder:
+        return embedding.Embedder(self.model, self.vocabulary, ROWS, self.mesh, self.rules, self.max_length)
 
     def statistics(self) -> dict[str, float]:
         """Numbers of rows and requests now, bytes, and totals since the start, whose names end with "_total".

@@ -2,6 +2,8 @@
 
 import collections
 import dataclasses
+import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from t5x_like import partitioning
+from t5x_like.accounting import runtime_memory
 from t5x_like.data.tokenizers import vocabularies
 from t5x_like.decoding import slots, state
 from t5x_like.models import attention
@@ -34,6 +37,7 @@ class Programs:
     Attributes:
       size: of the slots.
       traced: how often each program was traced, by its name and sizes. Every number is 1.
+      strategy: how all rows choose tokens; None if as the settings of each say.
     """
 
     def __init__(
@@ -46,23 +50,51 @@ class Programs:
         prefix: bool,
         size: Size,
         kept_rows: int,
+        strategy: slots.Strategy | None = None,
     ) -> None:
         self.model, self.params, self.vocabulary = model, params, vocabulary
         self.stop_ids = tuple(id for id in vocabulary.stop_ids if id < model.vocab_size)
         self.mesh, self.rules, self.prefix = mesh, rules, prefix
-        self.size, self.kept_rows = size, kept_rows
+        self.size, self.kept_rows, self.strategy = size, kept_rows, strategy
         self.traced: collections.Counter[tuple] = collections.Counter()
-        self._jitted: dict[tuple, Callable] = {}
+        self._jitted: dict[tuple, Any] = {}
+        self._products: dict[tuple, int] = {}
         self._shapes: dict[Size, slots.Slots] = {}
+        self.slots: Any = None
+        self.kept: Any = None
         self._shardings: dict[int, slots.Slots] = {}
-        one, two = (self.shapes(dataclasses.replace(size, rows=rows)) for rows in (1, 2))
+        one, two = (self._trace_shapes(dataclasses.replace(size, rows=rows)) for rows in (1, 2))
         self.axes = state.differing_axes(one, two)
         self.clear()
+
+    @functools.cached_property
+    def shards(self) -> int:
+        """The number of parts that rows are split into, on the mesh axes of batches."""
+        return partitioning.batch_shards(self.mesh, self.rules)
+
+    @functools.cached_property
+    def is_on_host(self) -> bool:
+        """Whether this process alone takes the memory: several must agree, and devices raise RESOURCE_EXHAUSTED themselves."""
+        return self.mesh.devices.flat[0].platform == "cpu" and jax.process_count() == 1
 
     def clear(self) -> None:
         """Makes all rows idle and empty."""
         self.slots = self.make_empty(self.size)
         self.kept = self.make_empty(self.of_kept(self.size)) if self.kept_rows else None
+
+    def restart(self, size: Size) -> None:
+        """Makes the rows idle ones of another size.
+
+        Raises:
+          ValueError: the model's position table is shorter.
+          MemoryError: on CPU, if they exceed the free memory.
+        """
+        shapes, self.size = self.shapes(size), size
+        self.slots = self.kept = None  # their memory is free for the new ones
+        if self.is_on_host:
+            needed = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes))
+            runtime_memory.check_free(needed, f"the cache of {size.rows} rows of {size.length} tokens")
+        self.clear()
 
     def of_kept(self, size: Size) -> Size:
         """The size of the kept rows beside slots of a size."""
@@ -70,6 +102,14 @@ class Programs:
 
     def shapes(self, size: Size) -> slots.Slots:
         """The shapes of slots of a size."""
+        one = self._trace_shapes(dataclasses.replace(size, rows=1))
+
+        def widen(axis: int, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((*x.shape[:axis], size.rows, *x.shape[axis + 1 :]), x.dtype)
+
+        return jax.tree.map(widen, self.axes, one)
+
+    def _trace_shapes(self, size: Size) -> slots.Slots:
         if size not in self._shapes:
             with partitioning.on(self.mesh, self.rules):
                 self._shapes[size] = slots.shapes(
@@ -92,7 +132,11 @@ class Programs:
         return self._shardings[size.rows]
 
     def call(self, key: tuple, function: Callable, out: Any, *arguments: Any, donated: int | None = None) -> Any:
-        """`function(*arguments)` on the mesh, compiled once for every key; `out` are the shardings of its result."""
+        """`function(*arguments)` on the mesh, compiled once for every key; `out` are the shardings of its result.
+
+        Raises:
+          MemoryError: on CPU, if attention scores exceed the free memory.
+        """
         if key not in self._jitted:
 
             def traced(*arguments: Any) -> Any:
@@ -102,6 +146,11 @@ class Programs:
             donate = () if donated is None else (donated,)
             self._jitted[key] = jax.jit(traced, donate_argnums=donate, out_shardings=out)
         with partitioning.on(self.mesh, self.rules):
+            if self.is_on_host and key[0] in ("read", "read_inputs"):
+                if key not in self._products:
+                    program = self._jitted[key].trace(*arguments)
+                    self._products[key] = runtime_memory.largest_product(program.jaxpr.jaxpr)
+                runtime_memory.check_fits(self._products[key])
             return self._jitted[key](*arguments)
 
     def make_empty(self, size: Size) -> slots.Slots:
@@ -204,16 +253,21 @@ class Programs:
 
     def decode(self, live_B: np.ndarray, steps: int, top: bool, mask_BW: np.ndarray | None) -> slots.Decoded:
         """Chooses up to `steps` tokens of every live row, see `slots.decode`; `top` asks for alternatives."""
-        most = BLOCK if mask_BW is None else 1
-
-        def decode(params: Params, rows: slots.Slots, live_B: jax.Array, steps: jax.Array, mask_BW: Any) -> Any:
-            return slots.decode(self.model, params, rows, live_B, steps, most, TOP * top, mask_BW)
-
         key = ("decode", self.size, top, mask_BW is not None)
         out = self.shardings(self.size), NamedSharding(self.mesh, PartitionSpec())
         arguments = self.params, self.slots, live_B, np.int32(steps), mask_BW
-        self.slots, decoded = self.call(key, decode, out, *arguments, donated=1)
+        self.slots, decoded = self.call(key, functools.partial(self._decode, top), out, *arguments, donated=1)
         return jax.device_get(decoded)
+
+    def _decode(self, top: bool, params: Params, rows: slots.Slots, live_B: Any, steps: Any, mask_BW: Any) -> Any:
+        count = min(TOP, self.model.vocab_size) * top
+        most = BLOCK if mask_BW is None else 1
+        return slots.decode(self.model, params, rows, live_B, steps, most, count, mask_BW, self.strategy)
+
+    def check_strategy(self) -> None:
+        """Traces one choice of tokens, and so raises what the sampler and the processors raise."""
+        with partitioning.on(self.mesh, self.rules):
+            jax.eval_shape(lambda rows: slots.choose(rows, 0, None, self.strategy), self.slots)
 
 
 def fill(values: Sequence[int], rows: int, other: int = 0) -> np.ndarray:

@@ -8,7 +8,8 @@ from typing import NoReturn
 import numpy as np
 from jax.sharding import Mesh
 
-from t5x_like import inference, partitioning
+from t5x_like import partitioning
+from t5x_like.batching import embedding
 from t5x_like.scoring.rows import DEFAULT_LENGTH, causal_row, position_table
 from t5x_like.scoring.scorer import Scorer
 from t5x_like.serving.requests import TOP, Settings, Token
@@ -72,11 +73,11 @@ class TextEncoder:
     ) -> None:
         self.model, self.params, self.vocabulary = model, params, vocabulary
         self.max_length = min(DEFAULT_LENGTH, position_table(model) or DEFAULT_LENGTH)
-        self.embedder = inference.Embedder(model, vocabulary, ROWS, mesh, rules, self.max_length)
+        self.embedder = embedding.Embedder(model, vocabulary, ROWS, mesh, rules, self.max_length)
         self.lock, self.texts = threading.Lock(), 0
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors of texts, float32 [N, D]; see `inference.Embedder`.
+        """Unit vectors of texts, float32 [N, D]; see `embedding.Embedder`.
 
         Raises:
           ValueError: a text that is too long.

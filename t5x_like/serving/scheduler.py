@@ -2,17 +2,19 @@
 
 One `tick` admits waiting requests, reads one chunk of prompts, and lets the rows that have read theirs choose their next tokens.
 A prompt that begins as the tokens of another row (a shared system prompt, an earlier turn of the chat, another sample of the same
-prompt) goes on from a copy of that row. Everything here is plain Python on one thread; the order of calls alone determines what
-is computed.
+prompt) goes on from a copy of that row; an input of an encoder, or a prompt with attention to both sides, only if it is the same.
+Everything here is plain Python on one thread; the order of calls alone determines what is computed.
 """
 
 import collections
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from t5x_like.data.tokenizers import vocabularies
 from t5x_like.decoding.grammars import Matcher
 from t5x_like.serving.programs import BLOCK, Programs, Size, row_settings
 from t5x_like.serving.requests import Completion, Delta, Settings, Token
@@ -29,14 +31,15 @@ FIRST_LENGTH = 128  # tokens per row of the first slots
 class Work:
     """A request and what has been done for it.
 
-    `ids` is its prompt, or the input of the encoder. `key` (uint32 [2]) and the position determine the random numbers.
+    `ids` is its prompt, or the input of the encoder. `key` (uint32 [2]) and the position determine the random numbers. `text` is
+    None if nothing needs it: neither a stop text nor a reader of pieces.
     """
 
     ids: list[int]
     settings: Settings
     key: np.ndarray
-    text: TextStream
-    on_delta: Callable[[Delta], None]
+    text: TextStream | None = None
+    on_delta: Callable[[Delta], None] = lambda delta: None
     matcher: Matcher | None = None
     order: int = 0
     cancelled: bool = False
@@ -54,7 +57,7 @@ class Work:
     def completion(self) -> Completion:
         """The result."""
         return Completion(
-            self.text.text,
+            self.text.text if self.text else "",
             tuple(self.tokens),
             self.finish_reason or "cancelled",
             len(self.ids),
@@ -65,9 +68,10 @@ class Work:
 
 @dataclasses.dataclass(eq=False)
 class Row:
-    """What the host knows of a row: whose it is, the tokens in its cache, and when it was last used."""
+    """What the host knows of a row: whose it is, the last prompt, the tokens in its cache, and when it was last used."""
 
     work: Work | None = None
+    prompt: list[int] = dataclasses.field(default_factory=list)
     known: list[int] = dataclasses.field(default_factory=list)
     used: int = 0
 
@@ -76,12 +80,24 @@ class Scheduler:
     """The requests of an engine, and the rows that they have; see the module.
 
     Attributes:
+      offline: nobody waits for a first token, so all rows have read their prompts before any chooses tokens; and a completion
+        does not depend on other requests to the last bit of its log-probabilities. So the slots keep their size, prompts are
+        read in the same pieces in any case, as many at once as `programs.shards`, and what is copied is whole chunks, or the
+        prompt of another sample, whose `ids` are the same list.
       waiting: requests without a row, the next one first.
       counts: totals since the start, by name.
     """
 
-    def __init__(self, programs: Programs, vocabulary: Vocabulary, most_rows: int, max_length: int, chunk: int) -> None:
-        self.programs, self.vocabulary = programs, vocabulary
+    def __init__(
+        self,
+        programs: Programs,
+        vocabulary: Vocabulary,
+        most_rows: int,
+        max_length: int,
+        chunk: int,
+        offline: bool = False,
+    ) -> None:
+        self.programs, self.vocabulary, self.offline = programs, vocabulary, offline
         self.most_rows, self.max_length, self.chunk = most_rows, max_length, chunk
         self.encoder_decoder = programs.model.encoder_decoder
         self.waiting: collections.deque[Work] = collections.deque()
@@ -100,19 +116,27 @@ class Scheduler:
         """The index of a request's row."""
         return next(index for index, row in enumerate(self.rows) if row.work is work)
 
-    def tick(self) -> bool:
-        """Does the next piece of work; returns whether there was any."""
+    def tick(self) -> None:
+        """Does the next piece of work."""
         self.clock += 1
         self.drop_cancelled()
-        self.shrink()
+        if not self.offline:
+            self.shrink()
         self.admit()
-        reading = sorted((work for work in self.active if work.is_reading), key=lambda work: work.order)
-        if reading:
+        reading = self.reading()
+        while reading:
             self.read(reading)
+            if not self.offline:
+                break
+            self.admit()
+            reading = self.reading()
         running = [work for work in self.active if not work.is_reading]
         if running:
             self.decode(running, more_to_read=any(work.is_reading for work in reading))
-        return bool(reading or running)
+
+    def reading(self) -> list[Work]:
+        """The requests that have rows and unread tokens, the first one first."""
+        return sorted((work for work in self.active if work.is_reading), key=lambda work: work.order)
 
     def drop_cancelled(self) -> None:
         """Ends the requests that were cancelled."""
@@ -150,19 +174,24 @@ class Scheduler:
 
     def find_source(self, work: Work) -> tuple[Row | None, int]:
         """The row whose tokens begin most as the prompt does, and how many are common; (None, 0) if they are few."""
-        if not self.shares:
-            return None, 0
-        last = len(work.ids) - 1  # the last token is read in any case, for its logits
-        common = [(count_common(work.ids[:last], row.known), row) for row in [*self.rows, *self.kept]]
+        common = [(self.count_shared(work, row.prompt, row.known), row) for row in [*self.rows, *self.kept]]
         shared, row = max(common, key=lambda pair: (pair[0], pair[1].work is None))
         return (row, shared) if shared >= SHARED else (None, 0)
 
+    def count_shared(self, work: Work, prompt: list[int], known: list[int]) -> int:
+        """How many tokens of a prompt need not be read, given the tokens `known` of a row, which begin with its own prompt."""
+        last = len(work.ids) - 1  # this token is read in any case, for its logits
+        if work.ids is prompt or (not self.offline and work.ids == prompt):
+            return min(last, len(known))
+        if not self.shares:
+            return 0
+        common = count_common(work.ids[:last], known)
+        return min(common, len(prompt)) // self.chunk * self.chunk if self.offline else common
+
     def is_about_to_be_read(self, work: Work, shared: int) -> bool:
         """Whether another request will read more of the prompt's beginning than the `shared` tokens that a row has."""
-        if not self.shares:
-            return False
         least = max(SHARED, shared + 1)
-        reading = [(other, count_common(work.ids[:-1], other.ids)) for other in self.active if other.is_reading]
+        reading = [(other, self.count_shared(work, other.ids, other.ids)) for other in self.active if other.is_reading]
         return any(common >= least and common > other.read for other, common in reading)
 
     def find_free(self, source: Row | None) -> Row:
@@ -181,7 +210,7 @@ class Scheduler:
             self.programs.restore(self.kept.index(source), index)
         elif source is not None and source is not row:
             self.programs.copy(self.rows.index(source), index)
-        row.known = [] if source is None else source.known[:shared]
+        row.prompt, row.known = work.ids, [] if source is None else source.known[:shared]
         work.read = work.cached = shared
         for used in filter(None, (row, source)):
             used.used = self.clock
@@ -228,16 +257,13 @@ class Scheduler:
 
     def read(self, reading: Sequence[Work]) -> None:
         """Reads the next chunk of the first of these prompts, and of as many more as fit."""
-        whole = not self.shares  # such prompts are read at once
-        first = len(reading[0].ids) - reading[0].read
-        width = next_size(first, SHORTEST, 4, None if whole else self.chunk)
-        works = reading[: max(1, self.chunk // width)]
-        if whole:
-            works = [work for work in works if len(work.ids) <= width]
-        count = next_size(len(works), 1, 4, max(1, self.chunk // width))
+        width, works, count = self.choose_read(reading)
         settings = row_settings([(work.settings, work.key) for work in works], count)
         rows = [self.place(work) for work in works]
-        if self.encoder_decoder:
+        if self.encoder_decoder and works[0].read:  # the rows are copies, which have the encoder's output
+            start = [vocabularies.start_id(self.vocabulary)]
+            self.programs.read(rows, [0] * len(works), [start] * len(works), [True] * len(works), settings, (count, 1))
+        elif self.encoder_decoder:
             if width > self.programs.size.inputs:
                 self.resize(inputs=width)
             self.programs.read_inputs(rows, [work.ids for work in works], settings, (count, width))
@@ -254,10 +280,31 @@ class Scheduler:
             self.rows[self.place(work)].known += chunk
             self.counts["prompt_tokens_total"] += len(chunk)
 
+    def choose_read(self, reading: Sequence[Work]) -> tuple[int, list[Work], int]:
+        """What is read next: the width of the chunks, the prompts, and the rows that are computed for them."""
+        width = self.width(reading[0])
+        if self.offline:
+            count = self.programs.shards
+            works = [work for work in reading if self.width(work) == width]
+        else:
+            count = max(1, self.chunk // width)
+            works = list(reading[:count])
+        if not self.shares:  # a prompt is read at once; a copy of it has one token left
+            works = [w for w in works if self.width(w) <= width and bool(w.read) == bool(reading[0].read)]
+        works = works[:count]
+        return width, works, count if self.offline else next_size(len(works), 1, 4, count)
+
+    def width(self, work: Work) -> int:
+        """The width of the next chunk of a prompt, of the few that are compiled."""
+        most = None if not self.shares else self.chunk
+        if self.offline:
+            most = min(most or sys.maxsize, self.programs.size.inputs or self.programs.size.length)
+        return next_size(len(work.ids) - work.read, SHORTEST, 4, most)
+
     def decode(self, running: Sequence[Work], more_to_read: bool) -> None:
         """Lets rows choose tokens: one if prompts wait to be read, if a row has none yet, or if a grammar needs to see it."""
         grammars = any(work.matcher is not None for work in running)
-        one = more_to_read or grammars or any(not work.tokens for work in running)
+        one = grammars or (not self.offline and (more_to_read or any(not work.tokens for work in running)))
         steps = 1 if one else BLOCK
         used = max((1 if self.encoder_decoder else len(work.ids)) + len(work.tokens) for work in running)
         self.require_length(min(used + steps, self.max_length))
@@ -286,12 +333,12 @@ class Scheduler:
                 reason, error = "error", NAN.format(len(work.tokens) + 1)
                 break
             work.tokens.append(token)
-            pieces.append(work.text.push(token.id))
+            pieces.append(work.text.push(token.id) if work.text else "")
             stops = work.settings.stop_ids and token.id in self.vocabulary.stop_ids
             if work.matcher is not None:
                 work.matcher.consume(token.id)
                 error = work.matcher.error
-            if stops or work.text.stopped or (work.matcher is not None and work.matcher.is_finished):
+            if stops or (work.text and work.text.stopped) or (work.matcher is not None and work.matcher.is_finished):
                 reason = "error" if error else "stop"
                 break
         live = bool(decoded.live_B[index])
@@ -315,7 +362,8 @@ class Scheduler:
                 row.work, row.used, row.known = None, self.clock, [] if reason == "error" else row.known
         self.counts[f"requests_{reason}_total"] += 1
         new = tuple(work.tokens[start:]) if start is not None else ()
-        work.on_delta(Delta(text + work.text.finish(), new, reason, error))
+        text += work.text.finish() if work.text else ""
+        work.on_delta(Delta(text, new, reason, error))
 
 
 NAN = "the logits of new token {} are NaN; check the checkpoint's weights, or compute in float32"

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from t5x_like import inference, prompt_batches
+from t5x_like import prompt_batches
+from t5x_like.batching import embedding, generation
 from t5x_like.cli import hf, main
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from t5x_like.decoding.beams import BeamSearch
@@ -126,8 +127,8 @@ def prompts_of(batches, model, length=None):
 def generate(model, params, texts, sampler, processors):
     """What `t5x_like infer` computes."""
     batch = prompt_batches.make_prompt_batch(VOCABULARY, model.encoder_decoder, False, token_ids(texts, model))
-    decode = jax.jit(inference.make_decode_fn(model, VOCABULARY, sampler, N, processors))
-    return decode(params, batch | {"keys": inference.row_keys(SEED, range(len(texts)))})
+    decode = jax.jit(generation.make_decode_fn(model, VOCABULARY, sampler, N, processors))
+    return decode(params, batch | {"keys": generation.row_keys(SEED, range(len(texts)))})
 
 
 def log_softmax_of(logits_BLV, targets_BL):
@@ -224,7 +225,7 @@ def test_an_encoder_is_exported(runs, tmp_path):
         **{"encode/0": {"tokens": tokens, "lengths": lengths}},
         **{"score/0": {"tokens": masked, "lengths": lengths, "targets": tokens}},
     )
-    embeddings = inference.Embedder(model, VOCABULARY, batch_size=3)(params, BATCHES[1])
+    embeddings = embedding.Embedder(model, VOCABULARY, batch_size=3)(params, BATCHES[1])
     np.testing.assert_allclose(results["encode/0"]["embedding"], embeddings, rtol=0, atol=1e-5)
     real_BL = np.arange(tokens.shape[1]) < lengths[:, None]
     batch = prompt_batches.pad_rows([row[:length] for row, length in zip(masked, lengths, strict=True)], 64, "encoder")

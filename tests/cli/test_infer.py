@@ -40,6 +40,17 @@ def test_speculative_completions_are_the_greedy_ones(llama, capsys):
     assert all(record["accepted"] == record["proposed"] == 3 for record in records)  # of 6, 1 + (2 + 1) + (1 + 1)
 
 
+def test_stop_texts_and_log_probs(llama, capsys):
+    _, plain = infer(capsys, f"--run_dir={llama}")
+    stop = plain[0]["completion"][-1]
+    _, records = infer(capsys, f"--run_dir={llama}", f"--stop={stop}", "--stop=never", "--log_probs=2")
+    for record, before in zip(records, plain, strict=True):
+        assert record["completion"] == before["completion"].partition(stop)[0]
+        assert [token["id"] for token in record["token_log_probs"]] == record["tokens"]
+        assert [len(token["top"]) for token in record["token_log_probs"]] == [2] * len(record["tokens"])
+    assert records[0]["finish_reason"] == "stop"
+
+
 def test_an_amateur_chooses_among_the_plausible_tokens_alone(llama, capsys):
     _, plain = infer(capsys, f"--run_dir={llama}")
     _, records = infer(capsys, f"--run_dir={llama}", f"--amateur_run={llama}", "--alpha=1")
@@ -79,6 +90,8 @@ def test_a_draft_that_does_not_fit_is_refused(llama, tmp_path, capsys):
         ([f"--amateur_run={other}"], "--amateur_run="),
         ([f"--amateur_run={llama}", "--alpha=0"], "alpha=0"),
         (["--alpha=0.5"], "--alpha=0.5 applies to --amateur_run, which is not given"),
+        ([f"--draft_run={llama}", "--stop=a"], "speculative decoding has neither --stop nor --log_probs"),
+        ([lookup, "--log_probs=2"], "log_probs=2 needs a sampler without a proposer"),
         ([lookup, "--gin.LOOKUP_TOKENS=0"], "PromptLookup.tokens=0 must be at least 1"),
     ):
         code, errors = infer(capsys, f"--run_dir={llama}", *flags)

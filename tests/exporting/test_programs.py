@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_like import inference, prompt_batches
+from t5x_like import prompt_batches
+from t5x_like.batching import generation
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.data.tokenizers.sentencepiece import SentencePieceModel
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary, SentencePieceVocabulary
@@ -55,8 +56,8 @@ def test_a_prefix_language_model_reads_prompts_bidirectionally():
     ids = [vocabulary.encode(text) for text in ("def f", "x = 1234")]
     tokens, lengths = run.pad(ids)
     batch = prompt_batches.make_prompt_batch(vocabulary, False, True, ids)
-    decode = jax.jit(inference.make_decode_fn(model, vocabulary, Greedy(), 4))
-    live = decode(params, batch | {"keys": inference.row_keys(0, [0, 1])})
+    decode = jax.jit(generation.make_decode_fn(model, vocabulary, Greedy(), 4))
+    live = decode(params, batch | {"keys": generation.row_keys(0, [0, 1])})
     predict = jax.jit(programs.predict(model, vocabulary, Greedy(), 4, prefix=True).function)
     assert np.array_equal(predict(programs.flat(params), tokens, lengths, 0)["tokens"], live.tokens_BN)
 

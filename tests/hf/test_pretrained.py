@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from t5x_like import hf, inference, partitioning, prompt_batches
+from t5x_like.batching import embedding
 from t5x_like.data.tokenizers import folder as tokenizer_folder
 from t5x_like.data.tokenizers import gguf as gguf_tokenizer
 from t5x_like.decoding.sampling import Greedy
@@ -22,7 +23,7 @@ def test_minilm_gives_the_reference_similarities():
     mesh = partitioning.make_mesh(devices=jax.devices()[:1])
     model, params = hf.load(folder, mesh)
     vocabulary = tokenizer_folder.read_folder(folder)
-    vectors = inference.Embedder(model, vocabulary, batch_size=4, mesh=mesh)(params, EXPECTED["sentences"])
+    vectors = embedding.Embedder(model, vocabulary, batch_size=4, mesh=mesh)(params, EXPECTED["sentences"])
     np.testing.assert_allclose(vectors @ vectors.T, EXPECTED["similarities"], atol=1e-5)
 
 

@@ -10,7 +10,8 @@ from typing import Any, cast
 from rich.console import Console
 from rich.table import Column, Table
 
-from t5x_like import checkpoints, inference
+from t5x_like import checkpoints
+from t5x_like.batching import generation
 from t5x_like.cli import setup
 from t5x_like.cli.gin.runtime import Config, ConfigError
 from t5x_like.data.cache.token_cache import TokenCache
@@ -40,7 +41,7 @@ def evaluate(
 ) -> Iterator[tuple[Record, str]]:
     """Yields (record, defining module) of each task: an existing record with the same settings, or a new one."""
     run = setup.open_from_flags(args, run_dir, step)
-    inference.check_generates(run.model)
+    generation.check_generates(run.model)
     step = checkpoints.latest_step(RunDir(run_dir).checkpoints) if step is None else step
     if step is None:
         raise FileNotFoundError(f"no checkpoint in {RunDir(run_dir).checkpoints}; train first")
