@@ -3,7 +3,8 @@
 Most losses read the log-ratios of a sequence under the policy and a frozen reference, log p(y | x) - log p_ref(y | x), as
 `log_ratios` computes them. Each is a function with its own named arguments; `PAIR_LOSSES` lists them by the names of TRL, and
 `pair_loss` looks one up. Losses have shape [N]: their mean is the loss of a batch. `beta` is the strength of the pull to the
-reference, and `beta` times a log-ratio the implicit reward (Rafailov et al. 2023, arXiv:2305.18290).
+reference, and `beta` times a log-ratio the implicit reward (Rafailov et al. 2023, arXiv:2305.18290). All raise ValueError if
+the shapes of a pair differ, or a number is out of range.
 
 Losses without a reference are in `reference_free`, losses of answers that come one by one in `unpaired`, and losses of reward
 models in `rewards`.
@@ -66,7 +67,7 @@ def sigmoid(chosen_N: jax.Array, rejected_N: jax.Array, *, beta: float, label_sm
     e, `label_smoothing`, is the probability that a label is wrong: 0 is DPO (arXiv:2305.18290, equation 7), above 0 cDPO
     (Mitchell 2023, equation 3). On means of log-ratios it is TRL's "sigmoid_norm".
     """
-    return logistic(beta * (chosen_N - rejected_N), label_smoothing)
+    return logistic(margins(chosen_N, rejected_N, beta), label_smoothing)
 
 
 def robust(chosen_N: jax.Array, rejected_N: jax.Array, *, beta: float, label_smoothing: float = 0.0) -> jax.Array:
@@ -76,7 +77,7 @@ def robust(chosen_N: jax.Array, rejected_N: jax.Array, *, beta: float, label_smo
     (Chowdhury et al. 2024, arXiv:2403.00409). Above e = 0 it has no lower bound.
     """
     check_smoothing(label_smoothing)
-    margin_N = beta * (chosen_N - rejected_N)
+    margin_N = margins(chosen_N, rejected_N, beta)
     # log s(-m) = log s(m) - m
     return jax.nn.softplus(-margin_N) - label_smoothing / (1 - 2 * label_smoothing) * margin_N
 
@@ -87,6 +88,7 @@ def ipo(chosen_N: jax.Array, rejected_N: jax.Array, *, beta: float) -> jax.Array
     Of sums over tokens it is the paper's equation and the DPO authors' code; of means over tokens (`reduce="mean"`) it is
     TRL's, whose authors confirmed with the paper's that its experiments used means.
     """
+    check_pairs(chosen_N, rejected_N, beta)
     return jnp.square(chosen_N - rejected_N - 1 / (2 * beta))
 
 
@@ -96,7 +98,7 @@ def hinge(chosen_N: jax.Array, rejected_N: jax.Array, *, beta: float) -> jax.Arr
     Of log-probabilities instead of log-ratios it is 1 / delta times SLiC's max(0, delta - log p_w + log p_l) (Zhao et al.
     2023, arXiv:2305.10425), with beta = 1 / delta.
     """
-    return jax.nn.relu(1 - beta * (chosen_N - rejected_N))
+    return jax.nn.relu(1 - margins(chosen_N, rejected_N, beta))
 
 
 def exo_pair(chosen_N: jax.Array, rejected_N: jax.Array, *, beta: float, label_smoothing: float = 1e-3) -> jax.Array:
@@ -110,7 +112,7 @@ def exo_pair(chosen_N: jax.Array, rejected_N: jax.Array, *, beta: float, label_s
     """
     if not 0 < label_smoothing < 0.5:
         raise ValueError(f"label_smoothing={label_smoothing} is not in (0, 0.5); EXO is infinite at 0: give 1e-3 or so")
-    margin_N = beta * (chosen_N - rejected_N)
+    margin_N = margins(chosen_N, rejected_N, beta)
     log_right_N, log_wrong_N = jax.nn.log_sigmoid(margin_N), jax.nn.log_sigmoid(-margin_N)
     right_N = jax.nn.sigmoid(margin_N) * (log_right_N - math.log1p(-label_smoothing))
     return right_N + jax.nn.sigmoid(-margin_N) * (log_wrong_N - math.log(label_smoothing))
@@ -118,6 +120,7 @@ def exo_pair(chosen_N: jax.Array, rejected_N: jax.Array, *, beta: float, label_s
 
 def nca_pair(chosen_N: jax.Array, rejected_N: jax.Array, *, beta: float) -> jax.Array:
     """NCA of pairs: -log s(r_w) - (log s(-r_w) + log s(-r_l)) / 2, where r = beta log-ratio (arXiv:2402.05369)."""
+    check_pairs(chosen_N, rejected_N, beta)
     chosen_N, rejected_N = beta * chosen_N, beta * rejected_N
     return jax.nn.softplus(-chosen_N) + 0.5 * (jax.nn.softplus(chosen_N) + jax.nn.softplus(rejected_N))
 
@@ -127,6 +130,7 @@ def apo_zero(chosen_N: jax.Array, rejected_N: jax.Array, *, beta: float) -> jax.
 
     For chosen answers better than those of the model: it makes them likelier, and rejected ones less likely.
     """
+    check_pairs(chosen_N, rejected_N, beta)
     return jax.nn.sigmoid(-beta * chosen_N) + jax.nn.sigmoid(beta * rejected_N)
 
 
@@ -135,7 +139,7 @@ def apo_down(chosen_N: jax.Array, rejected_N: jax.Array, *, beta: float) -> jax.
 
     For chosen answers worse than those of the model: it makes both less likely, the rejected ones more so.
     """
-    return jax.nn.sigmoid(beta * chosen_N) + jax.nn.sigmoid(-beta * (chosen_N - rejected_N))
+    return jax.nn.sigmoid(beta * chosen_N) + jax.nn.sigmoid(-margins(chosen_N, rejected_N, beta))
 
 
 def sppo_hard(chosen_N: jax.Array, rejected_N: jax.Array, *, beta: float) -> jax.Array:
@@ -143,6 +147,7 @@ def sppo_hard(chosen_N: jax.Array, rejected_N: jax.Array, *, beta: float) -> jax
 
     Equation 4.7 of Wu et al. 2024 (arXiv:2405.00675) with a probability of 1 that the chosen answer wins.
     """
+    check_pairs(chosen_N, rejected_N, beta)
     return jnp.square(chosen_N - 0.5 / beta) + jnp.square(rejected_N + 0.5 / beta)
 
 
@@ -156,7 +161,7 @@ def discopop(chosen_N: jax.Array, rejected_N: jax.Array, *, beta: float, tau: fl
     """
     if not 0 < tau <= 1:
         raise ValueError(f"tau={tau} is not in (0, 1]; the paper recommends 0.05")
-    margin_N = beta * (chosen_N - rejected_N)
+    margin_N = margins(chosen_N, rejected_N, beta)
     # One exponential for the product: exp(-m) alone overflows where s(m / tau) is 0.
     exponential_N = jnp.exp(jax.nn.log_sigmoid(margin_N / tau) - margin_N)
     return jax.nn.sigmoid(-margin_N / tau) * jax.nn.softplus(-margin_N) + exponential_N
@@ -169,6 +174,7 @@ def aot(chosen_N: jax.Array, rejected_N: jax.Array, *, beta: float, label_smooth
     TRL, is this function of log p(chosen) - log p(rejected) under the policy, and the same under the reference. Entry n of
     the loss belongs to the n-th smallest of each. All pairs are compared, so it depends on how a batch is split.
     """
+    check_pairs(chosen_N, rejected_N, beta)
     return logistic(beta * (jnp.sort(chosen_N) - jnp.sort(rejected_N)), label_smoothing)
 
 
@@ -211,8 +217,6 @@ def pair_loss(
     """
     if name not in PAIR_LOSSES:
         raise ValueError(f"the pair loss {name!r} is unknown; choose one of {', '.join(PAIR_LOSSES)}")
-    check_shapes(chosen_N=chosen_N, rejected_N=rejected_N)
-    check_positive(beta=beta)
     loss = PAIR_LOSSES[name]
     known = inspect.signature(loss).parameters
     options = {"label_smoothing": label_smoothing, "tau": tau}
@@ -242,8 +246,7 @@ def pair_metrics(
     Raises:
       ValueError: shapes differ, or `beta` is not positive.
     """
-    check_shapes(chosen_N=chosen_N, rejected_N=rejected_N)
-    check_positive(beta=beta)
+    check_pairs(chosen_N, rejected_N, beta)
     weights_N = jnp.ones_like(chosen_N) if weights_N is None else weights_N
     values = {
         "chosen_reward": beta * chosen_N,
@@ -264,6 +267,18 @@ def logistic(margin_N: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
     check_smoothing(label_smoothing)
     # log s(-m) = log s(m) - m
     return jax.nn.softplus(-margin_N) + label_smoothing * margin_N
+
+
+def margins(chosen_N: jax.Array, rejected_N: jax.Array, beta: float) -> jax.Array:
+    """beta (chosen - rejected), the margins of the implicit rewards; raises ValueError as `check_pairs`."""
+    check_pairs(chosen_N, rejected_N, beta)
+    return beta * (chosen_N - rejected_N)
+
+
+def check_pairs(chosen_N: jax.Array, rejected_N: jax.Array, beta: float) -> None:
+    """Raises ValueError if the shapes of pairs differ, or `beta` is not positive."""
+    check_shapes(chosen_N=chosen_N, rejected_N=rejected_N)
+    check_positive(beta=beta)
 
 
 def check_smoothing(label_smoothing: float) -> None:

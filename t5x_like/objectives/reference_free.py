@@ -7,7 +7,7 @@ Metrics are `preference.pair_metrics` of the same log-probabilities.
 import jax
 import jax.numpy as jnp
 
-from t5x_like.objectives.preference import check_positive, check_shapes, logistic
+from t5x_like.objectives.preference import check_pairs, check_shapes, logistic, margins
 
 
 def simpo(
@@ -26,11 +26,9 @@ def simpo(
     Raises:
       ValueError: shapes differ, `beta` or `gamma` is out of range, or `label_smoothing` is.
     """
-    check_shapes(chosen_N=chosen_N, rejected_N=rejected_N)
-    check_positive(beta=beta)
     if not 0 <= gamma < float("inf"):
         raise ValueError(f"gamma={gamma} is not a margin of 0 or more; the paper uses 0.3 to 0.5 times beta")
-    return logistic(beta * (chosen_N - rejected_N) - gamma, label_smoothing)
+    return logistic(margins(chosen_N, rejected_N, beta) - gamma, label_smoothing)
 
 
 def cpo(
@@ -56,11 +54,10 @@ def cpo(
     Raises:
       ValueError: shapes differ, or a number is out of range.
     """
-    check_shapes(chosen_N=chosen_N, rejected_N=rejected_N, chosen_nll_N=chosen_nll_N)
-    check_positive(beta=beta)
+    check_shapes(chosen_N=chosen_N, chosen_nll_N=chosen_nll_N)
     if not 0 <= alpha < float("inf"):
         raise ValueError(f"alpha={alpha} is not a weight of 0 or more; the paper uses 1")
-    return logistic(beta * (chosen_N - rejected_N), label_smoothing) + alpha * chosen_nll_N
+    return logistic(margins(chosen_N, rejected_N, beta), label_smoothing) + alpha * chosen_nll_N
 
 
 def orpo(chosen_N: jax.Array, rejected_N: jax.Array, chosen_nll_N: jax.Array, *, beta: float) -> jax.Array:
@@ -78,8 +75,8 @@ def orpo(chosen_N: jax.Array, rejected_N: jax.Array, chosen_nll_N: jax.Array, *,
     Raises:
       ValueError: shapes differ, or `beta` is not positive.
     """
-    check_shapes(chosen_N=chosen_N, rejected_N=rejected_N, chosen_nll_N=chosen_nll_N)
-    check_positive(beta=beta)
+    check_pairs(chosen_N, rejected_N, beta)
+    check_shapes(chosen_N=chosen_N, chosen_nll_N=chosen_nll_N)
     return chosen_nll_N + beta * logistic(log_odds(chosen_N) - log_odds(rejected_N))
 
 

@@ -79,10 +79,16 @@ def bco(log_ratios_N: jax.Array, desirable_N: jax.Array, shift: jax.Array | floa
     return jax.nn.softplus(-signs(desirable_N, log_ratios_N) * (beta * log_ratios_N - jax.lax.stop_gradient(shift)))
 
 
-def running_mean(mean: jax.Array, count: jax.Array, values_N: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns (mean, count) of all values so far, from those of the values before and new values [N]; start at (0, 0)."""
-    total = count + values_N.size
-    return jax.lax.stop_gradient((mean + jnp.sum(values_N - mean) / total, total))
+def running_mean(
+    mean: jax.Array, count: jax.Array, values_N: jax.Array, weights_N: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Returns (mean, count) of all values so far from those before and new values, without gradient; start at (0, 0).
+
+    `weights_N` is 1 for values that count, 0 for padding; None counts all.
+    """
+    weights_N = jnp.ones_like(values_N) if weights_N is None else weights_N
+    total = count + jnp.sum(weights_N)
+    return jax.lax.stop_gradient((mean + jnp.sum((values_N - mean) * weights_N) / jnp.maximum(total, 1), total))
 
 
 def unpaired_metrics(

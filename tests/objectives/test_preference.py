@@ -29,6 +29,8 @@ FUNCTIONS = {name: functools.partial(pair_loss, name) for name in PAIR_LOSSES} |
 }
 EACH = {case["name"]: case for case in EXPECTED["cases"]}  # the last case of each function
 
+ONE = np.ones(2, np.float32)
+
 
 def compute(case, dtype):
     """The loss [N] of a case and its gradients by argument, compiled, from arguments of one type."""
@@ -182,6 +184,14 @@ def test_losses_fall_with_the_margin_of_a_pair(name):
 
 
 @pytest.mark.parametrize("name", PAIR_LOSSES)
+def test_every_loss_checks_its_pairs(name):
+    with pytest.raises(ValueError, match="beta=-1 is not a positive number"):
+        PAIR_LOSSES[name](ONE, ONE, beta=-1)
+    with pytest.raises(ValueError, match="give equal shapes"):
+        PAIR_LOSSES[name](ONE, jnp.ones(3), beta=1)
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
 def test_extreme_log_ratios_give_finite_losses_and_gradients(name):
     extremes = jnp.array([-1e4, -1e4, -1e4, 0, 0, 0, 1e4, 1e4, 1e4]), jnp.array([-1e4, 0, 1e4] * 3)
 
@@ -218,9 +228,6 @@ def test_reference_free_losses_are_finite_at_the_ends_of_probabilities():
         assert jnp.isfinite(value) and all(jnp.isfinite(x).all() for x in gradients)
 
 
-ONE = jnp.ones(2)
-
-
 @pytest.mark.parametrize(
     "call, message",
     [
@@ -229,6 +236,7 @@ ONE = jnp.ones(2)
             "the pair loss 'dpo' is unknown; choose one of sigmoid, robust, ipo",
         ),
         (lambda: pair_loss("ipo", ONE, ONE, beta=0), "beta=0 is not a positive number"),
+        (lambda: preference.aot(ONE, ONE, beta=-1), "beta=-1 is not a positive number"),
         (lambda: pair_loss("ipo", ONE, ONE, beta=math.nan), "beta=nan is not a positive number"),
         (lambda: pair_loss("ipo", ONE, jnp.ones(3), beta=1), r"chosen_N has the shape \(2,\) and rejected_N \(3,\)"),
         (

@@ -35,6 +35,9 @@ def test_the_running_mean_is_the_mean_of_all_values():
         state = jax.jit(unpaired.running_mean)(*state, part)
     np.testing.assert_allclose(state[0], values.mean(), rtol=1e-6)
     assert state[1] == 12
+    weights = np.array([1.0, 0.0])
+    assert unpaired.running_mean(2.0, 3.0, np.array([6.0, 99.0]), weights) == (3.0, 4.0)
+    assert unpaired.running_mean(0.0, 0.0, np.ones(2), np.zeros(2)) == (0.0, 0.0)
 
 
 def test_the_running_mean_is_the_shift_of_trl():
