@@ -22,7 +22,6 @@ from t5x_like.decoding.processors import History
 from t5x_like.decoding.sampling import Sample
 
 SHORTEST, LONGEST = 8, 256
-PROMPTS = 64
 
 
 def end(logits_BV: jax.Array, history: History) -> jax.Array:
@@ -35,22 +34,23 @@ def end(logits_BV: jax.Array, history: History) -> jax.Array:
     return jnp.where(stops_V == (history.generated_B == most_B - 1)[:, None], logits_BV, -jnp.inf)
 
 
-def make_prompts() -> list[str]:
+def make_prompts(count: int) -> list[str]:
     """Texts of small letters."""
     random = np.random.default_rng(0)
-    return ["".join(chr(97 + i) for i in random.integers(0, 26, random.integers(4, 61))) for _ in range(PROMPTS)]
+    return ["".join(chr(97 + i) for i in random.integers(0, 26, random.integers(4, 61))) for _ in range(count)]
 
 
 def main() -> None:
     """Runs the benchmark and prints the results."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--rounds", type=int, default=3)
+    flags.add_argument("--prompts", type=int, default=64)
     flags.add_argument("--batch_size", type=int, default=8)
     args = flags.parse_args()
     model, params = build()
     options = inference.DecodingOptions(Sample(), LONGEST, args.batch_size, processors=[end])
     rest = options, partitioning.make_mesh(devices=jax.devices()[:1]), partitioning.RULES
-    records = [(index, {"prompt": text}) for index, text in enumerate(make_prompts())]
+    records = [(index, {"prompt": text}) for index, text in enumerate(make_prompts(args.prompts))]
     sides: dict[str, Callable[[], list]] = {
         "refilled rows": lambda: list(inference.infer_in_rows(model, params, VOCABULARY, iter(records), *rest)),
         "batches": lambda: list(inference.infer_in_batches(model, params, VOCABULARY, iter(records), *rest, ())),
@@ -76,7 +76,7 @@ def main() -> None:
             "first wall s": first[name][0],
             "first CPU s": first[name][1],
         }
-    report.print_table(f"{PROMPTS} prompts, {tokens} new tokens, {args.batch_size} at once", figures)
+    report.print_table(f"{args.prompts} prompts, {tokens} new tokens, {args.batch_size} at once", figures)
     report.print_json(report.describe_cpu(), figures=figures)
 
 
