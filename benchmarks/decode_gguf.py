@@ -19,7 +19,7 @@ import numpy as np
 import report
 import turns
 from t5x_like import Engine
-from t5x_like.serving.engine import Options
+from t5x_like.serving.options import Options
 from t5x_like.serving.requests import Settings
 
 PROMPT, NEW = 64, 64

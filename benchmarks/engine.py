@@ -23,7 +23,8 @@ from t5x_like import prompt_batches
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from t5x_like.decoding.loop import generate
 from t5x_like.decoding.sampling import Greedy
-from t5x_like.serving.engine import Engine, Options
+from t5x_like.serving.engine import Engine
+from t5x_like.serving.options import Options
 from t5x_like.serving.requests import Settings
 
 ROWS, REQUESTS = 8, 48

@@ -29,10 +29,11 @@ from hand_written import random_batch
 import report
 from t5x_like import interrupts
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
-from t5x_like.serving.engine import Engine, Options
+from t5x_like.serving.engine import Engine
 from t5x_like.serving.http.limits import Limits
 from t5x_like.serving.http.server import Server
 from t5x_like.serving.http.service import Service
+from t5x_like.serving.options import Options
 from t5x_like.serving.requests import Settings
 
 CLIENTS, REQUESTS, PROMPT, NEW = 64, 2, 64, 64

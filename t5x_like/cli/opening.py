@@ -16,6 +16,7 @@ from t5x_like.cli import setup
 from t5x_like.cli.hf import from_folder, from_gguf
 from t5x_like.run_dir import RunDir
 from t5x_like.serving import engine
+from t5x_like.serving.options import DEFAULT, Options
 
 
 class Engine(engine.Engine):
@@ -25,7 +26,7 @@ class Engine(engine.Engine):
     def from_run(
         cls,
         source: types.PathLike,
-        options: engine.Options = engine.DEFAULT,
+        options: Options = DEFAULT,
         step: int | None = None,
         mesh: Mesh | None = None,
         dtype: Any = None,

@@ -57,6 +57,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--trust_prompts", action="store_true", help="read names of control tokens in prompts as tokens"
     )
+    parser.add_argument(
+        "--warm_up",
+        action="store_true",
+        help="make all slots at full length and compile all programs before the server is ready, so that no request waits for "
+        "that; takes more memory, and on a CPU more time per token",
+    )
     flags.add_quantization(parser)
     keys = parser.add_argument_group("who may ask")
     keys.add_argument("--api_keys_file", metavar="FILE", help="hashes of the keys, one of which every request needs")
@@ -188,7 +194,8 @@ def serve(args: argparse.Namespace) -> int:
 def open_engine(args: argparse.Namespace) -> "Engine | TextEncoder":
     """The engine of the model, or what embeds texts if the model has no decoder."""
     from t5x_like.cli.opening import open_model
-    from t5x_like.serving.engine import Engine, Options
+    from t5x_like.serving.engine import Engine
+    from t5x_like.serving.options import Options
     from t5x_like.serving.reading import TextEncoder
 
     options = Options(
@@ -196,13 +203,17 @@ def open_engine(args: argparse.Namespace) -> "Engine | TextEncoder":
         args.slots,
         max_waiting=args.max_waiting,
         prefix=args.prefix,
+        fixed=args.warm_up,
         quantization=args.quantization,
         kv_cache_dtype=args.kv_cache_dtype,
     )
     model, params, vocabulary, mesh, rules = open_model(args.run_dir, args.step)
     if "decoder" not in model.sides:
         return TextEncoder(model, params, vocabulary, mesh, rules)
-    return Engine(model, params, vocabulary, options, mesh, rules)
+    engine = Engine(model, params, vocabulary, options, mesh, rules)
+    if args.warm_up:
+        engine.warm_up()
+    return engine
 
 
 def print_address(server: "Server", host: str) -> None:

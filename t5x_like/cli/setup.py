@@ -137,7 +137,7 @@ class TrainedRun:
 
     The gin files of `extra_files` are read after the run's own. The run's own may name only parts of t5x_like that build
     models and settings, and `allowed` modules; see `gin.trust`. `mesh` replaces the run's. `quantization` and `kv_cache_dtype`
-    are those of `serving.engine.Options`.
+    are those of `serving.options.Options`.
 
     Raises:
       FileNotFoundError: the directory has no config.gin.

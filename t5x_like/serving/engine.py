@@ -6,7 +6,6 @@
 Requests come from any thread. One thread of the engine's own runs the programs; it starts with the first request.
 """
 
-import dataclasses
 import functools
 import itertools
 import logging
@@ -23,8 +22,11 @@ from jax.sharding import Mesh
 from t5x_like import parameters, partitioning, prompt_batches
 from t5x_like.batching import embedding, generation
 from t5x_like.decoding.grammars import Matcher, TokenTable, tokenizer_of
-from t5x_like.quantization import cache, formats, weights
+from t5x_like.progress import track
+from t5x_like.quantization import cache, weights
 from t5x_like.scoring.rows import DEFAULT_LENGTH, position_table
+from t5x_like.serving import warm_up
+from t5x_like.serving.options import DEFAULT, Options
 from t5x_like.serving.programs import Programs, Size
 from t5x_like.serving.reading import ROWS, PromptScorer
 from t5x_like.serving.requests import Completion, Delta, QueueFullError, Settings, Token
@@ -67,48 +69,6 @@ class Ticket:
         return self._work.completion()
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """The sizes of an engine.
-
-    Attributes:
-      max_length: tokens of a prompt and its completion; of each of them if an encoder reads the prompt. None is 2048, or the
-        model's position table if it is shorter.
-      max_rows: how many requests are continued at once.
-      kept_rows: how many rows are copied when a new request needs them, so that later prompts may go on from them.
-      max_waiting: how many requests may wait for a row.
-      chunk: the most tokens of prompts that are read between two tokens of a running request.
-      prefix: the model is a prefix LM: prompts are read with attention to both sides, and at once.
-      quantization: the format of the weights, "int8"; None leaves them as they are.
-      kv_cache_dtype: the format of the cached keys and values, "int8"; None is the dtype in which the model computes.
-
-    Raises:
-      ValueError: a number is too small, or a format is unknown.
-    """
-
-    max_length: int | None = None
-    max_rows: int = 16
-    kept_rows: int = 4
-    max_waiting: int = 1024
-    chunk: int = 256
-    prefix: bool = False
-    quantization: str | None = None
-    kv_cache_dtype: str | None = None
-
-    def __post_init__(self) -> None:
-        formats.check("quantization", self.quantization, formats.WEIGHTS)
-        formats.check("kv_cache_dtype", self.kv_cache_dtype, formats.CACHE)
-        for name, least in {"max_length": 2, "max_rows": 1, "kept_rows": 0, "max_waiting": 1, "chunk": 1}.items():
-            value = getattr(self, name)
-            if name == "max_length" and value is None:
-                continue
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
-
-
-DEFAULT = Options()
-
-
 class Engine:
     """Continues requests with a model; see the module. Nothing is compiled before the first request.
 
@@ -136,7 +96,10 @@ class Engine:
         self.vocabulary, self.options = vocabulary, options
         self.mesh, self.rules = partitioning.make_mesh() if mesh is None else mesh, rules
         self.max_length = options.max_length or min(DEFAULT_LENGTH, position_table(model) or DEFAULT_LENGTH)
-        size = Size(1, min(FIRST_LENGTH, self.max_length), SHORTEST if model.encoder_decoder else 0)
+        if options.fixed:
+            size = Size(options.max_rows, self.max_length, self.max_length if model.encoder_decoder else 0)
+        else:
+            size = Size(1, min(FIRST_LENGTH, self.max_length), SHORTEST if model.encoder_decoder else 0)
         kept_rows = 0 if model.encoder_decoder or options.prefix else options.kept_rows
         programs = Programs(self.model, self.params, vocabulary, self.mesh, rules, options.prefix, size, kept_rows)
         row = programs.shapes(Size(1, self.max_length, size.inputs))  # raises what a short position table raises
@@ -144,7 +107,8 @@ class Engine:
             "parameter_bytes": weights.size_in_bytes(self.params),
             "cache_bytes_per_token": weights.size_in_bytes(row.cache) / self.max_length,
         }
-        self.scheduler = Scheduler(programs, vocabulary, options.max_rows, self.max_length, options.chunk)
+        sizes = options.max_rows, self.max_length, options.chunk
+        self.scheduler = Scheduler(programs, vocabulary, *sizes, fixed=options.fixed)
         self._lock = threading.Lock()  # of `embed`, which runs in the caller's thread
         self._incoming: list[Work] = []
         self._changed = threading.Condition()
@@ -152,6 +116,19 @@ class Engine:
         self._closing = False
         self._orders = itertools.count()
         self._seconds = 1.0  # of a request with a row, smoothed
+
+    def warm_up(self) -> None:
+        """Compiles the programs for rows as they are now, with a progress bar; with `fixed` these are all that there will be.
+
+        Raises:
+          RuntimeError: a request was submitted before.
+        """
+        with self._changed:
+            if self._thread is not None:
+                raise RuntimeError("the engine has requests; call warm_up before the first one")
+            calls = warm_up.list_calls(self.scheduler)
+            for call in track(calls, "compile", len(calls)):
+                call()
 
     @functools.cached_property
     def token_table(self) -> TokenTable:

@@ -8,7 +8,6 @@ Everything here is plain Python on one thread; the order of calls alone determin
 
 import collections
 import dataclasses
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -84,6 +83,7 @@ class Scheduler:
         does not depend on other requests to the last bit of its log-probabilities. So the slots keep their size, prompts are
         read in the same pieces in any case, as many at once as `programs.shards`, and what is copied is whole chunks, or the
         prompt of another sample, whose `ids` are the same list.
+      fixed: the slots keep their size.
       waiting: requests without a row, the next one first.
       counts: totals since the start, by name.
     """
@@ -96,8 +96,9 @@ class Scheduler:
         max_length: int,
         chunk: int,
         offline: bool = False,
+        fixed: bool = False,
     ) -> None:
-        self.programs, self.vocabulary, self.offline = programs, vocabulary, offline
+        self.programs, self.vocabulary, self.offline, self.fixed = programs, vocabulary, offline, offline or fixed
         self.most_rows, self.max_length, self.chunk = most_rows, max_length, chunk
         self.encoder_decoder = programs.model.encoder_decoder
         self.waiting: collections.deque[Work] = collections.deque()
@@ -120,7 +121,7 @@ class Scheduler:
         """Does the next piece of work."""
         self.clock += 1
         self.drop_cancelled()
-        if not self.offline:
+        if not self.fixed:
             self.shrink()
         self.admit()
         reading = self.reading()
@@ -296,10 +297,14 @@ class Scheduler:
 
     def width(self, work: Work) -> int:
         """The width of the next chunk of a prompt, of the few that are compiled."""
-        most = None if not self.shares else self.chunk
-        if self.offline:
-            most = min(most or sys.maxsize, self.programs.size.inputs or self.programs.size.length)
-        return next_size(len(work.ids) - work.read, SHORTEST, 4, most)
+        return next_size(len(work.ids) - work.read, SHORTEST, 4, self.widest)
+
+    @property
+    def widest(self) -> int:
+        """The most tokens of a prompt that are read at once."""
+        size = self.programs.size
+        most = (size.inputs or size.length) if self.offline else self.max_length
+        return min(most, self.chunk) if self.shares else most
 
     def decode(self, running: Sequence[Work], more_to_read: bool) -> None:
         """Lets rows choose tokens: one if prompts wait to be read, if a row has none yet, or if a grammar needs to see it."""

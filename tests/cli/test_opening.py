@@ -3,7 +3,7 @@
 import pytest
 
 import t5x_like
-from t5x_like.serving.engine import Options
+from t5x_like.serving.options import Options
 from t5x_like.serving.requests import Settings
 from tests.cli.test_hf import folder, run_dir  # noqa: F401 - fixtures
 

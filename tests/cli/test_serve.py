@@ -68,6 +68,7 @@ def test_a_missing_library_names_the_extra(monkeypatch, capsys):
 def server(folder):  # noqa: F811
     """The process of a server of a tiny model, and its address."""
     flags = [f"--run_dir={folder}", "--port=0", "--slots=2", "--max_length=64", "--model_name=tiny", "--compile_cache="]
+    flags += ["--warm_up"]
     command = [sys.executable, "-m", "t5x_like", "serve", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         first, example = process.stdout.readline(), process.stdout.readline()

@@ -6,7 +6,8 @@ import pytest
 
 from t5x_like import partitioning, prompt_batches
 from t5x_like.quantization import weights
-from t5x_like.serving.engine import Options, make_key
+from t5x_like.serving.engine import make_key
+from t5x_like.serving.options import Options
 from t5x_like.serving.programs import Size
 from tests.serving.tiny_engine import INT8, Hashable, alone, build, check, make_engine, shared_prompts
 

@@ -12,7 +12,8 @@ import pytest
 
 from t5x_like import partitioning, prompt_batches
 from t5x_like.decoding.grammars import Grammar
-from t5x_like.serving.engine import Engine, Options, make_key
+from t5x_like.serving.engine import Engine, make_key
+from t5x_like.serving.options import Options
 from t5x_like.serving.programs import Size
 from t5x_like.serving.requests import QueueFullError, Settings
 from tests.serving.tiny_engine import (
@@ -223,6 +224,21 @@ def test_rows_come_and_go_with_the_requests():
         assert long.result().ids[:12] == expected[0]
         assert len(engine.scheduler.rows) == 1
         assert set(engine.scheduler.programs.traced.values()) == {1}
+
+
+@pytest.mark.parametrize(("name", "prefix"), [("rope", False), ("rope", True), ("encoder-decoder", False)])
+def test_after_the_warm_up_nothing_is_compiled(name, prefix):
+    prompts = [*make_prompts(2, [1, 16, 17, 63, 64, 65, 100]), *shared_prompts(count=6)]
+    settings = Hashable(max_new_tokens=12, top_log_probs=3)
+    with make_engine(name, prefix=prefix, fixed=True) as engine:
+        engine.warm_up()
+        traced = dict(engine.scheduler.programs.traced)
+        tickets = [engine.submit(ids, settings, key=make_key(0, i)) for i, ids in enumerate(prompts)]
+        found = [ticket.result() for ticket in tickets]
+        assert engine.scheduler.programs.traced == traced and set(traced.values()) == {1}
+        with pytest.raises(RuntimeError, match="call warm_up before the first one"):
+            engine.warm_up()
+    check(found, alone(name, prompts, settings, [make_key(0, i) for i in range(len(prompts))], prefix))
 
 
 def test_an_error_of_a_callback_cancels_its_request_alone():

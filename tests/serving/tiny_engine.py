@@ -19,7 +19,8 @@ from t5x_like.decoding.processors import (
 from t5x_like.decoding.sampling import Greedy, Sample
 from t5x_like.models import positions
 from t5x_like.quantization import cache, weights
-from t5x_like.serving.engine import Engine, Options, make_key
+from t5x_like.serving.engine import Engine, make_key
+from t5x_like.serving.options import Options
 from t5x_like.serving.requests import Settings
 from tests import tiny
 

@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     from t5x_like.cli import setup
     from t5x_like.cli.dialog.conversation import Conversation
     from t5x_like.cli.opening import Engine
-    from t5x_like.serving.engine import Options
+    from t5x_like.serving.options import Options
     from t5x_like.serving.requests import Settings
 
     settings = Settings(args.max_new_tokens, args.temperature, top_p=args.top_p, seed=args.seed)

@@ -28,6 +28,7 @@ from t5x_like.scoring.rows import length_limits
 from t5x_like.scoring.scorer import Scores
 from t5x_like.scoring.texts import ScoringOptions, TextScorer
 from t5x_like.serving import engine
+from t5x_like.serving.options import DEFAULT, Options
 from t5x_like.serving.requests import Completion, Settings
 from t5x_like.training import contract, state
 from t5x_like.training.step import TrainStep
@@ -50,7 +51,7 @@ class InteractiveModel:
         rules: partitioning.Rules = partitioning.RULES,
         optimizer: types.Optimizer | None = None,
         objective: types.Objective | None = None,
-        options: engine.Options = engine.DEFAULT,
+        options: Options = DEFAULT,
     ) -> None:
         """`optimizer` and `objective` (default: the cross-entropy of the batch's target tokens) are those of `train_step`."""
         self.model, self.params, self.vocabulary = model, params, vocabulary
@@ -68,7 +69,7 @@ class InteractiveModel:
         dtype: Any = None,
         optimizer: types.Optimizer | None = None,
         objective: types.Objective | None = None,
-        options: engine.Options = engine.DEFAULT,
+        options: Options = DEFAULT,
     ) -> "InteractiveModel":
         """Opens a run directory, a folder of Hugging Face, or a .gguf file; see `t5x_like.Engine.from_run`."""
         opened = open_model(source, step, mesh, dtype)

@@ -16,7 +16,7 @@ import t5x_like
 from t5x_like.cli import main
 from t5x_like.cli.dialog import chat
 from t5x_like.cli.dialog.conversation import Conversation
-from t5x_like.serving.engine import Options
+from t5x_like.serving.options import Options
 from t5x_like.serving.requests import Delta, Settings
 from tests.cli.test_hf import folder  # noqa: F401 - a fixture
 

@@ -12,7 +12,7 @@ from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from t5x_like.evaluation.task_evaluation import TaskEvaluation
 from t5x_like.models import blocks
 from t5x_like.optimizers import core
-from t5x_like.serving.engine import Options
+from t5x_like.serving.options import Options
 from t5x_like.serving.requests import Settings
 from tests import tiny
 from tests.cli.test_hf import folder  # noqa: F401 - a fixture

@@ -12,7 +12,8 @@ import pytest
 from benchmarks.http_load import Load, Question
 from t5x_like import partitioning
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
-from t5x_like.serving.engine import Engine, Options
+from t5x_like.serving.engine import Engine
+from t5x_like.serving.options import Options
 from t5x_like.serving.reading import TextEncoder
 from t5x_like.serving.requests import Settings
 from tests import tiny
