@@ -27,7 +27,7 @@ from t5x_like.serving.engine import Engine
 from t5x_like.serving.options import Options
 from t5x_like.serving.requests import Settings
 
-ROWS, REQUESTS = 8, 48
+ROWS, REQUESTS = 8, 96
 SHORTEST, LONGEST = 8, 256  # of prompts and of completions, log-uniform
 SHARED, QUESTION = 1024, 16
 VOCABULARY = ByteVocabulary()

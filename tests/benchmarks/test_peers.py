@@ -1,4 +1,4 @@
-"""Peers run in environments of their own, which have PyTorch or JAX and nothing of ours."""
+"""Peers run in environments of their own, which have PyTorch, JAX or llama.cpp and nothing of ours."""
 
 import ast
 import sys
@@ -8,7 +8,11 @@ import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 PEERS = sorted((BENCHMARKS / "peers").glob("*.py"))
-MAY = {"jax", "torch", "transformers", "turns"} | {path.stem for path in PEERS} | set(sys.stdlib_module_names)
+MAY = (
+    {"jax", "llama_cpp", "numpy", "torch", "transformers", "turns"}
+    | {path.stem for path in PEERS}
+    | set(sys.stdlib_module_names)
+)
 
 
 @pytest.mark.parametrize("path", [*PEERS, BENCHMARKS / "turns.py"], ids=lambda path: path.name)
