@@ -7,25 +7,25 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from jax.sharding import Mesh
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.models.utils import normalize_gen_kwargs
 
 from t5x_like import partitioning
-from t5x_like.batching import generation, sharded
+from t5x_like.batching import generation
 from t5x_like.data.tokenizers import chat
 from t5x_like.decoding.sampling import Greedy, Sample
+from t5x_like.decoding.slots import Strategy
 from t5x_like.progress import track
-from t5x_like.prompt_batches import BUCKET, add_prefix, pad_rows, round_up
 from t5x_like.scoring.scorer import Scores
 from t5x_like.scoring.texts import BATCHES, TextScorer
-from t5x_like.text_metrics.postprocess import cut_at
+from t5x_like.serving import generator
+from t5x_like.serving.requests import Settings
 from t5x_like.types import Model, Params, Sampler
 
-# Continues contexts: (their ids, their numbers, the sampler, the most new tokens) -> texts.
-Generate = Callable[[Sequence[Sequence[int]], Sequence[int], Sampler, int], Sequence[str]]
+# Continues contexts: (their ids, their numbers, the sampler, the most new tokens, stop texts) -> texts without these.
+Generate = Callable[[Sequence[Sequence[int]], Sequence[int], Sampler, int, Sequence[str]], Sequence[str]]
 SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 LENGTH = 256  # new tokens of tasks that do not say how many, as in the harness
 
@@ -64,8 +64,7 @@ class HarnessModel(LM):
         texts: dict[int, str] = {}
         for (sampler, length, stops), numbers in groups.items():
             contexts = [self.cut_context(requests[number].args[0], length) for number in numbers]
-            made = self.generate(contexts, numbers, sampler, length)
-            texts |= {number: cut_at(text, stops) for number, text in zip(numbers, made, strict=True)}
+            texts |= zip(numbers, self.generate(contexts, numbers, sampler, length, stops), strict=True)
         return [texts[number] for number in range(len(requests))]
 
     def score(self, records: Sequence[Mapping[str, Any]]) -> list[Scores]:
@@ -136,7 +135,7 @@ def read_settings(settings: Mapping[str, Any]) -> tuple[Sampler, int, tuple[str,
 
 @dataclasses.dataclass(frozen=True)
 class Generator:
-    """Continues contexts in batches of similar lengths, the longest first, each until all of its rows have ended."""
+    """Continues contexts, the longest first, in rows that the next ones enter; see `serving.generator`."""
 
     model: Model
     params: Params
@@ -146,30 +145,33 @@ class Generator:
     seed: int = 0
 
     def __call__(
-        self, contexts: Sequence[Sequence[int]], numbers: Sequence[int], sampler: Sampler, new_tokens: int
+        self,
+        contexts: Sequence[Sequence[int]],
+        numbers: Sequence[int],
+        sampler: Sampler,
+        new_tokens: int,
+        stops: Sequence[str] = (),
     ) -> list[str]:
-        """The completions of contexts; a sampled one depends on its number and the seed."""
-        vocabulary = self.scorer.vocabulary
-        decode_fn = generation.make_decode_fn(self.model, vocabulary, sampler, new_tokens)
-        decode = sharded.ShardedFunction(decode_fn, self.scorer.options.batch_size, self.mesh, self.rules)
+        """The completions of contexts up to the first stop text; a sampled one depends on its number and the seed."""
+        settings, strategy = Settings(max_new_tokens=new_tokens, stop=stops, seed=self.seed), Strategy(sampler)
+        options, vocabulary = self.scorer.options, self.scorer.vocabulary
+        continue_all = generator.Generator(
+            self.model,
+            self.params,
+            vocabulary,
+            settings,
+            strategy,
+            options.batch_size,
+            prefix=options.prefix,
+            mesh=self.mesh,
+            rules=self.rules,
+        )
         order = sorted(range(len(contexts)), key=lambda i: len(contexts[i]), reverse=True)
-        chunks = [order[begin : begin + decode.size] for begin in range(0, len(order), decode.size)]
-        texts, damaged = {}, 0
-        for chunk in track(chunks, "lm_eval", len(chunks)):
-            batch = self.make_batch([contexts[i] for i in chunk], new_tokens)
-            made = decode(self.params, batch | {"keys": generation.row_keys(self.seed, [numbers[i] for i in chunk])})
-            for i, tokens_N, count in zip(chunk, made.tokens_BN, made.lengths_B, strict=True):
-                texts[i] = vocabulary.decode(tokens_N[:count].tolist())
-            damaged += int(np.isnan(made.log_probs_BN).any(axis=1).sum())
-        if damaged:
-            warnings.warn(f"the logits of {damaged} of {len(contexts)} completions are NaN", stacklevel=2)
+        prompts = (generator.Prompt(contexts[i], numbers[i], i) for i in order)
+        texts, errors = {}, []
+        for prompt, (completion,) in track(continue_all(prompts), "lm_eval", len(order)):
+            texts[prompt.record] = completion.text if stops else vocabulary.decode(completion.ids)
+            errors += [completion.error] if completion.error else []
+        if errors:
+            warnings.warn(f"{len(errors)} of {len(contexts)} completions are cut off: {errors[0]}", stacklevel=2)
         return [texts[i] for i in range(len(contexts))]
-
-    def make_batch(self, contexts: Sequence[Sequence[int]], new_tokens: int) -> dict[str, np.ndarray]:
-        """The batch that decoding starts from; the first context is the longest."""
-        side = self.model.sides[0]
-        room = self.scorer.limits[side] - new_tokens * (side == "decoder")
-        batch = pad_rows(contexts, min(round_up(len(contexts[0]), BUCKET), room), side)
-        if side == "encoder":
-            return batch | pad_rows([[self.scorer.start]] * len(contexts), 1, "decoder")
-        return add_prefix(batch, [len(ids) for ids in contexts]) if self.scorer.options.prefix else batch
