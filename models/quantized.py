@@ -12,9 +12,8 @@ import jax.numpy as jnp
 from flax import struct
 
 LARGEST = 127  # -128 is not used, so that the values are symmetric
-BLOCK = (
-    2**16
-)  # elements of a weight that `by_blocks` converts at a time: 256 KiB of float32, which stay in a CPU's cache
+# Elements of a weight that `by_blocks` converts at a time: 256 KiB of float32, which stay in a CPU's cache.
+BLOCK = 2**16
 
 
 class Int8(struct.PyTreeNode):

@@ -135,11 +135,6 @@ def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
     return NamedSharding(mesh, spec(("batch",), rules))
 
 
-def batch_shards(mesh: Mesh, rules: Rules = RULES) -> int:
-    """The number of parts that the rows of a batch are split into."""
-    return mesh.size // batch_sharding(mesh, rules).shard_shape((mesh.size,))[0]
-
-
 def batch_shardings(features: Mapping[str, Feature], mesh: Mesh, rules: Rules = RULES) -> dict[str, NamedSharding]:
     """The sharding of every array of a batch: rows by the logical axis `batch`, other dimensions by the feature's axes.
 

@@ -21,7 +21,7 @@ from t5x_like.types import Model, Params, Sampler, Vocabulary
 
 
 def continue_prompts(
-    decode: "ShardedFunction",
+    decode: ShardedFunction,
     params: Params,
     vocabulary: Vocabulary,
     seed: int,

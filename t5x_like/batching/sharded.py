@@ -35,8 +35,7 @@ class ShardedFunction:
     @property
     def size(self) -> int:
         """Rows per batch."""
-        sharding = partitioning.batch_sharding(self.mesh, self.rules)
-        return round_up(self.batch_size, self.mesh.size // sharding.shard_shape((self.mesh.size,))[0])
+        return round_up(self.batch_size, partitioning.batch_devices(self.mesh, self.rules))
 
     def check(self, params: Params, batch: dict[str, np.ndarray]) -> None:
         """Traces the function without compiling it, and so raises what it raises."""

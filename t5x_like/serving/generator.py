@@ -81,7 +81,7 @@ class Generator:
         model, params = parameters.unroll(model, params)
         self.encoder_decoder, self.table = model.encoder_decoder, position_table(model)
         self.vocabulary, self.settings, self.samples = vocabulary, settings, samples
-        self.rows = round_up(rows, partitioning.batch_shards(mesh, rules))
+        self.rows = round_up(rows, partitioning.batch_devices(mesh, rules))
         self.smallest = self.size_of(1)
         self.programs = Programs(model, params, vocabulary, mesh, rules, prefix, self.smallest, 0, strategy)
         self.programs.check_strategy()

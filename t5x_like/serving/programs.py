@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from t5x_like.accounting import runtime_memory
 from t5x_like.data.tokenizers import vocabularies
 from t5x_like.decoding import slots, state
 from t5x_like.models import attention
+from t5x_like.quantization import weights
 from t5x_like.serving.requests import BIASES, TOP, Settings
 from t5x_like.types import Model, Params, Vocabulary
 
@@ -70,7 +70,7 @@ class Programs:
     @functools.cached_property
     def shards(self) -> int:
         """The number of parts that rows are split into, on the mesh axes of batches."""
-        return partitioning.batch_shards(self.mesh, self.rules)
+        return partitioning.batch_devices(self.mesh, self.rules)
 
     @functools.cached_property
     def is_on_host(self) -> bool:
@@ -92,7 +92,7 @@ class Programs:
         shapes, self.size = self.shapes(size), size
         self.slots = self.kept = None  # their memory is free for the new ones
         if self.is_on_host:
-            needed = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes))
+            needed = weights.size_in_bytes(shapes)
             runtime_memory.check_free(needed, f"the cache of {size.rows} rows of {size.length} tokens")
         self.clear()
 
@@ -131,11 +131,19 @@ class Programs:
             self._shardings[size.rows] = jax.tree_util.tree_map_with_path(place, self.axes, self.shapes(size))
         return self._shardings[size.rows]
 
-    def call(self, key: tuple, function: Callable, out: Any, *arguments: Any, donated: int | None = None) -> Any:
+    def call(
+        self,
+        key: tuple,
+        function: Callable,
+        out: Any,
+        *arguments: Any,
+        donated: int | None = None,
+        checked: bool = False,
+    ) -> Any:
         """`function(*arguments)` on the mesh, compiled once for every key; `out` are the shardings of its result.
 
         Raises:
-          MemoryError: on CPU, if attention scores exceed the free memory.
+          MemoryError: on CPU, if it is `checked` and attention scores exceed the free memory.
         """
         if key not in self._jitted:
 
@@ -146,7 +154,7 @@ class Programs:
             donate = () if donated is None else (donated,)
             self._jitted[key] = jax.jit(traced, donate_argnums=donate, out_shardings=out)
         with partitioning.on(self.mesh, self.rules):
-            if self.is_on_host and key[0] in ("read", "read_inputs"):
+            if checked and self.is_on_host:
                 if key not in self._products:
                     program = self._jitted[key].trace(*arguments)
                     self._products[key] = runtime_memory.largest_product(program.jaxpr.jaxpr)
@@ -226,6 +234,7 @@ class Programs:
             fill(complete, shape[0]).astype(bool),
             settings,
             donated=1,
+            checked=True,
         )
 
     def read_inputs(
@@ -249,6 +258,7 @@ class Programs:
             batch,
             settings,
             donated=1,
+            checked=True,
         )
 
     def decode(self, live_B: np.ndarray, steps: int, top: bool, mask_BW: np.ndarray | None) -> slots.Decoded:
