@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from t5x_like.checkpoints import checksums
@@ -24,6 +25,7 @@ from t5x_like.types import PathLike
 
 MANIFEST, ARRAYS = "manifest.json", "arrays"
 IN_FLIGHT = 2**27  # bytes
+MIN_SLICE = 2**20  # bytes; devices with the same array share its writing when a slice has as many: slicing compiles a program a shape
 
 
 class DamagedCheckpointError(ValueError):
@@ -45,8 +47,15 @@ def orbax(arrays: Mapping[str, Any]) -> ocp.Checkpointer:
     everyone = ocp.options.MultiprocessingOptions(active_processes=set(range(jax.process_count())))
     largest = max((math.prod(x.shape) for x in arrays.values()), default=0) * 8  # the stored dtype may be wider
     gigabytes = max(IN_FLIGHT, largest + 1) / 1e9
+    types = ocp.type_handlers.create_type_handler_registry(
+        (np.ndarray, ocp.type_handlers.NumpyHandler()),
+        (jax.Array, ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=MIN_SLICE)),
+    )
     handler = ocp.PyTreeCheckpointHandler(
-        save_concurrent_gb=gigabytes, restore_concurrent_gb=gigabytes, multiprocessing_options=everyone
+        save_concurrent_gb=gigabytes,
+        restore_concurrent_gb=gigabytes,
+        multiprocessing_options=everyone,
+        type_handler_registry=types,
     )
     return ocp.Checkpointer(handler, multiprocessing_options=everyone)
 
