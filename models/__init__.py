@@ -15,4 +15,5 @@ Modules have no dtype fields: they compute in the dtype of their input, and do n
 Modules read every weight matrix as `kernel.astype(x.dtype)`, once. So a kernel in `params` may be replaced by any pytree node
 (a `flax.struct.dataclass`) whose first leaf has the kernel's shape and whose `astype` returns the matrix, for example int8
 values and scales. In a scanned stack all its leaves have the leading axis `layers`. See tests/models/test_parameter_contract.py.
+The low-rank updates and factors of tuned models (`adapted`) are such nodes, with products of their own.
 """

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from t5x_like.models import adapted
 from t5x_like.models.linear import DEFAULT_INIT, Dense, Initializer, add_shared, constrain, merge_dims, with_axes
 from t5x_like.models.mlp import gelu
 from t5x_like.models.norms import LayerNorm
@@ -18,15 +19,16 @@ from t5x_like.models.quantized import Int8, by_blocks
 NORMAL = nn.initializers.normal(0.02)
 
 
-def product(x_BLD: jax.Array, table_VD: jax.Array | Int8) -> jax.Array:
+def product(x_BLD: jax.Array, table_VD: jax.Array | Int8 | adapted.LowRank) -> jax.Array:
     """Returns x times the transposed table, in x's dtype and accumulated in float32: [B, L, V]."""
 
-    def multiply(x: jax.Array) -> jax.Array:
-        if isinstance(table_VD, Int8):
-            return by_blocks(lambda block_VD: _logits(x, block_VD), table_VD, x.dtype, 0)
-        return _logits(x, table_VD)
+    def multiply(x: jax.Array, table: jax.Array | Int8) -> jax.Array:
+        if isinstance(table, Int8):
+            return by_blocks(lambda block_VD: _logits(x, block_VD), table, x.dtype, 0)
+        return _logits(x, table)
 
-    return constrain(merge_dims(multiply, x_BLD), "batch", "length", "vocab")
+    logits_BLV = merge_dims(lambda x: adapted.transposed_product(multiply, x, table_VD), x_BLD)
+    return constrain(logits_BLV, "batch", "length", "vocab")
 
 
 @jax.custom_vjp

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from t5x_like.models.quantized import dequantize, tensordot
+from t5x_like.models import adapted
 
 Initializer = Callable[..., jax.Array]
 DEFAULT_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
@@ -117,7 +117,9 @@ class Dense(nn.Module):
         features = tuple(self.features)
         shape = (*x.shape[-self.inputs :], *features)
         kernel = self.param("kernel", matrix_init(self.kernel_init, self.inputs, self.axes), shape)
-        y = merge_dims(lambda x: tensordot(x, kernel, self.inputs), x, self.inputs)
+        drops = isinstance(kernel, adapted.LowRank) and kernel.dropout and self.has_rng("dropout")
+        key = self.make_rng("dropout") if drops else None
+        y = merge_dims(lambda x: adapted.product(x, kernel, self.inputs, key), x, self.inputs)
         if self.use_bias:
             zeros = with_axes(nn.initializers.zeros, self.axes[self.inputs :])
             y = add_shared(y, self.param("bias", zeros, features).astype(x.dtype))
@@ -144,7 +146,7 @@ class Embed(nn.Module):
         def take(table_VD: jax.Array) -> jax.Array:
             return jnp.take(constrain(table_VD, "vocab", None), tokens_BL, axis=0)
 
-        x_BLD = dequantize(jax.tree.map(take, self.table_VD))
+        x_BLD = adapted.lookup(self.table_VD, take)
         scale = self.width**0.5 if self.scale is None else self.scale
         return constrain(x_BLD if scale == 1.0 else x_BLD * scale, "batch", "length", "embed")
 

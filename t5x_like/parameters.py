@@ -1,7 +1,8 @@
 """Parameter trees: their abstract layout, and which of them are trained.
 
 A train state has two trees, `params` (trained) and `frozen`. A transform splits a model's parameters into the two, and merges
-them back; the optimizer, gradients, norms and checkpoints see `params` alone.
+them back; the optimizer, gradients, norms and checkpoints see `params` alone. `Freeze` trains some of the model's parameters;
+the transforms of `t5x_like.peft` train what they add to them.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from t5x_like import partitioning
-from t5x_like.models import stack
+from t5x_like.models import adapted, stack
 from t5x_like.precision import Precision
 from t5x_like.types import Model, Params
 
@@ -25,12 +26,21 @@ class Transform(Protocol):
     """Which parameters are trained, and how the model's parameters are computed from those and the frozen ones."""
 
     def split(self, params: Params, rng: jax.Array) -> tuple[Params, Params]:
-        """(trained, frozen) of a model's parameters, boxed or not; `rng` initializes what the transform adds."""
+        """(trained, frozen) of a model's parameters, boxed with logical axis names; `rng` initializes what is added.
+
+        What a transform adds to a parameter `kernel` is boxed too, and its name is `kernel`, ADDED and the transform's.
+        """
         ...
 
     def merge(self, params: Params, frozen: Params) -> Params:
-        """The model's parameters. A pure function; gradients flow to `params`."""
+        """The model's parameters, unboxed, of which some may be nodes of `models.adapted`.
+
+        A pure function; gradients flow to `params`.
+        """
         ...
+
+
+ADDED = "@"  # in the names of parameters that a transform adds: they belong to no model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,16 +68,51 @@ class Freeze:
         return trained, select(params, is_frozen)
 
     def merge(self, params: Params, frozen: Params) -> Params:
-        """The union of two nested dicts whose leaves differ in path."""
-        if not frozen:
-            return params
-        both = params.keys() & frozen.keys()
-        return {**params, **frozen} | {name: self.merge(params[name], frozen[name]) for name in both}
+        """See `Transform.merge`."""
+        return union(params, frozen)
+
+
+def union(first: Params, second: Params) -> Params:
+    """The union of two nested dicts whose leaves differ in path."""
+    if not second:
+        return first
+    both = first.keys() & second.keys()
+    return {**first, **second} | {name: union(first[name], second[name]) for name in both}
 
 
 def view(transform: Transform, precision: Precision) -> Callable[[Params, Params], Params]:
     """The function (params, frozen) -> the model's parameters in the dtypes to compute in."""
     return lambda params, frozen: precision.to_compute_dtype(transform.merge(params, frozen))
+
+
+def plain(params: Params) -> Params:
+    """Parameters as arrays: each node of `models.adapted` is computed once, laid out as its kernel is."""
+
+    def leaf(x: Any) -> Any:
+        return compute_on(x.kernel.sharding)(x) if adapted.is_adapted(x) else x
+
+    return jax.tree.map(leaf, params, is_leaf=adapted.is_adapted)
+
+
+@functools.cache
+def compute_on(sharding: jax.sharding.Sharding) -> Callable[[Any], jax.Array]:
+    """The compiled function that computes an adapted weight onto a sharding."""
+    return jax.jit(lambda x: x.astype(x.dtype), out_shardings=sharding)
+
+
+def split_abstract(transform: Transform, boxed: Params) -> tuple[Params, Params]:
+    """(trained, frozen) of abstract parameters, boxed; nothing is computed."""
+    key = jax.eval_shape(jax.random.PRNGKey, 0)
+    return jax.eval_shape(transform.split, boxed, key)
+
+
+def box(names: Params, params: Params) -> Params:
+    """Parameters boxed with the logical axis names of a boxed tree."""
+
+    def leaf(named: Any, x: Any) -> Any:
+        return named.replace_boxed(x) if partitioning.is_boxed(named) else x
+
+    return jax.tree.map(leaf, names, params, is_leaf=partitioning.is_boxed)
 
 
 def select(tree: Params, choose: Callable[[str], bool], prefix: str = "") -> Params:

@@ -32,6 +32,7 @@ RULES: Rules = (
     ("capacity", None),
     ("head_dim", None),
     ("router", None),
+    ("rank", None),
     ("position", None),
     ("relpos", None),
     ("norm", None),

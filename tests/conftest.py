@@ -5,7 +5,9 @@ import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Eight devices to shard over; little optimisation, for nearly all of the time goes into compiling.
-FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+FLAGS = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+)
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 COMPILED = tempfile.TemporaryDirectory(prefix="t5x_like_compiled_")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name

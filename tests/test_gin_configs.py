@@ -42,6 +42,7 @@ OBJECTIVES = {
     "fill_in_the_middle": ("code_llama", "tiny"),
     "instruction": ("llama", "pairs"),
 }
+PEFT = [("bert", "bitfit"), *(("llama", name) for name in ("lora", "rslora", "dora", "ia3", "layer_norm"))]
 NEEDED = {"replaced_tokens": {"GENERATOR_WIDTH": 32, "GENERATOR_HEADS": 2, "GENERATOR_MLP_DIM": 64}}
 PAIRED = ("span_corruption", "seq2seq", "ul2")  # objectives with two lengths
 SMALL = {
@@ -82,6 +83,21 @@ def test_every_objective_trains(tiny_root, tmp_path, objective):
 @pytest.mark.parametrize("optimizer", ["adafactor", "lion", "sgd"])
 def test_every_optimizer_trains(tiny_root, tmp_path, optimizer):
     train(tiny_root, tmp_path, "llama", optimizer=optimizer)
+
+
+@pytest.mark.parametrize("family, method", PEFT)
+def test_every_method_of_tuning_trains(tiny_root, tmp_path, family, method):
+    train(tiny_root, tmp_path, family, f"peft/{method}")
+    assert (tmp_path / "frozen").exists()
+
+
+def test_a_method_of_tuning_before_the_run_file_is_refused():
+    files = ["sizes/llama/tiny.gin", "optimizers/adamw.gin", "objectives/causal_lm.gin"]
+    macros = ["--gin.TASK=tiny", "--gin.INITIAL=/tmp/base", "--gin.RUN_DIR=/tmp/run"]
+    with pytest.raises(
+        ConfigError, match=r"lora.gin:22: the transform t5x_like.peft.lora:LoRA is replaced by .*Freeze"
+    ):
+        runtime.parse([*files, "peft/lora.gin", "runs/finetune.gin"], macros)
 
 
 @pytest.mark.parametrize("family, mesh", [("llama", "fsdp"), ("llama", "data_fsdp_tensor"), ("mixtral", "data_expert")])
@@ -203,6 +219,7 @@ def test_every_file_is_tested():
     }
     used |= {f"optimizers/{name}" for name in ("adafactor", "lion", "sgd")}
     used |= {f"monitors/{name}" for name in ("skip", "roll_back", "expected")}
+    used |= {f"peft/{method}" for _, method in PEFT}
     used |= {f"meshes/{name}" for name in ("fsdp", "data_fsdp_tensor", "data_expert")}
     used |= {f"objectives/{objective}" for objective, _ in FAMILIES.values()}
     used |= {f"objectives/{objective}" for objective in OBJECTIVES}

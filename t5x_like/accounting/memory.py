@@ -50,8 +50,9 @@ def per_device(
     optimizer: optax.GradientTransformation | None = None,
     rules: partitioning.Rules = partitioning.RULES,
     precision: Precision = Precision(),
+    frozen: Params | None = None,
 ) -> Memory:
-    """Returns the memory of training a model with these abstract parameters.
+    """Returns the memory of training a model with these abstract parameters; `frozen` are further ones that are not trained.
 
     Without an optimizer, AdamW with two float32 moments is assumed.
 
@@ -59,14 +60,16 @@ def per_device(
       ValueError: the mesh axes do not divide a dimension; names the parameter.
     """
     stored = jax.eval_shape(precision.to_param_dtype, boxed_params)
-    used = jax.eval_shape(precision.to_compute_dtype, stored)
+    fixed = jax.eval_shape(precision.to_param_dtype, frozen or {})
+    used = jax.eval_shape(precision.to_compute_dtype, (stored, fixed))
     moments = jax.eval_shape(
         lambda params: make_two_moments(params) if optimizer is None else optimizer.init(params), stored
     )
-    stored_bytes, copy_bytes = local_bytes(stored, mesh, rules), local_bytes(used, mesh, rules)
-    is_cast = [a.dtype != b.dtype for a, b in zip(jax.tree.leaves(stored), jax.tree.leaves(used), strict=True)]
-    copied = sum(size for size, cast in zip(copy_bytes, is_cast, strict=True) if cast)
-    return Memory(sum(stored_bytes), copied, sum(stored_bytes), sum(local_bytes(moments, mesh, rules)))
+    trained_bytes, copy_bytes = local_bytes(stored, mesh, rules), local_bytes(used, mesh, rules)
+    pairs = zip(jax.tree.leaves((stored, fixed)), jax.tree.leaves(used), strict=True)
+    copied = sum(size for size, (a, b) in zip(copy_bytes, pairs, strict=True) if a.dtype != b.dtype)
+    every = sum(trained_bytes) + sum(local_bytes(fixed, mesh, rules))
+    return Memory(every, copied, sum(trained_bytes), sum(local_bytes(moments, mesh, rules)))
 
 
 def local_bytes(boxed: Params, mesh: Mesh, rules: partitioning.Rules) -> list[int]:

@@ -7,7 +7,7 @@ for another run or for inference.
 
 from t5x_like.checkpoints.checkpointer import Checkpointer
 from t5x_like.checkpoints.folder import DamagedCheckpointError, complete_steps, leaves_by_name
-from t5x_like.checkpoints.restore import InitializeFrom, restore_params
+from t5x_like.checkpoints.restore import InitializeFrom, restore_params, restore_parts
 from t5x_like.checkpoints.verify import latest_step
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "latest_step",
     "leaves_by_name",
     "restore_params",
+    "restore_parts",
 ]

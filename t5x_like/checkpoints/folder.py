@@ -25,7 +25,8 @@ from t5x_like.types import PathLike
 
 MANIFEST, ARRAYS = "manifest.json", "arrays"
 IN_FLIGHT = 2**27  # bytes
-MIN_SLICE = 2**20  # bytes; devices with the same array share its writing when a slice has as many: slicing compiles a program a shape
+# Bytes. Devices with the same array share its writing when a slice has as many: slicing compiles a program for each shape.
+MIN_SLICE = 2**20
 
 
 class DamagedCheckpointError(ValueError):

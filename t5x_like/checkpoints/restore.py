@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +10,7 @@ import jax
 
 from t5x_like.checkpoints import folder as files
 from t5x_like.checkpoints import frozen, verify
+from t5x_like.parameters import ADDED
 from t5x_like.run_dir import RunDir
 from t5x_like.types import Params, PathLike
 
@@ -38,7 +39,19 @@ def read_step(
 def restore_params(
     run_dir: PathLike, abstract_params: Params, step: int | None = None, keep_dtypes: bool = False
 ) -> tuple[Params, int]:
-    """(params, step) of a run, frozen ones included; the optimizer state is not read.
+    """(params, step) of a run that trained its model's own parameters, frozen ones included; see `restore_parts`."""
+    params, _, step = restore_parts(run_dir, abstract_params, {}, step, keep_dtypes)
+    return params, step
+
+
+def restore_parts(
+    run_dir: PathLike,
+    abstract_params: Params,
+    abstract_frozen: Params,
+    step: int | None = None,
+    keep_dtypes: bool = False,
+) -> tuple[Params, Params, int]:
+    """(trained parameters, frozen ones, step) of a run; the optimizer state is not read.
 
     Arrays have the shardings and dtypes of `abstract_params`, or with `keep_dtypes` the stored dtypes. By default `step` is
     the newest undamaged one.
@@ -47,10 +60,13 @@ def restore_params(
       FileNotFoundError: the run has no checkpoint. DamagedCheckpointError: it is damaged.
       ValueError: parameters that do not fit, by name.
     """
-    wanted = files.leaves_by_name({"params": abstract_params})
+    trees = abstract_params, abstract_frozen
+    names = [files.leaves_by_name({"params": tree}) for tree in trees]
+    wanted = names[0] | names[1]
 
     def read(folder: Path) -> dict[str, jax.Array]:
         places = frozen.locate(folder)
+        check_added(wanted, places, f"checkpoint {folder}")
         files.check_same(wanted, {name: stored for name, (_, stored) in places.items()}, f"checkpoint {folder}")
         target = {
             name: jax.ShapeDtypeStruct(x.shape, places[name][1][1] if keep_dtypes else x.dtype, sharding=x.sharding)
@@ -59,8 +75,24 @@ def restore_params(
         return frozen.read(places, target, f"checkpoint {folder}")
 
     arrays, folder = read_step(run_dir, step, read)
-    leaves = [arrays[name] for name in wanted]
-    return jax.tree.unflatten(jax.tree.structure(abstract_params), leaves), int(folder.name)
+    params, fixed = (
+        jax.tree.unflatten(jax.tree.structure(tree), [arrays[name] for name in own])
+        for tree, own in zip(trees, names, strict=True)
+    )
+    return params, fixed, int(folder.name)
+
+
+def check_added(wanted: Mapping[str, Any], stored: Mapping[str, Any], where: str) -> None:
+    """Checks that nothing which a run added to its model's parameters is left out.
+
+    Raises:
+      ValueError: the checkpoint has such parameters, and they are not wanted.
+    """
+    if added := [name for name in stored if ADDED in name and name not in wanted]:
+        raise ValueError(
+            f"{where} has {len(added)} arrays that its transform added to the model's parameters, such as {added[0]}; "
+            "write the model's parameters with `t5x_like merge RUN_DIR --out=FOLDER`, and use FOLDER in its place"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +122,9 @@ class InitializeFrom:
         }
 
         def read(folder: Path) -> dict[str, jax.Array]:
-            return frozen.read(frozen.locate(folder), abstract, f"initialize_from: {folder}")
+            places = frozen.locate(folder)
+            check_added(abstract, places, f"initialize_from: {folder}")
+            return frozen.read(places, abstract, f"initialize_from: {folder}")
 
         arrays, folder = read_step(self.run_dir, self.step, read, "initialize_from: ")
         leaves = [arrays.get(name, x) for name, x in current.items()]
@@ -106,7 +140,9 @@ class InitializeFrom:
         selected = self._choose({f"params.{name}": x for name, x in files.leaves_by_name(params).items()})
 
         def compare(folder: Path) -> None:
-            stored = {name: stored for name, (_, stored) in frozen.locate(folder).items() if name in selected}
+            places = frozen.locate(folder)
+            check_added(selected, places, f"initialize_from: {folder}")
+            stored = {name: stored for name, (_, stored) in places.items() if name in selected}
             files.check_same(selected, stored, f"initialize_from: {folder}")
 
         read_step(self.run_dir, self.step, compare, "initialize_from: ", with_checksums=False)

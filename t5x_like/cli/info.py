@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,7 @@ def main(argv: Sequence[str]) -> int:
 
 def collect(args: argparse.Namespace) -> dict[str, Any]:
     """Everything that the command prints, as JSON types."""
+    from t5x_like import parameters
     from t5x_like.accounting import flops
     from t5x_like.models import ranges
     from t5x_like.precision import Precision
@@ -64,14 +66,16 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
     ranges.check(model)
     lengths = row_lengths(model, args.length, args.encoder_length)
     boxed, precision = abstract_params(model, lengths), parameter_of(config, "precision", Precision())
+    transform = parameter_of(config, "transform", parameters.Freeze())
+    parts = parameters.split_abstract(transform, boxed)
     facts = {"model": type(model).__name__, "gin_files": args.gin_file, "lengths": lengths}
     facts |= {
-        "parameters": flops.count_parameters(model, boxed),
+        "parameters": flops.count_parameters(model, boxed) | count_trained(*parts),
         "flops": training_flops(model, boxed, lengths, args.batch_size),
     }
     if "decoder" in lengths:
         facts["decoding"] = decoding_cost(model, boxed, lengths, precision)
-    facts["memory"] = memory_per_device(config, boxed, precision, args.devices, args.batch_size)
+    facts["memory"] = memory_per_device(config, parts, precision, args.devices, args.batch_size)
     return facts
 
 
@@ -131,6 +135,13 @@ def abstract_params(model: nn.Module, lengths: dict[str, int]) -> Params:
     return jax.eval_shape(model.init, jax.random.PRNGKey(0), batch)["params"]
 
 
+def count_trained(trained: Params, frozen: Params) -> dict[str, int]:
+    """The number of trained parameters, if some are frozen."""
+    import jax
+
+    return {"trained": sum(math.prod(x.shape) for x in jax.tree.leaves(trained))} if frozen else {}
+
+
 def training_flops(model: nn.Module, boxed: Params, lengths: dict[str, int], batch_size: int | None) -> dict[str, Any]:
     """FLOPs per token (encoder and decoder tokens alike), per row, and per step if the batch size is known."""
     from t5x_like.accounting import flops
@@ -171,9 +182,9 @@ def decoding_cost(model: nn.Module, boxed: Params, lengths: dict[str, int], prec
 
 
 def memory_per_device(
-    config: Config, boxed: Params, precision: Precision, devices: int, batch_size: int | None
+    config: Config, parts: tuple[Params, Params], precision: Precision, devices: int, batch_size: int | None
 ) -> dict[str, Any]:
-    """Bytes that training needs on each device of the mesh, without activations."""
+    """Bytes that training needs on each device of the mesh, without activations; `parts` are trained and frozen."""
     import jax.numpy as jnp
 
     from t5x_like import partitioning
@@ -184,7 +195,7 @@ def memory_per_device(
         partitioning.check_batch(batch_size, 1, mesh, rules)
     bound_optimizer = bound_value(config, "OPTIMIZER")
     optimizer = None if bound_optimizer is None else config.evaluate("%OPTIMIZER")
-    usage = memory.per_device(boxed, mesh, optimizer, rules, precision)
+    usage = memory.per_device(parts[0], mesh, optimizer, rules, precision, frozen=parts[1])
     return {
         "devices": devices,
         "mesh": dict(mesh.shape),
@@ -239,6 +250,7 @@ def parameter_lines(facts: dict[str, Any]) -> list[str]:
     return [
         "Parameters",
         line("total", f"{facts['total']:,}"),
+        *([line("trained", f"{facts['trained']:,}", "the others are frozen")] if "trained" in facts else []),
         line("active per token", f"{facts['active_per_token']:,}"),
         line("embedding", f"{facts['embedding']:,}", f"lookup only, {head}"),
         line("non-embedding", f"{facts['non_embedding']:,}"),

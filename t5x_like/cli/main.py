@@ -33,6 +33,7 @@ COMMANDS = {
     "clean": "t5x_like.cli.data.clean",
     "info": "t5x_like.cli.info",
     "hf": "t5x_like.cli.hf",
+    "merge": "t5x_like.cli.tuning.merge",
     "tokenizer": "t5x_like.cli.data.tokenizer",
     "quickstart": "t5x_like.cli.quickstart",
     "sweep": "t5x_like.cli.sweep",

@@ -168,6 +168,7 @@ class TrainedRun:
         self.mesh = mesh or self.config.evaluate("trainer.train.mesh") or partitioning.make_mesh()
         self.rules = self.config.evaluate("trainer.train.rules")
         self.precision = self.config.evaluate("trainer.train.precision")
+        self.transform = self.config.evaluate("trainer.train.transform")
         folder = RunDir(run_dir).vocabulary
         self.vocabulary: Vocabulary | None = loading.load(folder) if folder.exists() else None
         self.run_dir, self.step = run_dir, step
@@ -221,9 +222,10 @@ class TrainedRun:
 
     def _restore(self, batch: Any, keep_dtypes: bool) -> Params:
         boxed = parameters.init_abstract(self.model, batch, self.mesh, self.rules, self.precision)
-        abstract = parameters.abstract(boxed, partitioning.shardings(boxed, self.mesh, self.rules))
-        params, self.step = checkpoints.restore_params(self.run_dir, abstract, self.step, keep_dtypes)
-        return params
+        parts = parameters.split_abstract(self.transform, boxed)
+        trained, frozen = (parameters.abstract(x, partitioning.shardings(x, self.mesh, self.rules)) for x in parts)
+        params, fixed, self.step = checkpoints.restore_parts(self.run_dir, trained, frozen, self.step, keep_dtypes)
+        return parameters.plain(self.transform.merge(params, fixed))
 
 
 def open_from_flags(

@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
-from t5x_like import batches, checkpoints, interrupts, partitioning, writers
+from t5x_like import batches, checkpoints, interrupts, parameters, partitioning, writers
 from t5x_like.accounting import runtime_memory
 from t5x_like.data.prefetch import Prefetch
 from t5x_like.data.stream import Stream
@@ -173,7 +173,7 @@ class Evaluations:
         results = {} if self.evaluate is None else self.evaluate(params)
         self.loop.report(done, results)
         for task in self.tasks:
-            self.loop.scorer.submit(done, task, params)
+            self.loop.scorer.submit(done, task, parameters.plain(params))
         self.loop.meter.restart_clock()
         return results
 
@@ -181,7 +181,7 @@ class Evaluations:
         """Evaluates the tasks that were not scored when the run stopped after step `done`."""
         for task in self.tasks if done and self.due(done) else ():
             if not self.loop.scorer.has_record(done, task):
-                self.loop.scorer.submit(done, task, self.view(state.params, state.frozen))
+                self.loop.scorer.submit(done, task, parameters.plain(self.view(state.params, state.frozen)))
 
 
 def run_steps(

@@ -44,12 +44,18 @@ class TrainState(struct.PyTreeNode):
 class Layout:
     """How a train state is created and laid out.
 
-    `boxed` is the abstract state with logical axis names, `shardings` the tree of its shardings.
+    Attributes:
+      make: key -> a fresh state, boxed.
+      boxed: the abstract state with logical axis names.
+      shardings: the tree of its shardings.
+      model: the abstract parameters of the model, boxed: those that `transform` splits into trained and frozen ones.
     """
 
     make: Callable[[jax.Array], TrainState]
     boxed: TrainState
     shardings: TrainState
+    model: Params
+    transform: Transform
 
     @functools.cached_property
     def abstract(self) -> TrainState:
@@ -60,6 +66,20 @@ class Layout:
         """A fresh state; every array is created on its own devices, never whole on one of them."""
         make = jax.jit(lambda key: nn.unbox(self.make(key)), out_shardings=self.shardings)
         return make(jax.random.PRNGKey(seed))
+
+    def parameters(self, state: TrainState) -> Params:
+        """The model's parameters in a state, as arrays."""
+        return parameters.plain(self.transform.merge(state.params, state.frozen))
+
+    def with_parameters(self, state: TrainState, params: Params) -> TrainState:
+        """The state with other parameters of the model; what the transform adds to them is initialized anew."""
+
+        def split(params: Params, key: jax.Array) -> tuple[Params, Params]:
+            return nn.unbox(self.transform.split(parameters.box(self.model, params), key))
+
+        out = self.shardings.params, self.shardings.frozen
+        trained, frozen = jax.jit(split, out_shardings=out)(params, state.rng)
+        return state.replace(params=trained, frozen=frozen)
 
 
 def layout(
@@ -77,14 +97,16 @@ def layout(
       ValueError: sizes that a module refuses, patterns that match no parameter, and what `partitioning.shardings` refuses.
     """
 
+    def initialize(key: jax.Array) -> Params:
+        zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in batch.items()}
+        return precision.to_param_dtype(model.init(key, zeros)["params"])
+
     def make(key: jax.Array) -> TrainState:
         init_key, rng = jax.random.split(key)
-        zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in batch.items()}
-        every = precision.to_param_dtype(model.init(init_key, zeros)["params"])
-        params, frozen = transform.split(every, jax.random.fold_in(init_key, 1))
+        params, frozen = transform.split(initialize(init_key), jax.random.fold_in(init_key, 1))
         return TrainState(jnp.zeros((), jnp.int32), params, frozen, optimizer.init(params), rng)
 
     key = jax.eval_shape(jax.random.PRNGKey, 0)  # outside of the mesh, whose devices may be a description only
     with partitioning.on(mesh, rules):
-        boxed = jax.eval_shape(make, key)
-    return Layout(make, boxed, partitioning.shardings(boxed, mesh, rules))
+        every, boxed = jax.eval_shape(initialize, key), jax.eval_shape(make, key)
+    return Layout(make, boxed, partitioning.shardings(boxed, mesh, rules), every, transform)

@@ -109,7 +109,7 @@ def train(
     Args:
       batch_size: rows of the global batch; `microbatches` splits it in time without changing the result.
       mesh, rules: the devices (None: data parallelism over all), and the mesh axes of logical axes.
-      transform: which parameters are trained; see `parameters.Freeze`.
+      transform: which parameters are trained (`parameters.Freeze`), or what is trained instead of them (`t5x_like.peft`).
       initialize_from: a run whose parameters a new run starts from.
       monitor: handles loss spikes, and compares the loss with an expected one.
       change_batch_size: a run may be resumed with another batch_size; it goes on at the first row that it has not read.
@@ -135,9 +135,7 @@ def train(
     meta = resuming.describe(stream)
     keep = checkpointing.keep_last, checkpointing.keep_best, checkpointing.checksums
     with hold_lock(run), contextlib.closing(checkpoints.Checkpointer(run.checkpoints, *keep)) as checkpointer:
-        newest_state = functools.partial(
-            restore_or_create, checkpointer, layout, seed, meta, run, transform, initialize_from
-        )
+        newest_state = functools.partial(restore_or_create, checkpointer, layout, seed, meta, run, initialize_from)
         may_differ = [resuming.BEFORE, *(["batch_size"] if change_batch_size else [])]
         is_new, state = not checkpointer.steps(), newest_state(may_differ)
         first = steps_done(state, steps, run_dir)
@@ -268,7 +266,7 @@ def task_evaluators(
 
 def throughput_meter(model: Model, layout: Layout, rows: Rows, batch_size: int, mesh: Mesh) -> tuple[Meter, str]:
     """The throughput meter, and a text on data usage and on how MFU is computed."""
-    row = flops.per_row(model, every_parameter(layout), rows.lengths)
+    row = flops.per_row(model, layout.model, rows.lengths)
     peak, source = flops.peak_per_device()
     meter = Meter(row.train * batch_size, peak * mesh.size, tuple(mixing.components(rows)))
     usage = format_rows_report(mixing.reports(rows))
@@ -276,8 +274,8 @@ def throughput_meter(model: Model, layout: Layout, rows: Rows, batch_size: int, 
 
 
 def every_parameter(layout: Layout) -> Params:
-    """The abstract parameters of the model, boxed: trained and frozen."""
-    return Freeze().merge(layout.boxed.params, layout.boxed.frozen)
+    """The abstract parameters of a state, boxed: trained and frozen."""
+    return parameters.union(layout.boxed.params, layout.boxed.frozen)
 
 
 def expected_curve(
@@ -291,7 +289,7 @@ def expected_curve(
     if monitor.expected is None:
         return None
     tokens = batch_size * sum(rows.lengths.values())
-    n_params = flops.count_parameters(model, every_parameter(layout))["non_embedding"]
+    n_params = flops.count_parameters(model, layout.model)["non_embedding"]
     rates = optimizers.learning_rates(optimizer, layout.boxed.params, steps)
     if rates is None:
         raise ValueError(
@@ -306,7 +304,6 @@ def restore_or_create(
     seed: int,
     meta: dict,
     run: RunDir,
-    transform: Transform,
     initialize_from: checkpoints.InitializeFrom | None,
     may_differ: Sequence[str] = (),
 ) -> TrainState:
@@ -329,14 +326,13 @@ def restore_or_create(
     state = layout.create(seed)
     source = None
     if initialize_from is not None:
-        full, restored, fresh, folder = initialize_from.restore(transform.merge(state.params, state.frozen))
+        full, restored, fresh, folder = initialize_from.restore(layout.parameters(state))
         print(
             f"{len(restored)} parameters restored from {initialize_from.run_dir}, {len(fresh)} fresh"
             f"{': ' if fresh else ''}{', '.join(fresh)}"
         )
-        params, frozen_params = transform.split(full, state.rng)
-        state = state.replace(params=params, frozen=frozen_params)
-        if all(name in restored for name in checkpoints.leaves_by_name({"params": frozen_params})):
+        state = layout.with_parameters(state, full)
+        if all(name in restored for name in checkpoints.leaves_by_name({"params": state.frozen})):
             source = folder
     if abstract.frozen:
         meta["frozen"] = frozen.describe(source or frozen.save(run.path, state.frozen), run.path)

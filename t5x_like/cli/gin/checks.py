@@ -84,6 +84,31 @@ def without_unused(bindings: Collection[Binding], read: Collection[str]) -> tupl
     return tuple(binding for binding in bindings if not binding.macro or binding.macro in used or is_kept(binding))
 
 
+def check_transform(bindings: Collection[Binding], last: Collection[Binding]) -> None:
+    """Raises ConfigError for a file of peft/ whose transform is replaced by a later file, which would train all parameters.
+
+    `last` are the bindings that count. `Freeze` of runs/finetune.gin may be replaced.
+    """
+
+    def names(binding: Binding) -> list[str]:
+        return [item.selector for item in source.find_references(binding.value) if isinstance(item, Reference)]
+
+    for binding in bindings:
+        if not is_transform(binding) or binding.place.resolved or "t5x_like.parameters:Freeze" in names(binding):
+            continue
+        for other in last:
+            if is_transform(other) and names(other) != names(binding):
+                raise binding.place.error(
+                    f"the transform {', '.join(names(binding))} is replaced by {', '.join(names(other))} of a later file; "
+                    "give one file of peft/, after the file of runs/"
+                )
+
+
+def is_transform(binding: Binding) -> bool:
+    """Whether a binding is that of trainer.train.transform."""
+    return binding.selector.endswith("training.trainer:train") and binding.parameter == "transform"
+
+
 def check_cycle(name: str, bindings: Mapping[str, Binding]) -> None:
     """Raises ConfigError if the value of a macro contains the macro, also through other macros."""
     queue, seen = [name], set()

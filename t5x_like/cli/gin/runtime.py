@@ -23,7 +23,7 @@ import gin
 from t5x_like import __version__
 from t5x_like.cli.gin import settled, trust
 from t5x_like.cli.gin import source as gin_source
-from t5x_like.cli.gin.checks import check_macros, check_required, check_types, without_unused
+from t5x_like.cli.gin.checks import check_macros, check_required, check_transform, check_types, without_unused
 from t5x_like.cli.gin.names import Names, merge_imports, parameters
 from t5x_like.cli.gin.source import Binding, ConfigError, Macro, Place, Reader, Reference, join_scope, suggest
 
@@ -126,6 +126,7 @@ def parse(
     bindings = [names.resolve(source, binding) for source, binding in reader.bindings]
     last = {(binding.scope, binding.selector, binding.parameter): binding for binding in bindings}
     check_macros(last.values(), bindings, read)
+    check_transform(bindings, last.values())
     config = Config(names, without_unused(last.values(), read))
     check_required(config.bindings)
     check_types(last.values(), names.targets)

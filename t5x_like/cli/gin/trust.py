@@ -32,6 +32,7 @@ PACKAGES = tuple(
         "partitioning",
         "precision",
         "parameters",
+        "peft",
         "training.references",
         "evaluation.task_evaluation",
         "scaling.expected",
