@@ -52,7 +52,12 @@ def parallel_own_norms(x_BLD: jax.Array, sublayers: Sublayers, norm: MakeNorm) -
 
 
 class Block(nn.Module):
-    """Mixer, optional cross-attention and optional MLP; `placement` (e.g. `pre`) combines them with norms and residuals."""
+    """Mixer, optional cross-attention and optional MLP; `placement` (e.g. `pre`) combines them with norms and residuals.
+
+    Adapters, `(y_BLD, x_BLD) -> y_BLD` of a sublayer's output y and input x, are for tuning with the rest frozen: see `bottleneck`.
+    They are fields, not modules around the sublayers, so that the paths of the model's own parameters do not change. One
+    instance in two fields is one adapter.
+    """
 
     mixer: nn.Module
     mlp: nn.Module | None = None
@@ -60,16 +65,23 @@ class Block(nn.Module):
     norm: nn.Module = RMSNorm()
     placement: Callable = pre
     dropout: float = 0.0
+    mixer_adapter: nn.Module | None = None
+    cross_adapter: nn.Module | None = None
+    mlp_adapter: nn.Module | None = None
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array, ctx: Context) -> jax.Array:
         drop = nn.Dropout(self.dropout, deterministic=not ctx.train)
 
-        def bind(layer: nn.Module) -> Callable[[jax.Array], jax.Array]:
-            return lambda x_BLD: drop(layer(x_BLD, ctx))
+        def bind(name: str, layer: nn.Module) -> Callable[[jax.Array], jax.Array]:
+            adapter = adapters[name]
+            if adapter is None:
+                return lambda x_BLD: drop(layer(x_BLD, ctx))
+            return lambda x_BLD: drop(adapter(layer(x_BLD, ctx), x_BLD))
 
+        adapters = {"mixer": self.mixer_adapter, "cross": self.cross_adapter, "mlp": self.mlp_adapter}
         present = {"mixer": self.mixer, "cross": self.cross, "mlp": self.mlp}
-        sublayers = [(name, bind(layer)) for name, layer in present.items() if layer is not None]
+        sublayers = [(name, bind(name, layer)) for name, layer in present.items() if layer is not None]
         return self.placement(x_BLD, sublayers, lambda name: self.norm.copy(name=name))
 
 
