@@ -54,7 +54,7 @@ def parallel_own_norms(x_BLD: jax.Array, sublayers: Sublayers, norm: MakeNorm) -
 class Block(nn.Module):
     """Mixer, optional cross-attention and optional MLP; `placement` (e.g. `pre`) combines them with norms and residuals.
 
-    Adapters, `(y_BLD, x_BLD) -> y_BLD` of a sublayer's output y and input x, are for tuning with the rest frozen: see `bottleneck`.
+    Adapters, `(y_BLD, x_BLD) -> y_BLD` of a sublayer's output y and input x, are for tuning with the rest frozen (`bottleneck`).
     They are fields, not modules around the sublayers, so that the paths of the model's own parameters do not change. One
     instance in two fields is one adapter.
     """
