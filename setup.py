@@ -63,7 +63,7 @@ setup(
         *(f"t5x_like.{name}" for top in INSIDE for name in find_namespace_packages(include=[top, f"{top}.*"])),
     ],
     package_dir={f"t5x_like.{top}": top for top in INSIDE},
-    package_data={"": ["*.gin", "*.html"]},
+    package_data={"": ["*.gin", "*.jinja", "*.html"]},
     install_requires=LEAN + TASKS,
     extras_require={
         "tpu": ["jax[tpu]>=0.10"],

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from t5x_like import parameters, partitioning
 from t5x_like.batching import generation
 from t5x_like.batching.sharded import ShardedFunction
-from t5x_like.data.tokenizers import chat
+from t5x_like.data.chats import chat
 from t5x_like.decoding.beams import BeamSearch
 from t5x_like.decoding.processors import Processor
 from t5x_like.decoding.proposers import Draft

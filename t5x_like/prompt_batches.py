@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from t5x_like.data.tokenizers import chat, vocabularies
+from t5x_like.data.chats import chat
+from t5x_like.data.tokenizers import vocabularies
 from t5x_like.files import lines
 from t5x_like.types import PathLike, Vocabulary
 

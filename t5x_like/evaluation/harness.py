@@ -14,7 +14,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 
 from t5x_like import partitioning
 from t5x_like.batching import generation
-from t5x_like.data.tokenizers import chat
+from t5x_like.data.chats import chat
 from t5x_like.decoding.sampling import Greedy, Sample
 from t5x_like.decoding.slots import Strategy
 from t5x_like.progress import track

@@ -8,7 +8,7 @@ from pathlib import Path
 from t5x_like.data.cache import sources
 
 # Imports of these packages are followed from any module; the rest of t5x_like does not change examples.
-EXAMPLE_PACKAGES = ("t5x_like.tasks", "t5x_like.cleaning", "t5x_like.prompting", "t5x_like.data.tokenizers.chat")
+EXAMPLE_PACKAGES = ("t5x_like.tasks", "t5x_like.cleaning", "t5x_like.prompting", "t5x_like.data.chats")
 
 
 def with_imports(modules: Iterable[str]) -> set[str]:

@@ -1,11 +1,12 @@
 """A task over the user's files, configured in gin: see gin_configs/tasks/files.gin."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from t5x_like.cleaning import reading
 from t5x_like.tasks import text_tasks
-from t5x_like.tasks.sources.files import FileSource, match_files
+from t5x_like.tasks.sources.files import FileSource
+from t5x_like.tasks.sources.patterns import match_files
 
 Patterns = str | Sequence[str]
 
@@ -47,10 +48,19 @@ def define(
     patterns = {"train": train, "validation": validation or train}
     source = FileSource(patterns, fields, columns, whole_files, max_bytes, strict, split_filter)
     if validation:
-        files = [{os.path.realpath(path) for path in match_files(split, source.patterns[split])} for split in patterns]
-        if both := sorted(files[0] & files[1]):
-            raise ValueError(
-                f"train={train!r} and validation={validation!r} both name {', '.join(both[:3])}; give other files, or no "
-                "validation to hold out a share of train"
-            )
+        check_disjoint(source.patterns, train, validation)
     text_tasks.check_and_register(name, source, fields, vocabulary, metrics)
+
+
+def check_disjoint(patterns: Mapping[str, Sequence[str]], train: Patterns, validation: Patterns) -> None:
+    """Checks that no file is in both splits.
+
+    Raises:
+      ValueError: one is.
+    """
+    files = [{os.path.realpath(path) for path in match_files(split, patterns[split])} for split in patterns]
+    if both := sorted(files[0] & files[1]):
+        raise ValueError(
+            f"train={train!r} and validation={validation!r} both name {', '.join(both[:3])}; give other files, or no "
+            "validation to hold out a share of train"
+        )

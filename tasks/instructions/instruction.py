@@ -18,7 +18,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from t5x_like.data.tokenizers import chat
+from t5x_like.data.chats import masks
 from t5x_like.prompting import renderings
 from t5x_like.prompting.renderings import Rendition, Shots
 from t5x_like.prompting.templates import Template, choose_templates
@@ -86,7 +86,7 @@ def add_chat(
     answers that the chat template renders as it does when they are generated, always on the last.
     """
     step = make_step(name, source, templates, shots, renditions, seed)
-    write = functools.partial(render_chat, chat.conversation_examples, ChatVocabulary(vocabulary), shots, system)
+    write = functools.partial(render_chat, masks.conversation_examples, ChatVocabulary(vocabulary), shots, system)
     spec = {**CHAT, "inputs_pretokenized": TEXT, "targets_pretokenized": TEXT}
     steps = [functools.partial(step, write, spec)]
     register(name, source, steps, make_chat_features(vocabulary), metric_fns, postprocess_fn)
@@ -97,9 +97,9 @@ def add_conversations(
 ) -> None:
     """Registers a task of a source whose examples are chats: `messages(example)` returns [{"role", "content"}, ...].
 
-    A chat whose template leaves the thoughts of earlier turns out becomes several examples: `chat.conversation_examples`.
+    A chat whose template leaves the thoughts of earlier turns out becomes several examples: `masks.conversation_examples`.
     """
-    encode = functools.partial(encode_messages, chat.conversation_examples, ChatVocabulary(vocabulary), messages)
+    encode = functools.partial(encode_messages, masks.conversation_examples, ChatVocabulary(vocabulary), messages)
     step = functools.partial(expand_examples, encode)
     register(name, source, [step], make_chat_features(vocabulary), (), None)
 

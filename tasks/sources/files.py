@@ -6,7 +6,6 @@ in the order of `list_shards`. See `sources.tfds` for TFDS, `sources.arrow` for 
 
 import abc
 import contextlib
-import glob
 import hashlib
 import importlib.util
 import itertools
@@ -25,6 +24,7 @@ from t5x_like.cleaning import compression, reading
 from t5x_like.cleaning.shards import format_json_line
 from t5x_like.cleaning.steps import Dropped, attempt
 from t5x_like.tasks.sources.fields import ARRAYS, Fields, Kind, infer_kinds, normalize_fields, select_fields, to_arrays
+from t5x_like.tasks.sources.patterns import match_files
 
 KIND_EXAMPLES = 100  # examples from which the kinds of the fields are inferred
 MAX_FAILURES = 10_000  # a split whose first 10,000 records give no example is an error
@@ -100,6 +100,8 @@ class RecordSource(seqio.DataSource):
                 if self.split_filter is not None and not isinstance(example, Dropped):
                     selected = attempt("error.split_filter", self.split_filter, split, example)
                     example = selected if isinstance(selected, Dropped) else example if selected else None
+                if isinstance(example, dict):
+                    example = self.complete(example)
                 if isinstance(example, Dropped):
                     self.check_strict(shard, number, example)
                     dropped[example.rule] += 1
@@ -126,6 +128,10 @@ class RecordSource(seqio.DataSource):
         """Selects the fields of a record and converts them to the values of tensors."""
         values = record if isinstance(record, Dropped) else attempt("error.fields", select_fields, record, names)
         return values if isinstance(values, Dropped) else attempt("error.fields", to_arrays, values, kinds)
+
+    def complete(self, example: dict) -> dict | Dropped:
+        """Returns an example of the split as it is yielded; what is expensive is done here, after the split's selection."""
+        return example
 
     def check_strict(self, shard: str, number: int, dropped: Dropped) -> None:
         """Raises ValueError for a dropped record if `strict`."""
@@ -323,34 +329,6 @@ class FileSource(RecordSource):
     def records(self, split: str, shard: str) -> Iterator[Mapping[str, Any] | Dropped]:
         """Yields the records of one file."""
         return reading.read(shard, field=None, reader=self.find_reader(shard), max_bytes=self.max_bytes)
-
-
-def match_files(split: str, patterns: Sequence[str]) -> list[str]:
-    """Returns the files that match any of the patterns, sorted, without duplicates.
-
-    Raises:
-      ValueError: a pattern matches no file; the message lists the files of its folder.
-    """
-    matches: set[str] = set()
-    for pattern in patterns:
-        files = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
-        if not files:
-            raise ValueError(f"split {split!r}: {pattern!r} matches no file; {list_folder(pattern)}")
-        matches.update(files)
-    return sorted(matches)
-
-
-def list_folder(pattern: str) -> str:
-    """Describes the content of a pattern's folder, for an error message."""
-    if os.path.isdir(pattern):
-        return f"it is a folder; give a glob, such as '{pattern.rstrip('/')}/*.jsonl'"
-    fixed = itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).absolute().parent.parts)
-    folder = Path(*fixed)
-    if not folder.is_dir():
-        return f"the folder {folder} does not exist"
-    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
-    listing = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    return f"{folder} holds {listing or 'nothing'}"
 
 
 class GeneratorSource(RecordSource):

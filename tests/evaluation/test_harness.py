@@ -14,7 +14,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
 
 from t5x_like import hf, inference, partitioning
-from t5x_like.data.tokenizers import chat
+from t5x_like.data.chats import chat
 from t5x_like.data.tokenizers.folder import read_folder
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from t5x_like.decoding.sampling import Greedy, Sample

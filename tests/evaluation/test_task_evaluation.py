@@ -8,8 +8,8 @@ import pytest
 
 from t5x_like import partitioning
 from t5x_like.data import rows
+from t5x_like.data.chats import masks
 from t5x_like.data.rows.chat import PackedConversations
-from t5x_like.data.tokenizers import chat
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from t5x_like.decoding.beams import BeamSearch
@@ -43,7 +43,7 @@ def evaluator_of(cache, model, prefix=False, **options):
 def conversations(root, vocabulary):
     examples = []
     for turns in CHATS:
-        ids, mask = chat.conversation_ids(vocabulary, [{"role": role, "content": text} for role, text in turns])
+        ids, mask = masks.conversation_ids(vocabulary, [{"role": role, "content": text} for role, text in turns])
         answer = [text for role, text in turns if role == "assistant"][-1]
         examples.append({"targets": np.array(ids), "targets_mask": np.array(mask), "targets_pretokenized": answer})
     return tasks.write(root, "chats", examples, [tasks.named(ANSWERS)], vocabulary=vocabulary)

@@ -174,7 +174,7 @@ def answer(engine: "Engine", conversation: "Conversation") -> None:
 
 def prompt_of(engine: "Engine", conversation: "Conversation") -> "Prompt":
     """What the model continues: the messages by the template, or without one as the module says."""
-    from t5x_like.data.tokenizers import chat
+    from t5x_like.data.chats import chat
 
     if engine.vocabulary.chat_template is not None:
         return conversation.messages

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from t5x_like.data.tokenizers import chat
+from t5x_like.data.chats import chat
 from t5x_like.decoding.grammars import Grammar
 from t5x_like.files import atomic, lines
 from t5x_like.serving.requests import Settings

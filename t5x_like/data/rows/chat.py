@@ -37,6 +37,12 @@ def truncate(size_N: np.ndarray, context_N: np.ndarray, length: int) -> Truncati
     return Truncation(context_N - cut_N, size_N - excess_N, cut_N, lost_N)
 
 
+def keep_turns(size_N: np.ndarray, context_N: np.ndarray, ends_N: np.ndarray, length: int) -> Truncation:
+    """Cuts examples longer than `length` after `ends_N` tokens; an end of 0 keeps nothing of them."""
+    kept_N = np.where(size_N > length, ends_N, size_N)
+    return Truncation(np.minimum(context_N, kept_N), kept_N, np.zeros_like(kept_N), size_N - kept_N)
+
+
 @dataclasses.dataclass(frozen=True)
 class PackedConversations(Rows):
     """Single turns (`inputs`, `targets`) or conversations (`targets`, `targets_mask`), several per row of `length` tokens.
@@ -44,12 +50,16 @@ class PackedConversations(Rows):
     The loss is on the targets, or on the masked-in tokens of a conversation; `loss_on_inputs` puts it on all tokens.
     With `prefix`, the context before the first answer is read bidirectionally. A conversation rendered by its vocabulary's
     chat template begins with its own first token, which is never predicted; all others are read after `start_id`.
+
+    An example longer than a row loses tokens: see `truncate`. With `whole_turns`, a conversation ends with the last answer that
+    fits in the row instead; one without such an answer, and a pair that does not fit, is in no row.
     """
 
     length: int
     loss_on_inputs: bool = False
     prefix: bool = False
     packing_seed: int = 0
+    whole_turns: bool = False
 
     def __post_init__(self) -> None:
         check_length("length", self.length)
@@ -111,7 +121,22 @@ class PackedConversations(Rows):
 
     @functools.cached_property
     def truncation(self) -> Truncation:
+        if self.whole_turns:
+            return keep_turns(self.size_N, self.context_N, self.last_end_N, self.length)
         return truncate(self.size_N, self.context_N, self.length)
+
+    @property
+    def last_end_N(self) -> np.ndarray:
+        """Where the last answer ends that lies within the first `length` tokens of every example; 0 if there is none."""
+        if not self.has_mask:
+            return np.where(self.size_N > self.length, 0, self.size_N)
+        offsets, is_answer = self.cache.offsets(MASK), np.asarray(self.cache.tokens(MASK)) > 0
+        goes_on = np.append(is_answer[1:], False)
+        goes_on[offsets[1:] - 1] = False
+        end_K = np.append(-1, np.flatnonzero(is_answer & ~goes_on) + 1)
+        begin_N = offsets[:-1] + self.start_tokens
+        last_N = end_K[np.searchsorted(end_K, begin_N + self.length, side="right") - 1]
+        return np.maximum(last_N - begin_N, 0)
 
     @functools.cached_property
     def trainable_examples(self) -> np.ndarray:
@@ -120,12 +145,21 @@ class PackedConversations(Rows):
         Raises:
           ValueError: no example has one.
         """
-        examples = np.flatnonzero(self.size_N > (0 if self.loss_on_inputs else self.context_N))
+        kept_N = self.truncation.kept_N
+        examples = np.flatnonzero(kept_N > (0 if self.loss_on_inputs else self.truncation.context_N))
         if not len(examples):
+            too_long = (
+                f"; {self.too_long:,} do not fit in length={self.length}: give a larger one" if self.too_long else ""
+            )
             raise ValueError(
-                f"no example of task {self.cache.task!r}, split {self.cache.split!r}, has a token to predict"
+                f"no example of task {self.cache.task!r}, split {self.cache.split!r}, has a token to predict{too_long}"
             )
         return examples
+
+    @property
+    def too_long(self) -> int:
+        """The number of examples that are left out because no answer fits in a row."""
+        return int((self.truncation.kept_N < np.minimum(self.size_N, 1)).sum())
 
     @property
     def dropped_examples(self) -> int:
@@ -144,7 +178,7 @@ class PackedConversations(Rows):
 
     @property
     def report(self) -> dict[str, int | float]:
-        return super().report | {"dropped": self.dropped_examples}
+        return super().report | {"dropped": self.dropped_examples, "too_long": self.too_long}
 
     @functools.cached_property
     def packing(self) -> packing.Packing:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
-from t5x_like.data.tokenizers.chat import special_token
+from t5x_like.data.chats.chat import special_token
 from t5x_like.serving.http import protocol
 from t5x_like.serving.http.answers import Answer, ChatChoice, Choice, CompletionChoice
 from t5x_like.serving.http.errors import ApiError

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from t5x_like import prompt_batches
-from t5x_like.data.tokenizers import chat, vocabularies
+from t5x_like.data.chats import chat
+from t5x_like.data.tokenizers import vocabularies
 from t5x_like.decoding.grammars import Grammar
 from t5x_like.serving.http import protocol
 from t5x_like.serving.http.errors import ApiError

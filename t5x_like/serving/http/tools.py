@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from t5x_like.data.tokenizers import chat
+from t5x_like.data.chats import chat
 from t5x_like.decoding.grammars import Grammar
 from t5x_like.serving.text import overlap
 from t5x_like.types import Vocabulary

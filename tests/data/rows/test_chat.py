@@ -11,8 +11,9 @@ import pytest
 from t5x_like.data.cache import token_cache
 from t5x_like.data.cache import writer as cache_writer
 from t5x_like.data.cache.token_cache import TokenCache
+from t5x_like.data.chats import masks
 from t5x_like.data.rows.chat import PackedConversations
-from t5x_like.data.tokenizers import chat, training
+from t5x_like.data.tokenizers import training
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary, start_id
 from tests import tiny_cache
 from tests.data.tokenizers import tiny_tokenizers
@@ -42,7 +43,7 @@ def chats(count, seed):
 
 
 def masked(root, task, vocabulary) -> TokenCache:
-    pairs = [chat.conversation_ids(vocabulary, messages) for messages in chats(80, 1)]
+    pairs = [masks.conversation_ids(vocabulary, messages) for messages in chats(80, 1)]
     pairs.append(([5, 6, 7], [0, 0, 0]))  # no token to predict
     examples = [{"targets": ids, "targets_mask": mask} for ids, mask in pairs]
     return write(root, task, vocabulary, ["targets", "targets_mask"], examples)
@@ -129,6 +130,44 @@ def test_every_segment_is_one_example_on_its_own(caches, kind, length, loss_on_i
     assert rows.used_tokens + rows.unused_tokens + sum(rows.truncated_tokens.values()) == tokens
     assert rows.unused_tokens == (0 if loss_on_inputs else {"pairs": 2, "plain": 3, "template": 3}[kind])
     assert rows.report["dropped"] == rows.dropped_examples
+
+
+def whole(cache, length):
+    """What `split_examples` yields if examples end with the last answer that fits; None for what has none."""
+    for one in split_examples(cache, 10**6):
+        if one is None:
+            yield None
+            continue
+        inputs, ids, weights, *_ = one
+        ends = [i + 1 for i in range(len(ids)) if weights[i] and not any(weights[i + 1 : i + 2])]
+        fits = [len(ids)] if len(ids) <= length else [end for end in ends if end <= length]
+        yield tuple(x[: fits[-1]] for x in (inputs, ids, weights)) if fits else None
+
+
+@pytest.mark.parametrize("loss_on_inputs", [False, True])
+@pytest.mark.parametrize("length", [40, 64, 400])
+@pytest.mark.parametrize("kind", ["pairs", "plain", "template"])
+def test_whole_turns_are_kept_or_left_out(caches, kind, length, loss_on_inputs):
+    rows = PackedConversations(caches[kind], length, loss_on_inputs, whole_turns=True)
+    expected = list(whole(caches[kind], length))
+    found = collections.Counter(one[:2] for one in segments(everything(rows)))
+    kept = collections.Counter(one[:2] for one in expected if one)
+    without = collections.Counter() if not loss_on_inputs else found - kept
+    assert found == kept + without and without.total() == int(loss_on_inputs)
+    assert rows.too_long == expected.count(None) - 1 and rows.dropped_examples == rows.too_long + int(
+        not loss_on_inputs
+    )
+    assert rows.report["too_long"] == rows.too_long
+    assert (rows.too_long + sum(rows.truncated_tokens.values()) > 0) == (length < 400)
+    tokens = sum(len(rows.cache.tokens(name)) for name in rows.task_features)
+    assert rows.used_tokens + rows.unused_tokens + sum(rows.truncated_tokens.values()) == tokens
+    assert rows.used_tokens == sum(len(ids) + rows.start_tokens for _, ids, _ in segments(everything(rows)))
+
+
+def test_rows_that_hold_no_turn_are_refused(caches):
+    rows = PackedConversations(caches["plain"], 2, whole_turns=True)
+    with pytest.raises(ValueError, match="has a token to predict; 81 do not fit in length=2: give a larger one"):
+        len(rows)
 
 
 @pytest.mark.parametrize("kind", ["plain", "template"])

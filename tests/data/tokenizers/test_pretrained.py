@@ -3,7 +3,7 @@
 import pytest
 from tokenizers import Tokenizer
 
-from t5x_like.data.tokenizers.chat import render_chat
+from t5x_like.data.chats.chat import render_chat
 from t5x_like.data.tokenizers.folder import export, read_folder
 from t5x_like.data.tokenizers.gguf import from_gguf
 from tests.data.tokenizers.tiny_tokenizers import TEXTS, VARIED

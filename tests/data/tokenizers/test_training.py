@@ -13,8 +13,9 @@ import sentencepiece
 import tokenizers
 
 from t5x_like.cleaning import reading
-from t5x_like.data.tokenizers import chat, training
+from t5x_like.data.chats import chat
 from t5x_like.data.tokenizers import folder as tokenizer_folder
+from t5x_like.data.tokenizers import training
 from tests.data.tokenizers import tiny_tokenizers
 from tests.data.tokenizers.tiny_tokenizers import VARIED
 

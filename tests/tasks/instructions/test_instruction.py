@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from t5x_like.data.tokenizers.chat import conversation_examples, conversation_ids
+from t5x_like.data.chats.masks import conversation_examples, conversation_ids
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.prompting import renderings
 from t5x_like.prompting.renderings import Shots
@@ -215,4 +215,4 @@ def test_a_cache_depends_on_templates_chat_templates_and_code(tasks):
         "t5x_like.tasks.instructions.instruction",
     ):
         assert module in json.loads(plain)["modules"]
-    assert "t5x_like.data.tokenizers.chat" in json.loads(chat)["modules"]
+    assert "t5x_like.data.chats.chat" in json.loads(chat)["modules"]

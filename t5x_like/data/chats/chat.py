@@ -1,4 +1,4 @@
-"""Chats as text and as ids: renders a vocabulary's chat template as transformers does, and marks the assistant's tokens.
+"""Chats as text and as ids: renders a vocabulary's chat template as transformers does.
 
 Only the template writes control tokens. The name of one in a message ("<|im_end|>") is text: it is broken by a mark, a character
 that is not in the messages, before the template is rendered, and `encode` removes the marks.
@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from t5x_like.data.tokenizers import rendering
+from t5x_like.data.chats import rendering
 from t5x_like.data.tokenizers.literal import find_names, replace_texts, texts_of
 from t5x_like.data.tokenizers.vocabularies import end_id
 from t5x_like.types import Vocabulary
@@ -57,76 +57,6 @@ def prompt_ids(
     """
     chat = Chat.quote(vocabulary, messages, tools)
     return chat.encode(chat.render(len(messages), True) + beginning)
-
-
-def conversation_ids(vocabulary: Vocabulary, messages: Sequence[Message]) -> Masked:
-    """(ids, mask) of a whole chat: the mask is 1 on the assistant's tokens and on the ends of its turns, else 0.
-
-    The ids are those of the whole text; a token that crosses the border of a turn belongs to the assistant.
-
-    Raises:
-      ValueError: no message is the assistant's, or the template does not show its content.
-    """
-    turns = assistant_turns(messages)
-    if vocabulary.chat_template is None:
-        return untemplated_ids(vocabulary, messages)
-    return masked_ids(Chat.quote(vocabulary, messages), len(messages), turns)
-
-
-def conversation_examples(vocabulary: Vocabulary, messages: Sequence[Message]) -> list[Masked]:
-    """The chat as training examples (ids, mask): each assistant turn is learned once, after the text it is generated from.
-
-    Most templates render the first messages of a chat as a prefix of the whole, and there is one example,
-    `conversation_ids`. Others leave the thoughts of earlier turns out; then the chat is several examples, each with the
-    messages up to a turn as the template renders them at inference.
-
-    Raises:
-      ValueError: no message is the assistant's, or the template does not render a turn after its own generation prompt.
-    """
-    turns = assistant_turns(messages)
-    if vocabulary.chat_template is None:
-        return [untemplated_ids(vocabulary, messages)]
-    chat = Chat.quote(vocabulary, messages)
-    texts = {turn: chat.render(turn + 1) for turn in turns}
-    if not chat.has_marks:
-        check_prompts(chat, texts)
-    whole, examples = chat.render(len(messages)), []
-    count = len(messages) if whole.startswith(texts[turns[-1]]) else turns[-1] + 1
-    while turns:
-        text = texts[turns[-1]]
-        together = [turn for turn in turns if text.startswith(texts[turn])]
-        examples.append(masked_ids(chat, count, together))
-        turns = [turn for turn in turns if turn not in together]
-        count = turns[-1] + 1 if turns else 0
-    return examples[::-1]
-
-
-def assistant_turns(messages: Sequence[Message]) -> list[int]:
-    """The indices of the assistant's messages.
-
-    Raises:
-      ValueError: a message is invalid, or none is the assistant's.
-    """
-    check_messages(messages)
-    turns = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
-    if not turns:
-        raise ValueError(f"none of these {len(messages)} messages is the assistant's, so there are no targets; add one")
-    return turns
-
-
-def check_prompts(chat: "Chat", texts: Mapping[int, str]) -> None:
-    """Checks that the texts up to the assistant's turns, by turn, begin with the prompts that they are generated from.
-
-    Raises:
-      ValueError: one does not.
-    """
-    for turn, text in texts.items():
-        if not text.startswith(chat.render_prompt(turn)):
-            raise ValueError(
-                f"the chat template renders messages[{turn}] otherwise than after its own generation prompt, so what is trained "
-                "would not be what the model generates; put {% generation %} and {% endgeneration %} around the assistant's "
-                "text in the template"
-            )
 
 
 def check_template(vocabulary: Vocabulary) -> None:
@@ -264,92 +194,14 @@ def special_token(vocabulary: Vocabulary, kind: str) -> str | None:
     return None if index is None else vocabulary.token(index)
 
 
-def masked_ids(chat: Chat, count: int, turns: Sequence[int]) -> Masked:
-    """(ids, mask) of the first `count` messages, with the mask on `turns`."""
-    text = chat.render(count)
-    ids = chat.encode(text)
-    mask = [0] * len(ids)
-    marked = marked_spans(chat, count, text)
-    stop_ids = chat.vocabulary.stop_ids
-    for turn in turns:
-        begin, end = marked[turn] if marked else find_span(chat, count, text, turn)
-        first, last = count_tokens(chat, ids, text[:begin])[0], count_tokens(chat, ids, text[:end])[1]
-        # Text after the token that ends the turn (a newline) is never generated.
-        ends = [i for i in range(first, last) if ids[i] in stop_ids]
-        if ends:
-            last = ends[-1] + 1
-        elif last < len(ids) and ids[last] in stop_ids:
-            last += 1
-        mask[first:last] = [1] * (last - first)
-    return ids, mask
-
-
-def count_tokens(chat: Chat, ids: list[int], prefix: str) -> tuple[int, int]:
-    """How many of a text's tokens lie inside its prefix, and that number including a token that crosses its end."""
-    alone = chat.encode(prefix)
-    inside = count_equal(ids, alone)
-    return inside, inside + (inside < len(alone))
-
-
 def count_equal(ours: Sequence, theirs: Sequence) -> int:
     """The length of the longest common prefix."""
     different = (i for i, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other)
     return next(different, min(len(ours), len(theirs)))
 
 
-def marked_spans(chat: Chat, count: int, text: str) -> dict[int, tuple[int, int]]:
-    """(begin, end) in `text` of the template's {% generation %} blocks, by turn; {} if it has no such blocks.
-
-    Raises:
-      ValueError: the blocks are not the assistant's turns.
-    """
-    if not chat.has_marks:
-        return {}
-    begin, end = chat.marks[1:3]
-    parts = chat.render(count, marks=(begin, end)).split(begin)
-    spans, position = [], len(parts[0])
-    for part in parts[1:]:
-        inside, _, after = part.partition(end)
-        spans.append((position, position + len(inside)))
-        position += len(inside) + len(after)
-    turns = assistant_turns(chat.plain[:count])
-    if len(spans) != len(turns) or position != len(text):
-        raise ValueError(
-            f"the chat template marks {len(spans)} turns by {{% generation %}}, the assistant has {len(turns)} in these "
-            f"{count} messages; mark exactly the assistant's text"
-        )
-    return dict(zip(turns, spans, strict=True))
-
-
-def find_span(chat: Chat, count: int, text: str, turn: int) -> tuple[int, int]:
-    """(begin, end) of messages[turn] in the text of the first `count` messages.
-
-    It lies between the texts of the messages before it and up to it, where these are prefixes of `text`. Where the template
-    renders earlier turns otherwise, it is what changes if the content of the message is replaced.
-
-    Raises:
-      ValueError: the template does not show the content.
-    """
-    prompt, so_far = chat.render_prompt(turn), chat.render(turn + 1)
-    if text.startswith(so_far) and so_far.startswith(prompt):
-        begin, end = len(prompt), len(so_far)
-    else:
-        other = [*chat.messages[:count]]
-        other[turn] = {**other[turn], "content": chat.marks[3]}
-        changed = chat.render_messages(other, chat.tools, False)
-        begin = count_equal(text, changed)
-        end = len(text) - count_equal(text[begin:][::-1], changed[begin:][::-1])
-        begin = min(len(prompt), end) if text.startswith(prompt) else begin
-    if begin == end:
-        raise ValueError(
-            f"the chat template does not show messages[{turn}] of {count}, so it cannot be learned; remove the message, or put "
-            "{% generation %} and {% endgeneration %} around the assistant's text in the template"
-        )
-    return begin, end
-
-
 def untemplated_prompt_ids(vocabulary: Vocabulary, messages: Sequence[Message]) -> list[int]:
-    """`prompt_ids` for a vocabulary without a template: how `conversation_ids` begins if the next turn is the assistant's.
+    """`prompt_ids` for a vocabulary without a template: how `masks.conversation_ids` begins if the next turn is the assistant's.
 
     Raises:
       ValueError: a message is invalid.
@@ -359,7 +211,7 @@ def untemplated_prompt_ids(vocabulary: Vocabulary, messages: Sequence[Message]) 
 
 
 def untemplated_ids(vocabulary: Vocabulary, messages: Sequence[Message]) -> Masked:
-    """`conversation_ids` of a vocabulary without a template."""
+    """`masks.conversation_ids` of a vocabulary without a template."""
     ids: list[int] = []
     mask: list[int] = []
     prompt = ""

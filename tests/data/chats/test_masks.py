@@ -7,8 +7,9 @@ import textwrap
 
 import pytest
 
+from t5x_like.data.chats.chat import prompt_ids, render_chat
+from t5x_like.data.chats.masks import conversation_examples, conversation_ids
 from t5x_like.data.tokenizers import training
-from t5x_like.data.tokenizers.chat import conversation_examples, conversation_ids, prompt_ids, render_chat
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary, SentencePieceVocabulary
 from tests.data.tokenizers import tiny_tokenizers

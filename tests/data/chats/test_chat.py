@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from t5x_like.data.tokenizers import rendering
-from t5x_like.data.tokenizers.chat import conversation_ids, prompt_ids, render_chat, untemplated_prompt_ids
+from t5x_like.data.chats import rendering
+from t5x_like.data.chats.chat import prompt_ids, render_chat, untemplated_prompt_ids
+from t5x_like.data.chats.masks import conversation_ids
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
 from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from tests.data.tokenizers import tiny_tokenizers
