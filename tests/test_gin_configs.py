@@ -9,11 +9,15 @@ import pytest
 from t5x_like.cli import setup
 from t5x_like.cli.gin import runtime
 from t5x_like.cli.gin.runtime import ConfigError
+from t5x_like.data.tokenizers import folder as tokenizer_folder
+from t5x_like.data.tokenizers import training
 from t5x_like.decoding.beams import BeamSearch
 from t5x_like.decoding.processors import NoRepeatNGram, RepetitionPenalty
 from t5x_like.decoding.proposers import PromptLookup
 from t5x_like.decoding.sampling import Sample
+from tests.data.tokenizers import tiny_tokenizers
 from tests.gin_models import CONFIGS, TINY, family_of
+from tests.tasks.custom.test_files import built_here  # noqa: F401
 from tests.training.test_monitor import write_reference
 
 # family: (objective, task); one family of every kind, all of them take a step in test_gin_architectures
@@ -139,6 +143,36 @@ def test_instruction_tuning_starts_from_a_run(tiny_root, tmp_path):
     assert before["eval/loss"] > 0 and after["eval/target_tokens"] > 0
 
 
+RECIPES = {
+    "alpaca": (
+        {"instruction": "Add.", "input": "1 + 1", "output": "2"},
+        {"instruction": "Hi.", "input": "", "output": "Hello."},
+    ),
+    "vicuna": ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]},) * 2,
+    "flan": (),
+    "code_llama": (),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_start_from_a_run(name, tiny_root, tmp_path, built_here):  # noqa: F811
+    size = "code_llama" if name == "code_llama" else "llama"
+    macros = {"TASK": "pairs" if name == "flan" else "tiny", "EVAL_TASKS": (), "LENGTH": 128}
+    files = [f"sizes/{size}/tiny.gin", "optimizers/adamw.gin"]
+    if RECIPES[name]:
+        folder = tmp_path / "tokenizer"
+        tokenizer_folder.export(training.train("bpe", tiny_tokenizers.TEXTS, 384), folder)
+        places = [tmp_path / "train.jsonl", tmp_path / "validation.jsonl"]
+        for place, record in zip(places, RECIPES[name], strict=True):
+            place.write_text(json.dumps(record) + "\n")
+        macros |= {"VOCABULARY": folder, "TRAIN_FILES": places[0], "VALIDATION_FILES": places[1]}
+        del macros["TASK"]
+    text = [*files, "objectives/causal_lm.gin", "runs/pretrain.gin"]
+    run(text, tiny_root, tmp_path / "base", TASK="tiny", LENGTH=64)
+    last = run([files[0], f"runs/{name}.gin"], tiny_root, tmp_path / "tuned", INITIAL=tmp_path / "base", **macros)
+    assert last["eval/target_tokens"] > 0
+
+
 def test_text_and_instructions_train_together(tiny_root, tmp_path):
     files = ["sizes/llama/tiny.gin", "optimizers/adamw.gin", "runs/multitask.gin"]
     last = run(files, tiny_root, tmp_path, TASK="pairs", TEXT_TASK="tiny", LENGTH=256)
@@ -215,6 +249,7 @@ def test_every_file_is_tested():
         "runs/info",
         "runs/sft",
         "runs/multitask",
+        *(f"runs/{name}" for name in RECIPES),
         "precision/bfloat16",
         "optimizers/adamw",
     }
