@@ -50,6 +50,7 @@ LAYERS = {
     "t5x_like.serving": (3.05, "serving"),
     "t5x_like.inference": (3.055, "inference"),
     "t5x_like.exporting": (3.06, "exporting"),
+    "t5x_like.tuning": (3.07, "tuning"),
     "t5x_like.evaluation": (3.1, "evaluation"),
     "t5x_like.training": (3.2, "training"),
     "t5x_like.alignment": (3.3, "alignment"),

@@ -7,7 +7,7 @@ for another run or for inference.
 
 from t5x_like.checkpoints.checkpointer import Checkpointer
 from t5x_like.checkpoints.folder import DamagedCheckpointError, complete_steps, leaves_by_name
-from t5x_like.checkpoints.restore import InitializeFrom, restore_params, restore_parts
+from t5x_like.checkpoints.restore import InitializeFrom, restore_base, restore_params, restore_parts
 from t5x_like.checkpoints.verify import latest_step
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "complete_steps",
     "latest_step",
     "leaves_by_name",
+    "restore_base",
     "restore_params",
     "restore_parts",
 ]

@@ -82,6 +82,34 @@ def restore_parts(
     return params, fixed, int(folder.name)
 
 
+def restore_base(run_dir: PathLike, abstract: Params, step: int | None = None) -> Params | None:
+    """The model's parameters before a run tuned some of them, in their stored dtypes; None if their source has not all.
+
+    Raises:
+      FileNotFoundError, ValueError: the run has no frozen parameters, or their source is missing or has changed.
+    """
+    wanted = files.leaves_by_name({"params": abstract})
+
+    def read(folder: Path) -> dict[str, jax.Array] | None:
+        record = files.manifest(folder)["meta"].get("frozen")
+        if record is None:
+            raise ValueError(
+                f"{run_dir} trained all parameters of its model: it has no adapter; export it without --adapter"
+            )
+        places = frozen.locate(frozen.source_of(run_dir, record))
+        if set(wanted) - set(places):
+            return None
+        target = {
+            name: jax.ShapeDtypeStruct(x.shape, places[name][1][1], sharding=x.sharding) for name, x in wanted.items()
+        }
+        return frozen.read(places, target, f"frozen parameters of {run_dir}")
+
+    arrays, _ = read_step(run_dir, step, read)
+    return (
+        None if arrays is None else jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in wanted])
+    )
+
+
 def check_added(wanted: Mapping[str, Any], stored: Mapping[str, Any], where: str) -> None:
     """Checks that nothing which a run added to its model's parameters is left out.
 
@@ -91,8 +119,18 @@ def check_added(wanted: Mapping[str, Any], stored: Mapping[str, Any], where: str
     if added := [name for name in stored if ADDED in name and name not in wanted]:
         raise ValueError(
             f"{where} has {len(added)} arrays that its transform added to the model's parameters, such as {added[0]}; "
-            "write the model's parameters with `t5x_like merge RUN_DIR --out=FOLDER`, and use FOLDER in its place"
+            "use the same transform, or write the model's parameters with `t5x_like merge RUN_DIR --out=FOLDER` and use FOLDER"
         )
+
+
+def added_names(trained: Params) -> dict[str, Any]:
+    """{name in a checkpoint: leaf} of what a transform added, among trained parameters."""
+    return {f"params.{name}": x for name, x in files.leaves_by_name(trained).items() if ADDED in name}
+
+
+def shapes_of(arrays: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    """The abstract arrays by name, laid out as these are."""
+    return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for name, x in arrays.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +146,11 @@ class InitializeFrom:
     exclude: Sequence[str] = ()
     step: int | None = None
 
-    def restore(self, params: Params) -> tuple[Params, list[str], list[str], Path]:
+    def restore(self, params: Params, added: Params | None = None) -> tuple[Params, list[str], list[str], Path]:
         """(params, names restored, names left fresh, checkpoint folder); the params are laid out as `params` are.
+
+        `added` is what the new run's transform adds to them: see `restore_added`. A checkpoint with anything else of that kind
+        is refused.
 
         Raises:
           FileNotFoundError: the run has no such checkpoint. DamagedCheckpointError: it is damaged.
@@ -117,19 +158,34 @@ class InitializeFrom:
         """
         current = {f"params.{name}": x for name, x in files.leaves_by_name(params).items()}
         selected = self._choose(current)
-        abstract: dict[str, Any] = {
-            n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for n, x in selected.items()
-        }
+        abstract, own = shapes_of(selected), added_names(added or {})
 
         def read(folder: Path) -> dict[str, jax.Array]:
             places = frozen.locate(folder)
-            check_added(abstract, places, f"initialize_from: {folder}")
+            check_added(abstract | own, places, f"initialize_from: {folder}")
             return frozen.read(places, abstract, f"initialize_from: {folder}")
 
         arrays, folder = read_step(self.run_dir, self.step, read, "initialize_from: ")
         leaves = [arrays.get(name, x) for name, x in current.items()]
         fresh = [name for name in current if name not in selected]
         return jax.tree.unflatten(jax.tree.structure(params), leaves), sorted(selected), fresh, folder
+
+    def restore_added(self, trained: Params) -> tuple[Params, list[str]]:
+        """(trained, names restored): what a run with the same transform had added to its model; nothing if it had no such.
+
+        Raises:
+          FileNotFoundError, DamagedCheckpointError: as `restore`. ValueError: some are missing or of another shape.
+        """
+        wanted = added_names(trained)
+
+        def read(folder: Path) -> dict[str, jax.Array]:
+            places = frozen.locate(folder)
+            found = any(ADDED in name for name in places)
+            return frozen.read(places, shapes_of(wanted), f"initialize_from: {folder}") if found else {}
+
+        arrays, _ = read_step(self.run_dir, self.step, read, "initialize_from: ")
+        leaves = [arrays.get(f"params.{name}", x) for name, x in files.leaves_by_name(trained).items()]
+        return jax.tree.unflatten(jax.tree.structure(trained), leaves), sorted(arrays)
 
     def check(self, params: Params) -> None:
         """Checks that the checkpoint has the chosen ones of `params`, whose shapes are enough. No array is read.

@@ -24,6 +24,8 @@ EXAMPLES = """examples:
   t5x_like hf import model-q4_1.gguf --out=/tmp/smollm2
   t5x_like infer --run_dir=/tmp/smollm2 --chat --prompt='What is the capital of France?'
   t5x_like hf export /tmp/my_run --out=/tmp/for_transformers
+  t5x_like hf import ~/models/SmolLM2-135M --adapter=my_lora --out=/tmp/smollm2_lora
+  t5x_like hf export /tmp/tuned --adapter --out=/tmp/for_peft
 """
 
 
@@ -36,9 +38,13 @@ def main(argv: Sequence[str]) -> int:
     importing.add_argument("source", help="folder with config.json and safetensors, or a .gguf file")
     importing.add_argument("--ignore", default="", metavar="A,B", help="fields of config.json to ignore")
     importing.add_argument("--unrolled", action="store_true", help="unroll the layers instead of scanning them")
+    importing.add_argument(
+        "--adapter", metavar="FOLDER", help="an adapter of PEFT for the model: the run is that of its tuning"
+    )
     importing.add_argument("--allow_nonfinite", action="store_true", help="accept weights that are NaN or infinite")
     exporting = commands.add_parser("export", help="convert a run to a folder that transformers loads")
     exporting.add_argument("source", help="run directory")
+    exporting.add_argument("--adapter", action="store_true", help="write what the run tuned alone, in PEFT's format")
     exporting.add_argument("--step", type=flags.count, help="checkpoint to read (default: the newest)")
     exporting.add_argument(
         "--model_type", help="model_type to write (default: the imported one, or the first that fits)"
@@ -99,8 +105,9 @@ def import_model(args: argparse.Namespace, out: Path) -> None:
     options["ignore"] = tuple(filter(None, args.ignore.split(",")))
     read = from_gguf if source.is_file() else from_folder
     model, params, config, vocabulary = read(source, options)
+    adapter = None if args.adapter is None else read_adapter(Path(args.adapter).expanduser(), model, params, config)
     with atomic.new_folder(out) as partial:
-        write_run(partial, model, params, config, vocabulary)
+        write_run(partial, model, params, config, vocabulary, adapter)
     hint = "" if vocabulary is None else f"; try: t5x_like infer --run_dir={args.out} --prompt='...'"
     print(f"imported {args.source} as {args.out}{hint}")
 
@@ -132,17 +139,37 @@ def from_gguf(source: Path, options: dict[str, Any]) -> tuple[Any, Params, dict[
     return *hf.load(source, **options), config, gguf_tokenizer.from_gguf(values, config["vocab_size"])
 
 
-def write_run(folder: Path, model: Any, params: Params, config: dict[str, Any], vocabulary: Vocabulary | None) -> None:
+def read_adapter(folder: Path, model: Any, params: Params, config: dict[str, Any]) -> Any:
+    """The adapter of a folder of PEFT for the model of a config.json."""
+    from t5x_like.hf import families
+    from t5x_like.tuning import importing
+    from t5x_like.tuning.names import Names
+
+    return importing.read(folder, Names(families.FAMILIES[config["model_type"]], model), params)
+
+
+def write_run(
+    folder: Path,
+    model: Any,
+    params: Params,
+    config: dict[str, Any],
+    vocabulary: Vocabulary | None,
+    adapter: Any = None,
+) -> None:
     """Writes config.gin, the checkpoint of step 0, the vocabulary and the original config.json.
+
+    With an adapter the run is one that trained it: the model's parameters are the frozen ones.
 
     Raises:
       RuntimeError: config.gin does not describe the same model.
     """
     from t5x_like import checkpoints
+    from t5x_like.checkpoints import frozen
     from t5x_like.cli.gin import text as gin_text
     from t5x_like.hf import modules
 
-    text = f"# Imported by t5x_like hf import, model_type {config['model_type']}.\n{gin_text.format_model(model)}"
+    formatted = gin_text.format_model(model, None if adapter is None else adapter.transform)
+    text = f"# Imported by t5x_like hf import, model_type {config['model_type']}.\n{formatted}"
     run_dir = RunDir(folder)
     run_dir.config.write_text(text)
     parsed = runtime.parse([str(run_dir.config)], ()).evaluate("%MODEL")
@@ -151,8 +178,12 @@ def write_run(folder: Path, model: Any, params: Params, config: dict[str, Any], 
     (folder / ORIGINAL).write_text(json.dumps(config, indent=2) + "\n")
     if vocabulary is not None:
         vocabulary.save(run_dir.vocabulary)
+    meta: dict[str, Any] = {"data": "imported"}
+    if adapter is not None:
+        meta["frozen"] = frozen.describe(frozen.save(folder, params), folder)
+        params = adapter.trained
     saver = checkpoints.Checkpointer(run_dir.checkpoints)
-    saver.save(0, {"params": params}, {"data": "imported"})
+    saver.save(0, {"params": params}, meta)
     saver.close()
 
 
@@ -165,6 +196,8 @@ def export_model(args: argparse.Namespace, out: Path) -> None:
 
     dtype = dtype_of(args.dtype)
     run = setup.TrainedRun(args.source, (), args.step)
+    if args.adapter:
+        return export_adapter(args, run, out)
     original = Path(args.source) / ORIGINAL
     extra = json.loads(original.read_text()) if original.exists() else {}
     model_type = args.model_type or extra.get("model_type")
@@ -184,3 +217,21 @@ def export_model(args: argparse.Namespace, out: Path) -> None:
         progress=progress_bar("export"),
     )
     print(f"exported {args.source} (step {run.step}) as {args.out}, model_type {family.model_type}")
+
+
+def export_adapter(args: argparse.Namespace, run: Any, out: Path) -> None:
+    """Writes what a run tuned as a folder of PEFT."""
+    from t5x_like.hf import families
+    from t5x_like.tuning import exporting
+    from t5x_like.tuning.names import Names
+
+    original = Path(args.source) / ORIGINAL
+    stored = json.loads(original.read_text()) if original.exists() else {}
+    family, _ = families.build_config(run.model, args.model_type or stored.get("model_type"))
+    batch = families.example_batch(run.model)
+    (trained, _), base = run.stored_parts(batch), run.base_params(batch)
+    names = Names(family, run.model)
+    source = stored.get("_name_or_path") or args.source
+    with atomic.new_folder(out) as partial:
+        exporting.write(partial, names, run.transform, trained, base, source)
+    print(f"exported what {args.source} (step {run.step}) tuned as {args.out}; its base is {source}")

@@ -220,12 +220,25 @@ class TrainedRun:
         """Parameters of `step` in the dtypes of the checkpoint."""
         return self._restore(batch, keep_dtypes=True)
 
+    def stored_parts(self, batch: Any) -> tuple[Params, Params]:
+        """(trained, frozen) parameters of `step` in the dtypes of the checkpoint."""
+        return self._restore_parts(batch, keep_dtypes=True)
+
+    def base_params(self, batch: Any) -> Params | None:
+        """The parameters that were tuned, as they were before; None if no checkpoint holds all of them."""
+        boxed = parameters.init_abstract(self.model, batch, self.mesh, self.rules, self.precision)
+        abstract = parameters.abstract(boxed, partitioning.shardings(boxed, self.mesh, self.rules))
+        return checkpoints.restore_base(self.run_dir, abstract, self.step)
+
     def _restore(self, batch: Any, keep_dtypes: bool) -> Params:
+        return parameters.plain(self.transform.merge(*self._restore_parts(batch, keep_dtypes)))
+
+    def _restore_parts(self, batch: Any, keep_dtypes: bool) -> tuple[Params, Params]:
         boxed = parameters.init_abstract(self.model, batch, self.mesh, self.rules, self.precision)
         parts = parameters.split_abstract(self.transform, boxed)
         trained, frozen = (parameters.abstract(x, partitioning.shardings(x, self.mesh, self.rules)) for x in parts)
         params, fixed, self.step = checkpoints.restore_parts(self.run_dir, trained, frozen, self.step, keep_dtypes)
-        return parameters.plain(self.transform.merge(params, fixed))
+        return params, fixed
 
 
 def open_from_flags(

@@ -204,9 +204,14 @@ def byte_size(tensor: StoredTensor) -> int:
     return math.prod(tensor.shape) * tensor.dtype.itemsize
 
 
-def write_file(path: Path, tensors: Mapping[str, StoredTensor], steps: Iterator[str]) -> None:
+def write_file(
+    path: Path,
+    tensors: Mapping[str, StoredTensor],
+    steps: Iterator[str],
+    metadata: Mapping[str, str] = {"format": "pt"},
+) -> None:
     """Writes one safetensors file. A tensor is in memory only while it is written; each advances `steps`."""
-    header: dict[str, dict[str, Any]] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, dict[str, Any]] = {"__metadata__": dict(metadata)}
     offset = 0
     for name, tensor in tensors.items():
         end = offset + byte_size(tensor)

@@ -326,12 +326,14 @@ def restore_or_create(
     state = layout.create(seed)
     source = None
     if initialize_from is not None:
-        full, restored, fresh, folder = initialize_from.restore(layout.parameters(state))
+        full, restored, fresh, folder = initialize_from.restore(layout.parameters(state), state.params)
+        state = layout.with_parameters(state, full)
+        trained, added = initialize_from.restore_added(state.params)
+        state = state.replace(params=trained)
         print(
-            f"{len(restored)} parameters restored from {initialize_from.run_dir}, {len(fresh)} fresh"
+            f"{len(restored) + len(added)} parameters restored from {initialize_from.run_dir}, {len(fresh)} fresh"
             f"{': ' if fresh else ''}{', '.join(fresh)}"
         )
-        state = layout.with_parameters(state, full)
         if all(name in restored for name in checkpoints.leaves_by_name({"params": state.frozen})):
             source = folder
     if abstract.frozen:

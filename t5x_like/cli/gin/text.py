@@ -14,8 +14,10 @@ from t5x_like.cli.gin.source import Reference
 PUBLIC = {"jax._src.nn.functions": "jax.nn", "jax._src.numpy.scalar_types": "jax.numpy"}
 
 
-def format_model(model: nn.Module) -> str:
+def format_model(model: nn.Module, transform: Any = None) -> str:
     """Gin text with the macro MODEL and `trainer.train.model`, which gives the same model when parsed.
+
+    A transform of its parameters is written as `trainer.train.transform`.
 
     Raises:
       ValueError: the value of a field cannot be written as gin.
@@ -23,9 +25,11 @@ def format_model(model: nn.Module) -> str:
     bindings: dict[str, dict[str, Any]] = {}
     modules = {"t5x_like.training.trainer"}
     reference = module_reference(model, "", bindings, modules)
+    tuned = None if transform is None else to_gin_value(transform, "transform", bindings, modules)
     lines = ["from __gin__ import dynamic_registration", ""]
     lines += [runtime.import_text(name, name.rpartition(".")[2]) for name in sorted(modules)]
     lines += ["", f"MODEL = {reference!r}", "", "trainer.train.model = %MODEL"]
+    lines += [] if tuned is None else [f"trainer.train.transform = {tuned!r}"]
     for selector, fields in bindings.items():
         lines += ["", f"{selector}:", *(f"  {name} = {value!r}" for name, value in fields.items())]
     return "\n".join(lines) + "\n"
