@@ -146,7 +146,7 @@ def test_instruction_tuning_starts_from_a_run(tiny_root, tmp_path):
 RECIPES = {
     "alpaca": (
         {"instruction": "Add.", "input": "1 + 1", "output": "2"},
-        {"instruction": "Hi.", "input": "", "output": "Hello."},
+        {"instruction": "Hi.", "output": "Hello."},
     ),
     "vicuna": ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]},) * 2,
     "flan": (),

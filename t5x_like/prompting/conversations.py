@@ -157,6 +157,8 @@ def read_message(where: str, message: Any) -> dict[str, Any]:
     role = message.get("role")
     if not isinstance(role, str) or role not in ROLES:
         raise ChatError("role", f"{where} has the role {role!r}; known are {', '.join(ROLES)}")
+    if message.get("weight") not in (None, 0, 1):
+        raise ChatError("message", f"{where} has weight={message['weight']!r}; give 0 (not learned) or 1")
     calls = read_calls(where, message.pop("tool_calls", None))
     content = message.get("content")
     if content is None and calls:

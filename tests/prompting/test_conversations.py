@@ -80,6 +80,7 @@ USER = {"role": "user", "content": "x"}
         ([{"content": "x"}], "role", r"messages\[0\] has the role None"),
         ([{"role": "user", "content": None}], "message", r"messages\[0\] has the content 'None', which is not text"),
         ([{"role": "user", "content": [{"type": "image"}]}], "message", "which is not text"),
+        ([{**USER, "weight": 0.5}], "message", r"messages\[0\] has weight=0.5; give 0"),
         ([USER, {"role": "assistant", "content": " \n"}], "empty_completion", r"messages\[1\] of 'assistant' is empty"),
         ([USER, {"role": "assistant", "content": "", "tool_calls": [{}]}], "tools", "calls '{}', which has no name"),
         ([USER, {"role": "assistant", "content": "", "tool_calls": {"a": 1}}], "tools", "which is no list"),

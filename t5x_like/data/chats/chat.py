@@ -22,7 +22,8 @@ from t5x_like.data.tokenizers.literal import find_names, replace_texts, texts_of
 from t5x_like.data.tokenizers.vocabularies import end_id
 from t5x_like.types import Vocabulary
 
-Message = Mapping[str, Any]  # {"role": "system" | "user" | "assistant" | "tool", "content": text, "tool_calls": calls}
+# {"role": "system" | "user" | "assistant" | "tool", "content": text, "tool_calls": calls, "weight": 0 for an answer not to learn}
+Message = Mapping[str, Any]
 Tools = Sequence[Mapping[str, Any]] | None  # {"type": "function", "function": {"name", "description", "parameters"}}
 Masked = tuple[list[int], list[int]]  # ids, and a mask of equal length that is 1 where the loss is
 NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]  # Unicode reserves them for a program's own use
@@ -216,12 +217,13 @@ def untemplated_ids(vocabulary: Vocabulary, messages: Sequence[Message]) -> Mask
     mask: list[int] = []
     prompt = ""
     for message in messages:
+        learned = int(message.get("weight") != 0)
         prompt += f"{message['role'].capitalize()}:\n"
         if message["role"] != "assistant":
             prompt += f"{message['content']}\n\n"
             continue
         turn = [*vocabulary.encode(message["content"], literal=True), end_id(vocabulary)]
         before = vocabulary.encode(prompt, literal=True)
-        ids, mask, prompt = [*ids, *before, *turn], [*mask, *[0] * len(before), *[1] * len(turn)], ""
+        ids, mask, prompt = [*ids, *before, *turn], [*mask, *[0] * len(before), *[learned] * len(turn)], ""
     after = vocabulary.encode(prompt, literal=True)
     return ids + after, mask + [0] * len(after)

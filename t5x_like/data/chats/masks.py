@@ -18,7 +18,7 @@ def conversation_ids(vocabulary: Vocabulary, messages: Sequence[Message], tools:
     Raises:
       ValueError: no message is the assistant's, or the template does not show its content.
     """
-    turns = assistant_turns(messages)
+    turns = learned_turns(messages)
     if vocabulary.chat_template is None and not tools:
         return untemplated_ids(vocabulary, messages)
     return masked_ids(Chat.quote(vocabulary, messages, tools), len(messages), turns)
@@ -35,7 +35,7 @@ def conversation_examples(vocabulary: Vocabulary, messages: Sequence[Message], t
       ValueError: no message is the assistant's, or the template changes its words, or does not render a turn after its own
         generation prompt.
     """
-    turns = assistant_turns(messages)
+    turns = learned_turns(messages)
     if vocabulary.chat_template is None and not tools:
         return [untemplated_ids(vocabulary, messages)]
     chat = Chat.quote(vocabulary, messages, tools)
@@ -64,6 +64,20 @@ def assistant_turns(messages: Sequence[Message]) -> list[int]:
     turns = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
     if not turns:
         raise ValueError(f"none of these {len(messages)} messages is the assistant's, so there are no targets; add one")
+    return turns
+
+
+def learned_turns(messages: Sequence[Message]) -> list[int]:
+    """The indices of the assistant's messages that are learned: all but those with {"weight": 0}, as in OpenAI's files.
+
+    Raises:
+      ValueError: a message is invalid, or there are none.
+    """
+    turns = [turn for turn in assistant_turns(messages) if messages[turn].get("weight") != 0]
+    if not turns:
+        raise ValueError(
+            f"all of the assistant's turns in these {len(messages)} messages have weight=0, so there are no targets; remove one"
+        )
     return turns
 
 

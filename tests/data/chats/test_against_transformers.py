@@ -9,6 +9,7 @@ import pytest
 from t5x_like.data.chats.chat import render_chat
 from t5x_like.data.chats.masks import check_ends, conversation_examples
 from t5x_like.data.tokenizers.huggingface import TokenizerVocabulary
+from t5x_like.data.tokenizers.vocabularies import ByteVocabulary
 from tests.data.chats import chat_templates
 
 EXPECTED = json.loads(Path(__file__).with_name("masks.json").read_text())
@@ -82,6 +83,18 @@ def test_turns_that_end_with_no_stop_token_are_named():
         ValueError, match=r"turns by the tokens '<\|im_end\|>' 'Ċ', none of which is a stop token \('</s>'\)"
     ):
         check_ends(make_vocabulary("llama2", text=chat_templates.template("chatml")))
+
+
+@pytest.mark.parametrize("marked", [False, True, None])
+def test_turns_of_weight_0_are_read_but_not_learned(marked):
+    vocabulary = ByteVocabulary() if marked is None else make_vocabulary("chatml", marked)
+    messages = chat_templates.chats()[1]
+    weighted = [{**message, "weight": 0} if n == 1 else {**message, "weight": 1} for n, message in enumerate(messages)]
+    [(ids, mask)], [(all_ids, all_mask)] = (conversation_examples(vocabulary, each) for each in (weighted, messages))
+    first = list(itertools.takewhile(lambda n: all_mask[n], range(all_mask.index(1), len(ids))))
+    assert ids == all_ids and not any(mask[: first[-1] + 1]) and mask[first[-1] + 1 :] == all_mask[first[-1] + 1 :]
+    with pytest.raises(ValueError, match="all of the assistant's turns in these 2 messages have weight=0"):
+        conversation_examples(vocabulary, weighted[:2])
 
 
 def test_words_that_name_control_tokens_are_kept_as_text():

@@ -79,6 +79,11 @@ def test_chats_prompts_and_tables_are_the_same_examples(cached, tmp_path, vocabu
         cache = cached(TRAIN_FILES=tmp_path / name, VALIDATION_FILES=tmp_path / "v.jsonl", **macros)
         assert documents(cache) == expected
         assert cache.vocabulary.chat_template == vocabulary[1].chat_template
+    plain = cached(TRAIN_FILES=tmp_path / "m.jsonl", VALIDATION_FILES=tmp_path / "v.jsonl", VOCABULARY="bytes")
+    assert documents(plain) == [conversation_examples(plain.vocabulary, messages)[0] for messages in pairs]
+    ids, mask = documents(plain)[1]
+    learned = [index for index, inside in zip(ids, mask, strict=True) if inside]
+    assert plain.vocabulary.decode(learned[:-1]) == PAIRS[1][1] and learned[-1] == plain.vocabulary.eos
 
 
 def test_chats_with_equal_beginnings_are_in_one_split(cached, tmp_path):
