@@ -35,6 +35,7 @@ COMMANDS = {
     "hf": "t5x_like.cli.hf",
     "merge": "t5x_like.cli.tuning.merge",
     "tokenizer": "t5x_like.cli.data.tokenizer",
+    "self_instruct": "t5x_like.cli.data.self_instruct",
     "quickstart": "t5x_like.cli.quickstart",
     "sweep": "t5x_like.cli.sweep",
     "fit": "t5x_like.cli.forecasting.fit",
