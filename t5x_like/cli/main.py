@@ -165,7 +165,8 @@ def report_internal_error(argv: Sequence[str], error: Exception) -> int:
 
 def overview() -> str:
     """The text of `t5x_like --help`."""
-    lines = [f"  {name:<12}{summary(name)}" for name in COMMANDS]
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:<{width}}{summary(name)}" for name in COMMANDS]
     return "\n".join(["usage: t5x_like COMMAND [flags]", "", "Commands:", *lines, "", EXAMPLE])
 
 
