@@ -15,6 +15,7 @@ from t5x_like.decoding.beams import BeamSearch
 from t5x_like.decoding.processors import NoRepeatNGram, RepetitionPenalty
 from t5x_like.decoding.proposers import PromptLookup
 from t5x_like.decoding.sampling import Sample
+from t5x_like.run_dir import RunDir
 from tests.data.tokenizers import tiny_tokenizers
 from tests.gin_models import CONFIGS, TINY, family_of
 from tests.tasks.custom.test_files import built_here  # noqa: F401
@@ -158,7 +159,6 @@ RECIPES = {
 def test_recipes_start_from_a_run(name, tiny_root, tmp_path, built_here):  # noqa: F811
     size = "code_llama" if name == "code_llama" else "llama"
     macros = {"TASK": "pairs" if name == "flan" else "tiny", "EVAL_TASKS": (), "LENGTH": 128}
-    files = [f"sizes/{size}/tiny.gin", "optimizers/adamw.gin"]
     if RECIPES[name]:
         folder = tmp_path / "tokenizer"
         tokenizer_folder.export(training.train("bpe", tiny_tokenizers.TEXTS, 384), folder)
@@ -167,10 +167,20 @@ def test_recipes_start_from_a_run(name, tiny_root, tmp_path, built_here):  # noq
             place.write_text(json.dumps(record) + "\n")
         macros |= {"VOCABULARY": folder, "TRAIN_FILES": places[0], "VALIDATION_FILES": places[1]}
         del macros["TASK"]
-    text = [*files, "objectives/causal_lm.gin", "runs/pretrain.gin"]
+    text = ["sizes/llama/tiny.gin", "optimizers/adamw.gin", "objectives/causal_lm.gin", "runs/pretrain.gin"]
     run(text, tiny_root, tmp_path / "base", TASK="tiny", LENGTH=64)
-    last = run([files[0], f"runs/{name}.gin"], tiny_root, tmp_path / "tuned", INITIAL=tmp_path / "base", **macros)
+    last = run(
+        [f"sizes/{size}/tiny.gin", f"runs/{name}.gin"],
+        tiny_root,
+        tmp_path / "tuned",
+        INITIAL=tmp_path / "base",
+        **macros,
+    )
     assert last["eval/target_tokens"] > 0
+    template = RunDir(tmp_path / "tuned").vocabulary / "chat_template.jinja"
+    assert template.exists() == bool(RECIPES[name])
+    if template.exists():
+        assert template.read_text() == (CONFIGS / f"chat_templates/{name}.jinja").read_text()
 
 
 def test_text_and_instructions_train_together(tiny_root, tmp_path):

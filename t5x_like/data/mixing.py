@@ -59,6 +59,11 @@ class Mixture:
             values = [describe(getattr(rows, name)) for rows in self.rows]
             if len(set(values)) > 1:
                 raise ValueError(f"the components of a mixture differ in {name}: {', '.join(values)}; make them equal")
+        if len(templates := {template_of(rows) for rows in self.rows} - {None}) > 1:
+            raise ValueError(
+                f"the components of a mixture have chats by {len(templates)} templates, so that the model would have no one "
+                "template; render all by one (TEMPLATE of tasks/chats.gin)"
+            )
         if self.window % self.group:
             raise ValueError(
                 f"window={self.window} is not a multiple of the groups of {self.group} rows; "
@@ -102,7 +107,14 @@ class Mixture:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        return self.rows[0].vocabulary
+        """The vocabulary of all components, with the chat template of those that have chats."""
+        with_chats = [rows for rows in self.rows if template_of(rows) is not None]
+        return (with_chats or self.rows)[0].vocabulary
+
+    @property
+    def chat_template(self) -> str | None:
+        """That of the components with chats; see `Rows.chat_template`."""
+        return next((template for rows in self.rows if (template := template_of(rows)) is not None), None)
 
     @property
     def lengths(self) -> Mapping[str, int]:
@@ -218,6 +230,11 @@ def components(rows: Any) -> dict[str, Any]:
 def reports(rows: Any) -> dict[str, dict[str, int | float]]:
     """The usage of the caches' tokens by task; see `Rows.report`."""
     return {task: part.report for task, part in components(rows).items() if hasattr(part, "report")}
+
+
+def template_of(rows: Any) -> str | None:
+    """The chat template of some rows; None if they have no chats."""
+    return getattr(rows, "chat_template", None)
 
 
 def describe(value: Any) -> str:

@@ -44,6 +44,11 @@ class Rows:
         return self.cache.vocabulary
 
     @property
+    def chat_template(self) -> str | None:
+        """The template that rendered the chats of the rows, "" for plain lines; None if they have no chats."""
+        return None
+
+    @property
     def fingerprint(self) -> str:
         """Class, data and parameters: rows with equal fingerprints are equal."""
         options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "cache"}

@@ -89,6 +89,10 @@ class PackedConversations(Rows):
         return MASK in names
 
     @property
+    def chat_template(self) -> str | None:
+        return (self.vocabulary.chat_template or "") if self.has_mask else None
+
+    @property
     def task_features(self) -> tuple[str, ...]:
         return ("targets",) if self.has_mask else ("inputs", "targets")
 

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from t5x_like.cli.gin import runtime
+from t5x_like.data import mixing
+from t5x_like.data.cache.token_cache import TokenCache
 from t5x_like.data.chats.chat import render_chat
 from t5x_like.data.chats.masks import conversation_examples
 from t5x_like.data.rows.chat import PackedConversations
+from t5x_like.data.rows.language_model import CausalLM
 from t5x_like.data.tokenizers import folder as tokenizer_folder
 from t5x_like.data.tokenizers import training
 from t5x_like.models import architectures, heads, linear
@@ -188,6 +191,24 @@ def test_templates_by_name(cached, tmp_path, vocabulary):
         cached(**files, TEMPLATE="alpacca")
     with pytest.raises(ValueError, match="the vocabulary bytes/125 takes no chat template"):
         cached(**files, TEMPLATE="alpaca", VOCABULARY="bytes")
+
+
+def test_a_mixture_has_the_template_of_its_chats(cached, tmp_path, vocabulary):
+    lines(tmp_path / "a.jsonl", [{"messages": messages, "text": "x"} for messages in CHATS])
+    caches = [cached(TRAIN_FILES=tmp_path / "a.jsonl", TEMPLATE=name) for name in ("alpaca", "vicuna")]
+    rows = [PackedConversations(cache, 128) for cache in caches]
+    with pytest.raises(ValueError, match="have chats by 2 templates"):
+        mixing.Mixture(rows)
+    arguments = {
+        "train": str(tmp_path / "a.jsonl"),
+        "text": "text",
+        "vocabulary": vocabulary[0],
+        "validation_one_in": 2,
+    }
+    arguments["validation"] = str(lines(tmp_path / "v.jsonl", [{"text": "y"}]))
+    text = TokenCache("text", "train", "t5x_like.tasks.custom.files", str(tmp_path / "root"), arguments=arguments)
+    both = mixing.Mixture([CausalLM(text, 8), PackedConversations(caches[0], 8)])
+    assert both.vocabulary.chat_template == caches[0].vocabulary.chat_template != vocabulary[1].chat_template
 
 
 def alone(batch):
