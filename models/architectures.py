@@ -20,23 +20,33 @@ Batch = Mapping[str, jax.Array]
 
 
 def make_decoder_context(
-    module: nn.Module, batch: Batch, decode_length: int | None, train: bool, cache_format: Callable | None
+    module: nn.Module,
+    batch: Batch,
+    decode_length: int | None,
+    train: bool,
+    cache_format: Callable | None,
+    virtual: int = 0,
 ) -> Context:
     """Returns the decoder's context; its keys are the batch's own tokens, or in decoding those of the cache."""
-    queries = token_info(batch, "decoder")
+    queries = token_info(batch, "decoder", virtual)
     if decode_length is None:
-        return Context(queries, queries, train=train)
+        return Context(queries, queries, train=train, virtual=virtual)
     keys, index_BL = append_to_cache(module, queries, decode_length)
-    return Context(queries, keys, cache_index_BL=index_BL, train=train, cache_format=cache_format)
+    return Context(queries, keys, cache_index_BL=index_BL, train=train, cache_format=cache_format, virtual=virtual)
 
 
 class DecoderOnly(nn.Module):
-    """A causal (or prefix) language model: GPT, LLaMA, PaLM, Mixtral, ..."""
+    """A causal (or prefix) language model: GPT, LLaMA, PaLM, Mixtral, ...
+
+    `virtual_tokens` are those before every segment whose keys and values are parameters of self-attention (`attention`). A batch
+    with `decoder_input_vectors` [B, L, D] in place of tokens is read without them: see `t5x_like.peft.prompt`.
+    """
 
     embed: nn.Module
     decoder: nn.Module
     head: nn.Module
     cache_format: Callable | None = None
+    virtual_tokens: int = 0
     encoder_decoder = False
     sides = ("decoder",)
     outputs = ("tokens",)
@@ -53,8 +63,10 @@ class DecoderOnly(nn.Module):
     @nn.compact
     def hidden(self, batch: Batch, train: bool = False, decode_length: int | None = None) -> jax.Array:
         """Returns the decoder's output [B, L, D]."""
-        ctx = make_decoder_context(self, batch, decode_length, train, self.cache_format)
-        return self.decoder(self.embed(batch["decoder_input_tokens"]), ctx)
+        vectors_BLD = batch.get("decoder_input_vectors")
+        virtual = self.virtual_tokens if vectors_BLD is None else 0
+        ctx = make_decoder_context(self, batch, decode_length, train, self.cache_format, virtual)
+        return self.decoder(self.embed(batch["decoder_input_tokens"]) if vectors_BLD is None else vectors_BLD, ctx)
 
     def logits(self, x_BLD: jax.Array) -> jax.Array:
         """Applies the head: [B, L, D] -> [B, L, V]."""
@@ -64,7 +76,8 @@ class DecoderOnly(nn.Module):
 class EncoderOnly(nn.Module):
     """A bidirectional encoder with a head over the vocabulary: BERT, RoBERTa, ELECTRA, ...
 
-    `pooler` and `classifier` read a row as a whole (BERT's next sentence), see `pool` and `classify`.
+    `pooler` and `classifier` read a row as a whole (BERT's next sentence), see `pool` and `classify`. `prompt` puts learned
+    vectors before the input (`prompts.Prompt`), `virtual_tokens` keys and values before those of self-attention (`attention`).
     """
 
     embed: nn.Module
@@ -73,6 +86,8 @@ class EncoderOnly(nn.Module):
     token_types: nn.Module | None = None
     pooler: nn.Module | None = None
     classifier: nn.Module | None = None
+    prompt: nn.Module | None = None
+    virtual_tokens: int = 0
     encoder_decoder = False
     sides = ("encoder",)
 
@@ -102,11 +117,15 @@ class EncoderOnly(nn.Module):
     def hidden(self, batch: Batch, train: bool = False) -> jax.Array:
         """Returns the encoder's output [B, L, D]."""
         x_BLD = self.embed(batch["encoder_input_tokens"])
+        queries, before = token_info(batch, "encoder", self.virtual_tokens), 0
+        if self.prompt is not None:
+            before = self.prompt.tokens
+            x_BLD, queries = self.prompt(x_BLD, queries)
         if self.token_types is not None:
             types_BL = batch.get("encoder_token_types", jnp.zeros_like(batch["encoder_input_tokens"]))
-            x_BLD += self.token_types(types_BL)
-        queries = token_info(batch, "encoder")
-        return self.encoder(x_BLD, Context(queries, queries, train=train))
+            x_BLD += self.token_types(jnp.pad(types_BL, ((0, 0), (before, 0))))
+        ctx = Context(queries, queries, train=train, virtual=self.virtual_tokens, contiguous=self.prompt is None)
+        return self.encoder(x_BLD, ctx)[:, before:]
 
     def logits(self, x_BLD: jax.Array) -> jax.Array:
         """Applies the head: [B, L, D] -> [B, L, V]."""
@@ -181,13 +200,19 @@ class TwoStream(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-    """An encoder and a causal decoder that attends to its output, with one embedding for both: T5, Switch, ..."""
+    """An encoder and a causal decoder that attends to its output, with one embedding for both: T5, Switch, ...
+
+    `prompt` puts learned vectors before the encoder's input (`prompts.Prompt`), which the decoder attends to as well;
+    `virtual_tokens` are keys and values before those of the decoder's self-attention (`attention`).
+    """
 
     embed: nn.Module
     encoder: nn.Module
     decoder: nn.Module
     head: nn.Module
     cache_format: Callable | None = None
+    prompt: nn.Module | None = None
+    virtual_tokens: int = 0
     encoder_decoder = True
     sides = ("encoder", "decoder")
     outputs = ("tokens",)
@@ -205,7 +230,7 @@ class EncoderDecoder(nn.Module):
     def hidden(self, batch: Batch, train: bool = False, decode_length: int | None = None) -> jax.Array:
         """Returns the decoder's output [B, L, D]."""
         memory_BMD, memory = self.encode(batch, train, decode_length)
-        ctx = make_decoder_context(self, batch, decode_length, train, self.cache_format)
+        ctx = make_decoder_context(self, batch, decode_length, train, self.cache_format, self.virtual_tokens)
         ctx = ctx.replace(memory_BMD=memory_BMD, memory=memory)
         return self.decoder(self.embed(batch["decoder_input_tokens"]), ctx)
 
@@ -215,9 +240,11 @@ class EncoderDecoder(nn.Module):
             return None, self.get_variable("cache", "memory")
         memory = token_info(batch, "encoder")
         x_BMD = self.embed(batch["encoder_input_tokens"])
+        if self.prompt is not None:
+            x_BMD, memory = self.prompt(x_BMD, memory)
         if decode_length is not None:
             self.put_variable("cache", "memory", memory)
-        return self.encoder(x_BMD, Context(memory, memory, train=train)), memory
+        return self.encoder(x_BMD, Context(memory, memory, train=train, contiguous=self.prompt is None)), memory
 
     def logits(self, x_BLD: jax.Array) -> jax.Array:
         """Applies the head: [B, L, D] -> [B, L, V]."""

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from t5x_like.models import kernels, masks
 from t5x_like.models.context import Context
-from t5x_like.models.linear import DEFAULT_INIT, Dense, Initializer, constrain
+from t5x_like.models.linear import DEFAULT_INIT, Dense, Initializer, constrain, with_axes
 from t5x_like.models.positions import rotate
 from t5x_like.models.quantized import dequantize
 
@@ -105,9 +105,14 @@ class Attention(nn.Module):
 
 
 class SelfAttention(Attention):
-    """Attention of a sequence to itself; `mask` (see `masks`) tells which keys a query may see."""
+    """Attention of a sequence to itself; `mask` (see `masks`) tells which keys a query may see.
+
+    With virtual tokens in the context (prefix tuning, Li & Liang 2021), their keys and values are parameters, which every query
+    sees besides, in every segment of a row. They are not in the decoding cache, so a row's cache holds its tokens alone.
+    """
 
     mask: Callable = masks.causal
+    prefix_init: Initializer = nn.initializers.normal(0.02)
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array, ctx: Context) -> jax.Array:
@@ -123,8 +128,10 @@ class SelfAttention(Attention):
             v_BMGK = self.update_cache(CACHES[1], v_BMGK, length, ctx.cache_index_BL, ctx.cache_format)
         mask_ALM = self.mask(ctx.queries, ctx.keys) & masks.same_segment(ctx.queries, ctx.keys)
         q_BLHK, bias_AHLM = self.add_position_bias(q_BLHK, ctx, x_BLD.shape[-1])
+        if ctx.virtual:
+            k_BMGK, v_BMGK, mask_ALM = self.add_virtual_tokens(k_BMGK, v_BMGK, mask_ALM, ctx.virtual)
         aligned = not ctx.decode and q_BLHK.shape[1] == k_BMGK.shape[1]
-        causal = self.mask is masks.causal and aligned and ctx.keys.prefix_BL is None
+        causal = self.mask is masks.causal and aligned and ctx.keys.prefix_BL is None and not ctx.virtual
         causal_BL = ctx.keys.segments_BL if causal else None
         y_BLHK = self.attend(q_BLHK, k_BMGK, v_BMGK, bias_AHLM, mask_ALM, ctx.train, causal_BL)
         return self.output(x_BLD.shape[-1])(y_BLHK)
@@ -132,6 +139,20 @@ class SelfAttention(Attention):
     def add_position_bias(self, q_BLHK: jax.Array, ctx: Context, width: int) -> tuple[jax.Array, jax.Array | None]:
         """Returns (queries, bias_AHLM added to the scores); `width` is the model's."""
         return q_BLHK, ctx.bias_AHLM
+
+    def add_virtual_tokens(
+        self, k_BMGK: jax.Array, v_BMGK: jax.Array, mask_ALM: jax.Array, count: int
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns (keys, values, mask) with those of `count` virtual tokens before them."""
+
+        def before(name: str, x_BMGK: jax.Array) -> jax.Array:
+            init = with_axes(self.prefix_init, ("position", "kv_heads", "head_dim"))
+            own_MGK = self.param(name, init, (count, *x_BMGK.shape[2:])).astype(x_BMGK.dtype)
+            return jnp.concatenate([jnp.broadcast_to(own_MGK, (len(x_BMGK), *own_MGK.shape)), x_BMGK], axis=1)
+
+        visible_ALM = jnp.ones((*mask_ALM.shape[:2], count), bool)
+        mask_ALM = jnp.concatenate([visible_ALM, mask_ALM], axis=2)
+        return before("prefix_key", k_BMGK), before("prefix_value", v_BMGK), mask_ALM
 
     def update_cache(
         self, name: str, new_BLGK: jax.Array, length: int, index_BL: jax.Array, cache_format: Callable | None

@@ -38,6 +38,12 @@ class Context(struct.PyTreeNode):
     rotary: tuple[jax.Array, jax.Array] | None = None  # cos_BLK, sin_BLK of the queries, K = half the rotated width
     cache_index_BL: jax.Array | None = None  # where in the cache each token is written; None outside decoding
     train: bool = struct.field(pytree_node=False, default=False)
+    virtual: int = struct.field(
+        pytree_node=False, default=0
+    )  # keys before those of `keys`, at positions 0, 1, ..., see `attention`
+    contiguous: bool = struct.field(
+        pytree_node=False, default=True
+    )  # whether the tokens of a segment are neighbours in the row
     cache_format: Callable | None = struct.field(pytree_node=False, default=None)  # see `architectures`
 
     @property
@@ -46,8 +52,13 @@ class Context(struct.PyTreeNode):
         return self.cache_index_BL is not None
 
     def distances_ALM(self) -> jax.Array:
-        """Key position minus query position inside a segment, int32."""
-        if self.decode:
+        """Key position minus query position inside a segment, int32; M counts virtual keys, which come first."""
+        if self.virtual:
+            real_ALM = self.replace(virtual=0).distances_ALM()
+            virtual_BLM = jnp.arange(self.virtual, dtype=jnp.int32) - self.queries.positions_BL[:, :, None]
+            real_BLM = jnp.broadcast_to(real_ALM, (*virtual_BLM.shape[:2], real_ALM.shape[2]))
+            return jnp.concatenate([virtual_BLM, real_BLM], axis=2)
+        if self.decode or not self.contiguous:
             return self.keys.positions_BL[:, None, :] - self.queries.positions_BL[:, :, None]
         # Segments are contiguous, so the distance in the row is the distance in the segment, for all rows at once.
         key_length = self.keys.positions_BL.shape[1]
@@ -56,10 +67,18 @@ class Context(struct.PyTreeNode):
         index_L = jnp.tile(index_M, self.queries.positions_BL.shape[1] // key_length)
         return (index_M[None, :] - index_L[:, None])[None]
 
+    def key_positions_BM(self) -> jax.Array:
+        """The positions of the keys, virtual ones first."""
+        real_BM = self.keys.positions_BL
+        virtual_BM = jnp.broadcast_to(jnp.arange(self.virtual, dtype=real_BM.dtype), (len(real_BM), self.virtual))
+        return jnp.concatenate([virtual_BM, real_BM], axis=1) if self.virtual else real_BM
 
-def token_info(batch: Mapping[str, jax.Array], side: str) -> TokenInfo:
-    """Returns the token information of one side (`encoder` or `decoder`) of a batch."""
-    return TokenInfo(batch[f"{side}_positions"], batch[f"{side}_segment_ids"], batch.get(f"{side}_prefix"))
+
+def token_info(batch: Mapping[str, jax.Array], side: str, first: int = 0) -> TokenInfo:
+    """Returns the token information of one side (`encoder` or `decoder`) of a batch, whose positions begin at `first`."""
+    positions_BL = batch[f"{side}_positions"]
+    positions_BL = positions_BL + first if first else positions_BL
+    return TokenInfo(positions_BL, batch[f"{side}_segment_ids"], batch.get(f"{side}_prefix"))
 
 
 def append_to_cache(module: nn.Module, queries: TokenInfo, decode_length: int) -> tuple[TokenInfo, jax.Array]:

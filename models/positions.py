@@ -29,7 +29,7 @@ class Learned(nn.Module):
 
     @nn.compact
     def __call__(self, x_BLD: jax.Array, ctx: Context) -> tuple[jax.Array, Context]:
-        length = ctx.keys.positions_BL.shape[1]
+        length = ctx.keys.positions_BL.shape[1] + ctx.virtual
         if length > self.max_length:
             raise ValueError(
                 f"a length of {length} is longer than the position table, positions.Learned.max_length="
@@ -136,7 +136,7 @@ class Alibi(nn.Module):
     def __call__(self, x_BLD: jax.Array, ctx: Context) -> tuple[jax.Array, Context]:
         if self.dtype is not None:
             slopes_H11 = round_to(jnp.asarray(alibi_slopes(self.num_heads)), self.dtype)[:, None, None]
-            positions_B11M = round_to(ctx.keys.positions_BL[:, None, None].astype(jnp.float32), self.dtype)
+            positions_B11M = round_to(ctx.key_positions_BM()[:, None, None].astype(jnp.float32), self.dtype)
             bias_BH1M = self.scale * round_to(slopes_H11 * positions_B11M, self.dtype)
             # The query's own position adds the same number to all of its scores, which the softmax ignores.
             return x_BLD, ctx.replace(bias_AHLM=bias_BH1M)

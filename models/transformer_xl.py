@@ -36,6 +36,10 @@ class RelativeAttention(SelfAttention):
             self.type_table = self.param("type_table", pair, (2, *shape))
 
     def add_position_bias(self, q_BLHK: jax.Array, ctx: Context, width: int) -> tuple[jax.Array, jax.Array]:
+        if ctx.virtual:
+            raise ValueError(
+                f"virtual_tokens={ctx.virtual}: RelativeAttention has no distances of virtual tokens; set it to 0"
+            )
         scale = self.head_dim**-0.5 if self.scale is None else self.scale
         dtype = q_BLHK.dtype
         bias_BHLM = scale * self.distance_scores(q_BLHK + self.distance_bias.astype(dtype), ctx, width)

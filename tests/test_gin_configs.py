@@ -48,7 +48,13 @@ OBJECTIVES = {
     "instruction": ("llama", "pairs"),
 }
 PEFT = [("bert", "bitfit"), *(("llama", name) for name in ("lora", "rslora", "dora", "ia3", "layer_norm"))]
-PEFT += [("t5_1_1", "houlsby"), ("llama", "pfeiffer"), ("mixtral", "parallel_adapter")]
+PEFT += [
+    ("t5_1_1", "prompt"),
+    ("llama", "prefix"),
+    ("t5_1_1", "houlsby"),
+    ("llama", "pfeiffer"),
+    ("mixtral", "parallel_adapter"),
+]
 NEEDED = {"replaced_tokens": {"GENERATOR_WIDTH": 32, "GENERATOR_HEADS": 2, "GENERATOR_MLP_DIM": 64}}
 PAIRED = ("span_corruption", "seq2seq", "ul2")  # objectives with two lengths
 SMALL = {

@@ -107,7 +107,7 @@ def import_model(args: argparse.Namespace, out: Path) -> None:
     model, params, config, vocabulary = read(source, options)
     adapter = None if args.adapter is None else read_adapter(Path(args.adapter).expanduser(), model, params, config)
     with atomic.new_folder(out) as partial:
-        write_run(partial, model, params, config, vocabulary, adapter)
+        write_run(partial, model if adapter is None else adapter.model, params, config, vocabulary, adapter)
     hint = "" if vocabulary is None else f"; try: t5x_like infer --run_dir={args.out} --prompt='...'"
     print(f"imported {args.source} as {args.out}{hint}")
 
@@ -222,15 +222,15 @@ def export_model(args: argparse.Namespace, out: Path) -> None:
 def export_adapter(args: argparse.Namespace, run: Any, out: Path) -> None:
     """Writes what a run tuned as a folder of PEFT."""
     from t5x_like.hf import families
-    from t5x_like.tuning import exporting
+    from t5x_like.tuning import exporting, virtual
     from t5x_like.tuning.names import Names
 
     original = Path(args.source) / ORIGINAL
     stored = json.loads(original.read_text()) if original.exists() else {}
-    family, _ = families.build_config(run.model, args.model_type or stored.get("model_type"))
-    batch = families.example_batch(run.model)
-    (trained, _), base = run.stored_parts(batch), run.base_params(batch)
-    names = Names(family, run.model)
+    model, batch = virtual.without(run.model), families.example_batch(run.model)
+    family, _ = families.build_config(model, args.model_type or stored.get("model_type"))
+    (trained, _), base = run.stored_parts(batch), run.base_params(batch, model)
+    names = Names(family, model)
     source = stored.get("_name_or_path") or args.source
     with atomic.new_folder(out) as partial:
         exporting.write(partial, names, run.transform, trained, base, source)

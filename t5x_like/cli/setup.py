@@ -224,9 +224,9 @@ class TrainedRun:
         """(trained, frozen) parameters of `step` in the dtypes of the checkpoint."""
         return self._restore_parts(batch, keep_dtypes=True)
 
-    def base_params(self, batch: Any) -> Params | None:
-        """The parameters that were tuned, as they were before; None if no checkpoint holds all of them."""
-        boxed = parameters.init_abstract(self.model, batch, self.mesh, self.rules, self.precision)
+    def base_params(self, batch: Any, model: Any) -> Params | None:
+        """The parameters of `model` before they were tuned; None if no checkpoint holds all of them."""
+        boxed = parameters.init_abstract(model, batch, self.mesh, self.rules, self.precision)
         abstract = parameters.abstract(boxed, partitioning.shardings(boxed, self.mesh, self.rules))
         return checkpoints.restore_base(self.run_dir, abstract, self.step)
 

@@ -32,9 +32,10 @@ class Row:
 
 
 def position_table(model: Any) -> int | None:
-    """The length of a model's shortest position table; None if it has none."""
+    """The tokens that a model's shortest position table holds besides a prompt and virtual tokens; None if it has none."""
     tables = [module.max_length for module in flops.submodules(model) if hasattr(module, "max_length")]
-    return min(tables, default=None)
+    taken = getattr(model, "virtual_tokens", 0) + getattr(getattr(model, "prompt", None), "count", 0)
+    return min(tables) - taken if tables else None
 
 
 def length_limits(

@@ -9,19 +9,20 @@ import jax
 import numpy as np
 
 from t5x_like import checkpoints
-from t5x_like.hf import tensors
+from t5x_like.hf import modules, tensors
 from t5x_like.hf.table import Entry, Target
 from t5x_like.hf.tensors import StoredTensor
 from t5x_like.parameters import ADDED, Transform
 from t5x_like.peft import ia3, lora
 from t5x_like.peft.lora import LoRA
-from t5x_like.tuning import matrices, peft_config
+from t5x_like.tuning import matrices, peft_config, virtual
 from t5x_like.tuning.importing import NORM_SUFFIX
 from t5x_like.tuning.matrices import Part
 from t5x_like.tuning.names import ROOT, Names, slashed
 from t5x_like.types import Params
 
 Pieces = dict[str, np.ndarray] | None  # what was added to a weight, by name
+VIRTUAL = "prompt_embeddings"  # the name of all virtual tokens' array, without a prefix
 TASKS = {("decoder",): "CAUSAL_LM", ("encoder", "decoder"): "SEQ_2_SEQ_LM"}
 
 
@@ -30,8 +31,8 @@ def write(folder: Path, names: Names, transform: Transform, trained: Params, bas
 
     Args:
       folder: an existing folder.
-      names: those of the base model.
-      transform: what was tuned: LoRA, (IA)3, or a selection of norms.
+      names: those of the base model, without virtual tokens.
+      transform: what was tuned: LoRA, (IA)3, a selection of norms, a prompt or a prefix.
       trained: the values that were trained.
       base: the base's parameters, whose hash is written so that an import onto another base is refused; None writes none.
       source: where the base can be found, which PEFT reads from the settings.
@@ -39,7 +40,7 @@ def write(folder: Path, names: Names, transform: Transform, trained: Params, bas
     Raises:
       ValueError: PEFT has no such method, or its format cannot hold these weights.
     """
-    kinds = {"LoRA": write_lora, "IA3": write_ia3, "Train": write_norms}
+    kinds = {"LoRA": write_lora, "IA3": write_ia3, "Train": write_norms, "Prompt": write_prompt, "Prefix": write_prefix}
     name = type(transform).__name__
     if name not in kinds:
         raise ValueError(
@@ -49,10 +50,10 @@ def write(folder: Path, names: Names, transform: Transform, trained: Params, bas
     config |= {
         "base_model_name_or_path": source,
         "inference_mode": True,
-        "task_type": TASKS.get(tuple(names.model.sides)),
+        "task_type": TASKS.get(tuple(names.model.sides), "FEATURE_EXTRACTION" if VIRTUAL in content else None),
         "modules_to_save": None,
     }
-    stored = {f"{ROOT}{key}": as_stored(x) for key, x in content.items()}
+    stored = {key if key == VIRTUAL else f"{ROOT}{key}": as_stored(x) for key, x in content.items()}
     metadata = {"format": "pt"} | ({} if base is None else {peft_config.HASH: names.hash(base)})
     tensors.write_file(folder / peft_config.TENSORS_FILE, stored, iter(stored), metadata)
     (folder / peft_config.CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
@@ -176,6 +177,43 @@ def write_norms(names: Names, transform: Any, trained: Params) -> tuple[dict[str
     parts = {name: name.rpartition(".") for name in others}
     content = {f"{module}{NORM_SUFFIX}.{part}": others[name] for name, (module, _, part) in parts.items()}
     return {"peft_type": "LN_TUNING", "target_modules": modules}, content
+
+
+def write_prompt(names: Names, transform: Any, trained: Params) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(settings, tensors) of prompt tuning."""
+    (vectors_PD,) = map(np.asarray, jax.tree.leaves(trained))
+    return virtual_config(names, "PROMPT_TUNING", vectors_PD) | {"token_dim": vectors_PD.shape[1]}, {
+        VIRTUAL: vectors_PD
+    }
+
+
+def write_prefix(names: Names, transform: Any, trained: Params) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(settings, tensors) of prefix tuning; an MLP is written as the keys and values that it gives.
+
+    Raises:
+      ValueError: an encoder-decoder, whose prefixes PEFT gives to other layers.
+    """
+    if len(names.model.sides) > 1:
+        raise ValueError("PEFT's prefixes of encoder-decoders are those of other layers; export to it is not supported")
+    stored = virtual.join_prefix(names.model, transform.merge(trained, {}))
+    config = virtual_config(names, "PREFIX_TUNING", stored)
+    width = stored.shape[1] // (2 * config["num_layers"])
+    return config | {"token_dim": width, "encoder_hidden_size": width, "prefix_projection": False}, {VIRTUAL: stored}
+
+
+def virtual_config(names: Names, kind: str, stored: np.ndarray) -> dict[str, Any]:
+    """The settings of virtual tokens."""
+    tower = getattr(names.model, names.model.sides[-1])
+    attention: Any = modules.unstack_layers(tower)[0]
+    attention = getattr(attention, "block", attention).mixer
+    heads = attention.num_kv_heads or attention.num_heads
+    return {
+        "peft_type": kind,
+        "num_virtual_tokens": len(stored),
+        "num_layers": len(virtual.layers(names.model)),
+        "num_attention_heads": heads if kind == "PREFIX_TUNING" else attention.num_heads,
+        "num_transformer_submodules": 1,
+    }
 
 
 def list_added(trained: Params, kind: str) -> dict[str, dict[str, np.ndarray]]:

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
+from flax import linen as nn
 
 from t5x_like import checkpoints, parameters
 from t5x_like.hf import tensors
 from t5x_like.hf.table import Entry
 from t5x_like.parameters import ADDED, Transform
-from t5x_like.peft import ia3, lora, selection, targets
-from t5x_like.tuning import matrices, peft_config
+from t5x_like.peft import ia3, lora, prefix, prompt, selection, targets
+from t5x_like.tuning import matrices, peft_config, virtual
 from t5x_like.tuning.matrices import Part, as_vector
 from t5x_like.tuning.names import ROOT, Names, exactly, slashed
 from t5x_like.types import Params
@@ -33,10 +34,14 @@ NORM_SUFFIX = ".ln_tuning_layers"
 
 @dataclasses.dataclass(frozen=True)
 class Adapter:
-    """What a folder of PEFT holds: the transform, and what it trains, as a nested dict of arrays."""
+    """What a folder of PEFT holds: the transform, and what it trains, as a nested dict of arrays.
+
+    `model` is the base, with place for virtual tokens or a prompt if the adapter has these.
+    """
 
     transform: Transform
     trained: Params
+    model: nn.Module
 
 
 class Reader:
@@ -58,10 +63,32 @@ class Reader:
     def read(self) -> Adapter:
         """The adapter."""
         read = {"LORA": self.read_lora, "IA3": self.read_ia3, "LN_TUNING": self.read_norms}
-        kind = self.config["peft_type"]
-        if kind not in read:
-            raise ValueError(f"{self.where}: peft_type={kind!r} is not supported for this model")
-        return read[kind]()
+        if (kind := self.config["peft_type"]) in read:
+            return read[kind]()
+        stored = self.stored.get("prompt_embeddings")
+        count = int(peft_config.number(self.config, "num_virtual_tokens", self.where))
+        if stored is None or stored.ndim != 2 or len(stored) != count:
+            shape = None if stored is None else stored.shape
+            raise self.error(f"prompt_embeddings {shape} do not fit num_virtual_tokens={count}")
+        return self.read_prompt(stored) if kind == "PROMPT_TUNING" else self.read_prefix(stored)
+
+    def read_prompt(self, vectors_PD: np.ndarray) -> Adapter:
+        """Prompt tuning."""
+        model = virtual.with_prompt(self.names.model, len(vectors_PD))
+        width = model.embed.width
+        if vectors_PD.shape[1] != width:
+            raise self.error(f"prompt_embeddings have the width {vectors_PD.shape[1]}, the base {width}")
+        name = "prompt" if model.virtual_tokens == 0 else f"decoder{ADDED}{prompt.NAME}"
+        return Adapter(prompt.Prompt(model), {name: {"vectors": vectors_PD}}, model)
+
+    def read_prefix(self, stored: np.ndarray) -> Adapter:
+        """Prefix tuning."""
+        model = virtual.with_prefix(self.names.model, len(stored))
+        try:
+            trained = virtual.split_prefix(model, stored)
+        except ValueError as error:
+            raise self.error(str(error)) from error
+        return Adapter(prefix.Prefix(), trained, model)
 
     def read_lora(self) -> Adapter:
         """LoRA, rsLoRA or DoRA."""
@@ -96,7 +123,7 @@ class Reader:
             alphas=exceptions(alphas, self.config["lora_alpha"]),
             trained=also,
         )
-        return Adapter(transform, parameters.union(own, values))
+        return Adapter(transform, parameters.union(own, values), self.names.model)
 
     def lora_factors(self, module: str, found: Mapping[str, np.ndarray]) -> Iterator[tuple[str, tuple, dict]]:
         """(path, index, factors) of every weight of a module."""
@@ -150,12 +177,12 @@ class Reader:
         if also:
             raise self.error(f"modules_to_save with IA3 is not supported: {', '.join(also[:4])}")
         by_kind = {kind: tuple(exactly(p) for p, x in filled.items() if kind in x) for kind in ("outputs", "inputs")}
-        return Adapter(ia3.IA3(by_kind["outputs"], by_kind["inputs"]), own)
+        return Adapter(ia3.IA3(by_kind["outputs"], by_kind["inputs"]), own, self.names.model)
 
     def read_norms(self) -> Adapter:
         """LayerNorm tuning."""
         also, values = self.read_whole()
-        return Adapter(selection.Train(also), values)
+        return Adapter(selection.Train(also), values, self.names.model)
 
     def group(self, suffixes: Mapping[str, str]) -> dict[str, dict[str, np.ndarray]]:
         """The tensors that end so, by module and part; they are taken from `stored`."""

@@ -23,6 +23,8 @@ NEUTRAL: Mapping[str, Sequence[Any]] = {
     "velora_config": (None,),
     "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal", "lora_ga"),
     "bias": ("none", "all", "lora_only"),
+    "num_transformer_submodules": (None, 1),
+    "prefix_projection": (False, None),
 }
 KINDS = ("LORA", "IA3", "LN_TUNING", "PROMPT_TUNING", "PREFIX_TUNING")
 

@@ -34,3 +34,13 @@ def test_lora_of_queries_and_values(size, rank, count):
 def test_another_count_than_the_declared_one_is_refused():
     with pytest.raises(ValueError, match="LoRA.parameters=294913, but 294,912 parameters are trained"):
         trained("roberta/base", "peft/lora", LORA_PARAMETERS=294_913)
+
+
+def test_a_prompt_of_five_tokens_on_t5_xxl():
+    """Lester et al. 2021, section 2.1: 20,480 parameters."""
+    assert trained("t5_1_1/xxl", "peft/prompt", VIRTUAL_TOKENS=5, PROMPT_PARAMETERS=20_480) == 20_480
+
+
+def test_a_prefix_has_keys_and_values_of_every_layer():
+    """Li & Liang 2021: 2 layers x length x width."""
+    assert trained("gpt2/medium", "peft/prefix", VIRTUAL_TOKENS=10) == 2 * 24 * 10 * 1024

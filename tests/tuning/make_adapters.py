@@ -19,7 +19,7 @@ import numpy as np
 import peft
 import torch
 import transformers
-from peft import IA3Config, LNTuningConfig, LoraConfig
+from peft import IA3Config, LNTuningConfig, LoraConfig, PrefixTuningConfig, PromptTuningConfig
 
 HERE = Path(__file__).parent
 BASES, FOLDER = HERE.parent / "hf" / "fixtures", HERE / "fixtures"
@@ -63,6 +63,22 @@ ADAPTERS = {
         LoraConfig(r=2, lora_alpha=4, target_modules=["q", "v", "o", "wi", "wo"], **SEQ2SEQ),
     ),
     "t5_ia3": ("t5_1_1", "T5ForConditionalGeneration", IA3Config(**SEQ2SEQ)),
+    "llama_prompt": ("llama", "LlamaForCausalLM", PromptTuningConfig(num_virtual_tokens=3, **CAUSAL)),
+    "gpt2_prompt": ("gpt2", "GPT2LMHeadModel", PromptTuningConfig(num_virtual_tokens=3, **CAUSAL)),
+    "t5_prompt": (
+        "t5",
+        "T5ForConditionalGeneration",
+        PromptTuningConfig(num_virtual_tokens=3, num_transformer_submodules=1, **SEQ2SEQ),
+    ),
+    "roberta_prompt": (
+        "roberta",
+        "RobertaForMaskedLM",
+        PromptTuningConfig(
+            num_virtual_tokens=3, task_type="FEATURE_EXTRACTION", num_layers=3, token_dim=24, num_attention_heads=4
+        ),
+    ),
+    "llama_prefix": ("llama", "LlamaForCausalLM", PrefixTuningConfig(num_virtual_tokens=3, **CAUSAL)),
+    "gpt2_prefix": ("gpt2", "GPT2LMHeadModel", PrefixTuningConfig(num_virtual_tokens=3, **CAUSAL)),
     "roberta_lora": (
         "roberta",
         "RobertaForMaskedLM",
@@ -82,6 +98,8 @@ def make(name):
     folder = FOLDER / name
     shutil.rmtree(folder, ignore_errors=True)
     given = dict(np.load(BASES / base / "expected.npz"))
+    if name == "roberta_prompt":  # has 16 positions
+        given["tokens"] = given["tokens"][:, :9]
     inputs = {"input_ids": torch.tensor(given["tokens"][:1])}
     expected = {"tokens": given["tokens"][:1]}
     if "decoder_tokens" in given:
@@ -108,11 +126,13 @@ def make(name):
     expected |= {"logits": result.detach().numpy(), "weights": weights}
     for key, value in model.named_parameters():
         if value.requires_grad:
+            if "prompt_encoder" in key:
+                key = "prompt_embeddings"
             saved = re.sub(r"\.default(?=\.|$)", "", key).replace(
                 "lora_magnitude_vector.weight", "lora_magnitude_vector"
             )
             expected[f"gradient/{saved}"] = np.linalg.norm(value.grad.numpy())
-    if not isinstance(config, LNTuningConfig):
+    if isinstance(config, LoraConfig | IA3Config):
         expected["merged"] = output(model.merge_and_unload(), inputs).detach().numpy()
     np.savez_compressed(folder / "expected.npz", **expected)
     print(name, sorted(key for key in expected if not key.startswith("gradient"))[:6], len(expected))
@@ -120,7 +140,7 @@ def make(name):
 
 def output(model, inputs):
     found = model(**inputs)
-    return found.logits if hasattr(found, "logits") else found.last_hidden_state
+    return found.logits[:, -inputs["decoder_input_ids" if "decoder_input_ids" in inputs else "input_ids"].shape[1] :]
 
 
 for name in sys.argv[1:] or ADAPTERS:

@@ -46,15 +46,16 @@ def batch_of(model, expected):
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_logits_and_gradients_are_those_of_the_library(name, tmp_path):
     names, base, adapter, expected = load(name)
-    model, batch = names.model, batch_of(names.model, expected)
-    _, frozen = adapter.transform.split(parameters.box(names.boxed, base), jax.random.key(0))
+    model, batch = adapter.model, batch_of(names.model, expected)
+    frozen = base
+    if model is names.model:
+        _, frozen = parameters.nn.unbox(adapter.transform.split(parameters.box(names.boxed, base), jax.random.key(0)))
     weights = jnp.asarray(expected["weights"], jnp.float32)
 
     def run(trained):
         logits = model.apply({"params": adapter.transform.merge(trained, frozen)}, batch)
         return jnp.sum(weights * logits), logits
 
-    frozen = parameters.nn.unbox(frozen)
     trained = jax.tree.map(jnp.asarray, adapter.trained)
     (_, logits), gradients = jax.jit(jax.value_and_grad(run, has_aux=True))(trained)
     scale = np.abs(expected["logits"]).max()
@@ -88,7 +89,7 @@ def compare_gradients(names, adapter, gradients, base, expected, folder):
     found = safetensors_numpy.load_file(folder / "adapter_model.safetensors")
     wanted = {name.removeprefix("gradient/"): x for name, x in expected.items() if name.startswith("gradient/")}
     largest = max(float(x) for x in wanted.values())
-    assert len(found) >= 6
+    assert len(found) == len(wanted) or set(wanted) > set(found)
     for name, x in found.items():
         assert np.linalg.norm(x) == pytest.approx(float(wanted[name]), rel=1e-4, abs=1e-6 * largest), name
 

@@ -8,7 +8,7 @@ from typing import Any
 from flax import linen as nn
 
 from t5x_like.cli.gin import runtime
-from t5x_like.cli.gin.source import Reference
+from t5x_like.cli.gin.source import Macro, Reference
 
 # Public modules of functions and classes, by the module that defines them.
 PUBLIC = {"jax._src.nn.functions": "jax.nn", "jax._src.numpy.scalar_types": "jax.numpy"}
@@ -25,7 +25,7 @@ def format_model(model: nn.Module, transform: Any = None) -> str:
     bindings: dict[str, dict[str, Any]] = {}
     modules = {"t5x_like.training.trainer"}
     reference = module_reference(model, "", bindings, modules)
-    tuned = None if transform is None else to_gin_value(transform, "transform", bindings, modules)
+    tuned = None if transform is None else transform_reference(transform, bindings, modules)
     lines = ["from __gin__ import dynamic_registration", ""]
     lines += [runtime.import_text(name, name.rpartition(".")[2]) for name in sorted(modules)]
     lines += ["", f"MODEL = {reference!r}", "", "trainer.train.model = %MODEL"]
@@ -33,6 +33,16 @@ def format_model(model: nn.Module, transform: Any = None) -> str:
     for selector, fields in bindings.items():
         lines += ["", f"{selector}:", *(f"  {name} = {value!r}" for name, value in fields.items())]
     return "\n".join(lines) + "\n"
+
+
+def transform_reference(transform: Any, bindings: dict[str, dict[str, Any]], modules: set[str]) -> Reference:
+    """A reference that builds a transform; one that needs the model takes the macro."""
+    needs_model = getattr(transform, "model", None) is not None
+    plain = dataclasses.replace(transform, model=None) if needs_model else transform
+    reference = module_reference(plain, "transform", bindings, modules)
+    if needs_model:
+        bindings.setdefault(f"transform/{reference.selector}", {})["model"] = Macro("MODEL")
+    return reference
 
 
 def module_reference(module: Any, place: str, bindings: dict[str, dict[str, Any]], modules: set[str]) -> Reference:
