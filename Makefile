@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 QUICKSTART_FLAGS ?=
-PYTEST_FLAGS ?= -n 2
+PYTEST_FLAGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 VENV := $(or $(VIRTUAL_ENV),$(CURDIR)/.venv)
 RUN := "$(VENV)/bin/python"

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from t5x_like.serving.reading import TextEncoder
 
 POLL_SECONDS = 0.1
+OF_DECODERS = ("max_length", "prefix", "warm_up", "quantization", "kv_cache_dtype")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -192,7 +193,11 @@ def serve(args: argparse.Namespace) -> int:
 
 
 def open_engine(args: argparse.Namespace) -> "Engine | TextEncoder":
-    """The engine of the model, or what embeds texts if the model has no decoder."""
+    """The engine of the model, or what embeds texts if the model has no decoder.
+
+    Raises:
+      ConfigError: a flag of decoding, for a model without a decoder.
+    """
     from t5x_like.cli.opening import open_model
     from t5x_like.serving.engine import Engine
     from t5x_like.serving.options import Options
@@ -209,6 +214,9 @@ def open_engine(args: argparse.Namespace) -> "Engine | TextEncoder":
     )
     model, params, vocabulary, mesh, rules = open_model(args.run_dir, args.step)
     if "decoder" not in model.sides:
+        given = [name for name in OF_DECODERS if getattr(args, name)]
+        if given:
+            raise ConfigError(f"--{given[0]} is for decoding, but {args.run_dir} has no decoder; leave it out")
         return TextEncoder(model, params, vocabulary, mesh, rules)
     engine = Engine(model, params, vocabulary, options, mesh, rules)
     if args.warm_up:

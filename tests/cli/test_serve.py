@@ -12,8 +12,9 @@ import time
 import httpx
 import pytest
 
-from t5x_like.cli import main
+from t5x_like.cli import main, opening
 from t5x_like.serving.http.keys import Keys
+from tests import tiny
 from tests.cli.test_hf import folder  # noqa: F401 - a fixture
 
 
@@ -62,6 +63,14 @@ def test_a_missing_library_names_the_extra(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     code, _, error = serve(capsys, "--run_dir=/nowhere")
     assert code == 2 and "serve needs the library uvicorn: pip install 't5x_like[serve]'" in error
+
+
+@pytest.mark.parametrize("flag", ["--max_length=64", "--prefix", "--warm_up", "--quantization=int8"])
+def test_flags_of_decoding_are_refused_for_a_model_without_a_decoder(flag, monkeypatch, capsys):
+    monkeypatch.setattr(opening, "open_model", lambda *_: (tiny.encoder(), None, None, None, None))
+    code, _, error = serve(capsys, "--run_dir=x", "--port=0", flag)
+    name = flag.partition("=")[0]
+    assert code == 2 and f"{name} is for decoding, but x has no decoder; leave it out" in error
 
 
 @pytest.fixture
