@@ -21,18 +21,14 @@ from tests.gin_models import CONFIGS, TINY, family_of
 from tests.tasks.custom.test_files import built_here  # noqa: F401
 from tests.training.test_monitor import write_reference
 
-# family: (objective, task); one family of every kind, all of them take a step in test_gin_architectures
+# family: (objective, task); all families take a step in test_gin_architectures, other kinds with the objectives and meshes below
 FAMILIES = {
     "gpt2": ("prefix_lm", "tiny"),
     "llama": ("causal_lm", "tiny"),
-    "gemma3": ("prefix_lm", "tiny"),
-    "chinchilla": ("causal_lm", "tiny"),
     "mixtral": ("causal_lm", "tiny"),
     "bert": ("masked_lm", "tiny"),
-    "albert": ("masked_lm", "tiny"),
     "t5_1_1": ("span_corruption", "tiny"),
     "switch_t5": ("seq2seq", "pairs"),
-    "bart": ("seq2seq", "pairs"),
 }
 # objective: (family, task) where no family above is trained with it
 OBJECTIVES = {
@@ -82,7 +78,7 @@ def train(root, run_dir, family, *files, optimizer="adamw", objective=None, **ma
     return losses
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["gpt2", "bert", "t5_1_1", "switch_t5"])
 def test_every_kind_of_family_trains(tiny_root, tmp_path, family):
     train(tiny_root, tmp_path, family)
 
