@@ -12,7 +12,7 @@ import turns
 from t5x_like import parameters, partitioning
 from t5x_like.accounting import flops
 from t5x_like.objectives import lm
-from t5x_like.parameters import Freeze
+from t5x_like.parameters import Freeze, Transform
 from t5x_like.precision import Precision
 from t5x_like.training import state as train_state
 from t5x_like.training.step import TrainStep, jit_step
@@ -25,11 +25,12 @@ def jitted(
     shapes: Mapping[str, jax.ShapeDtypeStruct],
     objective: lm.LanguageModel | None = None,
     precision: Precision | None = None,
+    transform: Transform = Freeze(),
 ) -> tuple[Any, train_state.Layout, Mesh]:
     """Returns (the jitted step (state, batch, references) -> (state, metrics), layout of the state, mesh)."""
     mesh, precision = partitioning.make_mesh(devices=jax.devices()[:1]), precision or Precision()
-    layout = train_state.layout(model, optimizer, shapes, mesh, precision=precision)
-    view = parameters.view(Freeze(), precision)
+    layout = train_state.layout(model, optimizer, shapes, mesh, precision=precision, transform=transform)
+    view = parameters.view(transform, precision)
     trained = TrainStep(model.apply, objective or lm.LanguageModel(), optimizer, view, 1)
     return jit_step(trained, layout, partitioning.batch_sharding(mesh), mesh), layout, mesh
 
@@ -40,9 +41,10 @@ def build(
     shapes: Mapping[str, jax.ShapeDtypeStruct],
     objective: lm.LanguageModel | None = None,
     precision: Precision | None = None,
+    transform: Transform = Freeze(),
 ) -> tuple[Callable[[Any, Mapping[str, Any]], tuple[Any, Mapping]], train_state.Layout]:
     """Returns ((state, batch) -> (state, metrics), layout of the state) for batches of these shapes."""
-    step, layout, mesh = jitted(model, optimizer, shapes, objective, precision)
+    step, layout, mesh = jitted(model, optimizer, shapes, objective, precision, transform)
 
     def run(state: Any, batch: Mapping[str, Any]) -> tuple[Any, Mapping]:
         with partitioning.on(mesh):
@@ -78,10 +80,11 @@ def serve(
     optimizer: optax.GradientTransformation,
     batch: Mapping[str, np.ndarray],
     objective: lm.LanguageModel | None = None,
+    transform: Transform = Freeze(),
 ) -> None:
     """Serves train steps on one batch, as a side of a comparison (turns.py); reports the FLOPs of one."""
-    step, layout = build(model, optimizer, jax.eval_shape(lambda: batch), objective)
+    step, layout = build(model, optimizer, jax.eval_shape(lambda: batch), objective, transform=transform)
     lengths = {name.split("_")[0]: x.shape[1] for name, x in batch.items() if name.endswith("_input_tokens")}
-    row, rows = flops.per_row(model, layout.boxed.params, lengths), len(next(iter(batch.values())))
+    row, rows = flops.per_row(model, layout.model, lengths), len(next(iter(batch.values())))
     run = Steps(step, layout.create(0), jax.device_put(batch), lambda metrics: metrics["loss"][0] / metrics["loss"][1])
     turns.serve(run, flops=row.train * rows, versions={"jax": jax.__version__})
