@@ -52,7 +52,7 @@ class PackedConversations(Rows):
     chat template begins with its own first token, which is never predicted; all others are read after `start_id`.
 
     An example longer than a row loses tokens: see `truncate`. With `whole_turns`, a conversation ends with the last answer that
-    fits in the row instead; one without such an answer, and a pair that does not fit, is in no row.
+    fits in the row instead, and one without such an answer is in no row.
     """
 
     length: int
@@ -125,15 +125,13 @@ class PackedConversations(Rows):
 
     @functools.cached_property
     def truncation(self) -> Truncation:
-        if self.whole_turns:
+        if self.whole_turns and self.has_mask:
             return keep_turns(self.size_N, self.context_N, self.last_end_N, self.length)
         return truncate(self.size_N, self.context_N, self.length)
 
     @property
     def last_end_N(self) -> np.ndarray:
-        """Where the last answer ends that lies within the first `length` tokens of every example; 0 if there is none."""
-        if not self.has_mask:
-            return np.where(self.size_N > self.length, 0, self.size_N)
+        """Where the last answer ends that lies within the first `length` tokens of every conversation; 0 if there is none."""
         offsets, is_answer = self.cache.offsets(MASK), np.asarray(self.cache.tokens(MASK)) > 0
         goes_on = np.append(is_answer[1:], False)
         goes_on[offsets[1:] - 1] = False
@@ -162,7 +160,7 @@ class PackedConversations(Rows):
 
     @property
     def too_long(self) -> int:
-        """The number of examples that are left out because no answer fits in a row."""
+        """The number of conversations that are left out because no answer fits in a row."""
         return int((self.truncation.kept_N < np.minimum(self.size_N, 1)).sum())
 
     @property
