@@ -40,7 +40,9 @@ def score(run_dir: Path, chats: list[list[dict[str, str]]], folder: Path) -> lis
         records.append({"context": prompt, "continuation": whole.removeprefix(prompt).removesuffix("\n")})
     source, output = folder / "held_out.jsonl", folder / f"{run_dir.name}.jsonl"
     source.write_text("".join(json.dumps(record) + "\n" for record in records))
-    run("score", f"--run_dir={run_dir}", f"--input={source}", f"--output={output}", "--batch_size=2")
+    run(
+        "score", f"--run_dir={run_dir}", f"--input={source}", f"--output={output}", "--batch_size=2", "--max_length=512"
+    )
     results = sorted(map(json.loads, output.read_text().splitlines()), key=lambda result: result["id"])
     return [result["log_prob"] / result["token_count"] for result in results]
 
