@@ -10,8 +10,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from flax import struct
 
+from t5x_like.models.nf4 import Nf4
 from t5x_like.models.quantized import dequantize, tensordot
 
 
@@ -21,7 +23,7 @@ class LowRank(struct.PyTreeNode):
     |V| is the norm over the inputs of each output, and a constant of the gradient (section 4.3 of the paper).
 
     Attributes:
-      kernel: [*stacked, *inputs, *outputs], an array or an `Int8`.
+      kernel: [*stacked, *inputs, *outputs], an array, `Int8` or `Nf4`.
       a: [*stacked, *inputs, rank]. b: [*stacked, rank, *outputs].
       magnitude: [*stacked, *outputs], or None.
       inputs: the number of input dims; a table [V, D] has one.
@@ -80,7 +82,7 @@ class Scaled(struct.PyTreeNode):
     """A kernel whose inputs or outputs are multiplied by learned numbers ((IA)3, Liu et al. 2022).
 
     Attributes:
-      kernel: [*stacked, *inputs, *outputs], an array or an `Int8`.
+      kernel: [*stacked, *inputs, *outputs], an array, `Int8` or `Nf4`.
       factors: the same dims, of size 1 where elements share a factor: the outputs if `of_inputs`, else the inputs.
     """
 
@@ -104,14 +106,28 @@ class Scaled(struct.PyTreeNode):
         return (dequantize(self.kernel).astype(wide) * self.factors.astype(wide)).astype(dtype)
 
 
+def param(module: nn.Module, name: str, init: Callable, shape: tuple[int, ...]) -> Any:
+    """`module.param`, which may be a node whose arrays have other shapes than the weight: an `Nf4`, or a node with one.
+
+    Raises:
+      ValueError: the node has another shape.
+    """
+    found = module.get_variable("params", name) if module.has_variable("params", name) else None
+    if not isinstance(getattr(found, "kernel", found), Nf4):
+        return module.param(name, init, shape)
+    if tuple(found.shape) != tuple(shape):
+        raise ValueError(f"{name} has the shape {found.shape}, the module {tuple(shape)}")
+    return found
+
+
 def column_norms(weight: jax.Array, inputs: tuple[int, ...]) -> jax.Array:
     """The norms over the input dims: of the weights of each output."""
     return jnp.sqrt(jnp.sum(jnp.square(weight), axis=inputs))
 
 
-def is_adapted(x: Any) -> bool:
-    """Whether a node of a tree of parameters is one of this module."""
-    return isinstance(x, LowRank | Scaled)
+def is_computed(x: Any) -> bool:
+    """Whether a node of a tree of parameters stands for an array: one of this module, or an `Nf4`."""
+    return isinstance(x, LowRank | Scaled | Nf4)
 
 
 def product(x: jax.Array, weight: Any, inputs: int, key: jax.Array | None = None) -> jax.Array:

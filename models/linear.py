@@ -116,7 +116,7 @@ class Dense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         features = tuple(self.features)
         shape = (*x.shape[-self.inputs :], *features)
-        kernel = self.param("kernel", matrix_init(self.kernel_init, self.inputs, self.axes), shape)
+        kernel = adapted.param(self, "kernel", matrix_init(self.kernel_init, self.inputs, self.axes), shape)
         drops = isinstance(kernel, adapted.LowRank) and kernel.dropout and self.has_rng("dropout")
         key = self.make_rng("dropout") if drops else None
         y = merge_dims(lambda x: adapted.product(x, kernel, self.inputs, key), x, self.inputs)

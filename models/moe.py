@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from t5x_like.models import adapted
 from t5x_like.models.context import Context
 from t5x_like.models.linear import DEFAULT_INIT, Dense, Initializer, constrain, merge_dims, with_axes
 from t5x_like.models.mlp import gelu_tanh
@@ -166,4 +167,4 @@ class Moe(nn.Module):
             return jax.vmap(lambda k: init(k, shape[1:], jnp.float32))(jax.random.split(key, shape[0]))
 
         named = with_axes(stacked, ("expert", *axes))
-        return self.param(name, named, (routing.num_experts, *shape))
+        return adapted.param(self, name, named, (routing.num_experts, *shape))

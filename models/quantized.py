@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from t5x_like.models.nf4 import Nf4
+
 LARGEST = 127  # -128 is not used, so that the values are symmetric
 # Elements of a weight that `by_blocks` converts at a time: 256 KiB of float32, which stay in a CPU's cache.
 BLOCK = 2**16
@@ -51,12 +53,17 @@ def vectors_to_int8(x: jax.Array) -> Int8:
 
 
 def dequantize(x: Any) -> jax.Array:
-    """The array that an `Int8` stands for; other arrays are returned as they are."""
-    return x.astype(x.dtype) if isinstance(x, Int8) else x
+    """The array that an `Int8` or `Nf4` stands for; other arrays are returned as they are."""
+    return x.astype(x.dtype) if isinstance(x, Int8 | Nf4) else x
 
 
-def tensordot(x: jax.Array, weight: jax.Array | Int8, inputs: int) -> jax.Array:
-    """`jnp.tensordot` over the last `inputs` dims of x and the first ones of the weight, in x's dtype."""
+def tensordot(x: jax.Array, weight: jax.Array | Int8 | Nf4, inputs: int) -> jax.Array:
+    """`jnp.tensordot` over the last `inputs` dims of x and the first ones of the weight, in x's dtype.
+
+    The backward pass converts an `Nf4` again, which is frozen: its array is not kept for it.
+    """
+    if isinstance(weight, Nf4):
+        return jax.checkpoint(lambda x, weight: jnp.tensordot(x, weight.astype(x.dtype), inputs))(x, weight)
     if not isinstance(weight, Int8) or not on_one_cpu():
         return jnp.tensordot(x, weight.astype(x.dtype), inputs)
     matrix = jax.tree.map(lambda w: w.reshape(math.prod(w.shape[:inputs]), -1), weight)

@@ -89,9 +89,9 @@ def plain(params: Params) -> Params:
     """Parameters as arrays: each node of `models.adapted` is computed once, laid out as its kernel is."""
 
     def leaf(x: Any) -> Any:
-        return compute_on(x.kernel.sharding)(x) if adapted.is_adapted(x) else x
+        return compute_on(getattr(x, "kernel", x).sharding)(x) if adapted.is_computed(x) else x
 
-    return jax.tree.map(leaf, params, is_leaf=adapted.is_adapted)
+    return jax.tree.map(leaf, params, is_leaf=adapted.is_computed)
 
 
 @functools.cache

@@ -206,7 +206,7 @@ def describe(boxed: Any, mesh: Mesh, rules: Rules = RULES) -> str:
     leaves = jax.tree_util.tree_leaves_with_path(boxed, is_leaf=is_boxed)
     lines, total, local, unsplit = [], 0, 0, []
     for path, leaf in leaves:
-        name = "/".join(str(key.key) for key in path)
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
         partition, shape = spec(leaf.names, rules), leaf.value.shape
         size, parts = math.prod(shape) * leaf.value.dtype.itemsize, math.prod(_parts(mesh, axes) for axes in partition)
         total, local = total + math.prod(shape), local + size // parts

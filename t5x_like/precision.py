@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from t5x_like.models.nf4 import Nf4
 from t5x_like.types import Params
 
 
@@ -26,9 +27,11 @@ class Precision:
         """Parameters in the dtype the model computes in; gradients flow back to the stored ones."""
 
         def cast_unless_kept(path: Any, x: Any) -> Any:
+            if isinstance(x, Nf4):  # whose scales stay in float32
+                return x.replace(dtype=jnp.dtype(self.compute_dtype))
             return x if re.search(self.keep, jax.tree_util.keystr(path)) else cast(x, self.compute_dtype)
 
-        return jax.tree_util.tree_map_with_path(cast_unless_kept, params)
+        return jax.tree_util.tree_map_with_path(cast_unless_kept, params, is_leaf=lambda x: isinstance(x, Nf4))
 
 
 def cast(x: Any, dtype: Any) -> Any:

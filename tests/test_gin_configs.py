@@ -43,7 +43,7 @@ OBJECTIVES = {
     "fill_in_the_middle": ("code_llama", "tiny"),
     "instruction": ("llama", "pairs"),
 }
-PEFT = [("bert", "bitfit"), *(("llama", name) for name in ("lora", "rslora", "dora", "ia3", "layer_norm"))]
+PEFT = [("bert", "bitfit"), *(("llama", name) for name in ("lora", "rslora", "dora", "qlora", "ia3", "layer_norm"))]
 PEFT += [
     ("t5_1_1", "prompt"),
     ("llama", "prefix"),

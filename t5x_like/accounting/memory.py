@@ -32,6 +32,7 @@ class Memory:
     computing_copy: int  # of the parameters, in the compute dtype if it differs
     gradients: int
     optimizer: int
+    frozen: int = 0  # among the parameters
 
     @property
     def total(self) -> int:
@@ -52,15 +53,15 @@ def per_device(
     precision: Precision = Precision(),
     frozen: Params | None = None,
 ) -> Memory:
-    """Returns the memory of training a model with these abstract parameters; `frozen` are further ones that are not trained.
+    """Returns the memory of training a model with these abstract parameters.
 
-    Without an optimizer, AdamW with two float32 moments is assumed.
+    `frozen` are further ones that are not trained, in the dtypes that they are stored in. Without an optimizer, AdamW with two float32 moments is assumed.
 
     Raises:
       ValueError: the mesh axes do not divide a dimension; names the parameter.
     """
     stored = jax.eval_shape(precision.to_param_dtype, boxed_params)
-    fixed = jax.eval_shape(precision.to_param_dtype, frozen or {})
+    fixed = {} if frozen is None else frozen
     used = jax.eval_shape(precision.to_compute_dtype, (stored, fixed))
     moments = jax.eval_shape(
         lambda params: make_two_moments(params) if optimizer is None else optimizer.init(params), stored
@@ -68,8 +69,8 @@ def per_device(
     trained_bytes, copy_bytes = local_bytes(stored, mesh, rules), local_bytes(used, mesh, rules)
     pairs = zip(jax.tree.leaves((stored, fixed)), jax.tree.leaves(used), strict=True)
     copied = sum(size for size, (a, b) in zip(copy_bytes, pairs, strict=True) if a.dtype != b.dtype)
-    every = sum(trained_bytes) + sum(local_bytes(fixed, mesh, rules))
-    return Memory(every, copied, sum(trained_bytes), sum(local_bytes(moments, mesh, rules)))
+    trained_sum, fixed_sum = sum(trained_bytes), sum(local_bytes(fixed, mesh, rules))
+    return Memory(trained_sum + fixed_sum, copied, trained_sum, sum(local_bytes(moments, mesh, rules)), fixed_sum)
 
 
 def local_bytes(boxed: Params, mesh: Mesh, rules: partitioning.Rules) -> list[int]:

@@ -67,7 +67,7 @@ def collect(args: argparse.Namespace) -> dict[str, Any]:
     lengths = row_lengths(model, args.length, args.encoder_length)
     boxed, precision = abstract_params(model, lengths), parameter_of(config, "precision", Precision())
     transform = parameter_of(config, "transform", parameters.Freeze())
-    parts = parameters.split_abstract(transform, boxed)
+    parts = parameters.split_abstract(transform, stored_dtypes(boxed, precision))
     facts = {"model": type(model).__name__, "gin_files": args.gin_file, "lengths": lengths}
     facts |= {
         "parameters": flops.count_parameters(model, boxed) | count_trained(*parts),
@@ -135,11 +135,22 @@ def abstract_params(model: nn.Module, lengths: dict[str, int]) -> Params:
     return jax.eval_shape(model.init, jax.random.PRNGKey(0), batch)["params"]
 
 
-def count_trained(trained: Params, frozen: Params) -> dict[str, int]:
-    """The number of trained parameters, if some are frozen."""
+def stored_dtypes(boxed: Params, precision: Precision) -> Params:
+    """Abstract parameters in the dtype they are stored in."""
     import jax
 
-    return {"trained": sum(math.prod(x.shape) for x in jax.tree.leaves(trained))} if frozen else {}
+    return jax.eval_shape(precision.to_param_dtype, boxed)
+
+
+def count_trained(trained: Params, frozen: Params) -> dict[str, int]:
+    """The number of trained parameters, and of those that are the model's own, if some are frozen."""
+    from flax.core.meta import unbox
+
+    from t5x_like import checkpoints, parameters
+
+    sizes = {name: math.prod(x.shape) for name, x in checkpoints.leaves_by_name(unbox(trained)).items()}
+    own = sum(size for name, size in sizes.items() if parameters.ADDED not in name)
+    return {"trained": sum(sizes.values()), "trained_of_model": own} if frozen else {}
 
 
 def training_flops(model: nn.Module, boxed: Params, lengths: dict[str, int], batch_size: int | None) -> dict[str, Any]:
@@ -209,6 +220,7 @@ def memory_per_device(
         if bound_optimizer is None
         else bound_optimizer.selector.rpartition(":")[2],
         "total": usage.total,
+        "frozen": usage.frozen,
         "activations": "not counted",
     }
 
@@ -234,7 +246,8 @@ def format_facts(facts: dict[str, Any]) -> str:
     sections = [parameter_lines(facts["parameters"]), flops_lines(facts["flops"], facts["lengths"])]
     if "decoding" in facts:
         sections.append(decoding_lines(facts["decoding"]))
-    sections.append(memory_lines(facts["memory"]))
+    frozen = facts["parameters"]["total"] - facts["parameters"].get("trained_of_model", facts["parameters"]["total"])
+    sections.append(memory_lines(facts["memory"], frozen))
     title = f"{facts['model']} of {', '.join(facts['gin_files'])}"
     return "\n\n".join([title, *("\n".join(lines) for lines in sections)])
 
@@ -296,19 +309,26 @@ def decoding_lines(facts: dict[str, Any]) -> list[str]:
     ]
 
 
-def memory_lines(facts: dict[str, Any]) -> list[str]:
-    """The section on training memory."""
+def memory_lines(facts: dict[str, Any], frozen: int) -> list[str]:
+    """The section on training memory; `frozen` is the number of the model's parameters that are not trained."""
     axes = ", ".join(f"{axis} {size}" for axis, size in facts["mesh"].items() if size > 1)
     where = f"each of {facts['devices']} devices ({axes})" if axes else "one device"
     copy = [line("compute copy", binary(facts["computing_copy"]), facts["compute_dtype"])]
     return [
         f"Training memory on {where}",
         line("parameters", binary(facts["parameters"]), facts["param_dtype"]),
+        *([line("of which frozen", binary(facts["frozen"]), per_parameter(facts, frozen))] if facts["frozen"] else []),
         *(copy if facts["computing_copy"] else []),
         line("gradients", binary(facts["gradients"]), facts["param_dtype"]),
         line("optimizer state", binary(facts["optimizer_state"]), facts["optimizer"]),
         line("total", binary(facts["total"]), "activations are not counted"),
     ]
+
+
+def per_parameter(facts: dict[str, Any], frozen: int) -> str:
+    """The bytes of a frozen parameter, on all devices together."""
+    each = facts["frozen"] * facts["devices"] / max(frozen, 1)
+    return f"{each:.3g} bytes a parameter" + (" over all devices" if facts["devices"] > 1 else "")
 
 
 def si(value: float) -> str:

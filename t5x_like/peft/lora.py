@@ -4,14 +4,14 @@ import dataclasses
 import math
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from t5x_like import parameters
+from t5x_like import parameters, partitioning
 from t5x_like.models import adapted
 from t5x_like.peft import targets
 from t5x_like.peft.selection import Train
@@ -36,6 +36,9 @@ class LoRA:
         exceptions as `ranks` are.
       dropout: the rate at which the elements that A reads are dropped in training; kernels only.
       magnitudes: train the norm of each output's weights apart from their direction (DoRA, Liu et al. 2024).
+      base_format: how the model's kernels and experts, all of which are frozen, are stored: `models.nf4.to_nf4` (QLoRA), or
+        another function (array, number of stacked dims) -> node; None: as they are. Then tables that are no targets are kept in
+        bfloat16; norms, biases and routers stay as they are. The nodes are whole on every device.
       trained: expressions for parameters of the model that are trained as well, such as "bias$".
       parameters: the number of parameters that are trained; another one is an error. None: any.
 
@@ -52,6 +55,7 @@ class LoRA:
     ranks: Sequence[tuple[str, int]] = ()
     alphas: Sequence[tuple[str, float]] = ()
     trained: Sequence[str] = ()
+    base_format: Callable | None = None
     parameters: int | None = None
 
     def __post_init__(self) -> None:
@@ -75,11 +79,12 @@ class LoRA:
             for pattern, _ in exceptions:
                 if not any(re.search(pattern, target.path) for target in found):
                     raise ValueError(f"LoRA.{name}: {pattern!r} is found in the path of no weight of LoRA.targets")
+        base = params if self.base_format is None else store(params, self.base_format, [x.path for x in found])
         own: Params = {}
         for target in found:
             key = jax.random.fold_in(rng, zlib.crc32(target.path.encode()))
-            targets.place(own, f"{target.path}{parameters.ADDED}{NAME}", self._initialize(target, key))
-        chosen, frozen = Train(self.trained).split(params, rng) if self.trained else ({}, params)
+            targets.place(own, f"{target.path}{parameters.ADDED}{NAME}", self._initialize(target, key, base))
+        chosen, frozen = Train(self.trained).split(base, rng) if self.trained else ({}, base)
         if also := [
             target.path for target in found if any(re.search(pattern, target.path) for pattern in self.trained)
         ]:
@@ -97,7 +102,7 @@ class LoRA:
         alpha, rank = first(self.alphas, path, self.alpha), first(self.ranks, path, self.rank)
         return alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
 
-    def _initialize(self, target: Target, key: jax.Array) -> dict[str, Any]:
+    def _initialize(self, target: Target, key: jax.Array, base: Params) -> dict[str, Any]:
         """A, B and magnitudes of a weight, boxed.
 
         Of a kernel A is uniform within 1 / sqrt(inputs) and B is 0. A table is the transpose of a kernel: A, a vector for each
@@ -122,7 +127,8 @@ class LoRA:
         parts = {"a": (a.astype(dtype), (*stack_names, *in_names, "rank"))}
         parts["b"] = (b.astype(dtype), (*stack_names, "rank", *out_names))
         if self.magnitudes:
-            wide = target.value.astype(jnp.promote_types(dtype, jnp.float32))
+            stored = nn.unbox(targets.get(base, target.path))
+            wide = stored.astype(jnp.promote_types(dtype, jnp.float32))
             norms = adapted.column_norms(wide, target.input_dims)
             parts["magnitude"] = (norms.astype(dtype), (*stack_names, *out_names))
         return {name: nn.LogicallyPartitioned(value, names) for name, (value, names) in parts.items()}
@@ -133,6 +139,28 @@ class LoRA:
         return adapted.LowRank(
             kernel, a, b, added.get("magnitude"), a.ndim - 1 - stacked, self.scale(path), self.dropout
         )
+
+
+def store(params: Params, base_format: Callable, adapted_paths: Collection[str]) -> Params:
+    """The parameters as `LoRA.base_format` says, boxed.
+
+    Raises:
+      ValueError: there are no kernels.
+    """
+    result = jax.tree.map(lambda x: x, params, is_leaf=partitioning.is_boxed)
+    for target in targets.find("LoRA.base_format", (".*",), params):
+        if target.is_table and target.path not in adapted_paths:
+            value = target.value.astype(jnp.bfloat16)
+            targets.place(result, target.path, nn.LogicallyPartitioned(value, target.names))
+        elif not target.is_table and "router" not in target.names:
+            targets.place(result, target.path, boxed_node(base_format(target.value, target.stacked), target))
+    return result
+
+
+def boxed_node(node: Any, target: Target) -> Any:
+    """A node in place of a weight, whose arrays have the weight's stacked dims first, with names for its dims."""
+    stacked = target.part("stacked")[1]
+    return jax.tree.map(lambda x: nn.LogicallyPartitioned(x, (*stacked, *["rank"] * (x.ndim - len(stacked)))), node)
 
 
 def uniform(key: jax.Array, shape: tuple[int, ...], inputs: int) -> jax.Array:

@@ -94,6 +94,13 @@ def place(tree: Params, path: str, value: Any) -> None:
     tree[name] = value
 
 
+def get(tree: Params, path: str) -> Any:
+    """The value at a path of a nested dict."""
+    for part in path.split("/"):
+        tree = tree[part]
+    return tree
+
+
 def attach(tree: Params, added: str, make: Callable[[str, Any, Any], Any], prefix: str = "") -> Params:
     """A tree in which each pair of `NAME` and `NAME@added` is replaced by NAME: make(path, value of NAME, value added)."""
     result, suffix = {}, f"{ADDED}{added}"

@@ -44,3 +44,9 @@ def test_a_prompt_of_five_tokens_on_t5_xxl():
 def test_a_prefix_has_keys_and_values_of_every_layer():
     """Li & Liang 2021: 2 layers x length x width."""
     assert trained("gpt2/medium", "peft/prefix", VIRTUAL_TOKENS=10) == 2 * 24 * 10 * 1024
+
+
+def test_the_base_of_qlora_takes_at_most_0_6_bytes_a_parameter():
+    memory = facts(["--gin_file=sizes/llama/7b.gin", "--gin_file=peft/qlora.gin"])
+    assert memory["memory"]["frozen"] / memory["parameters"]["total"] < 0.6
+    assert memory["memory"]["frozen"] + 4 * memory["parameters"]["trained"] == memory["memory"]["parameters"]

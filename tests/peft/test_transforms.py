@@ -99,7 +99,7 @@ def test_gradients_equal_those_of_the_merged_weights():
 
     def loss(trained, merge):
         view = lora.merge(trained, frozen)
-        arrays = jax.tree.map(lambda x: x.astype(x.dtype), view, is_leaf=adapted.is_adapted) if merge else view
+        arrays = jax.tree.map(lambda x: x.astype(x.dtype), view, is_leaf=adapted.is_computed) if merge else view
         return LanguageModel()(model.apply, arrays, batch, None)[0]
 
     separate, merged = (jax.jit(jax.grad(loss), static_argnums=1)(trained, merge) for merge in (False, True))
