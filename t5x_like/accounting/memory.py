@@ -55,7 +55,8 @@ def per_device(
 ) -> Memory:
     """Returns the memory of training a model with these abstract parameters.
 
-    `frozen` are further ones that are not trained, in the dtypes that they are stored in. Without an optimizer, AdamW with two float32 moments is assumed.
+    `frozen` are further ones that are not trained, in the dtypes that they are stored in.
+    Without an optimizer, AdamW with two float32 moments is assumed.
 
     Raises:
       ValueError: the mesh axes do not divide a dimension; names the parameter.
