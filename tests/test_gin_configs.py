@@ -99,13 +99,19 @@ def test_every_method_of_tuning_trains(tiny_root, tmp_path, family, method):
     assert (tmp_path / "frozen").exists()
 
 
-def test_a_method_of_tuning_before_the_run_file_is_refused():
+def test_a_method_of_tuning_before_the_run_file_or_beside_frozen_patterns_is_refused():
     files = ["sizes/llama/tiny.gin", "optimizers/adamw.gin", "objectives/causal_lm.gin"]
     macros = ["--gin.TASK=tiny", "--gin.INITIAL=/tmp/base", "--gin.RUN_DIR=/tmp/run"]
     with pytest.raises(
         ConfigError, match=r"lora.gin:22: the transform t5x_like.peft.lora:LoRA is replaced by .*Freeze"
     ):
         runtime.parse([*files, "peft/lora.gin", "runs/finetune.gin"], macros)
+    frozen = """--gin.FROZEN=('embed',)"""
+    runtime.parse([*files, "runs/finetune.gin"], [*macros, frozen])
+    with pytest.raises(
+        ConfigError, match=r"FROZEN is not used, because t5x_like.peft.lora:LoRA chooses what is trained"
+    ):
+        runtime.parse([*files, "runs/finetune.gin", "peft/lora.gin"], [*macros, frozen])
 
 
 @pytest.mark.parametrize("family, mesh", [("llama", "fsdp"), ("llama", "data_fsdp_tensor"), ("mixtral", "data_expert")])

@@ -32,6 +32,7 @@ T5X = {
 }
 
 
+FREEZE = "t5x_like.parameters:Freeze"
 BUILT = {"t5x_like", "jax", "jaxlib", "flax", "optax"}
 
 
@@ -85,16 +86,16 @@ def without_unused(bindings: Collection[Binding], read: Collection[str]) -> tupl
 
 
 def check_transform(bindings: Collection[Binding], last: Collection[Binding]) -> None:
-    """Raises ConfigError for a file of peft/ whose transform is replaced by a later file, which would train all parameters.
+    """Raises ConfigError for a file of peft/ whose transform is replaced by a later file, or that replaces a given `Freeze`.
 
-    `last` are the bindings that count. `Freeze` of runs/finetune.gin may be replaced.
+    `last` are the bindings that count. `Freeze` of runs/finetune.gin may be replaced if it freezes nothing.
     """
 
     def names(binding: Binding) -> list[str]:
         return [item.selector for item in source.find_references(binding.value) if isinstance(item, Reference)]
 
     for binding in bindings:
-        if not is_transform(binding) or binding.place.resolved or "t5x_like.parameters:Freeze" in names(binding):
+        if not is_transform(binding) or binding.place.resolved or FREEZE in names(binding):
             continue
         for other in last:
             if is_transform(other) and names(other) != names(binding):
@@ -102,11 +103,23 @@ def check_transform(bindings: Collection[Binding], last: Collection[Binding]) ->
                     f"the transform {', '.join(names(binding))} is replaced by {', '.join(names(other))} of a later file; "
                     "give one file of peft/, after the file of runs/"
                 )
+    used = [name for binding in last if is_transform(binding) for name in names(binding)]
+    for binding in last:
+        if used and FREEZE not in used and sets_frozen(binding):
+            raise binding.place.error(
+                f"{binding.parameter} is not used, because {', '.join(used)} chooses what is trained; leave it out"
+            )
 
 
 def is_transform(binding: Binding) -> bool:
     """Whether a binding is that of trainer.train.transform."""
     return binding.selector.endswith("training.trainer:train") and binding.parameter == "transform"
+
+
+def sets_frozen(binding: Binding) -> bool:
+    """Whether a binding freezes parameters: FROZEN = (...)."""
+    given = binding.macro == "FROZEN" or (binding.selector == FREEZE and binding.parameter == "patterns")
+    return given and bool(binding.value) and not source.find_references(binding.value)
 
 
 def check_cycle(name: str, bindings: Mapping[str, Binding]) -> None:
