@@ -112,7 +112,7 @@ def param(module: nn.Module, name: str, init: Callable, shape: tuple[int, ...]) 
     Raises:
       ValueError: the node has another shape.
     """
-    found = module.get_variable("params", name) if module.has_variable("params", name) else None
+    found: Any = module.get_variable("params", name) if module.has_variable("params", name) else None
     if not isinstance(getattr(found, "kernel", found), Nf4):
         return module.param(name, init, shape)
     if tuple(found.shape) != tuple(shape):

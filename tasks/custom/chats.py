@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from t5x_like import gin_configs
 from t5x_like.cleaning import reading
@@ -113,4 +114,5 @@ def with_template(vocabulary: SeqioVocabulary, template: str | None) -> SeqioVoc
 
 def replace_template(vocabulary: SeqioVocabulary, path: Path) -> Vocabulary:
     """The plain vocabulary with the chat template in `path`."""
-    return dataclasses.replace(vocabulary.plain, chat_template=path.read_bytes().decode())
+    plain: Any = vocabulary.plain
+    return dataclasses.replace(plain, chat_template=path.read_bytes().decode())
