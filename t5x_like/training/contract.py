@@ -1,8 +1,9 @@
 """Whether a model, an objective and rows fit together, by what each declares; compared before anything is compiled.
 
     model.sides, model.outputs            the sides it reads (the last is the one it predicts), and what it computes
-    objective.side, needs, labels         the side of its targets, the outputs that it needs, its features besides the common ones
-    rows.lengths, extra_features          the sides and the features of the batch
+    objective.side, needs, labels, group  the side of its targets, the outputs that it needs, its features besides the common
+                                          ones, and the number of rows that it compares
+    rows.lengths, extra_features, group   the sides and the features of the batch, and the number of rows that belong together
     rows.read_features, cache.features    the features of the task that rows read, and those that it has
 
 Nothing is checked of a part that declares nothing.
@@ -70,6 +71,12 @@ def check_rows(model: Model, objective: Objective, rows: Rows, instead: str) -> 
         raise ValueError(
             f"rows={name}{of_task(rows)} have features of the {both(rows.lengths)}, but {kind} reads the "
             f"{both(model.sides)}; {instead}"
+        )
+    group = getattr(objective, "group", None)
+    if group is not None and group != getattr(rows, "group", 1):
+        raise ValueError(
+            f"objective={type(objective).__name__} compares groups of {group} rows, but rows={name}{of_task(rows)} have "
+            f"groups of {getattr(rows, 'group', 1)}; {instead}"
         )
     labels = getattr(objective, "labels", None)
     if labels is not None:
