@@ -21,7 +21,8 @@ from t5x_like.scoring.rows import position_table
 from t5x_like.serving.engine import make_key
 from t5x_like.serving.programs import Programs, Size
 from t5x_like.serving.requests import Completion, Settings
-from t5x_like.serving.scheduler import Scheduler, Work, next_size
+from t5x_like.serving.scheduler import Scheduler, Work
+from t5x_like.serving.sizes import next_size
 from t5x_like.serving.text import TextStream
 from t5x_like.types import Model, Params, Vocabulary
 

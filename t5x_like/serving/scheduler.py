@@ -17,6 +17,7 @@ from t5x_like.data.tokenizers import vocabularies
 from t5x_like.decoding.grammars import Matcher
 from t5x_like.serving.programs import BLOCK, Programs, Size, row_settings
 from t5x_like.serving.requests import Completion, Delta, Settings, Token
+from t5x_like.serving.sizes import FACTOR, filled, next_size
 from t5x_like.serving.text import TextStream
 from t5x_like.types import Vocabulary
 
@@ -198,7 +199,7 @@ class Scheduler:
     def find_free(self, source: Row | None) -> Row:
         """A row without a request, a new one if need be: the source if it is one, else that which was used longest ago."""
         if len(self.active) == len(self.rows):
-            self.resize(rows=next_size(len(self.rows) + 1, 1, 4, self.most_rows))
+            self.resize(rows=next_size(len(self.rows) + 1, 1, FACTOR, self.most_rows))
         free = [row for row in self.rows if row.work is None]
         return next((row for row in free if row is source), min(free, key=lambda row: (bool(row.known), row.used)))
 
@@ -232,7 +233,7 @@ class Scheduler:
     def shrink(self) -> None:
         """Removes rows that nobody has needed for a while, or that nobody needs now that all are free: they cost time."""
         wanted = len(self.active) + len(self.waiting)
-        count = next_size(max(wanted, 1), 1, 4, self.most_rows)
+        count = next_size(max(wanted, 1), 1, FACTOR, self.most_rows)
         self.spare_ticks = self.spare_ticks + 1 if count < len(self.rows) else 0
         if not self.spare_ticks or (self.active and self.spare_ticks < PATIENCE):
             return
@@ -292,12 +293,12 @@ class Scheduler:
             works = list(reading[:count])
         if not self.shares:  # a prompt is read at once; a copy of it has one token left
             works = [w for w in works if self.width(w) <= width and bool(w.read) == bool(reading[0].read)]
-        works = works[:count]
-        return width, works, count if self.offline else next_size(len(works), 1, 4, count)
+        rows = count if self.offline else filled(len(works), count)
+        return width, works[:rows], rows
 
     def width(self, work: Work) -> int:
         """The width of the next chunk of a prompt, of the few that are compiled."""
-        return next_size(len(work.ids) - work.read, SHORTEST, 4, self.widest)
+        return next_size(len(work.ids) - work.read, SHORTEST, FACTOR, self.widest)
 
     @property
     def widest(self) -> int:
@@ -386,11 +387,3 @@ def count_common(ids: Sequence[int], others: Sequence[int]) -> int:
     size = min(len(ids), len(others))
     different = np.flatnonzero(np.asarray(ids[:size]) != np.asarray(others[:size]))
     return int(different[0]) if len(different) else size
-
-
-def next_size(need: int, first: int, factor: int, most: int | None) -> int:
-    """The smallest of first, first * factor, first * factor^2, ... that is at least `need`; at most `most`."""
-    size = first
-    while size < need:
-        size *= factor
-    return size if most is None else min(size, most)

@@ -7,7 +7,8 @@ import numpy as np
 from t5x_like.data.tokenizers import vocabularies
 from t5x_like.serving.programs import row_settings
 from t5x_like.serving.requests import Settings
-from t5x_like.serving.scheduler import SHORTEST, Scheduler, next_size
+from t5x_like.serving.scheduler import SHORTEST, Scheduler
+from t5x_like.serving.sizes import list_sizes
 
 Call = Callable[[], None]
 
@@ -24,14 +25,6 @@ def list_calls(scheduler: Scheduler) -> list[Call]:
             if scheduler.encoder_decoder and width == SHORTEST:
                 calls.append(make_copied_read(scheduler, count))
     return calls + [make_choice(scheduler, top, mask) for mask in (False, True) for top in (False, True)]
-
-
-def list_sizes(first: int, most: int) -> list[int]:
-    """The values of `next_size` with factor 4."""
-    sizes = [next_size(1, first, 4, most)]
-    while sizes[-1] < most:
-        sizes.append(next_size(sizes[-1] + 1, first, 4, most))
-    return sizes
 
 
 def make_read(scheduler: Scheduler, count: int, width: int) -> Call:

@@ -166,9 +166,8 @@ def test_a_client_that_does_not_read_a_whole_answer_is_dropped():
         connection.connect(("127.0.0.1", server.port))
         body = COMPLETION | {"prompt": "x" * 200_000, "echo": True, "n": 50, "max_tokens": 1}
         connection.sendall(post("/v1/completions", body))
-        wait_until(lambda: server.uvicorn.server_state.total_requests == 1, 30)
-        assert server.service.active == 0 and len(server.uvicorn.server_state.connections) == 1
-        wait_until(lambda: not server.uvicorn.server_state.connections)
+        wait_until(lambda: server.uvicorn.server_state.total_requests == 1 and server.service.active == 0, 30)
+        wait_until(lambda: not server.uvicorn.server_state.connections)  # the client has not closed its own
 
 
 def test_a_full_queue_answers_429_with_a_time():
