@@ -17,27 +17,10 @@ from t5x_like.models.nf4 import Nf4
 from t5x_like.models.quantized import dequantize, tensordot
 
 
-class LowRank(struct.PyTreeNode):
-    """The weight V = kernel + scale * a b (LoRA, Hu et al. 2021), or with a magnitude m, m * V / |V| (DoRA, Liu et al. 2024).
-
-    |V| is the norm over the inputs of each output, and a constant of the gradient (section 4.3 of the paper).
-
-    Attributes:
-      kernel: [*stacked, *inputs, *outputs], an array, `Int8` or `Nf4`.
-      a: [*stacked, *inputs, rank]. b: [*stacked, rank, *outputs].
-      magnitude: [*stacked, *outputs], or None.
-      inputs: the number of input dims; a table [V, D] has one.
-      scale: the factor of the product.
-      dropout: the rate at which `Dense` drops the elements that a reads, in training.
-    """
+class Adapted(struct.PyTreeNode):
+    """A weight with the shape and dtype of a frozen `kernel` [*stacked, *inputs, *outputs]: an array, `Int8` or `Nf4`."""
 
     kernel: Any
-    a: jax.Array
-    b: jax.Array
-    magnitude: jax.Array | None
-    inputs: int = struct.field(pytree_node=False)
-    scale: float = struct.field(pytree_node=False)
-    dropout: float = struct.field(pytree_node=False, default=0.0)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -48,6 +31,27 @@ class LowRank(struct.PyTreeNode):
     def dtype(self) -> Any:
         """The dtype of the frozen kernel."""
         return self.kernel.dtype
+
+
+class LowRank(Adapted):
+    """The weight V = kernel + scale * a b (LoRA, Hu et al. 2021), or with a magnitude m, m * V / |V| (DoRA, Liu et al. 2024).
+
+    |V| is the norm over the inputs of each output, and a constant of the gradient (section 4.3 of the paper).
+
+    Attributes:
+      a: [*stacked, *inputs, rank]. b: [*stacked, rank, *outputs].
+      magnitude: [*stacked, *outputs], or None.
+      inputs: the number of input dims; a table [V, D] has one.
+      scale: the factor of the product.
+      dropout: the rate at which `Dense` drops the elements that a reads, in training.
+    """
+
+    a: jax.Array
+    b: jax.Array
+    magnitude: jax.Array | None
+    inputs: int = struct.field(pytree_node=False)
+    scale: float = struct.field(pytree_node=False)
+    dropout: float = struct.field(pytree_node=False, default=0.0)
 
     def astype(self, dtype: Any) -> jax.Array:
         """The weight itself, computed in float32 or more, in a dtype."""
@@ -78,27 +82,15 @@ class LowRank(struct.PyTreeNode):
         return dequantize(self.kernel).astype(dtype) + self.scale * update
 
 
-class Scaled(struct.PyTreeNode):
+class Scaled(Adapted):
     """A kernel whose inputs or outputs are multiplied by learned numbers ((IA)3, Liu et al. 2022).
 
     Attributes:
-      kernel: [*stacked, *inputs, *outputs], an array, `Int8` or `Nf4`.
-      factors: the same dims, of size 1 where elements share a factor: the outputs if `of_inputs`, else the inputs.
+      factors: the dims of the kernel, of size 1 where elements share a factor: the outputs if `of_inputs`, else the inputs.
     """
 
-    kernel: Any
     factors: jax.Array
     of_inputs: bool = struct.field(pytree_node=False)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the kernel."""
-        return self.kernel.shape
-
-    @property
-    def dtype(self) -> Any:
-        """The dtype of the frozen kernel."""
-        return self.kernel.dtype
 
     def astype(self, dtype: Any) -> jax.Array:
         """The kernel itself, computed in float32 or more, in a dtype."""
@@ -127,7 +119,7 @@ def column_norms(weight: jax.Array, inputs: tuple[int, ...]) -> jax.Array:
 
 def is_computed(x: Any) -> bool:
     """Whether a node of a tree of parameters stands for an array: one of this module, or an `Nf4`."""
-    return isinstance(x, LowRank | Scaled | Nf4)
+    return isinstance(x, Adapted | Nf4)
 
 
 def product(x: jax.Array, weight: Any, inputs: int, key: jax.Array | None = None) -> jax.Array:

@@ -34,7 +34,7 @@ def read(folder: Path) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: a file is missing.
-      ValueError: it is no JSON object, of a method that is not supported, or a field changes the mathematics in such a way.
+      ValueError: it is not a JSON object, or its method or a field that changes the mathematics is not supported.
     """
     for name in (CONFIG_FILE, TENSORS_FILE):
         if not (folder / name).is_file():
